@@ -1,17 +1,17 @@
-"""Fixes what is measured: the text, its tokens, the rows, the clock, the score. Sealed: nobody edits it in research.
+"""Fixes what is measured: text, tokens, rows, clock, score. Sealed: nobody edits it during research.
 
-    uv run prepare.py                                   this machine's arena: climbmix with a CUDA GPU, else pocket
+    uv run prepare.py                                   this machine's arena: climbmix with CUDA, or pocket
     uv run prepare.py --text my_corpus/ --arena mine    your own text
     uv run prepare.py score runs/2026-01-31_120000      score a finished run again
 
-Covered: one tokenizer and one set of rows for everybody; a clock that counts everything from the first real batch
-to submit(); a score computed from logits, by a process that never imports train.py, out of one that never sees a
-target; probes for the known ways to cheat a language-model score.
+Covered: one tokenizer and one set of rows for everybody; a clock that counts everything from the first real
+batch to submit(); a score computed from logits, by a process that never imports train.py, out of one that
+never sees a target; probes for the known ways to cheat a language-model score.
 Not covered here: a contestant that attacks this code or its files from inside train.py's own process. Nobody
 watches a run that was started by hand, so it is unofficial.
 
-Letters in shapes: B rows, T context, V vocabulary. A stored row has T + 1 tokens: its inputs are all but the last,
-its targets all but the first.
+Letters in shapes: B rows, T context, V vocabulary. A stored row has T + 1 tokens: its inputs are all but the
+last, its targets all but the first.
 """
 
 import argparse
@@ -34,7 +34,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,7 +43,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 from rich.console import Console
 
-# -------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # Rules
 
 # source of the text, context and vocab_size in tokens, seconds of training, rows of val and of test at most
@@ -55,12 +55,13 @@ CLIMBMIX = "karpathy/climbmix-400b-shuffle"  # 6543 parquet shards of shuffled w
 VAL_SHARD, TEST_SHARD = 6542, 6541  # val is where the published scores have it
 POCKET_SHARE = 0.04  # of the years go to val, and as many to test
 OWN_SHARE, OWN_BYTES = 0.05, 4_000_000  # of your own documents this share, about so many bytes at most
-KINDS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}  # files that hold text: readers in `datasets`
+KINDS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}  # files that hold text: their loaders
 FILES = ["tokenizer.json", "train.tokens", "val.rows", "test.rows"]
-BOS, SPECIALS = 0, ["<|bos|>", "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3|>"]  # tokens 0..3, of no bytes
+BOS, SPECIALS = 0, ["<|bos|>", "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3|>"]  # tokens of no bytes
 # GPT-4's split, but digits in groups of 1-2: a small vocabulary has no room for 1000 three-digit numbers
-SPLIT = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-TOKENIZER_DOCUMENTS, TOKENIZER_CHARACTERS = 100_000, 10_000  # learns from so many, so much of each: 1e9 at most
+SPLIT = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
+SPLIT += r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+TOKENIZER_DOCUMENTS, TOKENIZER_CHARACTERS = 100_000, 10_000  # it learns from so many, so much of each
 REHEARSAL_SECONDS = 120  # untimed; what a rehearsal takes beyond is on the clock
 QUEUED_STEPS = 2  # steps that a GPU may lag behind the host: so the clock means device time
 ANSWER_SECONDS = 300  # so long may a model that is being scored think
@@ -73,8 +74,8 @@ ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_", "LD_", "PYTHON", "CUDA_"
 SUMMARY = dict(
     val_bpb=".6f", arena="", budget="", official="", seed="", train_seconds=".1f", rehearsal_seconds=".1f",
     total_seconds=".1f", score_seconds=".1f", steps="", tokens_M=".3f", tokens_per_second=".0f",
-    flops_per_token=".4g", mfu_percent=".1f", peak="", params_M="", peak_memory_mb=".0f", device_name="", probes="",
-    isolation="")  # fmt: skip
+    flops_per_token=".4g", mfu_percent=".1f", peak="", params_M="", peak_memory_mb=".0f", device_name="",
+    probes="", isolation="")  # fmt: skip
 T0 = time.monotonic()
 console = Console(highlight=False, soft_wrap=True)
 
@@ -103,11 +104,11 @@ def plainly(function, *args, **kwargs):
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         place = error.filename or cache_folder()
-        refuse(f"{place} can't be written ({error.strerror}): mend that or set RATCHET_CACHE, then run this again.")
+        refuse(f"{place} can't be written ({error.strerror}): mend that, or set RATCHET_CACHE, and retry.")
 
 
 def keep_memory():
-    """Let malloc keep what is freed: else a CPU maps, zeroes and unmaps the memory of every large tensor anew."""
+    """Let malloc keep what is freed: else the memory of every large CPU tensor is mapped and zeroed anew."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
@@ -128,7 +129,7 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# -------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # Text
 
 
@@ -144,8 +145,9 @@ def cut(lines, size=4000):
 
 
 def file_documents(path):
-    from datasets import load_dataset
+    from datasets import load_dataset, logging
 
+    logging.set_verbosity(logging.CRITICAL)  # errors are said here, once
     rows = load_dataset(KINDS[path.suffix], data_files=[str(path)], split="train", streaming=True)
     texts = (row["text"] for row in rows)
     return cut(texts) if path.suffix == ".txt" else texts
@@ -158,12 +160,12 @@ def text_files(source):
     if not files and path.exists():
         refuse(f"{source} holds no .parquet, .jsonl or .txt file: --text wants one, or a folder of them.")
     if not files and (path.suffix in KINDS or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source)):
-        refuse(f"{source} does not exist: --text wants a file, a folder or a Hugging Face dataset id (owner/name).")
+        refuse(f"{source} does not exist: --text wants a file, a folder or a Hugging Face id (owner/name).")
     return files
 
 
 def own_documents(source):
-    """Documents of a file, a folder or a dataset (owner/name or owner/name:config), always in the same order."""
+    """Documents of a file, a folder or a dataset (owner/name or owner/name:config), in a fixed order."""
     from datasets import load_dataset
 
     place = source
@@ -211,32 +213,34 @@ def fetch_shards(folder, numbers):
     """Download ClimbMix shards: in parallel, resuming, with a bar, and again where one arrives damaged."""
     from huggingface_hub import snapshot_download
 
-    paths = [folder / f"shard_{number:05d}.parquet" for number in numbers]
-    for attempt in range(6):
+    paths, why = [folder / f"shard_{number:05d}.parquet" for number in numbers], ""
+    for pause in range(6):
         wanted = [path for path in paths if not is_whole(path)]
         if not wanted:
             return paths
-        if attempt == 5:
-            refuse(f"ClimbMix cannot be downloaded ({why}): check the network or HF_ENDPOINT, then run it again.")
-        time.sleep(attempt)
+        if pause == 5:
+            refuse(f"ClimbMix can't be downloaded ({why}): check the network or HF_ENDPOINT, then try again.")
+        time.sleep(pause)
         try:
             for path in wanted:
                 path.unlink(missing_ok=True)
-            names, why = [path.name for path in wanted], "a shard arrives damaged"
+            names = [path.name for path in wanted]
             snapshot_download(CLIMBMIX, repo_type="dataset", allow_patterns=names, local_dir=folder)
+            why = "a shard arrives damaged"
         except Exception as error:  # networks fail in many types
             why = reason(error)
 
 
-# -------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # Tokens and rows
 
 
 def train_tokenizer(texts, vocab_size):
-    """A byte-level BPE tokenizer with `vocab_size` tokens, specials included, trained on an iterator of texts."""
+    """A byte-level BPE tokenizer of `vocab_size` tokens, specials included, from an iterator of texts."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    tokenizer, level = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(SPLIT), "isolated"), level])
     tokenizer.decoder = decoders.ByteLevel()
     options = dict(special_tokens=SPECIALS, initial_alphabet=level.alphabet(), show_progress=False)
@@ -254,7 +258,7 @@ def load_tokenizer(folder):
 
 
 def token_bytes(tokenizer):
-    """[V] raw bytes of each token, 0 for specials: the byte-level alphabet has one character for each byte."""
+    """[V] raw bytes of each token, 0 for specials; the byte-level alphabet has one character for a byte."""
     tokens = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
     return np.array([0 if token in SPECIALS else len(token) for token in tokens])
 
@@ -291,11 +295,14 @@ def tokenize(folder, stream, state):
     """
     stream = itertools.islice(stream, state["documents"], None)
     batches = iter(lambda: list(itertools.islice(stream, 64)), [])
-    files = {split: open(folder / f"{split}.tokens", "ab") for split in state["bytes"]}
-    for split, file in files.items():
-        file.truncate(state["bytes"][split])
     fork = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with fork.Pool(initializer=start_worker, initargs=[folder]) as pool, console.status("tokenising") as status:
+    with ExitStack() as open_things:
+        pool = open_things.enter_context(fork.Pool(None, start_worker, [folder]))
+        status = open_things.enter_context(console.status("tokenising"))
+        paths = {split: folder / f"{split}.tokens" for split in state["bytes"]}
+        files = {split: open_things.enter_context(open(path, "ab")) for split, path in paths.items()}
+        for split, file in files.items():
+            file.truncate(state["bytes"][split])
         while window := list(itertools.islice(batches, 16 * os.cpu_count())):
             for split, tokens in itertools.chain(*(out.items() for out in pool.imap(encode_batch, window))):
                 files[split].write(tokens)
@@ -305,13 +312,13 @@ def tokenize(folder, stream, state):
                 state["bytes"][split] = file.tell()
             state["documents"] += sum(map(len, window))
             write_atomically(folder / "progress.json", state)
-            status.update(f"tokenising: {state['documents']:,} documents, {sum(state['bytes'].values()):,} bytes")
+            status.update(f"tokenising: {state['documents']:,} documents")
 
 
 def pack_stream(tokens, context):
-    """Cut a flat token stream into rows [n, T + 1] that begin with BOS and lose nothing; BOS fills up the last.
+    """Cut a flat token stream into rows [n, T + 1] that begin with BOS and lose nothing; BOS fills the last.
 
-    A document that goes on in the next row goes on after a BOS. As a target BOS costs nothing and has no bytes.
+    A document that goes on in the next row goes on after a BOS. As a target BOS costs nothing, has no bytes.
     """
     stream = np.append(tokens, np.full(-len(tokens) % context, BOS, tokens.dtype)).reshape(-1, context)
     return np.insert(stream, 0, BOS, axis=1)
@@ -321,7 +328,7 @@ def pack_best_fit(chunks, context, rows, buffer_size=1000):
     """Pack documents into at most `rows` rows [n, T + 1] as for the published scores (karpathy/autoresearch).
 
     A row takes the longest document of the buffer that fits, the earliest among equals; where none fits, the
-    shortest is cropped and its rest dropped. `chunks` yields lists of [BOS, tokens ...], for the buffer to fill.
+    shortest is cropped and its rest dropped. `chunks` yields lists of [BOS, tokens ...] to fill the buffer.
     """
     buffer, arrivals, packed, chunks = [], itertools.count(), [], iter(chunks)
     while len(packed) < rows:
@@ -341,7 +348,7 @@ def pack_best_fit(chunks, context, rows, buffer_size=1000):
 
 
 def published_chunks(path, tokenizer):
-    """The documents of a shard, tokenised, at most 128 of a row group at a time: the packing depends on it."""
+    """The documents of a shard, tokenised, up to 128 of a row group at a time: the packing depends on it."""
     import pyarrow.parquet as parquet
 
     for group in range((file := parquet.ParquetFile(path)).num_row_groups):
@@ -350,7 +357,7 @@ def published_chunks(path, tokenizer):
             yield encode(tokenizer, texts[start : start + 128])
 
 
-# -------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # The arena: prepared once, sealed by the hash of its arena.json
 
 
@@ -359,7 +366,7 @@ def cache_folder():
 
 
 def load_arena(folder, *names):
-    """The facts of arena.json as attributes, with `folder` and `seal`; refuses a named file that has changed."""
+    """The facts of arena.json as attributes, `folder` and `seal`; refuses a named file that has changed."""
     facts = json.loads((folder / "arena.json").read_text())
     for name in names:
         if not (folder / name).exists() or sha256(folder / name) != facts["sha256"][name]:
@@ -370,6 +377,7 @@ def load_arena(folder, *names):
 def build_rows(folder, spec, state, held_out):
     """Write val.rows and test.rows, return their facts."""
     tokenizer, dtype = load_tokenizer(folder), token_dtype(spec["vocab_size"])
+    sizes = token_bytes(tokenizer)
     facts = {"train_tokens": state["bytes"]["train"] // dtype.itemsize}
     for split, shard in itertools.zip_longest(("val", "test"), held_out):
         if shard:
@@ -379,7 +387,7 @@ def build_rows(folder, spec, state, held_out):
             rows = pack_stream(np.fromfile(folder / f"{split}.tokens", dtype), spec["context"])
         if len(rows) < 4 or facts["train_tokens"] < 64 * spec["context"]:
             refuse(f"{spec['source']} has too few documents for train, val and test: give it more text.")
-        facts |= {f"{split}_rows": len(rows), f"{split}_bytes": int(token_bytes(tokenizer)[rows[:, 1:]].sum())}
+        facts |= {f"{split}_rows": len(rows), f"{split}_bytes": int(sizes[rows[:, 1:]].sum())}
         write_atomically(folder / f"{split}.rows", rows.tobytes())
     return facts
 
@@ -402,11 +410,12 @@ def build_arena(folder, spec):
             texts = (text for split, text in documents(source, train) if split == "train")
             tokenizer = train_tokenizer(texts, spec["vocab_size"])
         if tokenizer.get_vocab_size() != spec["vocab_size"]:
-            refuse(f"{source} has too few documents for {spec['vocab_size']} different tokens: give it more text.")
+            refuse(f"{source} has too few documents for {spec['vocab_size']} tokens: give it more text.")
         write_atomically(folder / "tokenizer.json", tokenizer.to_str().encode())
     tokenize(folder, documents(source, train), state)
     facts = spec | {"source": label(source)} | build_rows(folder, spec, state, held_out)
-    write_atomically(folder / "arena.json", facts | {"sha256": {name: sha256(folder / name) for name in FILES}})
+    facts["sha256"] = {name: sha256(folder / name) for name in FILES}
+    write_atomically(folder / "arena.json", facts)
     for name in ("progress.json", "val.tokens", "test.tokens"):
         (folder / name).unlink()
 
@@ -423,10 +432,11 @@ def prepare(name, **options):
     """
     wanted = {key: value for key, value in options.items() if value is not None}
     folder, family = cache_folder() / name, wanted.get("source", name).split(":")[0]
-    if not re.fullmatch(r"\w[\w.-]*", name) or (name in ARENAS and (family != name or wanted.keys() - {"source"})):
-        refuse(f"arena {name!r} can't be made like this: give yours another --arena NAME (letters, digits, '-', '_').")
+    taken = name in ARENAS and (family != name or wanted.keys() - {"source"})
+    if taken or not re.fullmatch(r"\w[\w.-]*", name):
+        refuse(f"arena {name!r} can't be made like this: choose another --arena (letters, digits, - and _).")
     if name not in ARENAS and "source" not in wanted and not (folder / "arena.json").exists():
-        refuse(f"there is no arena {name!r}: choose {' or '.join(ARENAS)}, or give your own text with --text.")
+        refuse(f"there is no arena {name!r}: choose {' or '.join(ARENAS)}, or give your text with --text.")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second preparation waits
@@ -435,12 +445,13 @@ def prepare(name, **options):
             console.print(f"preparing arena {name} in {folder}")
             build_arena(folder, {"name": name} | ARENAS.get(family, own) | wanted)
         arena = load_arena(folder)
-    if any(getattr(arena, key) != (label(value) if key == "source" else value) for key, value in wanted.items()):
+    wanted = wanted | ({"source": label(wanted["source"])} if "source" in wanted else {})
+    if any(getattr(arena, key) != value for key, value in wanted.items()):
         refuse(f"arena {name} exists with other options: choose another --arena NAME, or delete {folder}.")
     return arena
 
 
-# -------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # A run: its conditions, its clock
 
 
@@ -452,15 +463,17 @@ def synchronize(device):
 def device_name(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else os.uname().machine
-    return f"{device.type}: {(re.findall('model name.*: (.*)', info) or [info])[0]}, {torch.get_num_threads()} threads"
+    info = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
+    model = re.findall("model name.*: (.*)", info) or [os.uname().machine]
+    return f"{device.type}: {model[0]}, {torch.get_num_threads()} threads"
 
 
 def matmul_peak(device):
     """(FLOP/s, description) of the fastest large matrix product here: mfu_percent is a percentage of it."""
     size, rates = 8192 if device.type == "cuda" else 2048, {}
     for dtype in (torch.float32, torch.bfloat16):
-        matrix, best, stop = torch.randn(size, size, device=device).to(dtype), math.inf, time.monotonic() + 0.3
+        matrix, best = torch.randn(size, size, device=device).to(dtype), math.inf
+        stop = time.monotonic() + 0.3
         while time.monotonic() < stop:
             begin = time.perf_counter()
             torch.mm(matrix, matrix)
@@ -473,8 +486,8 @@ def matmul_peak(device):
 def inspect_model(model, context, vocab_size, device, flops=True):
     """{"flops_per_token", "lookup"}: both seen in a forward and backward pass over one row; clears gradients.
 
-    FLOPs are those of matrix products, attention as the whole T x T square. `lookup` is the number of parameters
-    in tables of which only the rows of the tokens there get a gradient.
+    FLOPs are those of matrix products, attention as the whole T x T square. `lookup` is the number of
+    parameters in tables of which only the rows of the tokens there get a gradient.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -483,11 +496,14 @@ def inspect_model(model, context, vocab_size, device, flops=True):
     ids = torch.randint(vocab_size, (1, context), device=device)
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     with eager, sdpa_kernel(SDPBackend.MATH), counter:
-        model(ids).float().square().sum().backward()
+        out = model(ids).float().square().sum()
+        if out.requires_grad:
+            out.backward()
     tables = [p for p in model.parameters() if p.grad is not None and p.ndim == 2 and len(p) > context]
     lookup = sum(table.numel() for table in tables if table.grad.to_dense().any(1).sum() <= context)
     model.zero_grad(set_to_none=True)
-    return {"lookup": int(lookup)} | ({"flops_per_token": counter.get_total_flops() / context} if flops else {})
+    seen = {"flops_per_token": counter.get_total_flops() / context} if flops else {}
+    return seen | {"lookup": int(lookup)}
 
 
 def row_order(count, rows, seed):
@@ -503,8 +519,8 @@ def snapshot(model, optimizers):
     """A function that puts model, optimizers and random number generators back, in place and bit for bit."""
     states = [{p: dict(values) for p, values in optimizer.state.items()} for optimizer in optimizers]
     groups = [(group, {**group}) for optimizer in optimizers for group in optimizer.param_groups]
-    tensors = [v for state in states for values in state.values() for v in values.values() if torch.is_tensor(v)]
-    tensors += [*model.parameters(), *model.buffers()]
+    inside = (value for state in states for values in state.values() for value in values.values())
+    tensors = [*model.parameters(), *model.buffers(), *filter(torch.is_tensor, inside)]
     copies = [tensor.detach().clone() for tensor in tensors]
     generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -528,7 +544,7 @@ def snapshot(model, optimizers):
 
 
 class Run:
-    """The conditions of one run, and its clock. A contestant reads its attributes and calls its public methods."""
+    """The conditions of one run, and its clock. A contestant reads attributes and calls public methods."""
 
     def __init__(self, arena, device, seed, budget, folder):
         self.arena, self.device, self.seed, self.folder, self.budget = arena, device, seed, folder, budget
@@ -541,10 +557,10 @@ class Run:
         self._queue = []  # events of the steps that the GPU may still be working on
 
     def rehearse(self, step, rows, model, *optimizers, calls=3):
-        """Call step(x, y) on random tokens [rows, T], untimed, so that all is compiled before the clock starts.
+        """Call step(x, y) on random tokens [rows, T], untimed, so that all is compiled before the clock runs.
 
-        Then model, optimizers and random number generators are put back bit for bit, and gradients are cleared.
-        Also sets `flops_per_token`, counted, and `peak_flops`, measured. The first REHEARSAL_SECONDS are free.
+        Then model, optimizers and random number generators are put back bit for bit, gradients are cleared.
+        Sets `flops_per_token`, counted, and `peak_flops`, measured. The first REHEARSAL_SECONDS are free.
         """
         begin, arena = time.monotonic(), self.arena
         console.print(f"rehearsing on {device_name(self.device)}: random tokens, untimed")
@@ -592,11 +608,11 @@ class Run:
     def batches(self, rows, documents=False):
         """Yield (x, y), int64 [rows, T] on the device, until the budget is spent. The first starts the clock.
 
-        Every row begins with BOS (token 0) and every token is a target once an epoch. documents=True adds where
-        documents begin in x.flatten(), then its length, as int32 [documents + 1] (cu_seqlens of varlen_attn).
+        Every row begins with BOS (token 0) and every token is a target once an epoch. documents=True adds
+        where documents begin in x.flatten(), then its length: int32 [n + 1], the cu_seqlens of varlen_attn.
         """
         if self._unit == "flop" and not self.flops_per_token:
-            raise RuntimeError("a FLOP budget needs run.rehearse(step, rows, model): it counts the FLOPs of a token")
+            raise RuntimeError("a FLOP budget needs run.rehearse(step, rows, model), which counts FLOPs")
         self._begin = time.monotonic() - max(0.0, self.rehearsal_seconds - REHEARSAL_SECONDS)
         context, dtype = self.arena.context, token_dtype(self.arena.vocab_size)
         tokens = np.memmap(self.arena.folder / "train.tokens", dtype, "r")
@@ -625,15 +641,15 @@ class Run:
                 self._queue.pop(0).synchronize()
 
     def facts(self):
-        """What the run tells of itself: the JSON values among its attributes, and its device and memory."""
+        """What the run tells of itself: its plain public attributes, its device and memory."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        facts = {key: value for key, value in vars(self).items() if isinstance(value, int | float | str)}
-        facts = {key: value for key, value in facts.items() if not key.startswith("_")}
-        return facts | {
+        peak = torch.cuda.max_memory_reserved() if self.device.type == "cuda" else peak
+        plain = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str) and k[0] != "_"}
+        return plain | {
             "arena": self.arena.name, "seal": self.arena.seal, "arena_folder": str(self.arena.folder),
-            "train_seconds": self.seconds, "device": str(self.device), "device_name": device_name(self.device),
-            "peak_memory_mb": (torch.cuda.max_memory_reserved() if self.device.type == "cuda" else peak) / 2**20,
-            "torch": torch.__version__, "own_budget": self.budget != f"{self.arena.seconds}s"}  # fmt: skip
+            "own_budget": self.budget != f"{self.arena.seconds}s", "train_seconds": self.seconds,
+            "device": str(self.device), "device_name": device_name(self.device), "torch": torch.__version__,
+            "peak_memory_mb": peak / 2**20}  # fmt: skip
 
     def fail(self, why):
         """End a run that cannot be scored (its loss is not finite, say): status crash, exit code 1."""
@@ -644,8 +660,8 @@ class Run:
     def submit(self, model, config=None):
         """Stop the clock, save what load(folder) needs, have it scored, print the summary, return the result.
 
-        `config` is any JSON value, saved as config.json beside model.safetensors and train.py. The scorer gets the
-        GPU's memory: CUDA tensors of this process are empty afterwards. An invalid run ends with exit code 1.
+        `config` is any JSON value, saved as config.json beside model.safetensors and train.py. The scorer
+        takes the GPU's memory: CUDA tensors of this process are empty afterwards. If invalid, exit code 1.
         """
         from safetensors.torch import save_model
 
@@ -655,8 +671,9 @@ class Run:
         write_atomically(self.folder / "config.json", config)
         write_atomically(self.folder / "run.json", facts | {"unscored_seconds": time.monotonic() - T0})
         if self.device.type == "cuda":
-            for tensor in [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor) and thing.is_cuda]:
-                tensor.untyped_storage().resize_(0)
+            for thing in gc.get_objects():
+                if isinstance(thing, torch.Tensor) and thing.is_cuda:
+                    thing.untyped_storage().resize_(0)
             torch.cuda.empty_cache()
         if code := subprocess.run([sys.executable, __file__, "score", self.folder]).returncode:
             raise SystemExit(code)
@@ -664,24 +681,26 @@ class Run:
 
 
 def enter():
-    """The run that the environment asks for: the one place where conditions come from. Keeps a copy of train.py."""
+    """The run that the environment asks for: the one place where conditions come from. Copies train.py."""
     keep_memory()
-    asked = {key: os.environ.get(f"RATCHET_{key.upper()}") for key in ("arena", "seed", "budget", "device", "run")}
-    here = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    device, seed, budget = asked["device"] or here[0], asked["seed"] or "0", asked["budget"]
+    names = ("ARENA", "SEED", "BUDGET", "DEVICE", "RUN")
+    name, seed, budget, device, folder = (os.environ.get(f"RATCHET_{key}") for key in names)
+    here = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    here += ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
+    device, seed = device or here[0], seed or "0"
     device = "cuda:0" if device == "cuda" else device
     large = device.startswith("cuda") and (cache_folder() / "climbmix" / "arena.json").exists()
-    name = asked["arena"] or ("climbmix" if large else "pocket")
+    name = name or ("climbmix" if large else "pocket")
     if device not in here:
         refuse(f"there is no device {device!r} here: set RATCHET_DEVICE to one of {', '.join(here)}.")
     if not re.fullmatch(r"\d{1,9}", seed):
         refuse(f"seed {seed!r} is not understood: RATCHET_SEED is a whole number of up to nine digits.")
     if name != "pocket" and not (cache_folder() / name / "arena.json").exists():
-        refuse(f"arena {name!r} is not prepared here: run `uv run prepare.py --arena {name}` (own text: --text) first.")
+        refuse(f"arena {name!r} is not prepared: run `uv run prepare.py --arena {name}` (--text) first.")
     Run(None, None, None, budget or "1s", None)  # refuses a budget before anything is prepared
     plainly(prepare, name)
     arena = load_arena(cache_folder() / name, *FILES[:3])
-    folder = Path(asked["run"] or time.strftime("runs/%Y-%m-%d_%H%M%S")).resolve()
+    folder = Path(folder or time.strftime("runs/%Y-%m-%d_%H%M%S")).resolve()
     if (folder / "train.py").exists():
         refuse(f"{folder} holds a run already: name another folder in RATCHET_RUN.")
     plainly(folder.mkdir, parents=True, exist_ok=True)
@@ -693,7 +712,7 @@ def enter():
     return run
 
 
-# -------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # The score
 
 
@@ -772,8 +791,8 @@ def serve_model(folder, device, channel, tokens, logits):
 def feed(model, inputs, targets, order, cuts=()):
     """Nats of each target, [n, T], computed here in float32 from the model's logits; rows are fed in `order`.
 
-    `cuts` maps rows to positions; the second result maps these rows to a token other than the target, drawn from
-    the model's own prediction there. A batch that finds no memory is tried again with half the rows.
+    `cuts` maps rows to positions; the second result maps these rows to a token other than the target, drawn
+    from the model's own prediction there. A batch that finds no memory is tried again with half the rows.
     """
     nats, drawn, start = np.empty(targets.shape, np.float32), {}, 0
     while start < len(order):
@@ -797,10 +816,10 @@ def feed(model, inputs, targets, order, cuts=()):
 
 
 def probe_rows(rows, watched, cuts, drawn, generator):
-    """Inputs of the watched rows with another future: after the cut a token that the model itself found likely.
+    """Inputs of the watched rows with another future: after the cut a token that the model found likely.
 
-    A model that looks ahead only where the future looks plausible is caught too. Every second row also gets the
-    rest of another row.
+    So a model that looks ahead only where the future looks plausible is caught too. Every second row also
+    gets the rest of another row.
     """
     inputs = rows[watched, :-1]
     for number, row in enumerate(watched):
@@ -812,7 +831,7 @@ def probe_rows(rows, watched, cuts, drawn, generator):
 
 
 def measure(folder, arena, device, split, batch, count_flops):
-    """Score one split with one process of the model, probe it with a second one that has no memory of the first."""
+    """Score a split with one process of the model, probe it with another that has no memory of the first."""
     dtype, generator = token_dtype(arena.vocab_size), np.random.default_rng()  # whose seed nobody can know
     rows = np.fromfile(arena.folder / f"{split}.rows", dtype).reshape(-1, arena.context + 1)
     canaries = generator.integers(arena.vocab_size, size=(4, arena.context + 1)).astype(dtype)
@@ -832,17 +851,18 @@ def measure(folder, arena, device, split, batch, count_flops):
     if not np.isfinite(nats).all():
         raise Invalid("finite: a logit is not a finite number")
     sizes, moved = token_bytes(load_tokenizer(arena.folder))[rows[:, 1:]], np.abs(again - nats[watched])
-    noise, size = moved[:controls], int(sizes.sum())
+    noise, size, most = moved[:controls], int(sizes.sum()), moved[:controls].max()
     leak = max(moved[number, : cuts[row] + 1].max() for number, row in enumerate(watched) if row in cuts)
     total = float(nats[:count][sizes > 0].sum(dtype=np.float64))
     bpb, uniform = total / math.log(2) / size, math.log(arena.vocab_size)
+    mean, floor = nats[:count].mean(), nats[count:].mean()
     probes = {  # name: (passed, what was seen)
         "finite": (True, f"{nats.size} predictions"),
-        "sane": (nats[:count].mean() < 2 * uniform, f"{nats[:count].mean():.2f} nats, a uniform guess {uniform:.2f}"),
+        "sane": (mean < 2 * uniform, f"{mean:.2f} nats, a uniform guess has {uniform:.2f}"),
         "bytes": (size == getattr(arena, f"{split}_bytes"), f"{size} bytes"),
-        "independence": (noise.max() < 0.25 and noise.mean() < 2e-3, f"{noise.max():.1e} nats in other company"),
-        "causality": (leak <= max(1e-3, 4 * noise.max()), f"{leak:.1e} nats from the future, {len(cuts)} cuts"),
-        "canary": (nats[count:].mean() > uniform - 0.01, f"{nats[count:].mean():.2f} nats for random tokens"),
+        "independence": (most < 0.25 and noise.mean() < 2e-3, f"{most:.1e} nats in other company"),
+        "causality": (leak <= max(1e-3, 4 * most), f"{leak:.1e} nats from the future, {len(cuts)} cuts"),
+        "canary": (floor > uniform - 0.01, f"{floor:.2f} nats for random tokens"),
         "plausible": (bpb > TOO_GOOD, f"{bpb:.3f} bits per byte"),
     }
     probes = {name: [bool(passed), seen] for name, (passed, seen) in probes.items()}
@@ -850,18 +870,19 @@ def measure(folder, arena, device, split, batch, count_flops):
 
 
 def score(folder, split="val", batch=None):
-    """Score what submit() left in `folder`, write result.json, print the summary; exit code 1 if it is invalid."""
+    """Score what submit() left in `folder`, write result.json, print the summary; exit code 1 if invalid."""
     from safetensors import safe_open
 
     keep_memory()
     begin, run = time.monotonic(), json.loads((folder / "run.json").read_text())
-    device, arena = torch.device(run["device"]), load_arena(Path(run["arena_folder"]), FILES[0], f"{split}.rows")
+    device = torch.device(run["device"])
+    arena = load_arena(Path(run["arena_folder"]), "tokenizer.json", f"{split}.rows")
     if arena.seal != run["seal"]:
-        refuse(f"{folder} was trained in another arena than {arena.folder} is now: their scores can't be compared.")
-    result = {"flops_per_token": 0} | run | {"status": "ok", "official": "no", "isolation": "none"}
-    result |= {"probes": {}, "lookup": 0}
+        refuse(f"{folder} was trained in another arena than {arena.folder} is now: scores can't be compared.")
+    result = run | {"status": "ok", "official": "no", "isolation": "none", "probes": {}, "lookup": 0}
+    batch = batch or SCORE_ROWS[device.type != "cpu"]
     try:
-        result |= measure(folder, arena, device, split, batch or SCORE_ROWS[device.type != "cpu"], not run.get("flops_per_token"))
+        result |= measure(folder, arena, device, split, batch, not run["flops_per_token"])
         failed = [f"{name}: {seen}" for name, (passed, seen) in result["probes"].items() if not passed]
         if failed:
             raise Invalid("; ".join(failed))
@@ -869,12 +890,11 @@ def score(folder, split="val", batch=None):
         result |= {"status": "invalid", "reason": str(error)}
     with safe_open(folder / "model.safetensors", "np") as weights:
         result["params"] = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())
-    result["peak_flops"], result["peak"] = matmul_peak(device)
-    result["tokens_per_second"] = run["tokens"] / run["train_seconds"]
-    flops = result["flops_per_token"] * result["tokens_per_second"]
+    result["peak_flops"], result["peak_of"] = matmul_peak(device)
+    result["tokens_per_second"] = rate = run["tokens"] / run["train_seconds"]
+    result["mfu_percent"] = 100 * result["flops_per_token"] * rate / result["peak_flops"]
     result["score_seconds"] = time.monotonic() - begin
-    result |= {"total_seconds": run["unscored_seconds"] + result["score_seconds"], "tokens_M": run["tokens"] / 1e6,
-               "mfu_percent": 100 * flops / result["peak_flops"]}  # fmt: skip
+    result["total_seconds"] = run["unscored_seconds"] + result["score_seconds"]
     write_atomically(folder / "result.json", result)
     print_summary(result)
     raise SystemExit(result["status"] != "ok")
@@ -883,28 +903,32 @@ def score(folder, split="val", batch=None):
 def print_summary(result):
     """The `key: value` lines of a run."""
     trunk, lookup = (result["params"] - result["lookup"]) / 1e6, result["lookup"] / 1e6
-    probes = " ".join(f"{name}={'ok' if passed else 'FAILED'}" for name, (passed, _) in result["probes"].items())
-    shown = result | {"params_M": f"{trunk:.2f} trunk + {lookup:.2f} lookup", "probes": probes or "none"}
-    shown["peak"] = f"{result['peak_flops'] / 1e12:.2f} TFLOP/s, measured: {result['peak']}"
-    shown["arena"] += f" ({result['seal']})"
-    shown["budget"] += " (not the arena's: for trying things out)" * result["own_budget"]
+    probes = ", ".join(f"{name} {'ok' if ok else 'FAILED'}" for name, (ok, _) in result["probes"].items())
+    shown = result | {
+        "arena": f"{result['arena']} ({result['seal']})", "tokens_M": result["tokens"] / 1e6,
+        "budget": result["budget"] + " (not the arena's: for trying things out)" * result["own_budget"],
+        "peak": f"{result['peak_flops'] / 1e12:.2f} TFLOP/s, {result['peak_of']}, measured",
+        "params_M": f"{trunk:.2f} trunk, {lookup:.2f} lookup", "probes": probes}  # fmt: skip
     print("---")
     for key, form in SUMMARY.items():
-        if key in shown:
-            value = "invalid: " + result["reason"] if key == "val_bpb" and "reason" in result else f"{shown[key]:{form}}"
-            print(f"{key + ':':<18} {value}{' (interrupted)' * (key == 'val_bpb' and result['interrupted'])}")
+        value = f"{shown.get(key, ''):{form if key in shown else ''}}"
+        if key == "val_bpb":
+            value = f"invalid: {result['reason']}" if "reason" in result else value
+            value += " (interrupted)" * result["interrupted"]
+        print(f"{key + ':':<18} {value}")
     sys.stdout.flush()
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] + " `score RUN` scores a run again.")
+    parser = argparse.ArgumentParser(description="Prepare an arena, or score a finished run again.")
     parser.add_argument("score", nargs="*", metavar="score RUN", help="the folder of a finished run")
     parser.add_argument("--batch", type=int, help="rows scored at a time; changes no digit of the score")
     parser.add_argument("--arena", help=f"{', '.join(ARENAS)}, or a name for your own")
-    parser.add_argument("--text", help="a .parquet .jsonl .txt file, a folder of them, or a Hugging Face dataset id")
-    parser.add_argument("--shards", type=int, help="train shards of climbmix, about 60M tokens each (default 16)")
-    for option, what in {"context": "tokens in a row", "vocab-size": "tokens known", "seconds": "of training"}.items():
-        parser.add_argument(f"--{option}", type=int, help=what)
+    parser.add_argument("--text", help="a .parquet .jsonl .txt file, a folder of them, a Hugging Face id")
+    parser.add_argument("--shards", type=int, help="train shards of climbmix, 60M tokens each (default 16)")
+    parser.add_argument("--context", type=int, help="tokens in a row of your own arena")
+    parser.add_argument("--vocab-size", type=int, help="tokens in the vocabulary of your own arena")
+    parser.add_argument("--seconds", type=int, help="of training in your own arena (default 300)")
     args = parser.parse_args()
     if args.score:
         folder = Path(args.score[-1]).resolve()

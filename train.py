@@ -1,9 +1,9 @@
-"""The contestant: a small GPT, trained with Muon and AdamW until the budget is spent. This is the file to edit.
+"""The contestant: a small GPT, trained with Muon and AdamW until the budget is spent. The file to edit.
 
     uv run train.py
 
-What must stay is the contract: load(folder) gives back a model that maps tokens [B, T] to logits [B, T, V], causal
-and stateless; main() enters, rehearses, trains on run.batches(), submits. All else is open to change.
+What must stay is the contract: load(folder) gives back a model that maps tokens [B, T] to logits [B, T, V],
+causal and stateless; main() enters, rehearses, trains on run.batches(), submits. All else is open to change.
 
 Letters in shapes: B rows, T context, V vocabulary, C width, H heads, D head size, K matrices of one shape.
 """
@@ -14,7 +14,6 @@ import math
 import os
 import time
 from collections import deque
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +23,11 @@ from torch import nn
 
 import prepare
 
-# -------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # Knobs
 
-# One dial, depth, sets the size of the model. rows: those of one step. windows: one letter a layer, repeated, S sees a
-# quarter of the context, L all of it, the last layer is L. An arena that is not here takes the line of its device.
+# One dial, depth, sets the size of the model. rows: those of one step. windows: one letter a layer, repeated:
+# S sees a quarter of the context, L all of it; the last layer is L. Other arenas take their device's line.
 PRESETS = {
     "climbmix": dict(depth=9, rows=64, windows="SSSL"),  # 2^17 tokens a step
     "pocket": dict(depth=4, rows=16, windows="L"),  # 2^13 tokens a step
@@ -43,12 +42,12 @@ INIT_SCALE = 0.68  # of the trunk's matrices
 X0_INIT = 0.05  # how much of the embedding is added again before each layer
 
 MATRIX_LR, MATRIX_WEIGHT_DECAY, MOMENTUM, MOMENTUM_START, BETA2 = 0.02, 0.2, 0.95, 0.85, 0.9
-EMBEDDING_LR, VALUE_LR, HEAD_LR, SCALAR_LR = 0.6, 0.6, 0.006, 0.05  # for width 768; Adam's are scaled by width ** -0.5
+EMBEDDING_LR, VALUE_LR, HEAD_LR, SCALAR_LR = 0.6, 0.6, 0.006, 0.05  # at width 768, the first 3 ~ width**-.5
 ADAM_BETAS, EMBEDDING_WEIGHT_DECAY, HEAD_WEIGHT_DECAY = (0.8, 0.95), 0.002, 0.01
-WARMDOWN, FINAL_LR = 0.7, 0.05  # the share of the budget in which the rates fall, the share of the rate that is left
+WARMDOWN, FINAL_LR = 0.7, 0.05  # the share of the budget in which rates fall, the share of them that is left
 MOMENTUM_WARMUP = 0.1  # the share of the budget in which the momentum rises
 
-# -------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # Attention: q, k, v [B, T, H, D] -> [B, T, H, D]; a token sees itself and the window - 1 tokens before it
 
 
@@ -78,7 +77,8 @@ def varlen(q, k, v, window):
     B, T = q.shape[:2]
     starts = torch.arange(0, B * T + 1, T, dtype=torch.int32, device=q.device)
     q, k, v = (t.reshape(B * T, *t.shape[2:]) for t in (q, k, v))
-    return varlen_attn(q, k, v, starts, starts, T, T, window_size=(min(window, T) - 1, 0)).view(B, T, *q.shape[1:])
+    out = varlen_attn(q, k, v, starts, starts, T, T, window_size=(min(window, T) - 1, 0))
+    return out.view(B, T, *out.shape[1:])
 
 
 def choose_attention(device, dtype):
@@ -95,7 +95,7 @@ def choose_attention(device, dtype):
     return plain
 
 
-# -------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # Model
 
 
@@ -125,7 +125,8 @@ class Block(nn.Module):
     def __init__(self, width, head_size, window, has_value):
         super().__init__()
         self.head_size, self.window, self.attend = head_size, window, plain
-        self.stream_scale, self.x0_scale = nn.Parameter(torch.ones(1)), nn.Parameter(torch.full((1,), X0_INIT))
+        self.stream_scale = nn.Parameter(torch.ones(1))
+        self.x0_scale = nn.Parameter(torch.full((1,), X0_INIT))
         self.qkv = Linear(width, 3 * width)
         self.out = Linear(width, width)
         self.up = Linear(width, 4 * width)
@@ -138,9 +139,10 @@ class Block(nn.Module):
         return x + self.down(F.relu(self.up(norm(x))).square())  # relu^2: Primer, arXiv:2109.08668
 
     def attention(self, x, value, cos, sin):
-        q, k, v = (t.unflatten(-1, (-1, self.head_size)) for t in self.qkv(x).chunk(3, dim=-1))  # [B, T, H, D]
+        heads = (-1, self.head_size)
+        q, k, v = (t.unflatten(-1, heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B, T, H, D]
         if self.gate is not None:  # value embeddings: ResFormer, arXiv:2410.17897
-            v = v + 2 * self.gate(x[..., :32]).sigmoid()[..., None] * value.unflatten(-1, (-1, self.head_size))
+            v = v + 2 * self.gate(x[..., :32]).sigmoid()[..., None] * value.unflatten(-1, heads)
         q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))  # QK-norm: arXiv:2302.05442
         return self.attend(q, k, v, self.window).flatten(2)
 
@@ -162,11 +164,14 @@ class GPT(nn.Module):
         super().__init__()
         self.dtype = getattr(torch, dtype)
         self.embedding = nn.Embedding(vocab_size, width)
-        self.values = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width) for i in range(depth - 1, -1, -2)})
-        windows = [context if letter == "L" else context // 4 for letter in (windows * depth)[: depth - 1] + "L"]
-        self.blocks = nn.ModuleList(Block(width, head_size, windows[i], str(i) in self.values) for i in range(depth))
+        with_values = range(depth - 1, -1, -2)  # every second layer, the last one among them
+        self.values = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width) for i in with_values})
+        letters = (windows * depth)[: depth - 1] + "L"
+        spans = [context if letter == "L" else context // 4 for letter in letters]
+        self.blocks = nn.ModuleList(Block(width, head_size, spans[i], i in with_values) for i in range(depth))
         self.head = Head(width, vocab_size)
-        angles = torch.arange(context)[:, None] / ROPE_BASE ** (torch.arange(head_size // 2) / (head_size // 2))
+        frequencies = ROPE_BASE ** -(torch.arange(head_size // 2) / (head_size // 2))
+        angles = torch.arange(context)[:, None] * frequencies  # [T, D / 2]
         self.register_buffer("cos", angles.cos()[:, None].to(self.dtype), persistent=False)
         self.register_buffer("sin", angles.sin()[:, None].to(self.dtype), persistent=False)
 
@@ -201,10 +206,10 @@ def load(folder):
     return model
 
 
-# -------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # Optimizer
 
-# Polar Express (arXiv:2505.16932): five steps towards the nearest orthogonal matrix, x <- a x + (b A + c A^2) x
+# Polar Express (arXiv:2505.16932): x <- a x + (b A + c A A) x, A = x x', goes to the nearest orthogonal x
 POLAR_EXPRESS = [
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
@@ -263,14 +268,16 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model):
     """Muon for the matrices of the blocks, AdamW for tables, head and scalars."""
     scale = (model.embedding.embedding_dim / 768) ** -0.5
-    matrices, scalars = ([p for p in model.blocks.parameters() if (p.ndim == 2) is wanted] for wanted in (True, False))
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    scalars = [p for p in model.blocks.parameters() if p.ndim == 1]
     groups = [
         dict(params=[model.embedding.weight], lr=EMBEDDING_LR * scale, weight_decay=EMBEDDING_WEIGHT_DECAY),
         dict(params=[*model.values.parameters()], lr=VALUE_LR * scale, weight_decay=EMBEDDING_WEIGHT_DECAY),
         dict(params=[*model.head.parameters()], lr=HEAD_LR * scale, weight_decay=HEAD_WEIGHT_DECAY),
         dict(params=scalars, lr=SCALAR_LR, weight_decay=0.0),
     ]
-    optimizers = [Muon(matrices, model.dtype), torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, fused=True)]
+    adam = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, fused=True)
+    optimizers = [Muon(matrices, model.dtype), adam]
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["top_lr"], group["top_weight_decay"] = group["lr"], group["weight_decay"]
     return optimizers
@@ -283,31 +290,34 @@ def set_schedules(optimizers, progress):
         group["lr"] = rate * group["top_lr"]
         group["weight_decay"] = (1 - progress) * group["top_weight_decay"]
         if "momentum" in group:
-            group["momentum"] = MOMENTUM_START + (MOMENTUM - MOMENTUM_START) * min(1.0, progress / MOMENTUM_WARMUP)
+            rise = min(1.0, progress / MOMENTUM_WARMUP)
+            group["momentum"] = MOMENTUM_START + (MOMENTUM - MOMENTUM_START) * rise
 
 
-# -------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # Training
 
 
 class Log:
-    """Loss, speed and time left: a live line in a terminal, else a line every 10 seconds; curve.jsonl; wandb."""
+    """Loss, speed, time left: a live line in a terminal, else a line every 10 seconds; curve.jsonl; wandb."""
 
     def __init__(self, run, config):
         self.run, self.pending, self.smooth, self.next_line, self.wandb = run, deque(), None, 0.0, None
         self.limit = 2 * math.log(config["vocab_size"])
         self.curve = open(run.folder / "curve.jsonl", "w")
         columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-        self.live = Progress(*columns, console=prepare.console) if prepare.console.is_terminal else nullcontext()
-        self.live.__enter__()
-        self.task = self.live.add_task("training", total=1.0) if prepare.console.is_terminal else None
-        if os.environ.get("WANDB_MODE", "") != "disabled" and {"WANDB_MODE", "WANDB_PROJECT"} & {*os.environ}:
+        self.live = Progress(*columns, console=prepare.console) if prepare.console.is_terminal else None
+        if self.live:
+            self.live.start()
+            self.task = self.live.add_task("training", total=1.0)
+        if os.environ.get("WANDB_MODE") != "disabled" and {"WANDB_MODE", "WANDB_PROJECT"} & {*os.environ}:
             import wandb
 
-            self.wandb = wandb.init(dir=str(run.folder), name=run.folder.name, config=config | {"seed": run.seed})
+            config = config | {"arena": run.arena.name, "seed": run.seed, "budget": run.budget}
+            self.wandb = wandb.init(dir=str(run.folder), name=run.folder.name, config=config)
 
     def __call__(self, loss):
-        """Note the loss of a step. On a GPU it is read steps later, when it is there: no step waits for it."""
+        """Note the loss of a step. On a GPU it is read some steps later, when it is there: nothing waits."""
         self.pending.append((self.run.steps, self.run.tokens, self.run.seconds, loss))
         if len(self.pending) > prepare.QUEUED_STEPS * (loss.device.type != "cpu"):
             self.note(*self.pending.popleft())
@@ -315,24 +325,32 @@ class Log:
     def note(self, step, tokens, seconds, loss):
         loss = loss.item()
         if not loss < self.limit:
+            self.pending.clear()
             self.close()
-            self.run.fail(f"loss is {loss:.3g} at step {step}, it should stay below {self.limit:.1f}")
+            self.run.fail(f"the loss is {loss:.3g} at step {step}, it should stay below {self.limit:.1f}")
         self.smooth = loss if self.smooth is None else 0.9 * self.smooth + 0.1 * loss
-        self.curve.write(json.dumps({"step": step, "tokens": tokens, "seconds": seconds, "loss": loss}) + "\n")
+        point = {"step": step, "tokens": tokens, "seconds": round(seconds, 3), "loss": loss}
+        self.curve.write(json.dumps(point) + "\n")
         if self.wandb:
-            self.wandb.log({"loss": loss, "tokens": tokens, "seconds": seconds}, step=step)
-        if seconds >= self.next_line and step:
-            self.next_line = seconds + (0.2 if self.task is not None else 10)
-            rate = tokens / seconds
-            mfu = 100 * rate * (self.run.flops_per_token or 0) / (self.run.peak_flops or math.inf)
-            line = f"step {step}  loss {self.smooth:.4f}  {rate:,.0f} tokens/s  mfu {mfu:.1f}%"
-            if self.task is not None:
-                self.live.update(self.task, completed=self.run.progress, description=line)
-            else:
-                print(f"{100 * self.run.progress:5.1f}%  {line}", flush=True)
+            self.wandb.log(point, step=step)
+        if step and seconds >= self.next_line:
+            self.next_line = seconds + (0.2 if self.live else 10)
+            self.show(step, tokens / seconds)
+
+    def show(self, step, rate):
+        mfu = 100 * rate * self.run.flops_per_token / (self.run.peak_flops or math.inf)
+        line = f"step {step}  loss {self.smooth:.4f}  {rate:,.0f} tokens/s  mfu {mfu:.1f}%"
+        if self.live:
+            self.live.update(self.task, completed=self.run.progress, description=line)
+        else:
+            left = self.run.seconds * (1 / max(self.run.progress, 1e-9) - 1)
+            print(f"{100 * self.run.progress:5.1f}%  {line}  {left:.0f} s left", flush=True)
 
     def close(self):
-        self.live.__exit__(None, None, None)
+        while self.pending:
+            self.note(*self.pending.popleft())
+        if self.live:
+            self.live.stop()
         self.curve.close()
 
 
@@ -345,7 +363,7 @@ def fastest_dtype(device):
             begin = time.perf_counter()
             (a @ a).sum().item()
             seconds[dtype] = time.perf_counter() - begin
-    return "bfloat16" if device.type == "cuda" or seconds[torch.bfloat16] < seconds[torch.float32] else "float32"
+    return "bfloat16" if seconds[torch.bfloat16] < seconds[torch.float32] else "float32"
 
 
 def make_config(arena, device):
@@ -360,7 +378,7 @@ def make_config(arena, device):
 
 def compile_parts(model, device):
     """Compile one block for all, and the head: seconds instead of a minute for the whole model at once."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a GPU that nobody asked for
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of no GPU
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
         for part in (*model.blocks, model.head):
@@ -374,10 +392,43 @@ def write_sample(model, run, tokens=80):
     ids = torch.zeros(1, 1, dtype=torch.int64, device=run.device)
     with torch.inference_mode():
         for _ in range(tokens):
-            p = (model(ids)[0, -1] / 0.8).softmax(-1)
+            p = (model(ids[:, -run.arena.context :])[0, -1] / 0.8).softmax(-1)
             ids = torch.cat([ids, torch.multinomial(p, 1)[None]], dim=1)
     text = prepare.load_tokenizer(run.arena.folder).decode(ids[0].tolist())
     print("---", "".join(c for c in text if c.isprintable() or c == "\n"), sep="\n")
+
+
+def make_step(run, model, optimizers, rows):
+    """step(x, y) -> mean loss: one step of the optimizers, through parts of `rows` rows."""
+
+    def step(x, y):
+        set_schedules(optimizers, run.progress)
+        total, share = 0.0, rows / len(x)
+        for part_x, part_y in zip(x.split(rows), y.split(rows)):
+            loss = model(part_x, part_y) * share
+            loss.backward()
+            total = total + loss.detach()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return total
+
+    return step
+
+
+def rehearse(run, model, optimizers, rows):
+    """A step that fits into memory, compiled."""
+    part = rows
+    while True:
+        step = make_step(run, model, optimizers, part)
+        try:
+            run.rehearse(step, rows, model, *optimizers)
+            return step
+        except torch.OutOfMemoryError:
+            if part == 1:
+                raise
+            part //= 2
+            print(f"no memory for {2 * part} rows at once: a step goes through {part} rows at a time")
 
 
 def main():
@@ -391,17 +442,7 @@ def main():
         block.attend = attend
     compile_parts(model, run.device)
     optimizers = make_optimizers(model)
-
-    def step(x, y):
-        set_schedules(optimizers, run.progress)
-        loss = model(x, y)
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
-
-    run.rehearse(step, rows, model, *optimizers)
+    step = rehearse(run, model, optimizers, rows)
     log = Log(run, config)
     for x, y in run.batches(rows):
         log(step(x, y))

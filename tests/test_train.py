@@ -1,0 +1,266 @@
+"""train.py: each part against a plain one, the contract, and whole runs as a user starts them."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, LocalModel, score
+from safetensors.torch import save_model
+
+import prepare
+import train
+
+SMALL = dict(vocab_size=512, context=64, depth=3, width=128, head_size=64, windows="SL", dtype="float32")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = train.GPT(**SMALL)
+    model.init_weights()
+    for parameter in model.parameters():  # as if trained: nothing is zero, nothing hides
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+# ----------------------------------------------------------------------------------------------------
+# Parts
+
+
+@pytest.mark.parametrize("window", [1, 5, 16, 40])
+@pytest.mark.parametrize("attend", [train.plain, train.sdpa])
+def test_attention_equals_a_loop_over_positions(attend, window):
+    q, k, v = torch.randn(3, 2, 16, 3, 8)
+    out = attend(q, k, v, window)
+    for t in range(16):
+        seen = slice(max(0, t - window + 1), t + 1)
+        scores = torch.einsum("bhd,bshd->bhs", q[:, t], k[:, seen]) / math.sqrt(8)
+        expected = torch.einsum("bhs,bshd->bhd", scores.softmax(-1), v[:, seen])
+        torch.testing.assert_close(out[:, t], expected)
+
+
+def test_the_chosen_attention_runs_here():
+    assert train.choose_attention(torch.device("cpu"), torch.float32) is train.plain
+
+
+def test_rotation_keeps_lengths_and_knows_only_distances():
+    frequencies = 100.0 ** -(torch.arange(4) / 4)
+    angles = torch.arange(9)[:, None] * frequencies
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    q, k = torch.randn(1, 1, 1, 8).expand(1, 9, 1, 8), torch.randn(1, 1, 1, 8).expand(1, 9, 1, 8)
+    turned_q, turned_k = train.rotate(q, cos, sin), train.rotate(k, cos, sin)
+    torch.testing.assert_close(turned_q.norm(dim=-1), q.norm(dim=-1))
+    products = (turned_q[0, :, 0] @ turned_k[0, :, 0].T).diagonal(offset=-3)
+    torch.testing.assert_close(products, products[:1].expand_as(products))
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 64), (2, 96, 32), (1, 48, 48)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape):
+    x = train.orthogonalize(torch.randn(shape), torch.float32)
+    values = torch.linalg.svdvals(x)
+    assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_muon_treats_a_batch_of_matrices_as_it_treats_each_alone():
+    torch.manual_seed(0)
+    together = [torch.nn.Parameter(torch.randn(8, 16)) for _ in range(3)]
+    alone = [torch.nn.Parameter(p.detach().clone()) for p in together]
+    optimizers = [train.Muon(together, torch.float32)] + [train.Muon([p], torch.float32) for p in alone]
+    for _ in range(3):
+        for p, q in zip(together, alone, strict=True):
+            p.grad = torch.randn(8, 16)
+            q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q in zip(together, alone, strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_muon_decays_only_weights_that_the_step_shrinks_too():
+    p = torch.nn.Parameter(torch.ones(4, 4))
+    p.data[:2] = -1
+    free, decayed = (train.Muon([p], torch.float32) for _ in range(2))
+    steps = []
+    for optimizer, decay in ((free, 0.0), (decayed, 0.5)):
+        optimizer.param_groups[0].update(lr=0.1, weight_decay=decay)
+        q, before = optimizer.param_groups[0]["params"][0], p.detach().clone()
+        q.grad = torch.ones(4, 4) + torch.eye(4)
+        optimizer.step()
+        steps.append(before - p.detach())
+        p.data = before
+    shrinks = steps[0] * p.detach() > 0
+    torch.testing.assert_close(steps[1] - steps[0], 0.05 * p.detach() * shrinks)
+    assert shrinks.any() and not shrinks.all()
+
+
+def test_schedules_go_from_full_rate_to_the_last_share(model):
+    optimizers = train.make_optimizers(model)
+    top = [group["top_lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    for progress, share in ((0.0, 1.0), (1 - train.WARMDOWN, 1.0), (1.0, train.FINAL_LR)):
+        train.set_schedules(optimizers, progress)
+        rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+        assert rates == pytest.approx([share * lr for lr in top])
+    assert all(group["weight_decay"] == 0 for optimizer in optimizers for group in optimizer.param_groups)
+
+
+def test_every_parameter_is_in_one_optimizer(model):
+    grouped = [p for o in train.make_optimizers(model) for group in o.param_groups for p in group["params"]]
+    assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
+
+
+def test_a_step_in_parts_is_the_step(model, arena, tmp_path):
+    x, y = torch.randint(512, (2, 4, 64))
+    run, state = prepare.Run(arena, torch.device("cpu"), 0, "1e6tok", tmp_path), model.state_dict()
+    state, results = {key: value.clone() for key, value in state.items()}, []
+    for rows in (4, 1):
+        model.load_state_dict(state)
+        loss = train.make_step(run, model, train.make_optimizers(model), rows)(x, y)
+        results.append((loss, [p.detach().clone() for p in model.parameters()]))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    for a, b in zip(results[0][1], results[1][1], strict=True):
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=1e-3)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Contract
+
+
+def test_the_model_is_causal_stateless_and_independent_by_the_scorers_own_probes(
+    model, arena, finished_run, monkeypatch
+):
+    monkeypatch.setattr(prepare, "ModelProcess", LocalModel)
+    monkeypatch.setattr(prepare, "matmul_peak", lambda device: (1e12, "a guess"))
+    folder = finished_run(ROOT / "train.py")
+    (folder / "config.json").write_text(json.dumps(SMALL))
+    save_model(model, str(folder / "model.safetensors"))
+    result = score(folder)
+    assert result["status"] == "ok" or "sane" in result["reason"], result
+    assert all(ok for name, (ok, _) in result["probes"].items() if name != "sane")
+
+
+def test_a_saved_model_is_the_model(model, tmp_path):
+    save_model(model, str(tmp_path / "model.safetensors"))
+    (tmp_path / "config.json").write_text(json.dumps(SMALL))
+    tokens = torch.randint(512, (2, 64))
+    with torch.no_grad():
+        assert torch.equal(train.load(tmp_path)(tokens), model(tokens))
+
+
+def test_a_new_model_knows_nothing_and_says_so():
+    model = train.GPT(**SMALL)
+    model.init_weights()
+    x, y = torch.randint(512, (2, 2, 64))
+    assert model(x, y).item() == pytest.approx(math.log(512), abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(arena, tmp_path, capsys):
+    log = train.Log(prepare.Run(arena, torch.device("cpu"), 0, "1s", tmp_path), SMALL)
+    log(torch.tensor(5.0))
+    with pytest.raises(SystemExit) as end:
+        log(torch.tensor(math.nan))
+    assert end.value.code == 1 and "loss is nan at step 0" in capsys.readouterr().err
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == "crash"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Whole runs, as their users start them
+
+
+def start(folder, cache, **conditions):
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("RATCHET", "WANDB"))
+    }
+    environment |= {
+        "RATCHET_CACHE": str(cache),
+        "RATCHET_RUN": str(folder),
+        "RATCHET_ARENA": "tiny",
+    } | conditions
+    command = [sys.executable, "-W", "default", str(ROOT / "train.py")]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(arena, cache, tmp_path_factory):
+    """(folder, output, result) of two runs with one seed and one budget of tokens."""
+    runs = []
+    for conditions in ({"WANDB_MODE": "offline"}, {}):
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        process = start(folder, cache, RATCHET_SEED="5", RATCHET_BUDGET="3e5tok", **conditions)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+        runs.append((folder, out, json.loads((folder / "result.json").read_text())))
+    return runs
+
+
+@pytest.mark.slow
+def test_a_run_learns_more_than_the_frequency_of_tokens(finished, arena):
+    rows = np.fromfile(arena.folder / "val.rows", np.uint16).reshape(-1, 65)[:, 1:]
+    train_tokens = np.fromfile(arena.folder / "train.tokens", np.uint16)
+    shares = (np.bincount(train_tokens, minlength=512) + 1) / (len(train_tokens) + 512)
+    sizes = prepare.token_bytes(prepare.load_tokenizer(arena.folder))[rows]
+    frequencies = -np.log2(shares[rows][sizes > 0]).sum() / sizes.sum()
+    assert finished[0][2]["status"] == "ok" and 1.0 < finished[0][2]["val_bpb"] < 0.9 * frequencies
+
+
+@pytest.mark.slow
+def test_the_same_seed_and_tokens_give_the_same_score_bit_for_bit(finished):
+    first, second = (result for _, _, result in finished)
+    assert first["nats"] == second["nats"] and first["steps"] == second["steps"]
+
+
+@pytest.mark.slow
+def test_the_summary_and_the_result_hold_what_the_readme_promises(finished):
+    folder, out, result = finished[0]
+    keys = [line.split(":")[0] for line in out.split("---\n")[1].splitlines()]
+    assert keys == [*prepare.SUMMARY]
+    assert f"val_bpb:           {result['val_bpb']:.6f}\n" in out
+    assert "official:          no" in out and "for trying things out" in out
+    assert (
+        result["mfu_percent"] > 0
+        and result["flops_per_token"] > 1e6
+        and 0 < result["lookup"] < result["params"]
+    )
+    assert result["tokens"] == result["steps"] * 16 * 64 and len(out.split("---\n")[2]) > 40, (
+        "a sample follows"
+    )
+    curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    assert len(curve) == result["steps"] and curve[-1]["loss"] < curve[0]["loss"]
+
+
+@pytest.mark.slow
+def test_wandb_gets_the_curve_when_it_is_asked_for_and_only_then(finished):
+    (asked, *_), (silent, *_) = finished
+    assert list(asked.glob("wandb/offline-run-*/*.wandb")) and not (silent / "wandb").exists()
+
+
+@pytest.mark.slow
+def test_scoring_again_gives_the_same_number_also_with_another_batch(finished, cache):
+    folder, _, result = finished[1]
+    command = [sys.executable, str(ROOT / "prepare.py"), "score", str(folder), "--batch", "7"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    again = json.loads((folder / "result.json").read_text())
+    assert again["val_bpb"] == pytest.approx(result["val_bpb"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_training_and_scores_what_there_is(arena, cache, tmp_path):
+    process = start(tmp_path / "run", cache, RATCHET_BUDGET="300s")
+    curve = tmp_path / "run" / "curve.jsonl"
+    deadline = time.monotonic() + 120
+    while not curve.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert process.returncode == 0 and result["interrupted"] and "(interrupted)" in out, out + err
+    assert result["train_seconds"] < 100 and result["status"] == "ok"
