@@ -53,7 +53,7 @@ ARENAS = {
 }
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"  # 6543 parquet shards of shuffled web text
 VAL_SHARD, TEST_SHARD = 6542, 6541  # val is where the published scores have it
-POCKET_SHARE = 0.04  # of the years go to val, and as many to test
+POCKET_SHARE = 0.03  # of the years go to val, and as many to test
 OWN_SHARE, OWN_BYTES = 0.05, 4_000_000  # of your own documents this share, about so many bytes at most
 KINDS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}  # files that hold text: their loaders
 FILES = ["tokenizer.json", "train.tokens", "val.rows", "test.rows"]

@@ -30,9 +30,9 @@ import prepare
 # S sees a quarter of the context, L all of it; the last layer is L. Other arenas take their device's line.
 PRESETS = {
     "climbmix": dict(depth=9, rows=64, windows="SSSL"),  # 2^17 tokens a step
-    "pocket": dict(depth=4, rows=16, windows="L"),  # 2^13 tokens a step
+    "pocket": dict(depth=4, rows=8, windows="L"),  # 2^12 tokens a step
     "cuda": dict(depth=9, rows=64, windows="SSSL"),
-    "cpu": dict(depth=4, rows=16, windows="L"),
+    "cpu": dict(depth=4, rows=8, windows="L"),
 }
 ASPECT = 64  # width = depth x ASPECT, rounded up to whole heads
 HEAD_SIZE = 128  # 64 for narrow models

@@ -53,7 +53,7 @@ def arena(cache, tmp_path_factory):
 
 
 class LocalModel:
-    """A contestant in this process, with ModelProcess's interface: quick, and its own memory in every instance."""
+    """A contestant in this process, with ModelProcess's interface; every instance has a memory of its own."""
 
     def __init__(self, folder, arena, device, batch):
         spec = importlib.util.spec_from_file_location("contestant", folder / "train.py")

@@ -402,7 +402,9 @@ def test_an_interrupted_preparation_goes_on_and_gives_the_same_arena(arena, tmp_
     monkeypatch.setattr(prepare.os, "cpu_count", lambda: 1)
     real, options = prepare.documents, dict(source=str(arena.corpus), context=64, vocab_size=512)
 
-    def breaks_off(source, shards, calls=iter([0, 1])):
+    calls = iter([0, 1])
+
+    def breaks_off(source, shards):
         yield from real(source, shards) if next(calls) == 0 else itertools.islice(real(source, shards), 1500)
         raise KeyboardInterrupt
 

@@ -194,7 +194,7 @@ def finished(arena, cache, tmp_path_factory):
     runs = []
     for conditions in ({"WANDB_MODE": "offline"}, {}):
         folder = tmp_path_factory.mktemp("runs") / "run"
-        process = start(folder, cache, RATCHET_SEED="5", RATCHET_BUDGET="3e5tok", **conditions)
+        process = start(folder, cache, RATCHET_SEED="5", RATCHET_BUDGET="1e5tok", **conditions)
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, out + err
         runs.append((folder, out, json.loads((folder / "result.json").read_text())))
@@ -208,7 +208,7 @@ def test_a_run_learns_more_than_the_frequency_of_tokens(finished, arena):
     shares = (np.bincount(train_tokens, minlength=512) + 1) / (len(train_tokens) + 512)
     sizes = prepare.token_bytes(prepare.load_tokenizer(arena.folder))[rows]
     frequencies = -np.log2(shares[rows][sizes > 0]).sum() / sizes.sum()
-    assert finished[0][2]["status"] == "ok" and 1.0 < finished[0][2]["val_bpb"] < 0.9 * frequencies
+    assert finished[0][2]["status"] == "ok" and 1.0 < finished[0][2]["val_bpb"] < 0.95 * frequencies
 
 
 @pytest.mark.slow
@@ -229,7 +229,7 @@ def test_the_summary_and_the_result_hold_what_the_readme_promises(finished):
         and result["flops_per_token"] > 1e6
         and 0 < result["lookup"] < result["params"]
     )
-    assert result["tokens"] == result["steps"] * 16 * 64 and len(out.split("---\n")[2]) > 40, (
+    assert result["tokens"] == result["steps"] * 8 * 64 and len(out.split("---\n")[2]) > 40, (
         "a sample follows"
     )
     curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]

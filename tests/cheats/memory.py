@@ -1,5 +1,5 @@
-"""Cheat: remembers the rows that it has scored and learns from them. Caught by: independence, in a process that
-has not seen them."""
+"""Cheat: remembers the rows that it has scored and learns from them. Caught by: independence, in a process
+that has not seen them."""
 
 import torch
 

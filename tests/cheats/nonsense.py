@@ -1,4 +1,4 @@
-"""Cheat: numbers that are no logarithms of probabilities. Caught by: sane (they are normalised here, and are bad)."""
+"""Cheat: numbers that are no logarithms of probabilities. Caught by: sane (once normalised, they are bad)."""
 
 import torch
 

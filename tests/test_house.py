@@ -1,0 +1,66 @@
+"""The shape of the house: small files, small functions, no import where none belongs."""
+
+import ast
+import io
+import re
+import statistics
+import tokenize
+
+import pytest
+from conftest import ROOT
+
+# lines of code, without comments, docstrings and blank lines
+BUDGETS = {"prepare.py": 700, "train.py": 450}
+
+
+def docstring_lines(tree):
+    nodes = (n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef))
+    firsts = (node.body[0] for node in nodes if ast.get_docstring(node, clean=False) is not None)
+    return {line for first in firsts for line in range(first.lineno, first.end_lineno + 1)}
+
+
+def code_lines(source):
+    """Numbers of the lines that hold code."""
+    nothing = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    lines = {line for t in tokens if t.type not in nothing for line in range(t.start[0], t.end[0] + 1)}
+    return lines - docstring_lines(ast.parse(source))
+
+
+def test_lines_of_code_are_counted_as_they_should():
+    source = '"""Doc.\n\nMore."""\n\n# comment\nx = """a\nb"""\n\n\n'
+    source += 'def f():\n    "Doc."\n    return (\n        x)  # why\n'
+    assert sorted(code_lines(source)) == [6, 7, 10, 12, 13]
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_a_file_stays_within_its_budget(name):
+    assert len(code_lines((ROOT / name).read_text())) <= BUDGETS[name]
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_functions_are_short_and_lines_are_not_wide(name):
+    source = (ROOT / name).read_text()
+    code, tree = code_lines(source), ast.parse(source)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    sizes = sorted(len(code & {*range(f.lineno, f.end_lineno + 1)}) for f in functions)
+    assert statistics.median(sizes) <= 10 and sizes[int(0.9 * len(sizes))] <= 30 and sizes[-1] <= 60
+    assert max(map(len, source.splitlines())) <= 110
+
+
+def test_dependencies_are_a_line():
+    sources = {name: (ROOT / name).read_text() for name in BUDGETS}
+    imports = {
+        name: re.findall(r"^\s*(?:import|from) (\w+)", source, re.M) for name, source in sources.items()
+    }
+    assert (
+        "train" not in imports["prepare.py"] and "ratchet" not in imports["prepare.py"] + imports["train.py"]
+    )
+    assert not {"pickle", "requests", "urllib"} & {*imports["prepare.py"], *imports["train.py"]}

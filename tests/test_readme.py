@@ -1,0 +1,70 @@
+"""The README is true: each of its commands is run, each of its names exists."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, write_corpus
+
+import prepare
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.M | re.S)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+ELSEWHERE = {  # commands that other tests run, or the one that runs this
+    "pip install uv": lambda: shutil.which("uv"),
+    "uv run prepare.py --arena climbmix": lambda: "--shards" in (ROOT / "tests/test_download.py").read_text(),
+    "uv run pytest": lambda: "uv run pytest" in (ROOT / ".ci/run").read_text(),
+}
+
+
+@pytest.mark.slow
+def test_every_command_works_in_the_order_of_the_readme(tmp_path):
+    write_corpus(tmp_path / "corpus.jsonl", 250)
+    (tmp_path / "my_corpus").mkdir()
+    shutil.move(tmp_path / "corpus.jsonl", tmp_path / "my_corpus")
+    for command in COMMANDS:
+        if command in ELSEWHERE:
+            assert ELSEWHERE[command](), command
+            continue
+        *settings, program = re.fullmatch(r"((?:\w+=\S+ )*)uv run (.+)", command).groups()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RATCHET")}
+        environment |= {
+            "RATCHET_CACHE": str(tmp_path / "cache"),
+            "RATCHET_BUDGET": "5e4tok",
+            "RATCHET_DEVICE": "cpu",
+        }
+        environment |= dict(setting.split("=") for setting in settings[0].split())
+        if environment["RATCHET_BUDGET"].endswith("s"):  # a shorter one: the suite has five minutes
+            environment["RATCHET_BUDGET"] = "5s"
+        program, *arguments = program.split()
+        line = [sys.executable, str(ROOT / program), *arguments]
+        done = subprocess.run(
+            line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
+    assert len(results) == 4 and all(result["status"] == "ok" for result in results)
+
+
+def test_every_line_of_the_summary_is_explained():
+    explained = set(re.findall(r"`(\w+)`", README))
+    assert {*prepare.SUMMARY} - explained <= {"device_name"}
+
+
+def test_every_condition_is_documented():
+    read = re.search(r"names = \((.*?)\)\n", (ROOT / "prepare.py").read_text())[1]
+    assert set(re.findall(r"`RATCHET_(\w+)`", README)) == set(re.findall(r'"(\w+)"', read)) | {"CACHE"}
+
+
+def test_every_option_of_prepare_is_understood(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--help"])
+    with pytest.raises(SystemExit):
+        prepare.main()
+    options = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert {"--text", "--arena", "--context", "--vocab-size", "--seconds", "--shards"} <= options
+    assert set(re.findall(r"(--[a-z-]+)", README)) <= options
