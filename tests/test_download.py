@@ -88,7 +88,7 @@ class Answer(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         fault, half = self.server.faults.pop(name, "") if self.command == "GET" else "", len(body) // 2
         if fault == "damaged":
-            body = body[:half] + bytes(1000) + body[half + 1000 :]
+            body = body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :]  # decodes, maybe
         elif fault == "dropped":
             headers["Content-Length"], self.close_connection = len(body), True
         self.reply(body[:half] if fault in ("truncated", "dropped") else body, 206 if start else 200, headers)
@@ -137,7 +137,7 @@ def run(tmp_path):
         # the hub is also the proxy for every other host: so none can be reached, and the hub sees who tries
         own = {"HF_ENDPOINT": url, "HTTP_PROXY": url, "HTTPS_PROXY": url, "NO_PROXY": "127.0.0.1"}
         own |= {"HF_HOME": str(tmp_path / "hf"), "RATCHET_CACHE": str(tmp_path / "cache")}
-        own |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+        own["HF_HUB_DISABLE_XET"] = "1"
         command = [sys.executable, str(PREPARE), *arguments]
         return subprocess.run(command, env=kept | own, capture_output=True, text=True, timeout=120)
 

@@ -454,13 +454,13 @@ def test_own_text_of_every_kind_becomes_an_arena(kind, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def refused(capsys):
+def refused(capfd):
     """refused(function, ...) -> the one sentence that it ends with."""
 
     def call(function, *args, **kwargs):
         with pytest.raises(SystemExit) as end:
             function(*args, **kwargs)
-        lines = capsys.readouterr().err.strip().splitlines()
+        lines = capfd.readouterr().err.strip().splitlines()
         assert end.value.code == 2 and len(lines) == 1 and lines[0].startswith("ratchet: "), lines
         return lines[0]
 
