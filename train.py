@@ -192,7 +192,8 @@ class GPT(nn.Module):
     def forward(self, tokens, targets=None):
         """tokens int64 [B, T] -> logits float32 [B, T, V]; with targets [B, T] -> their mean loss in nats."""
         T = tokens.size(1)
-        x = x0 = norm(self.embedding(tokens).to(self.dtype))
+        x0 = norm(self.embedding(tokens).to(self.dtype))
+        x = x0.clone()  # an alias would have the first block compiled apart
         for i, block in enumerate(self.blocks):
             value = self.values[str(i)](tokens).to(x.dtype) if str(i) in self.values else None
             x = block(x, x0, value, self.cos[:T], self.sin[:T])
