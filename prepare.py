@@ -5,8 +5,8 @@
     uv run prepare.py score runs/2026-01-31_120000      score a finished run again
 
 Covered: one tokenizer and one set of rows for everybody; a clock that counts everything from the first real
-batch to submit(); a score computed from logits, by a process that never imports train.py, out of one that
-never sees a target; probes for the known ways to cheat a language-model score.
+batch to submit(); a score from logits: one process runs the model and never sees a target, another, which
+never imports train.py, computes the score; probes for the known ways to cheat a language-model score.
 Not covered here: a contestant that attacks this code or its files from inside train.py's own process. Nobody
 watches a run that was started by hand, so it is unofficial.
 
@@ -62,14 +62,14 @@ BOS, SPECIALS = 0, ["<|bos|>", "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3
 # GPT-4's split, but digits in groups of 1-2: a small vocabulary has no room for 1000 three-digit numbers
 SPLIT = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
 SPLIT += r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-TOKENIZER_DOCUMENTS, TOKENIZER_CHARACTERS = 100_000, 10_000  # it learns from so many, so much of each
-REHEARSAL_SECONDS = 120  # untimed; what a rehearsal takes beyond is on the clock
-QUEUED_STEPS = 2  # steps that a GPU may lag behind the host: so the clock means device time
-ANSWER_SECONDS = 60  # so long may a model that is being scored load, or think about one batch
+TOKENIZER_DOCUMENTS, TOKENIZER_CHARACTERS = 100_000, 10_000  # documents it learns from, characters of each
+REHEARSAL_SECONDS = 120  # untimed; time beyond this counts against the budget
+QUEUED_STEPS = 2  # steps that a GPU may lag behind the host, so that the clock measures device work
+ANSWER_SECONDS = 60  # longest wait for a model that is being scored: to load, to answer one batch
 SCORE_ROWS = 4, 16  # rows that are scored at a time on a CPU, on other devices
-CONTROLS, CUTS = 32, 112  # probe rows that are sent unchanged, and changed after a cut; of many rows an eighth
+CONTROLS, CUTS = 32, 112  # rows probed unchanged, rows probed with a change (at least; else one in eight)
 TOO_GOOD = 0.3  # bits per byte; the largest models known need more than 0.5 for English
-# what a model's process inherits: no keys, no tokens
+# what a model's process inherits: no secrets that are kept in variables
 ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_", "LD_", "PYTHON", "CUDA_", "OMP_", "TORCH", "TRITON_")
 # the summary's lines: their keys in result.json, how to print them
 SUMMARY = dict(
@@ -77,9 +77,10 @@ SUMMARY = dict(
     total_seconds=".1f", score_seconds=".1f", steps="", tokens_M=".3f", tokens_per_second=".0f",
     flops_per_token=".4g", mfu_percent=".1f", peak="", params_M="", peak_memory_mb=".0f", device="",
     probes="", isolation="")  # fmt: skip
-FORK = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+WORKERS = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 T0 = time.monotonic()
-os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # tell nobody what is read
+os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # nobody hears what is read
+os.environ |= {"HF_HUB_VERBOSITY": "critical", "DATASETS_VERBOSITY": "critical"}  # errors are reported here
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -97,17 +98,17 @@ def reason(error):
 
 
 def plainly(function, *args, **kwargs):
-    """Call function; say Ctrl-C and a place that can't be written in one sentence."""
+    """Call function; turn Ctrl-C and an unwritable place into one sentence."""
     try:
         return function(*args, **kwargs)
     except KeyboardInterrupt:
-        print("\nratchet: interrupted; the same command goes on from here.", file=sys.stderr)
+        print("\nratchet: interrupted; run the same command again to go on.", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         place = error.filename or cache_folder()
-        refuse(f"{place} can't be written ({error.strerror}): mend that, or set RATCHET_CACHE, and retry.")
+        refuse(f"{place} can't be written ({error.strerror}): fix that, or set RATCHET_CACHE, and retry.")
 
 
 def keep_memory():
@@ -148,9 +149,8 @@ def cut(lines, size=4000):
 
 
 def file_documents(path):
-    from datasets import load_dataset, logging
+    from datasets import load_dataset
 
-    logging.set_verbosity(logging.CRITICAL)  # errors are said here, once
     rows = load_dataset(KINDS[path.suffix], data_files=[str(path)], split="train", streaming=True)
     texts = (row["text"] for row in rows)
     return cut(texts) if path.suffix == ".txt" else texts
@@ -182,7 +182,7 @@ def own_documents(source):
                     yield split_of(text, share), text
     except Exception as error:  # a dozen types, from five libraries, for a text that cannot be had
         why = "it has no column `text`" if isinstance(error, KeyError) else reason(error).rstrip(".")
-        refuse(f"{place} can't be read as text ({why}): mend it, leave it out, or check its name.")
+        refuse(f"{place} can't be read as text ({why}): fix it, leave it out, or check its name.")
 
 
 def split_of(group, share):
@@ -298,7 +298,7 @@ def tokenize(folder, stream, state):
     stream = itertools.islice(stream, state["documents"], None)
     batches = iter(lambda: list(itertools.islice(stream, 64)), [])
     with ExitStack() as open_things:
-        pool = open_things.enter_context(FORK.Pool(None, start_worker, [folder]))
+        pool = open_things.enter_context(WORKERS.Pool(None, start_worker, [folder]))
         status = open_things.enter_context(console.status("tokenising"))
         paths = {split: folder / f"{split}.tokens" for split in state["bytes"]}
         files = {split: open_things.enter_context(open(path, "ab")) for split, path in paths.items()}
@@ -418,9 +418,9 @@ def build_arena(folder, spec):
         *train, val, test = fetch_shards(cache_folder() / ".shards", numbers)
         held_out = [val, test]
     if not (folder / "tokenizer.json").exists():
-        with console.status("training the tokenizer"):  # in a process: its memory goes with it
+        with console.status("reading text, training the tokenizer"):  # in a process: its memory goes with it
             args = folder, source, train, spec["vocab_size"]
-            process = FORK.Process(target=build_tokenizer, args=args, daemon=True)
+            process = WORKERS.Process(target=build_tokenizer, args=args, daemon=True)
             process.start()
             process.join()
         if process.exitcode:
@@ -449,7 +449,7 @@ def prepare(name, **options):
         wanted["source_bytes"] = sum(path.stat().st_size for path in text_files(wanted["source"]))
     taken = name in ARENAS and (family != name or wanted.keys() - {"source"})
     if taken or not re.fullmatch(r"\w[\w.-]*", name):
-        refuse(f"arena {name!r} can't be made like this: choose another --arena (letters, digits, - and _).")
+        refuse(f"arena {name!r} can't be made so: name your own with --arena (letters, digits, - and _).")
     if not {name, *wanted} & {*ARENAS, "source"} and not (folder / "arena.json").exists():
         refuse(f"there is no arena {name!r}: choose {' or '.join(ARENAS)}, or give your text with --text.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -461,7 +461,7 @@ def prepare(name, **options):
             build_arena(folder, {"name": name} | ARENAS.get(family, own) | wanted)
         arena = load_arena(folder)
     if any(getattr(arena, key, None) not in (value, label(str(value))) for key, value in wanted.items()):
-        refuse(f"arena {name} exists with other options: choose another --arena NAME, or delete {folder}.")
+        refuse(f"arena {name} has other options or another text: choose another --arena, or delete {folder}.")
     return arena
 
 
@@ -507,7 +507,7 @@ def inspect_model(model, context, vocab_size, device, flops=True):
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False) if flops else nullcontext()  # it takes seconds to start
-    ids = torch.randint(vocab_size, (1, context), device=device).index_fill_(1, torch.zeros(1).long().to(device), BOS)
+    ids = torch.nn.functional.pad(torch.randint(vocab_size, (1, context - 1)), (1, 0), value=BOS).to(device)
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     with eager, sdpa_kernel(SDPBackend.MATH), counter:
         out = model(ids).float().square().sum()
@@ -557,15 +557,20 @@ def snapshot(model, optimizers):
     return restore
 
 
+def parse_budget(text):
+    """(amount, unit) of 300s (seconds on the clock), 20e6tok (tokens) or 1e15flop (model FLOPs)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)", text)
+    if not match or not 0 < float(match[1]) < math.inf:
+        refuse(f"budget {text!r} is not understood: write 300s, 20e6tok or 1e15flop, more than zero.")
+    return float(match[1]), match[2]
+
+
 class Run:
     """The conditions of one run, and its clock. A contestant reads attributes and calls public methods."""
 
     def __init__(self, arena, device, seed, budget, folder):
         self.arena, self.device, self.seed, self.folder, self.budget = arena, device, seed, folder, budget
-        match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)", budget)
-        if not match or not 0 < float(match[1]) < math.inf:
-            refuse(f"budget {budget!r} is not understood: write 300s, 20e6tok or 1e15flop, more than zero.")
-        self._limit, self._unit = float(match[1]), match[2]
+        self._limit, self._unit = parse_budget(budget)
         self._begin, self.rehearsal_seconds, self.interrupted = None, 0.0, False
         self.steps, self.tokens, self.flops_per_token, self.peak_flops = 0, 0, 0, 0
         self._queue = []  # events of the steps that the GPU may still be working on
@@ -577,7 +582,7 @@ class Run:
         Sets `flops_per_token`, counted, and `peak_flops`, measured. The first REHEARSAL_SECONDS are free.
         """
         begin, arena = time.monotonic(), self.arena
-        console.print(f"rehearsing on {device_name(self.device)}: random tokens, untimed")
+        console.print(f"rehearsing on {device_name(self.device)}: compiles, on random tokens, untimed")
         restore = snapshot(model, optimizers)
         try:
             seen = inspect_model(model, arena.context, arena.vocab_size, self.device)
@@ -648,6 +653,7 @@ class Run:
     def _interrupt(self, *_):
         """Ctrl-C ends the loop after the step that runs; a second one ends the program."""
         self.interrupted = True
+        console.print("interrupted: scoring what there is after this step; Ctrl-C again to stop at once")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _bound_queue(self):
@@ -664,7 +670,7 @@ class Run:
         plain = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str) and k[0] != "_"}
         return plain | {
             "arena": self.arena.name, "seal": self.arena.seal, "arena_folder": str(self.arena.folder),
-            "own_budget": self.budget != f"{self.arena.seconds}s", "train_seconds": self.seconds,
+            "custom_budget": self.budget != f"{self.arena.seconds}s", "train_seconds": self.seconds,
             "device": str(self.device), "device_name": device_name(self.device), "torch": torch.__version__,
             "peak_memory_mb": peak / 2**20}  # fmt: skip
 
@@ -692,6 +698,7 @@ class Run:
                 if isinstance(thing, torch.Tensor) and thing.is_cuda:
                     thing.untyped_storage().resize_(0)
             torch.cuda.empty_cache()
+        console.print(f"trained {self.steps} steps in {facts['train_seconds']:.1f} s; scoring {self.folder}")
         if code := subprocess.run([sys.executable, __file__, "score", self.folder]).returncode:
             raise SystemExit(code)
         return json.loads((self.folder / "result.json").read_text())
@@ -712,11 +719,11 @@ def enter():
         refuse(f"seed {seed!r} is not understood: RATCHET_SEED is a whole number of up to nine digits.")
     if name != "pocket" and not (cache_folder() / name / "arena.json").exists():
         refuse(f"arena {name!r} is not prepared: run `uv run prepare.py --arena {name}` (--text) first.")
-    Run(None, None, None, budget or "1s", None)  # refuses a budget before anything is prepared
+    parse_budget(budget or "1s")  # refuses it before anything is prepared
     plainly(prepare, name)
     arena = load_arena(cache_folder() / name, *FILES[:3])
     folder = Path(folder or time.strftime("runs/%Y-%m-%d_%H%M%S")).resolve()
-    if (folder / "train.py").exists():
+    if (folder / "run.json").exists() or (folder / "result.json").exists():
         refuse(f"{folder} holds a run already: name another folder in RATCHET_RUN.")
     plainly(folder.mkdir, parents=True, exist_ok=True)
     plainly(write_atomically, folder / "train.py", Path(sys.modules["__main__"].__file__).read_bytes())
@@ -837,8 +844,8 @@ def feed(model, inputs, targets, order, cuts=()):
 def probe_rows(rows, watched, cuts, drawn, generator):
     """Inputs of the watched rows with another future after the cut.
 
-    Every second row takes its future from another row. The others change in one token, to one that the model itself
-    found likely there: so a model that looks ahead only where the future looks plausible is caught too.
+    Every second row takes its future from another row. The others change in one token, to one that the model
+    itself found likely there: so a model that looks ahead only where it sees a plausible token is caught too.
     """
     inputs = rows[watched, :-1]
     for number, row in enumerate(watched):
@@ -849,10 +856,10 @@ def probe_rows(rows, watched, cuts, drawn, generator):
     return inputs
 
 
-def measure(folder, arena, device, split, batch, count_flops):
-    """Score a split with one process of the model, probe it with another that has no memory of the first."""
+def measure(folder, arena, device, batch, count_flops):
+    """Score val with one process of the model, probe it with another that has no memory of the first."""
     dtype, generator = token_dtype(arena.vocab_size), np.random.default_rng()  # whose seed nobody can know
-    rows = np.fromfile(arena.folder / f"{split}.rows", dtype).reshape(-1, arena.context + 1)
+    rows = np.fromfile(arena.folder / "val.rows", dtype).reshape(-1, arena.context + 1)
     canaries = generator.integers(len(SPECIALS), arena.vocab_size, (4, arena.context + 1)).astype(dtype)
     canaries[:, 0] = BOS
     every, count = np.concatenate([rows, canaries]), len(rows)
@@ -868,7 +875,7 @@ def measure(folder, arena, device, split, batch, count_flops):
     finally:
         for model in models:
             model.close()
-    nats[sizes[every[:, 1:]] == 0] = 0.0  # specials are no text: what a model thinks of them is its own affair
+    nats[sizes[every[:, 1:]] == 0] = 0.0  # specials are no text: what a model makes of them is free
     again[sizes[rows[watched, 1:]] == 0] = 0.0
     if not (np.isfinite(nats).all() and np.isfinite(again).all()):
         raise Invalid("finite: a probability is zero or not a number")
@@ -877,43 +884,45 @@ def measure(folder, arena, device, split, batch, count_flops):
         facts = dict.fromkeys(facts, 0)
     total, size = float(nats[:count].sum(dtype=np.float64)), int(sizes[rows[:, 1:]].sum())
     probes = judge(arena, nats[:count], nats[count:], np.abs(again - nats[watched]), [*cuts.values()])
-    probes["bytes"] = [size == getattr(arena, f"{split}_bytes"), f"{size} bytes"]
+    probes["bytes"] = [size == arena.val_bytes, f"{size} bytes"]
     bpb = total / math.log(2) / size
     probes["plausible"] = [bpb > TOO_GOOD or arena.name not in ARENAS, f"{bpb:.3f} bits per byte"]
-    return facts | {"nats": total, "bytes": size, f"{split}_bpb": bpb, "probes": probes}
+    return facts | {"nats": total, "bytes": size, "val_bpb": bpb, "probes": probes}
 
 
 def judge(arena, nats, canaries, moved, cuts):
-    """{probe: [passed, what was seen]} from nats of all rows and of canaries, and how far those of watched rows moved."""
+    """{probe: [passed, what was seen]} from the nats of rows and canaries, and how far watched rows moved."""
     noise, mean, uniform = moved[:CONTROLS], nats.mean(), math.log(arena.vocab_size - len(SPECIALS))
     edge = np.mean([row[cut] for row, cut in zip(moved[CONTROLS:], cuts)])
     leak = max(row[: cut + 1].max() for row, cut in zip(moved[CONTROLS:], cuts))
     floor, doubt = canaries.mean(), 4 * canaries.std() / math.sqrt(canaries.size)
     tight = leak <= max(1e-3, 4 * noise.max()) and edge <= 1e-3 + 4 * noise.mean()
+    alone = noise.max() < 0.25 and noise.mean() < 2e-3
     probes = {
         "finite": (True, f"{nats.size} predictions"),
         "sane": (mean < 2 * uniform, f"{mean:.2f} nats, a uniform guess has {uniform:.2f}"),
-        "independence": (noise.max() < 0.25 and noise.mean() < 2e-3, f"{noise.max():.1e} nats in other company"),
+        "independence": (alone, f"{noise.max():.1e} nats in other company"),
         "causality": (tight, f"{leak:.1e} nats from the future, {edge:.1e} at {len(cuts)} cuts"),
         "canary": (floor > uniform - 0.01 - doubt, f"{floor:.2f} nats for random tokens"),
     }
     return {name: [bool(passed), seen] for name, (passed, seen) in probes.items()}
 
 
-def score(folder, split="val", batch=None):
+def score(folder, batch=None):
     """Score what submit() left in `folder`, write result.json, print the summary; exit code 1 if invalid."""
     from safetensors import safe_open
 
     keep_memory()
     begin, run = time.monotonic(), json.loads((folder / "run.json").read_text())
     device = torch.device(run["device"])
-    arena = load_arena(Path(run["arena_folder"]), "tokenizer.json", f"{split}.rows")
+    arena = load_arena(Path(run["arena_folder"]), "tokenizer.json", "val.rows")
     if arena.seal != run["seal"]:
         refuse(f"{folder} was trained in another arena than {arena.folder} is now: scores can't be compared.")
     result = run | {"status": "ok", "official": "no", "isolation": "none", "probes": {}, "lookup": 0}
     batch = batch or SCORE_ROWS[device.type != "cpu"]
     try:
-        result |= measure(folder, arena, device, split, batch, not run["flops_per_token"])
+        with console.status("scoring"):
+            result |= measure(folder, arena, device, batch, not run["flops_per_token"])
         failed = [f"{name}: {seen}" for name, (passed, seen) in result["probes"].items() if not passed]
         if failed:
             raise Invalid("; ".join(failed))
@@ -925,6 +934,7 @@ def score(folder, split="val", batch=None):
     with safe_open(folder / "model.safetensors", "np") as weights:
         result["params"] = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())
     result["peak_flops"], result["peak_of"] = matmul_peak(device)
+    result["peak_flops"] = max(result["peak_flops"], run["peak_flops"])  # the machine may be busy
     result["tokens_per_second"] = rate = run["tokens"] / run["train_seconds"]
     result["mfu_percent"] = 100 * result["flops_per_token"] * rate / result["peak_flops"]
     result["score_seconds"] = time.monotonic() - begin
@@ -941,7 +951,7 @@ def print_summary(result):
     shown = result | {
         "arena": f"{result['arena']} ({result['seal']})", "device": result["device_name"],
         "tokens_M": result["tokens"] / 1e6,
-        "budget": result["budget"] + " (not the arena's: for trying things out)" * result["own_budget"],
+        "budget": result["budget"] + " (not the arena's: for trying things out)" * result["custom_budget"],
         "peak": f"{result['peak_flops'] / 1e12:.2f} TFLOP/s, {result['peak_of']}, measured",
         "params_M": f"{trunk:.2f} trunk, {lookup:.2f} lookup", "probes": probes}  # fmt: skip
     print("---")
@@ -967,18 +977,20 @@ def main():
     args = parser.parse_args()
     if args.score:
         verb, folder = args.score[0], Path(args.score[-1]).resolve()
-        if verb != "score" or not (folder / "run.json").exists():
-            refuse(f"{folder} holds no finished run: say `prepare.py score runs/...`.")
+        if verb != "score" or len(args.score) != 2 or not (folder / "run.json").exists():
+            refuse(f"{' '.join(args.score)!r} names no finished run: say `prepare.py score runs/...`.")
         for key in [key for key in os.environ if not key.startswith(ENVIRONMENT)]:
             del os.environ[key]
         plainly(score, folder, batch=args.batch)
     sizes = {key: getattr(args, key) for key in ("context", "vocab_size", "seconds")}
-    if min([1, *(value for value in (args.shards, *sizes.values()) if value is not None)]) < 1:
-        refuse("--shards, --context, --vocab-size and --seconds must be at least 1.")
+    for key, least in {"shards": 1, "context": 2, "vocab_size": 256 + len(SPECIALS), "seconds": 1}.items():
+        if (getattr(args, key) or least) < least or getattr(args, key) == 0:
+            refuse(f"--{key.replace('_', '-')} must be at least {least}.")
     source = args.text or (args.shards and f"climbmix:{args.shards}")
     machine = "climbmix" if args.shards or torch.cuda.is_available() else "pocket"
     arena = plainly(prepare, args.arena or ("own" if args.text else machine), source=source, **sizes)
     console.print(f"arena {arena.name} ({arena.seal}) is ready: {arena.train_tokens:,} train tokens")
+    console.print(f"next: RATCHET_ARENA={arena.name} uv run train.py")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import prepare
 # Knobs
 
 # One dial, depth, sets the size of the model. rows: those of one step. windows: one letter a layer, repeated:
-# S sees a quarter of the context, L all of it; the last layer is L. Other arenas take their device's line.
+# S sees a quarter of the context, L all of it; the last layer is L. Others take "cuda" or "cpu".
 PRESETS = {
     "climbmix": dict(depth=9, rows=64, windows="SSSL"),  # 2^17 tokens a step
     "pocket": dict(depth=4, rows=8, windows="L"),  # 2^12 tokens a step
@@ -42,9 +42,9 @@ INIT_SCALE = 0.68  # of the trunk's matrices
 X0_INIT = 0.05  # how much of the embedding is added again before each layer
 
 MATRIX_LR, MATRIX_WEIGHT_DECAY, MOMENTUM, MOMENTUM_START, BETA2 = 0.02, 0.2, 0.95, 0.85, 0.9
-EMBEDDING_LR, VALUE_LR, HEAD_LR, SCALAR_LR = 0.6, 0.6, 0.006, 0.05  # at width 768, the first 3 ~ width**-.5
+EMBEDDING_LR, VALUE_LR, HEAD_LR, SCALAR_LR = 0.6, 0.6, 0.006, 0.05  # at width 768; 1-3 ~ width**-0.5
 ADAM_BETAS, EMBEDDING_WEIGHT_DECAY, HEAD_WEIGHT_DECAY = (0.8, 0.95), 0.002, 0.01
-WARMDOWN, FINAL_LR = 0.7, 0.05  # the share of the budget in which rates fall, the share of them that is left
+WARMDOWN, FINAL_LR = 0.7, 0.05  # the share of the budget in which rates fall, last rate / top rate
 MOMENTUM_WARMUP = 0.1  # the share of the budget in which the momentum rises
 
 # ----------------------------------------------------------------------------------------------------
@@ -456,4 +456,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    prepare.plainly(main)

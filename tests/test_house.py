@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 # lines of code, without comments, docstrings and blank lines
-BUDGETS = {"prepare.py": 700, "train.py": 450}
+BUDGETS = {"prepare.py": 730, "train.py": 450}
 
 
 def docstring_lines(tree):

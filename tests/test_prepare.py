@@ -21,6 +21,8 @@ import prepare
 CHEATS = {
     "peek_one": "causality",
     "peek_when_plausible": "causality",
+    "peek_class": "causality",
+    "bought_noise": "causality",
     "block_mean": "causality",
     "row_filter": "causality",
     "echo_of_the_past": "causality",
@@ -135,6 +137,15 @@ def test_the_size_of_a_batch_changes_no_digit(finished_run, tmp_path, local):
     assert max(scores) - min(scores) < 1e-9
 
 
+def test_logits_too_large_for_the_logarithm_of_their_sum_are_scored_right():
+    def model(inputs):
+        return torch.full((*inputs.shape, 8), 2.0**25)
+
+    model.batch, zeros = 2, np.zeros((2, 3), np.int64)
+    nats, _ = prepare.feed(model, zeros, zeros, [0, 1])
+    assert nats == pytest.approx(math.log(8))
+
+
 # ----------------------------------------------------------------------------------------------------
 # Probes
 
@@ -190,6 +201,57 @@ def test_scoring_without_memory_goes_on_with_half_the_rows():
     model, zeros = Hungry(), np.zeros((10, 5), np.int64)
     nats, _ = prepare.feed(model, zeros, zeros, range(10))
     assert model.calls == [16, 8, 4, 4, 4] and nats == pytest.approx(math.log(8))
+
+
+def test_an_invalid_run_stays_invalid_however_often_it_is_scored(finished_run, tmp_path, local):
+    folder = finished_run(Path(__file__).parent / "cheats" / "peek_one.py")
+    assert score(folder)["status"] == "invalid"
+    (folder / "train.py").write_text(UNIFORM)
+    assert score(folder)["status"] == "invalid"
+
+
+def test_what_a_model_says_of_itself_changes_no_other_fact(finished_run, tmp_path, local, monkeypatch):
+    lies = {"lookup": "x", "official": "yes", "seed": 7, "val_bpb": 0.1, "flops_per_token": float("nan")}
+    monkeypatch.setattr(LocalModel, "ask", lambda self, question: lies)
+    result = score(finished_run(contestant(tmp_path, UNIFORM)))
+    assert (result["official"], result["seed"], result["lookup"], result["flops_per_token"]) == (
+        "no",
+        0,
+        0,
+        0,
+    )
+    assert result["status"] == "ok" and result["val_bpb"] > 1
+
+
+@pytest.mark.parametrize("text", [b"5", b"null", b"[" * 9999, b"not json"])
+def test_an_answer_that_is_none_is_invalid(text, tmp_path):
+    class Channel:
+        send_bytes, poll = (lambda self, data: None), (lambda self, seconds: True)
+
+        def recv_bytes(self, most):
+            return text
+
+    process = object.__new__(prepare.ModelProcess)
+    process.channel = Channel()
+    with pytest.raises(prepare.Invalid):
+        process.ask({"rows": 1})
+
+
+HONEST = {  # models with habits that must not make them invalid
+    "no probability for specials": "logits[..., :4] = -torch.inf",
+    "rounded to bfloat16": "logits = logits.bfloat16()",
+    "almost uniform": "logits = logits * 1e-3",
+}
+
+
+@pytest.mark.parametrize("habit", HONEST)
+def test_an_honest_model_is_valid(habit, finished_run, tmp_path, local):
+    source = BIGRAM.replace(
+        "return self.table[tokens]",
+        f"logits = self.table[tokens]\n        {HONEST[habit]}\n        return logits",
+    )
+    result = score(finished_run(contestant(tmp_path, source)))
+    assert result["status"] == "ok", result["reason"]
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -336,6 +398,13 @@ def test_attention_is_counted_as_the_whole_square():
 def test_look_up_tables_are_told_from_matrices():
     model = torch.nn.Sequential(torch.nn.Embedding(512, 16), torch.nn.Linear(16, 512))
     assert prepare.inspect_model(model, 64, 512, torch.device("cpu"))["lookup"] == 512 * 16
+
+
+def test_the_clock_starts_once(arena, tmp_path):
+    run = make_run(arena, tmp_path, "1000tok")
+    list(run.batches(2))
+    with pytest.raises(RuntimeError, match="once"):
+        next(run.batches(2))
 
 
 def test_a_flop_budget_without_a_count_is_an_error(arena, tmp_path):
@@ -504,7 +573,7 @@ def test_a_changed_file_of_the_arena_is_refused(name, arena, refused, monkeypatc
 def test_a_run_folder_is_not_used_twice(arena, refused, monkeypatch, tmp_path):
     monkeypatch.setenv("RATCHET_ARENA", "tiny")
     monkeypatch.setenv("RATCHET_RUN", str(tmp_path))
-    (tmp_path / "train.py").write_text("")
+    (tmp_path / "run.json").write_text("")
     assert "holds a run already" in refused(prepare.enter)
 
 
@@ -536,8 +605,16 @@ def test_text_that_is_none_is_refused(refused, tmp_path, monkeypatch):
 
 def test_other_options_for_an_arena_that_exists_are_refused(arena, refused):
     assert "other options" in refused(prepare.prepare, "tiny", context=128)
-    assert "choose another --arena" in refused(prepare.prepare, "pocket", source=str(arena.corpus))
-    assert "choose another --arena" in refused(prepare.prepare, "pocket", context=128)
+    assert "name your own" in refused(prepare.prepare, "pocket", source=str(arena.corpus))
+    assert "name your own" in refused(prepare.prepare, "pocket", context=128)
+
+
+def test_another_text_for_an_arena_that_exists_is_refused(refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "cache"))
+    corpus = write_corpus(tmp_path / "c.jsonl", 40)
+    prepare.prepare("mine", source=str(corpus), context=64, vocab_size=400)
+    corpus.write_text(corpus.read_text() * 2)
+    assert "another text" in refused(prepare.prepare, "mine", source=str(corpus), context=64, vocab_size=400)
 
 
 def test_a_full_disk_is_one_sentence(arena, refused, tmp_path, monkeypatch):
