@@ -4,6 +4,8 @@ import ast
 import io
 import re
 import statistics
+import subprocess
+import sys
 import tokenize
 
 import pytest
@@ -53,6 +55,11 @@ def test_functions_are_short_and_lines_are_not_wide(name):
     sizes = sorted(len(code & {*range(f.lineno, f.end_lineno + 1)}) for f in functions)
     assert statistics.median(sizes) <= 10 and sizes[int(0.9 * len(sizes))] <= 30 and sizes[-1] <= 60
     assert max(map(len, source.splitlines())) <= 110
+
+
+def test_the_linter_has_nothing_to_say():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_dependencies_are_a_line():

@@ -6,6 +6,9 @@ import json
 import math
 import os
 import random
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import LocalModel, score, write_corpus
+from conftest import ROOT, LocalModel, score, write_corpus
 
 import prepare
 
@@ -492,6 +495,26 @@ def test_an_interrupted_preparation_goes_on_and_gives_the_same_arena(arena, tmp_
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "whole"))
     whole = prepare.prepare("tiny", **options)
     assert resumed.sha256 == whole.sha256 and resumed.seal == whole.seal
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_preparing_is_one_sentence_and_the_same_command_goes_on(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus.jsonl", 250)
+    environment = os.environ | {"RATCHET_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, str(ROOT / "prepare.py"), "--text", str(corpus), "--arena", "mine"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    first = subprocess.Popen(command, **pipes)
+    assert "preparing arena mine" in first.stdout.readline()
+    time.sleep(1)
+    first.send_signal(signal.SIGINT)
+    _, err = first.communicate(timeout=30)
+    assert (
+        first.returncode == 130
+        and err.strip() == "ratchet: interrupted; run the same command again to go on."
+    ), err
+    assert not (tmp_path / "cache" / "mine" / "arena.json").exists()
+    second = subprocess.run(command, timeout=100, **pipes)
+    assert second.returncode == 0 and (tmp_path / "cache" / "mine" / "arena.json").exists()
 
 
 def test_a_half_written_arena_is_never_used(tmp_path, monkeypatch, refused):
