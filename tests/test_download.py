@@ -116,10 +116,10 @@ def facts(name, data):
 
 
 def parquet_file(seed, noise=0):
-    """About 300 kB of text, of words that all seeds share, packed as ClimbMix is; and bytes of noise."""
+    """About 700 kB of text, of words that all seeds share, packed as ClimbMix is; and bytes of noise."""
     letters, choose, texts = random.Random(0), random.Random(seed), []
     words = ["".join(letters.choices("etaoinshrdlucmfwyp", k=letters.randint(3, 10))) for _ in range(6000)]
-    while sum(map(len, texts)) < 300_000:
+    while sum(map(len, texts)) < 700_000:
         texts.append(" ".join(choose.choices(words, k=choose.randint(10, 100))) + ".")
     table = pyarrow.table({"text": texts, "noise": [choose.randbytes(noise // len(texts)) for _ in texts]})
     parquet.write_table(table, file := io.BytesIO(), 200, compression="zstd")
