@@ -360,12 +360,13 @@ def test_document_bounds_are_where_bos_is(arena, tmp_path):
 # Clock and rehearsal
 
 
-def test_a_budget_of_seconds_stops_in_time(arena, tmp_path):
-    run = make_run(arena, tmp_path, "1.5s")
+def test_a_budget_of_seconds_stops_within_a_step(arena, tmp_path):
+    run, ends = make_run(arena, tmp_path, "1.5s"), [0.0]
     for _ in run.batches(2):
         time.sleep(0.05)
-    assert 1.5 * 0.99 - 0.06 <= run.seconds <= 1.5 * 1.01 + 0.06
-    assert run.progress > 0.9
+        ends.append(run.seconds)
+    step = np.diff(ends).max()  # of this machine, as busy as it is
+    assert 1.5 * 0.99 - 2 * step <= ends[-1] <= 1.5 * 1.01 + step and run.steps > 1
 
 
 def test_a_budget_of_tokens_stops_within_a_step(arena, tmp_path):
