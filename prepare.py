@@ -643,9 +643,10 @@ class Run:
         order = row_order(len(table), rows, self.seed)
         signal.signal(signal.SIGINT, self._interrupt)
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._stage, table[next(order)], documents)
+            staged = (pool.submit(lambda n: self._stage(table[n], documents), numbers) for numbers in order)
+            ahead = next(staged)
             while self._may_step(rows * context):
-                batch, ahead = ahead.result(), pool.submit(lambda: self._stage(table[next(order)], documents))
+                batch, ahead = ahead.result(), next(staged)
                 yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
                 self._bound_queue()
                 self.steps, self.tokens = self.steps + 1, self.tokens + rows * context
@@ -985,7 +986,7 @@ def main():
         plainly(score, folder, batch=args.batch)
     sizes = {key: getattr(args, key) for key in ("context", "vocab_size", "seconds")}
     for key, least in {"shards": 1, "context": 2, "vocab_size": 256 + len(SPECIALS), "seconds": 1}.items():
-        if (getattr(args, key) or least) < least or getattr(args, key) == 0:
+        if getattr(args, key) is not None and getattr(args, key) < least:
             refuse(f"--{key.replace('_', '-')} must be at least {least}.")
     source = args.text or (args.shards and f"climbmix:{args.shards}")
     machine = "climbmix" if args.shards or torch.cuda.is_available() else "pocket"
