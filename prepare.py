@@ -30,8 +30,10 @@ import random
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -65,12 +67,13 @@ SPLIT += r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 TOKENIZER_DOCUMENTS, TOKENIZER_CHARACTERS = 100_000, 10_000  # documents it learns from, characters of each
 REHEARSAL_SECONDS = 120  # untimed; time beyond this counts against the budget
 QUEUED_STEPS = 2  # steps that a GPU may lag behind the host, so that the clock measures device work
-ANSWER_SECONDS = 60  # longest wait for a model that is being scored: to load, to answer one batch
+ANSWER_SECONDS = 30  # longest wait for a model that is being scored: to load, to answer one batch
 SCORE_ROWS = 4, 16  # rows that are scored at a time on a CPU, on other devices
 CONTROLS, CUTS = 32, 112  # rows probed unchanged, rows probed with a change (at least; else one in eight)
 TOO_GOOD = 0.3  # bits per byte; the largest models known need more than 0.5 for English
 # what a model's process inherits: no secrets that are kept in variables
-ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_", "LD_", "PYTHON", "CUDA_", "OMP_", "TORCH", "TRITON_")
+ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_", "LD_", "PYTHON", "CUDA_", "OMP_", "TORCH", "TRITON_",
+               "RATCHET_PYTHON")  # fmt: skip
 # the summary's lines: their keys in result.json, how to print them
 SUMMARY = dict(
     val_bpb=".6f", arena="", budget="", official="", seed="", train_seconds=".1f", rehearsal_seconds=".1f",
@@ -111,11 +114,18 @@ def plainly(function, *args, **kwargs):
         refuse(f"{place} can't be written ({error.strerror}): fix that, or set RATCHET_CACHE, and retry.")
 
 
-def keep_memory():
-    """Let malloc keep what is freed: else the memory of every large CPU tensor is mapped and zeroed anew."""
+def settle():
+    """Keep freed memory, so that large CPU tensors aren't mapped and zeroed anew; avoid broken AMX."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    if sys.platform == "linux" and "amx_tile" in Path("/proc/cpuinfo").read_text():
+        # some virtual machines announce matrix tiles and kill who uses them: a child tries
+        if not (child := os.fork()):
+            torch.ones(64, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 
 def write_atomically(path, data):
@@ -574,6 +584,8 @@ class Run:
         self._begin, self.rehearsal_seconds, self.interrupted = None, 0.0, False
         self.steps, self.tokens, self.flops_per_token, self.peak_flops = 0, 0, 0, 0
         self._queue = []  # events of the steps that the GPU may still be working on
+        referee = os.environ.get("RATCHET_REFEREE")  # its end of a socket, where there is a referee
+        self._referee = referee and socket.socket(fileno=int(referee))
 
     def rehearse(self, step, rows, model, *optimizers, calls=3):
         """Call step(x, y) on random tokens [rows, T], untimed, so that all is compiled before the clock runs.
@@ -582,6 +594,7 @@ class Run:
         Sets `flops_per_token`, counted, and `peak_flops`, measured. The first REHEARSAL_SECONDS are free.
         """
         begin, arena = time.monotonic(), self.arena
+        self._tell(phase="rehearsal")
         console.print(f"rehearsing on {device_name(self.device)}: compiles, on random tokens, untimed")
         restore = snapshot(model, optimizers)
         try:
@@ -597,6 +610,10 @@ class Run:
         finally:
             restore()
             self.rehearsal_seconds += time.monotonic() - begin
+
+    def _tell(self, **facts):
+        if self._referee:
+            self._referee.sendall(json.dumps(facts).encode() + b"\n")
 
     @property
     def seconds(self):
@@ -636,9 +653,8 @@ class Run:
             raise RuntimeError("a FLOP budget needs run.rehearse(step, rows, model), which counts FLOPs")
         if self._begin is not None:
             raise RuntimeError("run.batches() starts the clock: it can be called once")
-        self._begin = time.monotonic() - max(0.0, self.rehearsal_seconds - REHEARSAL_SECONDS)
         context, dtype = self.arena.context, token_dtype(self.arena.vocab_size)
-        tokens = np.memmap(self.arena.folder / "train.tokens", dtype, "r")
+        tokens = np.memmap(self._start_clock(), dtype, "r")
         table = tokens[: len(tokens) // context * context].reshape(-1, context)
         order = row_order(len(table), rows, self.seed)
         signal.signal(signal.SIGINT, self._interrupt)
@@ -651,6 +667,16 @@ class Run:
                 self._bound_queue()
                 self.steps, self.tokens = self.steps + 1, self.tokens + rows * context
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _start_clock(self):
+        """Open train.tokens. A referee starts its own clock and hands the file over: it can't be seen before."""
+        if not self._referee:
+            self._begin = time.monotonic() - max(0.0, self.rehearsal_seconds - REHEARSAL_SECONDS)
+            return open(self.arena.folder / "train.tokens", "rb")
+        self._tell(phase="train")
+        spent, files, _, _ = socket.recv_fds(self._referee, 100, 1)
+        self._begin = time.monotonic() - float(spent)
+        return os.fdopen(files[0], "rb")
 
     def _interrupt(self, *_):
         """Ctrl-C ends the loop after the step that runs; a second one ends the program."""
@@ -687,6 +713,7 @@ class Run:
 
         `config` is any JSON value, saved as config.json beside model.safetensors and train.py. The scorer
         takes the GPU's memory: CUDA tensors of this process are empty afterwards. If invalid, exit code 1.
+        Does not return to a contestant that a referee watches: its process ends when the weights are saved.
         """
         from safetensors.torch import save_model
 
@@ -694,6 +721,10 @@ class Run:
         facts = self.facts()
         save_model(model, str(self.folder / "model.safetensors"))
         write_atomically(self.folder / "config.json", config)
+        if self._referee:
+            self._tell(phase="score", **facts)
+            self._referee.recv(1)  # the clock stops, this process ends
+            raise SystemExit
         write_atomically(self.folder / "run.json", facts | {"unscored_seconds": time.monotonic() - T0})
         if self.device.type == "cuda":
             for thing in gc.get_objects():
@@ -722,14 +753,16 @@ def enter():
     if name != "pocket" and not (cache_folder() / name / "arena.json").exists():
         refuse(f"arena {name!r} is not prepared: run `uv run prepare.py --arena {name}` (--text) first.")
     parse_budget(budget or "1s")  # refuses it before anything is prepared
-    plainly(prepare, name)
-    arena = load_arena(cache_folder() / name, *FILES[:3])
+    watched = "RATCHET_REFEREE" in os.environ  # then the rows are out of sight
+    if not watched:
+        plainly(prepare, name)
+    arena = load_arena(cache_folder() / name, *FILES[: 1 if watched else 3])
     folder = Path(folder or time.strftime("runs/%Y-%m-%d_%H%M%S")).resolve()
     if (folder / "run.json").exists() or (folder / "result.json").exists():
         refuse(f"{folder} holds a run already: name another folder in RATCHET_RUN.")
     plainly(folder.mkdir, parents=True, exist_ok=True)
     plainly(write_atomically, folder / "train.py", Path(sys.modules["__main__"].__file__).read_bytes())
-    keep_memory()
+    settle()
     for plant in (random.seed, np.random.seed, torch.manual_seed):
         plant(int(seed))
     run = Run(arena, torch.device(device), int(seed), budget or f"{arena.seconds}s", folder)
@@ -750,6 +783,8 @@ class ModelProcess:
 
     def __init__(self, folder, arena, device, batch):
         spawn, self.batch = multiprocessing.get_context("spawn"), batch
+        if "RATCHET_PYTHON" in os.environ:  # a referee's: it starts Python in a sandbox
+            spawn.set_executable(os.environ["RATCHET_PYTHON"])
         shape, place = (batch, arena.context, arena.vocab_size), device if device.type == "cuda" else "cpu"
         self.tokens = torch.zeros(shape[:2], dtype=torch.int64).share_memory_()
         self.logits = torch.zeros(shape, device=place).share_memory_()
@@ -759,15 +794,26 @@ class ModelProcess:
         self.process.start()
         theirs.close()
 
+    def load(self):
+        """Let the contestant's code begin; returns the seconds it takes to load the model."""
+        self.ask({})  # answered by our code: Python and torch are there
+        begin = time.monotonic()
+        self.ask({"load": True})
+        return time.monotonic() - begin
+
     def ask(self, question):
         """Send JSON, get JSON: what comes from a contestant is never unpickled."""
+        begin, watchdog = time.monotonic(), threading.Timer(ANSWER_SECONDS, self.process.kill)
+        watchdog.start()
         try:
             self.channel.send_bytes(json.dumps(question).encode())
-            if not self.channel.poll(ANSWER_SECONDS):
-                raise Invalid(f"the model was silent for {ANSWER_SECONDS} seconds")
             answer = json.loads(self.channel.recv_bytes(10_000))
         except (OSError, EOFError, ValueError, RecursionError):
-            raise Invalid("the model's process died, see score.log") from None
+            silent = time.monotonic() - begin >= ANSWER_SECONDS
+            why = f"was silent for {ANSWER_SECONDS} seconds" if silent else "died"
+            raise Invalid(f"the model's process {why}, see score.log") from None
+        finally:
+            watchdog.cancel()
         if not isinstance(answer, dict) or "error" in answer:
             raise Invalid(re.sub(r"[^ -~]", "?", str(answer))[:300])
         return answer
@@ -784,21 +830,27 @@ class ModelProcess:
         self.process.join()
 
 
-def serve_model(folder, device, channel, tokens, logits):
-    """The model's process: import the saved train.py, load the weights, answer. It never sees a target."""
-    keep_memory()
-    for stream in (1, 2):
-        os.dup2(os.open(folder / "score.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+def load_contestant(folder, device):
     spec = importlib.util.spec_from_file_location("train", folder / "train.py")
     spec.loader.exec_module(train := importlib.util.module_from_spec(spec))
-    model = train.load(folder).to(device).eval()
+    return train.load(folder).to(device).eval()
+
+
+def serve_model(folder, device, channel, tokens, logits):
+    """The model's process: import the saved train.py, load the weights, answer. It never sees a target."""
+    settle()
+    if "RATCHET_PYTHON" not in os.environ:
+        for stream in (1, 2):
+            os.dup2(os.open(folder / "score.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     while True:
         question, out, answer = json.loads(channel.recv_bytes()), None, {}
         try:
+            if "load" in question:
+                model = load_contestant(folder, device)
             if "flops" in question:
                 answer = inspect_model(model, *logits.shape[1:], device, question["flops"])
+            if not (rows := question.get("rows")):
                 continue
-            rows = question["rows"]
             with torch.inference_mode():
                 out = model(tokens[:rows].to(device, copy=True))
             if out.shape == logits[:rows].shape:
@@ -810,7 +862,7 @@ def serve_model(folder, device, channel, tokens, logits):
             traceback.print_exc()
             short = re.search("out of memory|can't allocate memory|not enough memory", str(error))
             answer = {"memory": True} if short else {"error": f"{type(error).__name__}: {error}"[:300]}
-            answer = answer if "rows" in question else {}  # a model that can't be inspected can be scored
+            answer = {} if "flops" in question else answer  # a model that can't be inspected can be scored
         finally:
             channel.send_bytes(json.dumps(answer).encode())
 
@@ -858,10 +910,10 @@ def probe_rows(rows, watched, cuts, drawn, generator):
     return inputs
 
 
-def measure(folder, arena, device, batch, count_flops):
-    """Score val with one process of the model, probe it with another that has no memory of the first."""
+def measure(folder, arena, device, batch, count_flops, split="val"):
+    """Score a split with one process of the model, probe it with another that has no memory of the first."""
     dtype, generator = token_dtype(arena.vocab_size), np.random.default_rng()  # whose seed nobody can know
-    rows = np.fromfile(arena.folder / "val.rows", dtype).reshape(-1, arena.context + 1)
+    rows = np.fromfile(arena.folder / f"{split}.rows", dtype).reshape(-1, arena.context + 1)
     canaries = generator.integers(len(SPECIALS), arena.vocab_size, (4, arena.context + 1)).astype(dtype)
     canaries[:, 0] = BOS
     every, count = np.concatenate([rows, canaries]), len(rows)
@@ -870,9 +922,12 @@ def measure(folder, arena, device, batch, count_flops):
     cuts = {row: int(generator.integers(arena.context - 1)) for row in watched[CONTROLS:]}
     models = [ModelProcess(folder, arena, device, batch) for _ in range(2)]
     try:
+        seconds = models[0].load()
         facts = models[0].ask({"flops": count_flops})
         nats, drawn = feed(models[0], every[:, :-1], every[:, 1:], generator.permutation(len(every)), cuts)
         changed, models[1].batch = probe_rows(rows, watched, cuts, drawn, generator), models[0].batch
+        models[0].close()  # before the contestant's code starts in the other: the two can't talk
+        models[1].load()
         again, _ = feed(models[1], changed, rows[watched, 1:], generator.permutation(len(watched)))
     finally:
         for model in models:
@@ -886,10 +941,10 @@ def measure(folder, arena, device, batch, count_flops):
         facts = dict.fromkeys(facts, 0)
     total, size = float(nats[:count].sum(dtype=np.float64)), int(sizes[rows[:, 1:]].sum())
     probes = judge(arena, nats[:count], nats[count:], np.abs(again - nats[watched]), [*cuts.values()])
-    probes["bytes"] = [size == arena.val_bytes, f"{size} bytes"]
+    probes["bytes"] = [size == getattr(arena, f"{split}_bytes"), f"{size} bytes"]
     bpb = total / math.log(2) / size
     probes["plausible"] = [bpb > TOO_GOOD or arena.name not in ARENAS, f"{bpb:.3f} bits per byte"]
-    return facts | {"nats": total, "bytes": size, "val_bpb": bpb, "probes": probes}
+    return facts | {"nats": total, "bytes": size, "val_bpb": bpb, "probes": probes, "load_seconds": seconds}
 
 
 def judge(arena, nats, canaries, moved, cuts):
@@ -910,27 +965,31 @@ def judge(arena, nats, canaries, moved, cuts):
     return {name: [bool(passed), seen] for name, (passed, seen) in probes.items()}
 
 
-def score(folder, batch=None):
-    """Score what submit() left in `folder`, write result.json, print the summary; exit code 1 if invalid."""
+def score(folder, batch=None, split="val"):
+    """Score what submit() left in `folder`, write result.json, print the summary; exit code 1 if invalid.
+
+    The test split is for `ratchet audit` alone; its facts, of the same names, go to test.json.
+    """
     from safetensors import safe_open
 
-    keep_memory()
+    settle()
     begin, run = time.monotonic(), json.loads((folder / "run.json").read_text())
     device = torch.device(run["device"])
-    arena = load_arena(Path(run["arena_folder"]), "tokenizer.json", "val.rows")
+    arena = load_arena(Path(run["arena_folder"]), "tokenizer.json", f"{split}.rows")
     if arena.seal != run["seal"]:
         refuse(f"{folder} was trained in another arena than {arena.folder} is now: scores can't be compared.")
     result = run | {"status": "ok", "official": "no", "isolation": "none", "probes": {}, "lookup": 0}
     batch = batch or SCORE_ROWS[device.type != "cpu"]
     try:
         with console.status("scoring"):
-            result |= measure(folder, arena, device, batch, not run["flops_per_token"])
+            result |= measure(folder, arena, device, batch, not run["flops_per_token"], split)
         failed = [f"{name}: {seen}" for name, (passed, seen) in result["probes"].items() if not passed]
         if failed:
             raise Invalid("; ".join(failed))
     except Invalid as error:
         result |= {"status": "invalid", "reason": str(error)}
-    old = json.loads(path.read_text()) if (path := folder / "result.json").exists() else {}
+    path = folder / {"val": "result.json", "test": "test.json"}[split]
+    old = json.loads(path.read_text()) if path.exists() else {}
     if old.get("status") == "invalid":  # probes are drawn anew: nobody may try until they miss
         result |= {"status": "invalid", "reason": old["reason"]}
     with safe_open(folder / "model.safetensors", "np") as weights:
@@ -941,7 +1000,7 @@ def score(folder, batch=None):
     result["mfu_percent"] = 100 * result["flops_per_token"] * rate / result["peak_flops"]
     result["score_seconds"] = time.monotonic() - begin
     result["total_seconds"] = run["unscored_seconds"] + result["score_seconds"]
-    write_atomically(folder / "result.json", result)
+    write_atomically(path, result)
     print_summary(result)
     raise SystemExit(result["status"] != "ok")
 
@@ -970,6 +1029,7 @@ def main():
     parser = argparse.ArgumentParser(description="Prepare an arena, or score a finished run again.")
     parser.add_argument("score", nargs="*", metavar="score RUN", help="the folder of a finished run")
     parser.add_argument("--batch", type=int, help="rows scored at a time; changes no digit of the score")
+    parser.add_argument("--split", choices=["val", "test"], default="val", help="test is for ratchet's audit")
     parser.add_argument("--arena", help=f"{', '.join(ARENAS)}, or a name for your own")
     parser.add_argument("--text", help="a .parquet .jsonl .txt file, a folder of them, a Hugging Face id")
     parser.add_argument("--shards", type=int, help="train shards of climbmix, 60M tokens each (default 16)")
@@ -983,7 +1043,7 @@ def main():
             refuse(f"{' '.join(args.score)!r} names no finished run: say `prepare.py score runs/...`.")
         for key in [key for key in os.environ if not key.startswith(ENVIRONMENT)]:
             del os.environ[key]
-        plainly(score, folder, batch=args.batch)
+        plainly(score, folder, batch=args.batch, split=args.split)
     sizes = {key: getattr(args, key) for key in ("context", "vocab_size", "seconds")}
     for key, least in {"shards": 1, "context": 2, "vocab_size": 256 + len(SPECIALS), "seconds": 1}.items():
         if getattr(args, key) is not None and getattr(args, key) < least:

@@ -229,13 +229,14 @@ def test_what_a_model_says_of_itself_changes_no_other_fact(finished_run, tmp_pat
 @pytest.mark.parametrize("text", [b"5", b"null", b"[" * 9999, b"not json"])
 def test_an_answer_that_is_none_is_invalid(text, tmp_path):
     class Channel:
-        send_bytes, poll = (lambda self, data: None), (lambda self, seconds: True)
+        def send_bytes(self, data):
+            pass
 
         def recv_bytes(self, most):
             return text
 
     process = object.__new__(prepare.ModelProcess)
-    process.channel = Channel()
+    process.channel, process.process = Channel(), SimpleNamespace(kill=None)
     with pytest.raises(prepare.Invalid):
         process.ask({"rows": 1})
 

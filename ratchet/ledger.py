@@ -1,0 +1,158 @@
+"""The ledger: every fact of every run, one JSON object a line, appended and never changed.
+
+Each line names the SHA-256 of the line before it, so that nobody can edit, drop or move one unnoticed; whoever
+notes the head hash elsewhere can also tell that nothing was cut off at the end. There are three kinds:
+
+    opens    an experiment begins: what it compares (its arms), in which arena, with which budget, on which device
+    run      one run of one arm: seed, status, nats and bytes, probes, seconds of each phase, side figures
+    closes   the verdict
+
+Facts are stored, everything else (scores, champion, sigma) is derived by who reads. An experiment that never
+closes was interrupted; the same command goes on with it.
+"""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FREE_BYTES = 2**30  # of disk, without which no run begins: a full disk must not cost a finished one
+KEY = ("seal", "budget", "device")  # what two scores must share to be compared
+
+
+class Broken(Exception):
+    """The ledger is not what was written; says which line, why, and what to do."""
+
+
+class Full(Exception):
+    """There is no room for what a run will leave behind."""
+
+
+@dataclass
+class Experiment:
+    """What the lines of one number say. `opens` and `closes` are their facts, `runs` those of each run."""
+
+    opens: dict
+    runs: list = field(default_factory=list)
+    closes: dict = field(default_factory=dict)
+
+    def __getattr__(self, name):
+        try:
+            return self.__dict__["opens"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    @property
+    def verdict(self):
+        return self.closes.get("verdict", "")
+
+    @property
+    def key(self):
+        """What its scores may be compared with: arena, budget, device."""
+        return tuple(self.opens[name] for name in KEY)
+
+    def scores(self, arm, *phases):
+        """val_bpb of the valid runs of one arm, in the order in which they were run."""
+        rows = (run for run in self.runs if run["arm"] == arm and (not phases or run["phase"] in phases))
+        return [bpb(run) for run in rows if counts(run)]
+
+
+def bpb(run, split="val"):
+    """Bits per byte of a run's split, from its raw sums."""
+    part = run[split]
+    return part["nats"] / math.log(2) / part["bytes"]
+
+
+def counts(run):
+    """True if a run's score may be used: it is valid, and no other program used its device."""
+    return run["status"] == "ok" and not run["shared"]
+
+
+def hash_of(line):
+    return hashlib.sha256(line).hexdigest()
+
+
+def parse(data):
+    """[(facts)] of a ledger's bytes; raises Broken."""
+    lines, before, rows = data.split(b"\n"), "", []
+    if lines.pop():
+        raise Broken(f"line {len(lines) + 1} is cut off: delete that last piece, the lines before it are whole")
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            named = row["before"]
+        except (ValueError, TypeError, KeyError):
+            raise Broken(f"line {number} is no ledger line: restore the file from a copy") from None
+        if named != before:
+            what = f"line {number} does not follow line {number - 1}" if number > 1 else "line 1 is not the first"
+            raise Broken(f"{what}: one of them was edited, moved or dropped; restore the file from a copy")
+        rows.append(row)
+        before = hash_of(line)
+    return rows
+
+
+class Ledger:
+    """ledger.jsonl in `folder`. Writers lock it; a line is one write, so that it is whole or absent."""
+
+    def __init__(self, folder):
+        self.path = Path(folder) / "ledger.jsonl"
+
+    def rows(self):
+        """All lines' facts, the chain checked. Raises Broken."""
+        return parse(self.path.read_bytes()) if self.path.exists() else []
+
+    def head(self):
+        """Hash of the last line: note it down elsewhere, and nobody can cut the ledger unnoticed."""
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        return hash_of(lines[-1]) if lines else ""
+
+    def experiments(self):
+        """{n: Experiment} in the order in which they were opened."""
+        found = {}
+        for row in self.rows():
+            if row["kind"] == "opens":
+                found[row["n"]] = Experiment(row)
+            elif row["kind"] == "run":
+                found[row["n"]].runs.append(row)
+            else:
+                found[row["n"]].closes = row
+        return found
+
+    def check_room(self):
+        """Raise Full when a run should not begin."""
+        if shutil.disk_usage(self.path.parent).free < FREE_BYTES:
+            raise Full(f"{self.path.parent} has less than {FREE_BYTES >> 20} MB left: free some, then try again")
+
+    def append(self, kind, **facts):
+        """Write one line; an experiment that opens gets the next number. Returns its number."""
+        with self._locked() as file:
+            data = file.read()
+            rows = parse(data)
+            facts.setdefault("n", 1 + max((row["n"] for row in rows), default=0))
+            before = hash_of(data.splitlines()[-1]) if rows else ""
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            line = json.dumps({"kind": kind, "time": now, "before": before} | facts, allow_nan=False)
+            self._write(file, len(data), line.encode() + b"\n")
+        return facts["n"]
+
+    @contextmanager
+    def _locked(self):
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        with open(descriptor, "r+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+
+    def _write(self, file, size, line):
+        try:
+            if file.write(line) != len(line):
+                raise OSError("short write")
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(size)  # a disk that fills up leaves whole lines
+            raise Full(f"{self.path} can't be written ({error}): free some disk, then try again") from None

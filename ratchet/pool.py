@@ -1,0 +1,324 @@
+"""Where runs execute: on this machine's devices, one run at a time on each, watched from outside."""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+LOG_BYTES = 2**22  # a contestant that prints more is stopped
+MEMORY_SHARE = 0.9  # of the memory that is free when it starts
+MOST_PROCESSES = 500
+LEAST_DISK_BYTES = 2**28  # free space at which a contestant that fills the disk is stopped
+MESSAGE_BYTES = 2**16
+FOREIGN_CPU = {"cpu": 0.1, "cuda": 0.5, "mps": 0.5}  # share of all cores that other programs may use in a run
+POLL_SECONDS = 0.05
+
+
+class Ended(Exception):
+    """A contestant that came to an end before it submitted: its status and the reason."""
+
+    def __init__(self, status, why):
+        super().__init__(why)
+        self.status = status
+
+
+def cache_folder():
+    return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser()
+
+
+# ----------------------------------------------------------------------------------------------------
+# Devices
+
+
+def nvml(device):
+    """(library, handle) of a CUDA device, or None where there is no NVIDIA driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        index = int(device.partition(":")[2] or 0)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        name = visible[index] if index < len(visible) and visible[index] else str(index)
+        if name.isdigit():
+            return pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(name))
+        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(name)
+    except (pynvml.NVMLError, ValueError):
+        return None
+
+
+def devices():
+    """Names of the devices here, best first."""
+    found = []
+    while nvml(name := f"cuda:{len(found)}"):
+        found.append(name)
+    mac = sys.platform == "darwin" and platform.machine() == "arm64"
+    return found + ["mps"] * mac + ["cpu"]
+
+
+def cpu_name():
+    info = Path("/proc/cpuinfo")
+    names = re.findall("model name.*: (.*)", info.read_text()) if info.exists() else []
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {psutil.cpu_count()} cores"
+
+
+def describe(device):
+    """{"device": the kind that scores can be compared on, "driver", "torch"}."""
+    facts = {"device": f"{device}: {cpu_name()}", "driver": "", "torch": importlib.metadata.version("torch")}
+    if device.startswith("cuda") and (found := nvml(device)):
+        library, handle = found
+        facts |= {"device": library.nvmlDeviceGetName(handle), "driver": library.nvmlSystemGetDriverVersion()}
+    return facts
+
+
+def joules(device):
+    """Energy that the device has used since its driver was loaded, or None."""
+    if device.startswith("cuda") and (found := nvml(device)):
+        with suppress(found[0].NVMLError):
+            return found[0].nvmlDeviceGetTotalEnergyConsumption(found[1]) / 1000
+    return None
+
+
+def throttled(device):
+    """Why the device's clocks are held down, or "". Power and heat limits, not idleness."""
+    if not device.startswith("cuda") or not (found := nvml(device)):
+        return ""
+    library, handle = found
+    with suppress(library.NVMLError):
+        reasons = library.nvmlDeviceGetCurrentClocksEventReasons(handle)
+        words = {"SwThermalSlowdown": "heat", "HwThermalSlowdown": "heat", "HwPowerBrakeSlowdown": "power brake"}
+        return ", ".join(sorted({w for k, w in words.items() if reasons & getattr(library, f"nvmlClocksEventReason{k}", 0)}))
+    return ""
+
+
+@contextmanager
+def exclusive(device, note=lambda text: None):
+    """Hold a device: waits while another run of this user has it. The lock goes with the process, killed or not."""
+    place = cache_folder() / f".device-{device.replace(':', '')}.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(place, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"{device} is used by another run of Ratchet: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# ----------------------------------------------------------------------------------------------------
+# Load
+
+
+class Load:
+    """What else used the device between two looks: begin() and share()."""
+
+    def __init__(self, device, process):
+        self.device, self.process = device, process
+
+    def begin(self):
+        self.start = self._look()
+
+    def _look(self):
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0) + getattr(times, "steal", 0)
+        return time.monotonic(), sum(times[:8]) - idle, self.process.cpu_seconds()
+
+    def seen(self):
+        """{"foreign_cpu": share of all cores that others used, "foreign_gpu": others on the GPU, "shared"}."""
+        (begin, busy, own), (now, busy_now, own_now) = self.start, self._look()
+        cores = max(0.0, busy_now - busy - (own_now - own)) / max(now - begin, 1e-9)
+        share, others = cores / psutil.cpu_count(), self._others()
+        limit = FOREIGN_CPU[self.device.partition(":")[0]]
+        long_enough = now - begin >= 2  # the clock of the kernel's figures ticks 100 times a second
+        shared = bool(others or (share > limit and long_enough))
+        return {"foreign_cpu": round(share, 3), "foreign_gpu": len(others), "shared": shared}
+
+    def _others(self):
+        if not self.device.startswith("cuda") or not (found := nvml(self.device)):
+            return []
+        with suppress(found[0].NVMLError):
+            own = {process.pid for process in self.process.tree()}
+            running = found[0].nvmlDeviceGetComputeRunningProcesses(found[1])
+            return [process.pid for process in running if process.pid not in own]
+        return []
+
+
+# ----------------------------------------------------------------------------------------------------
+# Processes
+
+
+def clean(data):
+    """Bytes of a log as text that no terminal obeys: control characters are gone, lines stay."""
+    text = re.sub(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))", "", data.decode(errors="replace"))
+    return "".join(c for c in text.replace("\r", "\n") if c.isprintable() or c in "\n\t")
+
+
+class Watched:
+    """An untrusted program in a session of its own: its log is capped, its memory polled, all of it is killed.
+
+    argv, environment, folder: as for subprocess. log: file for what it prints. mark: value of RATCHET_RUN in
+    its environment, by which processes that left its tree are found. passed: a socket of it, closed here.
+    """
+
+    def __init__(self, argv, environment, folder, log, mark, passed=None):
+        self.log, self.mark, self.printed, self.peak_bytes = open(log, "wb"), mark, 0, 0
+        self.folder, self.checked = folder, 0.0
+        self.limit = MEMORY_SHARE * psutil.virtual_memory().available
+        adopt_orphans()
+        self.popen = subprocess.Popen(
+            argv, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, pass_fds=[passed.fileno()] if passed else [], start_new_session=True)  # fmt: skip
+        if passed:
+            passed.close()
+        os.set_blocking(self.popen.stdout.fileno(), False)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+        self.log.close()
+        self.popen.stdout.close()
+
+    def tree(self):
+        """Its processes: the descendants of the first, and orphans with its mark that came to us."""
+        with suppress(psutil.Error):
+            first = psutil.Process(self.popen.pid)
+            return [first, *first.children(recursive=True)]
+        return []
+
+    def cpu_seconds(self):
+        total = sum(psutil.Process().cpu_times()[:2])
+        for process in self.tree():
+            with suppress(psutil.Error):
+                total += sum(process.cpu_times()[:4])
+        return total
+
+    def drain(self):
+        """Copy what it has printed into the log; raises Ended when that is too much."""
+        while data := os.read(self.popen.stdout.fileno(), 2**16) if self._readable() else b"":
+            self.printed += len(data)
+            self.log.write(clean(data).encode())
+            if self.printed > LOG_BYTES:
+                raise Ended("output", f"it printed more than {LOG_BYTES >> 20} MB")
+        self.log.flush()
+
+    def _readable(self):
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.popen.stdout, selectors.EVENT_READ)
+            return bool(selector.select(0))
+
+    def check(self):
+        """Raises Ended when it takes too much memory, disk or too many processes."""
+        processes, total = self.tree(), 0
+        for process in processes:
+            with suppress(psutil.Error):
+                total += process.memory_info().rss
+        self.peak_bytes = max(self.peak_bytes, total)
+        if total > self.limit:
+            raise Ended("memory", f"it took {total / 2**30:.1f} GB of memory, {self.limit / 2**30:.1f} were free")
+        if len(processes) > MOST_PROCESSES:
+            raise Ended("processes", f"it started more than {MOST_PROCESSES} processes")
+        if shutil.disk_usage(self.folder).free < LEAST_DISK_BYTES:
+            raise Ended("disk", "it filled the disk")
+
+    def tick(self):
+        self.drain()
+        if time.monotonic() > self.checked + 4 * POLL_SECONDS:
+            self.checked = time.monotonic()
+            self.check()
+
+    def wait(self, seconds):
+        """Its exit code; raises Ended("timeout") after that many seconds."""
+        stop = time.monotonic() + seconds
+        while self.popen.poll() is None:
+            if time.monotonic() > stop:
+                raise Ended("timeout", f"it did not end within {seconds:.0f} seconds")
+            self.tick()
+            time.sleep(POLL_SECONDS)
+        self.drain()
+        return self.popen.returncode
+
+    def message(self, channel, seconds, slow):
+        """(its next message, when it came); raises Ended when it ends first, or with `slow` after `seconds`."""
+        stop, data = time.monotonic() + seconds, b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(channel, selectors.EVENT_READ)
+            while not data.endswith(b"\n"):
+                if selector.select(POLL_SECONDS):
+                    arrived, now = channel.recv(MESSAGE_BYTES), time.monotonic()
+                    data += arrived
+                    if not arrived or len(data) > MESSAGE_BYTES:
+                        raise self._crash()
+                elif time.monotonic() > stop:
+                    raise Ended("timeout", slow)
+                self.tick()
+                if self.popen.poll() is not None and not selector.select(0):
+                    raise self._crash()
+        try:
+            return dict(json.loads(data.splitlines()[-1])), now
+        except (ValueError, TypeError, RecursionError):
+            raise Ended("crash", "it sent the referee what is no message") from None
+
+    def _crash(self):
+        with suppress(subprocess.TimeoutExpired):
+            self.popen.wait(5)
+        self.drain()
+        code = self.popen.poll()
+        self.log.flush()
+        words = [line for line in Path(self.log.name).read_text().splitlines() if line.strip()]
+        how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+        return Ended("crash", (words[-1].removeprefix("ratchet: ")[:300] if words else "no output") + f" ({how})")
+
+    def kill(self):
+        """Kill all of it: the session, the tree, and processes that carry its mark."""
+        for _ in range(100):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.popen.pid, signal.SIGKILL)
+            left = [*self.tree(), *marked(self.mark)]
+            for process in left:
+                with suppress(psutil.Error):
+                    process.kill()
+            self.popen.poll()
+            reap(left, self.popen.pid)
+            if not [process for process in left if process.is_running() and process.status() != "zombie"]:
+                break
+            time.sleep(0.01)
+        self.popen.wait()
+
+
+def adopt_orphans():
+    """Processes that a contestant leaves behind become children of this one (Linux), where they are found."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def reap(processes, first):
+    for process in processes:
+        if process.pid == first:
+            continue
+        with suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
+
+
+def marked(mark):
+    """Processes whose environment says RATCHET_RUN=mark."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get("RATCHET_RUN") == mark and process.pid != os.getpid():
+                found.append(process)
+    return found
