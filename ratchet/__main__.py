@@ -1,2 +1,309 @@
+"""The command line: `uv run ratchet VERB`."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.syntax import Syntax
+from rich.table import Table
+
+from ratchet import experiments, pool, referee, verdicts
+from ratchet.ledger import Broken, Full, Ledger, bpb, counts
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    help="Judge changes of train.py: fixed budget, measured noise, scores that a contestant can't touch.\n\n"
+    "Start with `doctor`, then `calibrate`; then commit a change of train.py and `try` it.")  # fmt: skip
+console, notes = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
+Seeds = Annotated[int, typer.Option("-n", "--seeds", help="Runs of each source, with a fresh seed each.")]
+Budget = Annotated[
+    str, typer.Option(help="Of each run: 20s, 20e6tok, 1e15flop. Default: the arena's seconds.")
+]
+Device = Annotated[str, typer.Option(help="cuda:0, mps, cpu. Default: the best here.")]
+Arena = Annotated[str, typer.Option(help="pocket, climbmix, or one of yours. Default: what fits the device.")]
+Busy = Annotated[bool, typer.Option("--busy", help="Count runs although other programs use this machine.")]
+STYLES = {"keep": "green", "baseline": "cyan", "discard": "dim", "undecided": "yellow"}
+
+
 def main():
-    print("hi")
+    """Run the verb; a user's mistake is one sentence and exit code 2."""
+    try:
+        app()
+    except (referee.Refused, Broken, Full, ValueError) as error:
+        name = "ledger.jsonl, " if isinstance(error, Broken) else ""
+        print(f"ratchet: {name}{error}.", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nratchet: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+class Live:
+    """A line that moves while runs last, and a line for each that has ended; on stderr."""
+
+    def __init__(self):
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        self.progress = Progress(*columns, console=notes, transient=True)
+        self.task = None
+
+    def __enter__(self):
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_):
+        self.progress.stop()
+
+    def __call__(self, text):
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+        self.task = self.progress.add_task(escape(text))
+        if text.startswith("  ") or not notes.is_terminal:
+            notes.print(escape(text))
+
+
+def show_json(value):
+    print(json.dumps(value, indent=2))
+
+
+def facts(e):
+    """An experiment as JSON: its facts, and what is derived from them."""
+    scores = [e.scores(arm) for arm in range(len(e.arms))]
+    return asdict(e) | {"verdict": e.verdict, "reason": e.closes.get("reason", ""), "scores": scores}
+
+
+def show_verdict(e, as_json):
+    if as_json:
+        return show_json(facts(e))
+    style = STYLES.get(e.verdict, "red")
+    console.print(f"experiment {e.n}: [bold {style}]{e.verdict}[/]  {escape(e.closes.get('reason', ''))}")
+    if needed := e.closes.get("seeds_needed"):
+        console.print(f"about {needed} seeds per arm would settle it")
+    for run in e.runs:
+        if run["status"] != "ok":
+            console.print(escape("\n".join(run["tail"])), style="dim")
+    if levels := {run["isolation"] for run in e.runs} - {"bubblewrap", "landlock"}:
+        console.print(f"isolation was {', '.join(levels)}: see `ratchet doctor`", style="yellow")
+
+
+@app.command()
+def doctor(device: Device = None, as_json: AsJson = False):
+    """Look at device, memory, disk, arena and sandbox; say what to do about each."""
+    found = [*pool.examine(device or pool.devices()[0])]
+    if as_json:
+        return show_json([finding._asdict() for finding in found])
+    table = Table("", "check", "found", "what to do", box=None)
+    for finding in found:
+        mark = "[green]ok[/]" if finding.well else "[yellow]!![/]"
+        table.add_row(
+            mark, escape(finding.name), escape(finding.seen), "" if finding.well else finding.advice
+        )
+    console.print(table)
+
+
+@app.command()
+def calibrate(
+    seeds: Seeds = 5, budget: Budget = None, arena: Arena = None, device: Device = None, busy: Busy = False,
+    as_json: AsJson = False,
+):  # fmt: skip
+    """Measure the noise of HEAD's train.py, which becomes the first champion. Begin here."""
+    with Live() as tell:
+        e = experiments.calibrate(experiments.Bench(device, arena, budget, busy, tell), seeds)
+    show_verdict(e, as_json)
+
+
+@app.command(name="try")
+def attempt(
+    idea: Annotated[str, typer.Argument(help="What the commit changes and why, in a sentence.")],
+    quick: Annotated[bool, typer.Option(help="One seed against the known sigma: quicker, weaker.")] = False,
+    again: Annotated[bool, typer.Option(help="Run it although the same source was tried before.")] = False,
+    by: Annotated[str, typer.Option(help="Who had the idea.")] = "",
+    device: Device = None, busy: Busy = False, as_json: AsJson = False,
+):  # fmt: skip
+    """Try HEAD's train.py against the champion: screen on one seed, confirm on fresh ones, decide."""
+    with Live() as tell:
+        bench = experiments.Bench(device, busy=busy, tell=tell)
+        before = {e.n for e in bench.experiments() if e.closes}
+        e = experiments.attempt(bench, idea, quick=quick, again=again, by=by)
+    if e.n in before:
+        notes.print(f"this source was tried before, as experiment {e.n}; --again runs it once more")
+    show_verdict(e, as_json)
+
+
+def bar(found):
+    """A difference with its error bar."""
+    return f"{found.gain:+.4f} ± {found.high - found.gain:.4f}"
+
+
+def show_contrast(e, found, split, as_json):
+    rows, tests = [], max(1, len(found) - 1)
+    for arm, (scores, other) in zip(e.arms, found):
+        row = {"name": arm["name"], "scores": scores, "mean": sum(scores) / len(scores) if scores else None}
+        if other:
+            row |= other._asdict() | {"settled": tests * other.p_two < verdicts.ALPHA}
+        rows.append(row)
+    if as_json:
+        return rows
+    title = f"{split} bits per byte, {e.closes.get('reason', '')}"
+    table = Table(
+        "source", "runs", "mean", f"gain on {e.arms[0]['name']} (95%)", "p, two-sided", "settled", title=title
+    )
+    for row in rows:
+        mean = "" if row["mean"] is None else f"{row['mean']:.4f}"
+        rest = [f"{row['gain']:+.4f} ± {row['high'] - row['gain']:.4f}", f"{row['p_two']:.2g}",
+                "yes" if row["settled"] else "no"] if "gain" in row else ["", "", ""]  # fmt: skip
+        table.add_row(escape(row["name"]), str(len(row["scores"])), mean, *rest)
+    console.print(table)
+    if tests > 1:
+        console.print(f"settled: p x {tests} comparisons < {verdicts.ALPHA} (Bonferroni)")
+    return rows
+
+
+@app.command()
+def compare(
+    sources: Annotated[list[str], typer.Argument(help="Commits or files; each is compared with the first.")],
+    seeds: Seeds = 5,
+    frame: Annotated[str, typer.Option(help="What all get equally much of: time, tokens or flops.")] = "time",
+    budget: Budget = None, arena: Arena = None, device: Device = None, busy: Busy = False,
+    as_json: AsJson = False,
+):  # fmt: skip
+    """Compare any commits or files with error bars, seeds interleaved on one device. Changes no champion."""
+    if frame not in ("time", "tokens", "flops"):
+        raise referee.Refused(f"frame {frame!r} is not known: say time, tokens or flops")
+    with Live() as tell:
+        e = experiments.compare(experiments.Bench(device, arena, budget, busy, tell), sources, seeds, frame)
+    rows = show_contrast(e, experiments.contrast(e), "val", as_json)
+    if as_json:
+        return show_json({"n": e.n, "frame": frame, "reason": e.closes["reason"], "arms": rows})
+    for run in e.runs:
+        if run["status"] != "ok":
+            console.print(
+                escape(f"{e.arms[run['arm']]['name']}: {run['status']}: {run['reason']}"), style="red"
+            )
+
+
+@app.command()
+def audit(seeds: Seeds = 3, device: Device = None, busy: Busy = False, as_json: AsJson = False):
+    """Score all champions on the locked test split with fresh seeds: is the gain on val one on test, too?"""
+    with Live() as tell:
+        e = experiments.audit(experiments.Bench(device, busy=busy, tell=tell), seeds)
+    found = {
+        split: show_contrast(e, experiments.contrast(e, split), split, as_json) for split in ("val", "test")
+    }
+    if as_json:
+        show_json({"n": e.n} | found)
+
+
+def home():
+    return Path(referee.git("rev-parse", "--path-format=absolute", "--git-common-dir").decode()).parent
+
+
+def cells(e):
+    """An experiment's line of the log."""
+    own = e.scores(0) if e.role != "try" else e.scores(0, "confirm") or e.scores(0, "screen")
+    score = f"{sum(own) / len(own):.4f}" if own else ""
+    spread = f"± {max(own) - min(own):.4f}" if len(own) > 1 else ""
+    style = STYLES.get(e.verdict, "red")
+    names = " / ".join(arm["name"] for arm in e.arms) if e.role == "compare" else e.arms[0]["commit"][:7]
+    flags = " ".join(
+        sorted({"shared" for run in e.runs if run["shared"]} | {run["isolation"] for run in e.runs})
+    )
+    verdict = f"[{style}]{e.verdict or 'interrupted'}[/]"
+    when = e.time[:16].replace("T", " ")
+    idea = escape(e.opens.get("idea", ""))
+    return [str(e.n), when, e.role, names, verdict, str(len(e.runs)), f"{score} {spread}", flags, idea]
+
+
+@app.command()
+def log(
+    most: Annotated[int, typer.Option("-n", help="Show the last so many experiments.")] = 30,
+    by: Annotated[str, typer.Option(help="Show the ideas of this author only.")] = None,
+    as_json: AsJson = False,
+):
+    """Show the ledger: a line for each experiment."""
+    found = [e for e in Ledger(home()).experiments().values() if by in (None, e.opens.get("by"))]
+    if as_json:
+        return show_json([facts(e) for e in found])
+    if not found:
+        return console.print("the ledger is empty: begin with `uv run ratchet calibrate`")
+    table = Table(
+        "n",
+        "time (UTC)",
+        "what",
+        "commit",
+        "verdict",
+        "runs",
+        "val bpb (range)",
+        "isolation",
+        "idea",
+        box=None,
+    )
+    for e in found[-most:]:
+        table.add_row(*cells(e))
+    console.print(table)
+
+
+def find(n):
+    found = Ledger(home()).experiments()
+    if n not in found:
+        raise referee.Refused(f"there is no experiment {n}: `ratchet log` lists them")
+    return found[n]
+
+
+@app.command()
+def show(n: int, as_json: AsJson = False):
+    """Show one experiment whole: its runs, probes, seconds and side figures."""
+    e = find(n)
+    if as_json:
+        return show_json(facts(e))
+    show_verdict(e, False)
+    for key in ("role", "idea", "by", "time", "arena", "seal", "budget", "device", "torch", "parent"):
+        console.print(f"{key + ':':<9}{escape(str(e.opens.get(key, '')))}")
+    figures = "steps", "Mtok", "Mparams", "MB", "start", "rehearse", "train", "score"
+    table = Table("run", "seed", "status", "val bpb", *figures, "shared", "isolation", box=None)
+    for run in e.runs:
+        score = f"{bpb(run):.4f}" if run["status"] == "ok" else ""
+        phases = [f"{run['seconds'].get(key, 0):.1f}" for key in ("start", "rehearsal", "train", "score")]
+        table.add_row(
+            f"{run['phase']} {e.arms[run['arm']]['name']}", str(run["seed"]), run["status"], score,
+            str(run.get("steps", "")), f"{run.get('tokens', 0) / 1e6:.2f}",
+            f"{run.get('params', 0) / 1e6:.2f}", str(run.get("peak_memory_mb", "")), *phases, "yes" if run["shared"] else "", run["isolation"],
+        )  # fmt: skip
+    console.print(table)
+    for run in e.runs:
+        if run["status"] != "ok":
+            console.print(escape(f"{run['status']}: {run['reason']}"))
+
+
+@app.command()
+def diff(n: int):
+    """Show what an experiment changed in train.py, against the champion of its time."""
+    e = find(n)
+    old, new = e.opens.get("parent") or e.arms[-1]["commit"], e.arms[0]["commit"]
+    text = referee.git("diff", old, new, "--", "train.py").decode(errors="replace")
+    console.print(Syntax(text, "diff") if console.is_terminal else escape(text), soft_wrap=True)
+
+
+@app.command()
+def verify(as_json: AsJson = False):
+    """Check the chain, the sources, every verdict; print the head hash. Exit code 1 if something is wrong."""
+    bench = experiments.Bench()
+    problems, rows = experiments.verify(bench), len(bench.ledger.rows())
+    if as_json:
+        show_json({"lines": rows, "head": bench.ledger.head(), "problems": problems})
+    else:
+        for problem in problems:
+            console.print(escape(problem), style="red")
+        console.print(f"{rows} lines, {len(problems)} problems, head {bench.ledger.head() or 'none'}")
+    raise SystemExit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()

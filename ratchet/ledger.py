@@ -1,9 +1,9 @@
 """The ledger: every fact of every run, one JSON object a line, appended and never changed.
 
-Each line names the SHA-256 of the line before it, so that nobody can edit, drop or move one unnoticed; whoever
+Each line names the SHA-256 of the line before it: nobody can edit, drop or move one unnoticed. Whoever
 notes the head hash elsewhere can also tell that nothing was cut off at the end. There are three kinds:
 
-    opens    an experiment begins: what it compares (its arms), in which arena, with which budget, on which device
+    opens    an experiment begins: what it compares (its arms), in which arena, with which budget and device
     run      one run of one arm: seed, status, nats and bytes, probes, seconds of each phase, side figures
     closes   the verdict
 
@@ -70,8 +70,8 @@ def bpb(run, split="val"):
 
 
 def counts(run):
-    """True if a run's score may be used: it is valid, and no other program used its device."""
-    return run["status"] == "ok" and not run["shared"]
+    """True if a run's score may be used: it is valid, and no other program used its device, or --busy."""
+    return run["status"] == "ok" and (run["busy"] or not run["shared"])
 
 
 def hash_of(line):
@@ -82,7 +82,9 @@ def parse(data):
     """[(facts)] of a ledger's bytes; raises Broken."""
     lines, before, rows = data.split(b"\n"), "", []
     if lines.pop():
-        raise Broken(f"line {len(lines) + 1} is cut off: delete that last piece, the lines before it are whole")
+        raise Broken(
+            f"line {len(lines) + 1} is cut off: delete that last piece, the lines before it are whole"
+        )
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
@@ -90,7 +92,11 @@ def parse(data):
         except (ValueError, TypeError, KeyError):
             raise Broken(f"line {number} is no ledger line: restore the file from a copy") from None
         if named != before:
-            what = f"line {number} does not follow line {number - 1}" if number > 1 else "line 1 is not the first"
+            what = (
+                f"line {number} does not follow line {number - 1}"
+                if number > 1
+                else "line 1 is not the first"
+            )
             raise Broken(f"{what}: one of them was edited, moved or dropped; restore the file from a copy")
         rows.append(row)
         before = hash_of(line)
@@ -127,7 +133,9 @@ class Ledger:
     def check_room(self):
         """Raise Full when a run should not begin."""
         if shutil.disk_usage(self.path.parent).free < FREE_BYTES:
-            raise Full(f"{self.path.parent} has less than {FREE_BYTES >> 20} MB left: free some, then try again")
+            raise Full(
+                f"{self.path.parent} has less than {FREE_BYTES >> 20} MB left: free some, then try again"
+            )
 
     def append(self, kind, **facts):
         """Write one line; an experiment that opens gets the next number. Returns its number."""

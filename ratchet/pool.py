@@ -14,8 +14,11 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
+
+from ratchet import sandbox
 
 LOG_BYTES = 2**22  # a contestant that prints more is stopped
 MEMORY_SHARE = 0.9  # of the memory that is free when it starts
@@ -97,14 +100,22 @@ def throttled(device):
     library, handle = found
     with suppress(library.NVMLError):
         reasons = library.nvmlDeviceGetCurrentClocksEventReasons(handle)
-        words = {"SwThermalSlowdown": "heat", "HwThermalSlowdown": "heat", "HwPowerBrakeSlowdown": "power brake"}
-        return ", ".join(sorted({w for k, w in words.items() if reasons & getattr(library, f"nvmlClocksEventReason{k}", 0)}))
+        words = {
+            "SwThermalSlowdown": "heat",
+            "HwThermalSlowdown": "heat",
+            "HwPowerBrakeSlowdown": "power brake",
+        }
+        return ", ".join(
+            sorted(
+                {w for k, w in words.items() if reasons & getattr(library, f"nvmlClocksEventReason{k}", 0)}
+            )
+        )
     return ""
 
 
 @contextmanager
 def exclusive(device, note=lambda text: None):
-    """Hold a device: waits while another run of this user has it. The lock goes with the process, killed or not."""
+    """Hold a device: waits while another run of this user has it. The lock dies with the process."""
     place = cache_folder() / f".device-{device.replace(':', '')}.lock"
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(place, "a") as file:
@@ -135,7 +146,7 @@ class Load:
         return time.monotonic(), sum(times[:8]) - idle, self.process.cpu_seconds()
 
     def seen(self):
-        """{"foreign_cpu": share of all cores that others used, "foreign_gpu": others on the GPU, "shared"}."""
+        """{"foreign_cpu": share of all cores that others used, "foreign_gpu": their number, "shared"}."""
         (begin, busy, own), (now, busy_now, own_now) = self.start, self._look()
         cores = max(0.0, busy_now - busy - (own_now - own)) / max(now - begin, 1e-9)
         share, others = cores / psutil.cpu_count(), self._others()
@@ -160,12 +171,14 @@ class Load:
 
 def clean(data):
     """Bytes of a log as text that no terminal obeys: control characters are gone, lines stay."""
-    text = re.sub(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))", "", data.decode(errors="replace"))
+    text = re.sub(
+        r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))", "", data.decode(errors="replace")
+    )
     return "".join(c for c in text.replace("\r", "\n") if c.isprintable() or c in "\n\t")
 
 
 class Watched:
-    """An untrusted program in a session of its own: its log is capped, its memory polled, all of it is killed.
+    """An untrusted program in a session of its own; its log is capped, its memory polled, all of it killed.
 
     argv, environment, folder: as for subprocess. log: file for what it prints. mark: value of RATCHET_RUN in
     its environment, by which processes that left its tree are found. passed: a socket of it, closed here.
@@ -178,7 +191,8 @@ class Watched:
         adopt_orphans()
         self.popen = subprocess.Popen(
             argv, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, pass_fds=[passed.fileno()] if passed else [], start_new_session=True)  # fmt: skip
+            stderr=subprocess.STDOUT, pass_fds=[passed.fileno()] if passed else [],
+            start_new_session=True)  # fmt: skip
         if passed:
             passed.close()
         os.set_blocking(self.popen.stdout.fileno(), False)
@@ -227,7 +241,9 @@ class Watched:
                 total += process.memory_info().rss
         self.peak_bytes = max(self.peak_bytes, total)
         if total > self.limit:
-            raise Ended("memory", f"it took {total / 2**30:.1f} GB of memory, {self.limit / 2**30:.1f} were free")
+            raise Ended(
+                "memory", f"it took {total / 2**30:.1f} GB of memory, {self.limit / 2**30:.1f} were free"
+            )
         if len(processes) > MOST_PROCESSES:
             raise Ended("processes", f"it started more than {MOST_PROCESSES} processes")
         if shutil.disk_usage(self.folder).free < LEAST_DISK_BYTES:
@@ -251,7 +267,7 @@ class Watched:
         return self.popen.returncode
 
     def message(self, channel, seconds, slow):
-        """(its next message, when it came); raises Ended when it ends first, or with `slow` after `seconds`."""
+        """(its next message, when it came); raises Ended when it ends first, or, saying `slow`, too late."""
         stop, data = time.monotonic() + seconds, b""
         with selectors.DefaultSelector() as selector:
             selector.register(channel, selectors.EVENT_READ)
@@ -279,7 +295,9 @@ class Watched:
         self.log.flush()
         words = [line for line in Path(self.log.name).read_text().splitlines() if line.strip()]
         how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
-        return Ended("crash", (words[-1].removeprefix("ratchet: ")[:300] if words else "no output") + f" ({how})")
+        return Ended(
+            "crash", (words[-1].removeprefix("ratchet: ")[:300] if words else "no output") + f" ({how})"
+        )
 
     def kill(self):
         """Kill all of it: the session, the tree, and processes that carry its mark."""
@@ -322,3 +340,75 @@ def marked(mark):
             if process.environ().get("RATCHET_RUN") == mark and process.pid != os.getpid():
                 found.append(process)
     return found
+
+
+# ----------------------------------------------------------------------------------------------------
+# The doctor
+
+
+class Finding(NamedTuple):
+    """One check: what was looked at, whether it is well, what was seen, what to do about it."""
+
+    name: str
+    well: bool
+    seen: str
+    advice: str = ""
+
+
+def matmul_peak(device):
+    """(FLOP/s, of what) as prepare.py measures it, in a process of its own."""
+    code = "import json, torch, prepare; prepare.settle()"
+    code += f"; print(json.dumps(prepare.matmul_peak(torch.device({device!r}))))"
+    folder = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    return json.loads(done.stdout) if not done.returncode else (0.0, done.stderr.strip().splitlines()[-1])
+
+
+def examine(device):
+    """Findings on a device, this machine, its arenas and its sandbox: what a run depends on."""
+    facts, (peak, what) = describe(device), matmul_peak(device)
+    yield Finding("device", True, f"{facts['device']}{', driver ' * bool(facts['driver'])}{facts['driver']}")
+    yield Finding("torch", peak > 0, facts["torch"], "run `uv sync`: torch does not work on this device")
+    yield Finding("matmul peak", peak > 0, f"{peak / 1e12:.2f} TFLOP/s ({what})")
+    why = throttled(device)
+    yield Finding(
+        "clocks",
+        not why,
+        f"held down by {why}" if why else "not throttled",
+        "cool the device, raise its power cap",
+    )
+    load = psutil.cpu_percent(0.5)
+    quiet = load < 100 * FOREIGN_CPU[device.partition(":")[0]]
+    yield Finding(
+        "load", quiet, f"{load:.0f}% of the CPU is in use", "close other programs, or run with --busy"
+    )
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
+    yield Finding(
+        "memory",
+        memory.available > 4e9,
+        f"{memory.available / 1e9:.1f} GB free",
+        "4 GB are needed: close programs",
+    )
+    yield Finding(
+        "disk",
+        disk.free > 2e10,
+        f"{disk.free / 1e9:.0f} GB free",
+        "a night leaves some GB behind: free 20 GB",
+    )
+    arenas = sorted(path.parent.name for path in cache_folder().glob("*/arena.json"))
+    yield Finding("arenas", bool(arenas), ", ".join(arenas) or "none", "run `uv run prepare.py`")
+    level = sandbox.best_level()
+    best = level == sandbox.LEVELS[0]
+    advice = (
+        "install bubblewrap (apt install bubblewrap)"
+        if sys.platform == "linux"
+        else "Linux has sandboxes that work here"
+    )
+    yield Finding("isolation", best, level, advice)
+    for claim, holds, detail in sandbox.prove(level):
+        yield Finding(
+            f"  {claim}",
+            holds,
+            detail or ("holds" if holds else "does not hold"),
+            f"not closed at level {level}",
+        )

@@ -1,8 +1,9 @@
 """The referee: runs one commit under its own clock, has it scored, decides.
 
-A contestant is never believed. It gets the training tokens when it says that it is ready; that starts the clock.
-It ends with its weights on disk; that stops the clock and kills it. Its weights go to `prepare.py score`, which
-runs its model in a second sandbox. Counts that only the contestant can know (steps, tokens) are noted as told.
+A contestant is never believed. It gets the training tokens when it says that it is ready: that starts the
+clock. It has its weights on disk when it says that it is done: that stops the clock, and it is killed. Its
+weights go to `prepare.py score`, which runs its model in a second sandbox. Counts that only the contestant
+knows (steps, tokens) are noted as told.
 """
 
 import ast
@@ -25,12 +26,20 @@ from ratchet import pool, sandbox
 ROOT = Path(__file__).resolve().parent.parent  # of the machinery that runs
 FREE_SECONDS = 180  # to import, compile and rehearse; what is beyond counts against the budget
 READY_SECONDS = 600  # longest wait for `ready`
-LATE = 0.02  # share of the budget by which a contestant may be late
+LATE, LATE_SECONDS = 0.02, 0.25  # share of the budget by which a contestant may be late, or these seconds
 SCORE_SECONDS, SCORE_SHARE = 120, 0.5  # longest scoring: seconds, and this share of the arena's budget
 SOURCE_BYTES = 200_000  # a larger train.py has data in it
 WEIGHT_BYTES = 2**35
 ARTIFACTS = {"model.safetensors": WEIGHT_BYTES, "config.json": 2**20, "curve.jsonl": 2**25}
-ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "OMP_NUM_THREADS")
+ENVIRONMENT = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_HOME",
+    "OMP_NUM_THREADS",
+)
 TAIL_LINES = 15  # of a log, kept in the ledger
 
 
@@ -63,10 +72,16 @@ def shape(text):
     try:
         tree = ast.parse(text)
         for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            if (
+                isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+                and ast.get_docstring(node) is not None
+            ):
                 node.body[0] = ast.Pass()
         plain = ast.unparse(tree).encode()
-        return {"source": sha256(plain)[:16], "size": sum(1 for _ in tokenize.tokenize(io.BytesIO(plain).readline))}
+        return {
+            "source": sha256(plain)[:16],
+            "size": sum(1 for _ in tokenize.tokenize(io.BytesIO(plain).readline)),
+        }
     except (SyntaxError, ValueError, RecursionError):
         return {"source": sha256(text)[:16], "size": len(text.split())}
 
@@ -91,15 +106,21 @@ def read_source(what):
             raise Refused(f"{what!r} is neither a file nor a commit: name one of them") from None
         source = Source(str(what), commit, git("show", f"{commit}:train.py"))
     if len(source.text) > SOURCE_BYTES:
-        raise Refused(f"train.py of {what} has {len(source.text):,} bytes, {SOURCE_BYTES:,} are allowed: no data in it")
+        raise Refused(
+            f"train.py of {what} has {len(source.text):,} bytes, {SOURCE_BYTES:,} are allowed: no data in it"
+        )
     return source
 
 
 def check_commit(commit):
     """Raise Refused unless train.py is all that a commit changes."""
-    changed = git("diff-tree", "--no-commit-id", "--name-only", "-r", "-m", "--root", commit).decode().splitlines()
+    changed = (
+        git("diff-tree", "--no-commit-id", "--name-only", "-r", "-m", "--root", commit).decode().splitlines()
+    )
     if others := sorted({*changed} - {"train.py"}):
-        raise Refused(f"commit {commit[:7]} changes {', '.join(others)}: an experiment may change train.py only")
+        raise Refused(
+            f"commit {commit[:7]} changes {', '.join(others)}: an experiment may change train.py only"
+        )
 
 
 def check_clean():
@@ -136,14 +157,16 @@ def load_arena(name):
     for file, known in facts["sha256"].items():
         with open(folder / file, "rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != known:
-                raise Refused(f"{folder / file} is not what was prepared: delete {folder} and prepare it again")
+                raise Refused(
+                    f"{folder / file} is not what was prepared: delete {folder} and prepare it again"
+                )
     return Arena(name, folder, sha256(data)[:12], facts["seconds"])
 
 
 class Job(NamedTuple):
     """One run to do: everything that execution needs to know, on whatever machine.
 
-    target: new folder for what the run leaves. compiled: folder of kept compiler caches. splits: what to score.
+    target: new folder for what the run leaves. compiled: kept compiler caches. splits: what to score.
     """
 
     source: Source
@@ -224,7 +247,7 @@ def place(job):
 
 
 def keep_compiled(job):
-    """Keep the compiler's cache as it is before the first real token: so no run can hand anything to another."""
+    """Keep the compiler's cache as it is before the first real token: a run can't hand on what it learned."""
     for name in [sha256(job.source.text)[:16]] + ["baseline"] * job.is_baseline:
         if not (job.compiled / name).exists():
             part = job.compiled / f"{name}.part"
@@ -234,13 +257,17 @@ def keep_compiled(job):
 
 
 def inherited():
-    return {key: os.environ[key] for key in ENVIRONMENT if key in os.environ} | {"PYTHONDONTWRITEBYTECODE": "1"}
+    return {key: os.environ[key] for key in ENVIRONMENT if key in os.environ} | {
+        "PYTHONDONTWRITEBYTECODE": "1"
+    }
 
 
 def environment(job):
     """All that a contestant inherits."""
     live, arena = job.live, job.arena
-    told = dict(ARENA=arena.name, CACHE=arena.folder.parent, SEED=job.seed, BUDGET=job.budget, DEVICE=job.device)
+    told = dict(
+        ARENA=arena.name, CACHE=arena.folder.parent, SEED=job.seed, BUDGET=job.budget, DEVICE=job.device
+    )
     told = {f"RATCHET_{key}": value for key, value in (told | {"RUN": live / "out"}).items()}
     homes = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), live / "tmp")
     caches = {"TORCHINDUCTOR_CACHE_DIR": live / "cache", "TRITON_CACHE_DIR": live / "cache/triton"}
@@ -253,10 +280,14 @@ def compete(job, level, clock, facts):
     live, arena, (ours, theirs) = job.live, job.arena, socket.socketpair()
     view = sandbox.View(
         read=(live / "code", arena.folder / "arena.json", arena.folder / "tokenizer.json"),
-        write=(live / "out", live / "cache", live / "tmp"), device=job.device, file_bytes=WEIGHT_BYTES)  # fmt: skip
+        write=(live / "out", live / "cache", live / "tmp"), device=job.device,
+        file_bytes=WEIGHT_BYTES)  # fmt: skip
     argv = sandbox.command([sys.executable, str(live / "code/train.py")], view, level)
     env = environment(job) | {"RATCHET_REFEREE": str(theirs.fileno())}
-    with ours, pool.Watched(argv, env, live / "code", live / "run.log", env["RATCHET_RUN"], theirs) as process:
+    with (
+        ours,
+        pool.Watched(argv, env, live / "code", live / "run.log", env["RATCHET_RUN"], theirs) as process,
+    ):
         load, energy = pool.Load(job.device, process), pool.joules(job.device)
         try:
             begin = wait_until_ready(process, ours, clock)
@@ -269,8 +300,8 @@ def compete(job, level, clock, facts):
     facts |= {key: number(told.get(key)) for key in ("steps", "tokens", "flops_per_token")}
     facts["joules"] = energy and pool.joules(job.device) - energy
     late = facts["seconds"]["train"] - job.seconds
-    if late > LATE * job.seconds:
-        raise pool.Ended("overtime", f"it submitted {late:.1f} s after its {job.seconds:g} s")
+    if late > max(LATE * job.seconds, LATE_SECONDS):
+        raise pool.Ended("overtime", f"it submitted {late:.2f} s after its {job.seconds:g} s")
     return told
 
 
@@ -330,8 +361,15 @@ def judge(job, level, facts, told):
         (folder / name).mkdir(parents=True)
     collect(job.live / "out", folder / "model")
     (folder / "model/train.py").write_bytes(job.source.text)
-    known = {key: facts[key] for key in ("seed", "budget", "steps", "tokens", "flops_per_token", "peak_memory_mb")}
-    known |= {"arena": arena.name, "arena_folder": str(arena.folder), "seal": arena.seal, "device": job.device}
+    known = {
+        key: facts[key] for key in ("seed", "budget", "steps", "tokens", "flops_per_token", "peak_memory_mb")
+    }
+    known |= {
+        "arena": arena.name,
+        "arena_folder": str(arena.folder),
+        "seal": arena.seal,
+        "device": job.device,
+    }
     known |= {"train_seconds": seconds["train"], "rehearsal_seconds": seconds.get("rehearsal", 0.0)}
     known |= {"unscored_seconds": sum(seconds.values()), "custom_budget": job.budget != f"{arena.seconds}s"}
     known |= {"peak_flops": number(told.get("peak_flops")), "peak_of": "told", "device_name": facts["device"]}
@@ -348,13 +386,22 @@ def judge(job, level, facts, told):
 
 
 def have_scored(job, folder, level, split):
-    """The facts that prepare.py, in processes of its own, finds out about a model. Raises Ended("invalid")."""
+    """The facts that prepare.py, in processes of its own, finds out about a model. Raises Ended."""
     own_pids = not job.device.startswith("cuda")  # the score reads the model's logits in the GPU's memory
-    view = sandbox.View((folder / "judge", folder / "model"), (folder / "tmp",), job.device, own_pids=own_pids)
+    view = sandbox.View(
+        (folder / "judge", folder / "model"), (folder / "tmp",), job.device, own_pids=own_pids
+    )
     python = sandbox.write_python(folder / "python", view, level)
     homes = dict.fromkeys(("HOME", "TMPDIR"), str(folder / "tmp"))
     env = inherited() | homes | {"RATCHET_PYTHON": str(python), "RATCHET_RUN": str(folder)}
-    argv = [sys.executable, str(folder / "judge/prepare.py"), "score", str(folder / "model"), "--split", split]
+    argv = [
+        sys.executable,
+        str(folder / "judge/prepare.py"),
+        "score",
+        str(folder / "model"),
+        "--split",
+        split,
+    ]
     try:
         with pool.Watched(argv, env, folder, folder / "score.log", str(folder)) as process:
             process.wait(SCORE_SECONDS + SCORE_SHARE * job.arena.seconds)
@@ -362,7 +409,9 @@ def have_scored(job, folder, level, split):
         raise pool.Ended("invalid", f"scoring: {end}") from None
     path = folder / "model" / {"val": "result.json", "test": "test.json"}[split]
     if not path.exists():
-        raise pool.Ended("invalid", f"it can't be scored: {(tail(folder / 'score.log') or ['no output'])[-1]:.300}")
+        raise pool.Ended(
+            "invalid", f"it can't be scored: {(tail(folder / 'score.log') or ['no output'])[-1]:.300}"
+        )
     return json.loads(path.read_text())
 
 

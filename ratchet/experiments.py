@@ -1,0 +1,370 @@
+"""Experiments: what each verb runs, in which order, until its question is answered.
+
+What an experiment does next follows from its lines in the ledger alone (`next_step`). So an interrupted one
+goes on where it stopped, and `verify` can find out whether every verdict is the one that its runs demand.
+"""
+
+import math
+import re
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from ratchet import pool, referee, verdicts
+from ratchet.ledger import Experiment, Ledger, bpb, counts
+from ratchet.referee import Refused
+
+MIN_SEEDS = 2  # of a calibration: one run has no sigma
+SHARED_TRIES = 3  # runs in a row that shared their device before a verb gives up
+CANDIDATE, CHAMPION = 0, 1  # arms of a try
+
+
+class Decision(NamedTuple):
+    """The end of an experiment."""
+
+    verdict: str
+    reason: str
+    seeds_needed: int | None = None
+
+
+class Campaign:
+    """What the ledger says since the last calibration, on one key (arena, budget, device)."""
+
+    def __init__(self, experiments, key=None):
+        self.all = experiments
+        baselines = [e for e in experiments if e.verdict == "baseline" and key in (None, e.key)]
+        self.baseline = baselines[-1] if baselines else None
+
+    @property
+    def kept(self):
+        """Champions, the baseline first: (experiment, its arm)."""
+        return [e for e in self.tried if e.verdict in ("baseline", "keep")]
+
+    @property
+    def tried(self):
+        """Experiments that have a verdict on a source, the baseline first."""
+        since = (e for e in self.all if e.n >= self.baseline.n and e.key == self.baseline.key)
+        return [e for e in since if e.closes and e.role in ("calibrate", "try")]
+
+    @property
+    def champion(self):
+        """The facts of the champion's source."""
+        return self.kept[-1].arms[0]
+
+    def _runs(self, *phases):
+        """(source, run) of all valid runs since the baseline on its key, in the order of the ledger."""
+        for e in self.all:
+            if e.key == self.baseline.key and e.n >= self.baseline.n:
+                for run in e.runs:
+                    if counts(run) and run["budget"] == e.budget and run["phase"] in phases:
+                        yield e.arms[run["arm"]]["source"], run
+
+    def noise(self, before=math.inf):
+        """Sigma, from all sources with repeated seeds in earlier experiments, screening runs left out."""
+        groups = {}
+        for source, run in self._runs("calibrate", "reference", "confirm", "champion", "compare"):
+            if run["n"] < before:
+                groups.setdefault(source, []).append(bpb(run))
+        return verdicts.pooled(groups.values())
+
+    def recent(self, source, at):
+        """Scores of a source's latest runs before that time."""
+        runs = self._runs("calibrate", "reference", "confirm", "champion")
+        found = [
+            (seconds(run["time"]), bpb(run)) for name, run in runs if name == source and run["time"] < at
+        ]
+        return verdicts.recent(sorted(found), seconds(at))
+
+
+def seconds(text):
+    """Of a time in the ledger, since 1970."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp()
+
+
+def failure(runs):
+    """The Decision that a run which gave no score forces, or None."""
+    for run in runs:
+        if run["status"] in ("crash", "timeout", "overtime", "invalid"):
+            return Decision(run["status"], run["reason"])
+        if run["status"] != "ok":
+            return Decision("crash", f"{run['status']}: {run['reason']}")
+    return None
+
+
+def next_step(e, campaign):
+    """What a try does next: (arm, phase) of a run, or the Decision that ends it."""
+    own = [run for run in e.runs if run["arm"] == CANDIDATE]
+    if decision := failure(own):
+        return decision
+    reference = e.scores(CHAMPION, "reference")
+    before = reference or campaign.recent(e.arms[CHAMPION]["source"], e.time)
+    screened, tried = e.scores(CANDIDATE, "screen"), e.scores(CANDIDATE, "confirm")
+    champion = e.scores(CHAMPION, "champion")
+    if not before:
+        return CHAMPION, "reference"
+    if not screened:
+        return CANDIDATE, "screen"
+    noise = campaign.noise(before=e.n)
+    if e.quick:
+        return Decision(*verdicts.decide_quick(screened[0], before, noise))
+    if not verdicts.screen(screened[0], before, noise):
+        gap = verdicts.compare(screened[:1], before, noise)
+        return Decision("discard", f"screened on one seed: {gap.gain:+.4f} bpb, sigma is {noise.sigma:.4f}")
+    if len(tried) == len(champion):
+        verdict = verdicts.decide(tried, before + champion, noise, e.arms[0]["size"] < e.arms[1]["size"])
+        if verdict.verdict:
+            return Decision(*verdict)
+    first = CANDIDATE if min(len(tried), len(champion)) % 2 == 0 else CHAMPION  # in turns, against drift
+    arm = first if len(tried) == len(champion) else CANDIDATE if len(tried) < len(champion) else CHAMPION
+    return arm, "confirm" if arm == CANDIDATE else "champion"
+
+
+class Bench:
+    """A place to experiment: the repository with its ledger, one device, an arena, somebody to tell."""
+
+    def __init__(self, device=None, arena=None, budget=None, busy=False, tell=lambda text: None):
+        self.home = Path(
+            referee.git("rev-parse", "--path-format=absolute", "--git-common-dir").decode()
+        ).parent
+        self.ledger, self.device, self.busy, self.tell = (
+            Ledger(self.home),
+            device or pool.devices()[0],
+            busy,
+            tell,
+        )
+        if self.device not in pool.devices():
+            raise Refused(
+                f"there is no device {self.device!r} here: choose one of {', '.join(pool.devices())}"
+            )
+        self.arena, self.budget = referee.load_arena(arena) if arena else None, budget
+        if budget and not re.fullmatch(r"\d+(\.\d+)?(e\d+)?(s|tok|flop)", budget):
+            raise Refused(f"budget {budget!r} is not understood: write 300s, 20e6tok or 1e15flop")
+
+    def experiments(self):
+        return [*self.ledger.experiments().values()]
+
+    def campaign(self):
+        """The campaign that a try belongs to. Raises Refused when there is none, or its judge has changed."""
+        here, closed = pool.describe(self.device)["device"], self.experiments()
+        found = Campaign([e for e in closed if e.opens["device"] == here])
+        if not found.baseline:
+            raise Refused(f"there is no baseline on {here}: run `uv run ratchet calibrate` first")
+        if found.baseline.machinery != referee.machinery():
+            raise Refused("prepare.py or ratchet/ has changed since the calibration: run `ratchet calibrate`")
+        self.arena, self.budget = referee.load_arena(found.baseline.arena), found.baseline.budget
+        if self.arena.seal != found.baseline.seal:
+            raise Refused(f"arena {self.arena.name} was prepared anew: run `uv run ratchet calibrate` in it")
+        return found
+
+    def open(self, role, sources, **more):
+        """Open an experiment, or go on with one of the same role, arms and conditions that never closed."""
+        facts = {"role": role, "arms": [source.facts() for source in sources], "arena": self.arena.name}
+        facts |= {"seal": self.arena.seal, "budget": self.budget, "machinery": referee.machinery()}
+        facts |= pool.describe(self.device) | {"busy": self.busy} | more
+        for e in self.experiments():
+            same = all(e.opens.get(key) == value for key, value in facts.items() if key not in ("idea", "by"))
+            if same and not e.closes:
+                self.tell(f"going on with experiment {e.n}, which was interrupted")
+                return e.n
+        return self.ledger.append("opens", **facts)
+
+    def now(self, n):
+        return self.ledger.experiments()[n]
+
+    def run(self, n, arm, phase, source, seed=None, budget=None, splits=("val",), is_baseline=False):
+        """One run of an arm, into the ledger. Again when another program used the device, some times."""
+        for _ in range(SHARED_TRIES):
+            self.ledger.check_room()
+            seed_now, name = seed if seed is not None else secrets.randbelow(10**9), f"{phase}-{arm}"
+            target = self.home / "runs" / str(n) / f"{len(self.now(n).runs)}-{name}"
+            compiled = self.home / "runs/.compiled"
+            compiled.mkdir(parents=True, exist_ok=True)
+            asked = seed_now, budget or self.budget, self.arena, self.device
+            self.tell(f"experiment {n}: {phase} run of {source.name}, {asked[1]}, seed {seed_now}")
+            facts = referee.run(referee.Job(source, *asked, target, compiled, tuple(splits), is_baseline))
+            facts |= {
+                "arm": arm,
+                "phase": phase,
+                "folder": str(target.relative_to(self.home)),
+                "busy": self.busy,
+            }
+            self.ledger.append("run", n=n, **facts)
+            self.tell(result_line(facts))
+            if self.busy or not facts["shared"]:
+                return facts
+        raise Refused(
+            f"experiment {n} waits: other programs use this machine ({facts['foreign_cpu']:.0%} of its CPU); "
+            "close them and run the same command again, or say --busy to count such runs"
+        )
+
+    def close(self, n, decision):
+        e = self.now(n)
+        if not e.closes:
+            self.ledger.append("closes", n=n, **decision._asdict())
+        if decision.verdict not in ("keep", "baseline"):
+            for weights in (self.home / "runs" / str(n)).glob("*/model.safetensors"):
+                weights.unlink()
+        if decision.verdict in ("keep", "baseline") and e.arms[0]["commit"]:
+            referee.git("update-ref", "refs/ratchet/champion", e.arms[0]["commit"])
+        return self.now(n)
+
+
+def result_line(facts):
+    """How a run ended, and where its time went."""
+    score = f"{bpb(facts):.4f} bpb" if facts["status"] == "ok" else f"{facts['status']}: {facts['reason']}"
+    if facts["shared"]:
+        score += f", other programs used {facts['foreign_cpu']:.0%} of the CPU"
+    spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in facts["seconds"].items())
+    return f"  {score} ({spent})"
+
+
+def calibrate(bench, seeds=5):
+    """Measure sigma with several seeds of HEAD's train.py, which becomes the first champion."""
+    if seeds < MIN_SEEDS:
+        raise Refused(f"-n {seeds} is too few: sigma needs at least {MIN_SEEDS} seeds, 5 are sensible")
+    referee.check_clean()
+    source = referee.read_source("HEAD")
+    n = bench.open("calibrate", [source], idea="the baseline", seeds=seeds)
+    while len(bench.now(n).scores(0)) < seeds:
+        facts = bench.run(n, 0, "calibrate", source, is_baseline=True)
+        if facts["status"] != "ok":
+            return bench.close(n, failure([facts]))
+    noise = verdicts.pooled([bench.now(n).scores(0)])
+    return bench.close(n, Decision("baseline", f"sigma {noise.sigma:.4f} bpb over {seeds} seeds"))
+
+
+def attempt(bench, idea, what="HEAD", quick=False, again=False, by=""):
+    """Try HEAD's train.py against the champion: screen, confirm, verdict. Returns the experiment."""
+    referee.check_clean()
+    source, campaign = referee.read_source(what), bench.campaign()
+    referee.check_commit(source.commit)
+    shape = source.facts()["source"]
+    known = [e for e in campaign.tried if e.arms[0]["source"] == shape]
+    if known and not again:
+        return known[-1]
+    champion = campaign.champion
+    arms = source, referee.read_source(champion["commit"])._replace(name="champion")
+    n = bench.open("try", arms, idea=idea, by=by, parent=champion["commit"], quick=quick)
+    referee.git("update-ref", f"refs/ratchet/{n}", source.commit)
+    while not isinstance(step := next_step(bench.now(n), bench.campaign()), Decision):
+        facts = bench.run(n, *step, arms[step[0]])
+        if step[0] == CHAMPION and facts["status"] != "ok":
+            raise Refused(
+                f"the champion's own run ended as {facts['status']} ({facts['reason']}): mend that first"
+            )
+    return bench.close(n, step)
+
+
+def compare(bench, names, seeds=5, frame="time"):
+    """Run several sources with the same seeds in turns; changes no champion. Returns the experiment."""
+    sources = [referee.read_source(name) for name in names]
+    if len(sources) < 2 or seeds < MIN_SEEDS:
+        raise Refused(f"a comparison needs two sources and {MIN_SEEDS} seeds at least")
+    bench.budget = bench.budget or f"{bench.arena.seconds}s"
+    n = bench.open("compare", sources, frame=frame, seeds=seeds)
+    if frame != "time" and bench.budget.endswith("s"):
+        bench.budget = equal_budget(bench, n, sources[0], frame)
+    for number in range(seeds):
+        order = [*range(len(sources))]
+        for arm in order[number % len(order) :] + order[: number % len(order)]:
+            runs = [run for run in bench.now(n).runs if run["arm"] == arm and run["phase"] == "compare"]
+            if not failure(runs) and sum(map(counts, runs)) <= number:
+                others = [
+                    run["seed"] for run in bench.now(n).runs if run["phase"] == "compare" and counts(run)
+                ]
+                used = [*dict.fromkeys(others)]
+                bench.run(n, arm, "compare", sources[arm], used[number] if len(used) > number else None)
+    return bench.close(n, Decision("compared", f"{seeds} seeds, frame {frame}, budget {bench.budget}"))
+
+
+def equal_budget(bench, n, source, frame):
+    """The tokens or FLOPs that the first source takes in the budget of seconds: what all then get."""
+    found = [run for run in bench.now(n).runs if run["phase"] == "measure" and run["status"] == "ok"]
+    facts = found[0] if found else bench.run(n, 0, "measure", source)
+    if facts["status"] != "ok":
+        raise Refused(
+            f"{source.name} ended as {facts['status']} ({facts['reason']}): there is no amount to compare at"
+        )
+    if frame == "tokens":
+        return f"{facts['tokens']}tok"
+    return f"{facts['tokens'] * facts['flops_per_token']:.5e}flop".replace("+", "")
+
+
+def contrast(e, split="val"):
+    """[(scores of an arm, Comparison with the first arm or None)] of a comparison or an audit.
+
+    Sigma is that of its own runs. A gain above 0 means better than the first.
+    """
+    runs = [run for run in e.runs if counts(run) and run["phase"] == e.role]
+    scores = [[bpb(run, split) for run in runs if run["arm"] == arm] for arm in range(len(e.arms))]
+    noise = verdicts.pooled(scores)
+    rest = [
+        verdicts.compare(own, scores[0], noise) if own and scores[0] and noise.df else None
+        for own in scores[1:]
+    ]
+    return [*zip(scores, [None, *rest])]
+
+
+def audit(bench, seeds=3):
+    """Score the champions, baseline first, on the locked test split with fresh seeds."""
+    campaign = bench.campaign()
+    sources = [
+        referee.read_source(e.arms[0]["commit"])._replace(name=f"experiment {e.n}") for e in campaign.kept
+    ]
+    n = bench.open("audit", sources, seeds=seeds)
+    for number in range(seeds):
+        for arm, source in enumerate(sources):
+            if sum(map(counts, (run for run in bench.now(n).runs if run["arm"] == arm))) <= number:
+                facts = bench.run(n, arm, "audit", source, splits=("val", "test"))
+                if facts["status"] != "ok":
+                    raise Refused(
+                        f"{source.name} ended as {facts['status']} ({facts['reason']}) in the audit"
+                    )
+    return bench.close(n, Decision("audited", f"{len(sources)} champions, {seeds} seeds"))
+
+
+def verify(bench):
+    """Problems of the ledger: sources, verdicts, refs; the chain is checked by reading. [] is a clean one."""
+    problems, found = [], {}
+    for row in bench.ledger.rows():
+        n, kind = row["n"], row["kind"]
+        if kind == "opens":
+            found[n] = Experiment(row)
+            problems += [f"experiment {n}: {what}" for what in lost_sources(row["arms"])]
+        elif kind == "run":
+            found[n].runs.append(row)
+            if row["file"] != found[n].arms[row["arm"]]["file"]:
+                problems.append(f"experiment {n}: a {row['phase']} run had another train.py than its arm")
+        else:
+            if found[n].role == "try":
+                step = next_step(found[n], Campaign([*found.values()], found[n].key))
+                if not isinstance(step, Decision) or step.verdict != row["verdict"]:
+                    says = step.verdict if isinstance(step, Decision) else "no verdict yet"
+                    problems.append(f"experiment {n}: the verdict is {row['verdict']}, its runs say {says}")
+            found[n].closes = row
+    return problems + [*wrong_refs(found)]
+
+
+def lost_sources(arms):
+    """Arms whose train.py git doesn't have any more as it ran."""
+    for arm in arms:
+        if arm["commit"]:
+            try:
+                if referee.sha256(referee.git("show", f"{arm['commit']}:train.py")) != arm["file"]:
+                    yield f"train.py of commit {arm['commit'][:7]} is not what ran"
+            except Refused:
+                yield f"commit {arm['commit'][:7]} is gone"
+
+
+def wrong_refs(found):
+    """refs/ratchet/<n> that differ from the ledger."""
+    lines = referee.git("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/ratchet").decode()
+    refs = dict(line.split() for line in lines.splitlines())
+    for n, commit in (
+        (int(name.split("/")[-1]), commit) for name, commit in refs.items() if name[-1].isdigit()
+    ):
+        if n not in found:
+            yield f"refs/ratchet/{n} has no line in the ledger: its end was cut off"
+        elif found[n].arms[0]["commit"] != commit:
+            yield f"refs/ratchet/{n} is not the commit of experiment {n}"

@@ -1,0 +1,167 @@
+"""Decides from scores alone whether a change is a gain.
+
+Two runs of one and the same source differ, because their seeds do. So the question is never "is this
+score lower?" but "is it lower by more than luck explains?" Scores are bits per byte (bpb, lower is
+better); a gain is the champion's mean minus the candidate's, so that more is better. What stands between
+luck and a verdict:
+
+1. Sigma, the spread of repeated runs. Few runs of one source tell it badly, all groups of repeated runs
+   together tell it well: their squared deviations are summed and divided by the degrees of freedom, runs
+   minus groups (pooled variance). Five runs of calibration are 4 degrees of freedom, so sigma itself is
+   uncertain, and Student's t (Student, "The probable error of a mean", 1908) widens every error bar by as
+   much. A candidate whose own runs scatter more than sigma is measured by its own spread: else noise
+   would be a way to win.
+2. A screen. One run per candidate; what is clearly worse goes, cheaply. What stays was partly lucky, the
+   more so the more candidates there are (the winner's curse: Capen, Clapp and Campbell 1971), so that
+   this run is never counted again: fresh seeds decide.
+3. Looks. Runs cost minutes, so the scores are looked at after 2, 3, 4, 6 pairs of runs, and a clear case
+   ends early (a group-sequential test). Every look is one more chance of being fooled (Armitage,
+   McPherson and Rowe 1969), so the 5% are a budget that the looks spend between them (Lan and DeMets
+   1983). Pocock (1977) spends about evenly, O'Brien and Fleming (1979) late, when an estimate is firmer.
+   The shares here rise like the latter and simply add up to 5%: by Bonferroni's bound the chance of being
+   fooled at any look is at most their sum, however the looks depend on each other. Exact constants would
+   allow a little more; simulated, it isn't worth it.
+4. A gain worth having. Significance alone isn't enough: keep needs an estimated gain of one sigma as
+   well. The estimate of a kept gain is still flattered a little, because the lucky stop early; its error
+   bar is for one look.
+5. Futility. When a gain of one sigma is unlikely (80%), the candidate is dropped: this costs power, never
+   a false keep, and saves most of the runs.
+6. Drift. Heat or clocks shift scores over hours. Candidate and champion therefore run in turns, and at
+   most a few champion runs of the last hours join the comparison.
+
+A change that removes code may be kept as a tie, when at the cap it is shown, at 5%, not to be worse by
+one sigma (a test of non-inferiority). A row of such ties may slip, by a fraction of sigma each: look at
+the champion's history. The theory assumes scores that are about normal. benchmarks/verdicts.py simulates
+whole nights of this very code, drift and reused runs included. Jennison and Turnbull, "Group Sequential
+Methods" (2000), has the theory.
+
+Everything here is a pure function of scores: `ratchet verify` recomputes each verdict from the ledger.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from scipy.special import stdtr, stdtrit  # Student's t: distribution(df, t) and quantile(df, p)
+
+ALPHA = 0.05  # chance that a change without a gain is kept, at most; one-sided
+LOOKS = 2, 3, 4, 6  # runs of the candidate, fresh seeds each, after which is looked; the last is the cap
+SHARES = 0.005, 0.010, 0.015, 0.020  # of ALPHA spent at each look: their sum is ALPHA
+FUTILE = 0.80  # sure by so much, one-sided, that the gain isn't worth it: discard
+SCREEN = 0.5  # standard errors by which the screening run may be worse than the champion
+RECENT, RECENT_HOURS = 6, 4  # earlier champion runs that are used: at most so many, at most so old
+MOST_SEEDS = 200  # more seeds per arm than these are asked of nobody
+
+
+class Noise(NamedTuple):
+    sigma: float
+    df: int
+
+
+class Comparison(NamedTuple):
+    gain: float
+    error: float  # standard error of the gain
+    low: float  # two-sided 95% interval of the gain
+    high: float
+    p: float  # one-sided: luck alone gains as much, so often
+    p_two: float
+    n: int  # runs of the candidate
+    m: int  # runs of the champion
+
+
+class Verdict(NamedTuple):
+    verdict: str  # keep, discard, undecided; empty: another look is needed
+    reason: str
+    seeds_needed: int | None = None  # per arm, if undecided
+
+
+def moments(scores):
+    """Mean and sum of squared deviations; shifted by the first score: equal scores deviate by exactly 0."""
+    shifts = [score - scores[0] for score in scores]
+    mean = math.fsum(shifts) / len(shifts)
+    return scores[0] + mean, math.fsum((shift - mean) ** 2 for shift in shifts)
+
+
+def pooled(groups: Iterable[Sequence[float]]) -> Noise:
+    """Sigma from groups of repeated runs of one source each; screening runs, being selected, stay out."""
+    groups = [scores for scores in groups if len(scores) > 1]
+    df = sum(len(scores) - 1 for scores in groups)
+    squares = math.fsum(moments(scores)[1] for scores in groups)
+    return Noise(math.sqrt(squares / df) if df else math.nan, df)
+
+
+def recent(runs: Iterable[tuple[float, float]], now: float) -> list[float]:
+    """Scores of those champion runs, (seconds, score) in order of time, that join what begins now."""
+    return [score for ended, score in runs if now - ended <= RECENT_HOURS * 3600][-RECENT:]
+
+
+def compare(candidate: Sequence[float], champion: Sequence[float], noise: Noise) -> Comparison:
+    n, m = len(candidate), len(champion)
+    if not (noise.df > 0 and math.isfinite(noise.sigma)):
+        raise ValueError("sigma is unknown: calibrate first")
+    if not (n and m and all(map(math.isfinite, [*candidate, *champion]))):
+        raise ValueError("a comparison needs at least one score on either side, and every score finite")
+    (mean, squares), (bar, _) = moments(candidate), moments(champion)
+    gain, spread = bar - mean, max(noise.sigma, math.sqrt(squares / max(n - 1, 1)))
+    error = spread * math.sqrt(1 / n + 1 / m)
+    t = gain / error if error else math.copysign(math.inf, gain) if gain else 0.0
+    half, p = float(stdtrit(noise.df, 0.975)) * error, float(stdtr(noise.df, -t))
+    return Comparison(gain, error, gain - half, gain + half, p, 2 * min(p, 1 - p), n, m)
+
+
+def bound(found, noise, level):
+    """The gain is below this with so much confidence, one-sided; of 1 - level: above it."""
+    return found.gain + float(stdtrit(noise.df, level)) * found.error
+
+
+def figures(found: Comparison, noise: Noise) -> str:
+    sigmas = f"{found.gain / noise.sigma:.1f} sigma, " if noise.sigma else ""
+    bar = f"{found.gain:.5f} ± {found.high - found.gain:.5f} bpb (95%)"
+    return f"gain {bar}, {sigmas}p {found.p:.2g}, {found.n}+{found.m} runs"
+
+
+def seeds_needed(found, noise, share, fewer_tokens):
+    """Seeds per arm that would settle it if the estimate stayed what it is: the shortest of the ways out."""
+    variance = found.error**2 / (1 / found.n + 1 / found.m)
+    useful = 0 if fewer_tokens else noise.sigma
+    ways = [(found.gain if found.gain >= noise.sigma else 0, 1 - share), (useful - found.gain, FUTILE)]
+    ways += [(found.gain + noise.sigma, 1 - ALPHA)] if fewer_tokens else []
+    counts = [2 * variance * (stdtrit(noise.df, level) / way) ** 2 for way, level in ways if way > 0]
+    return max(found.n + 1, math.ceil(min([MOST_SEEDS, *counts])))
+
+
+def judge(found, noise, share, last, fewer_tokens=False):
+    """The verdict at one look, at which the share of ALPHA may be spent."""
+    what, best = figures(found, noise), bound(found, noise, FUTILE)
+    if found.p < share and found.gain >= noise.sigma:
+        return Verdict("keep", f"better: {what}")
+    if last and fewer_tokens and bound(found, noise, ALPHA) >= -noise.sigma:
+        return Verdict("keep", f"as good with fewer tokens: {what}")
+    if best < 0 if fewer_tokens else best <= noise.sigma:
+        likely = "worse" if fewer_tokens else "no gain of one sigma"
+        return Verdict("discard", f"most likely {likely}: {what}")
+    if not last:
+        return Verdict("", f"another look is needed: {what}")
+    return Verdict("undecided", f"not settled: {what}", seeds_needed(found, noise, share, fewer_tokens))
+
+
+def screen(score: float, champion: Sequence[float], noise: Noise) -> bool:
+    """Whether the candidate's first run is good enough for a confirmation."""
+    found = compare([score], champion, noise)
+    return found.gain >= -SCREEN * found.error
+
+
+def decide(candidate: Sequence[float], champion: Sequence[float], noise: Noise, fewer_tokens=False):
+    """The verdict on confirmation scores so far; champion: the runs in turns with these, and recent() ones.
+
+    Noise is pooled over the runs before the experiment, so that it doesn't hang on the scores it judges.
+    """
+    if len(candidate) not in LOOKS:
+        return Verdict("", f"no look after {len(candidate)} runs")
+    share, last = SHARES[LOOKS.index(len(candidate))], len(candidate) == LOOKS[-1]
+    return judge(compare(candidate, champion, noise), noise, share, last, fewer_tokens)
+
+
+def decide_quick(score: float, champion: Sequence[float], noise: Noise) -> Verdict:
+    """The verdict on one run alone: weaker, since nothing tells whether the candidate is noisier."""
+    return judge(compare([score], champion, noise), noise, ALPHA, last=True)
