@@ -14,7 +14,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from ratchet import experiments, pool, referee, verdicts
-from ratchet.ledger import Broken, Full, Ledger, bpb, counts
+from ratchet.ledger import Broken, Full, Ledger, bpb
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -51,7 +51,7 @@ class Live:
 
     def __init__(self):
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-        self.progress = Progress(*columns, console=notes, transient=True)
+        self.progress = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
         self.task = None
 
     def __enter__(self):
@@ -137,11 +137,6 @@ def attempt(
     show_verdict(e, as_json)
 
 
-def bar(found):
-    """A difference with its error bar."""
-    return f"{found.gain:+.4f} ± {found.high - found.gain:.4f}"
-
-
 def show_contrast(e, found, split, as_json):
     rows, tests = [], max(1, len(found) - 1)
     for arm, (scores, other) in zip(e.arms, found):
@@ -207,18 +202,14 @@ def home():
 
 def cells(e):
     """An experiment's line of the log."""
-    own = e.scores(0) if e.role != "try" else e.scores(0, "confirm") or e.scores(0, "screen")
+    own = e.scores(0, "confirm") or e.scores(0, "screen") or e.scores(0)
     score = f"{sum(own) / len(own):.4f}" if own else ""
-    spread = f"± {max(own) - min(own):.4f}" if len(own) > 1 else ""
+    spread = f" ± {(max(own) - min(own)) / 2:.4f}" if len(own) > 1 else ""
     style = STYLES.get(e.verdict, "red")
-    names = " / ".join(arm["name"] for arm in e.arms) if e.role == "compare" else e.arms[0]["commit"][:7]
-    flags = " ".join(
-        sorted({"shared" for run in e.runs if run["shared"]} | {run["isolation"] for run in e.runs})
-    )
+    commit = f"{len(e.arms)} arms" if e.role == "compare" else e.arms[0]["commit"][:7]
     verdict = f"[{style}]{e.verdict or 'interrupted'}[/]"
-    when = e.time[:16].replace("T", " ")
-    idea = escape(e.opens.get("idea", ""))
-    return [str(e.n), when, e.role, names, verdict, str(len(e.runs)), f"{score} {spread}", flags, idea]
+    when, idea = e.time[5:16].replace("T", " "), escape(e.opens.get("idea", ""))
+    return [str(e.n), when, e.role, commit, verdict, str(len(e.runs)), score + spread, idea]
 
 
 @app.command()
@@ -233,21 +224,13 @@ def log(
         return show_json([facts(e) for e in found])
     if not found:
         return console.print("the ledger is empty: begin with `uv run ratchet calibrate`")
-    table = Table(
-        "n",
-        "time (UTC)",
-        "what",
-        "commit",
-        "verdict",
-        "runs",
-        "val bpb (range)",
-        "isolation",
-        "idea",
-        box=None,
-    )
+    table = Table("n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "idea", box=None)
     for e in found[-most:]:
         table.add_row(*cells(e))
     console.print(table)
+    console.print("val bpb: mean of the confirming runs, ± half of what they range over", style="dim")
+    levels = sorted({run["isolation"] for e in found for run in e.runs})
+    console.print(f"isolation: {', '.join(levels) or 'nothing has run'}", style="dim")
 
 
 def find(n):
@@ -266,17 +249,21 @@ def show(n: int, as_json: AsJson = False):
     show_verdict(e, False)
     for key in ("role", "idea", "by", "time", "arena", "seal", "budget", "device", "torch", "parent"):
         console.print(f"{key + ':':<9}{escape(str(e.opens.get(key, '')))}")
-    figures = "steps", "Mtok", "Mparams", "MB", "start", "rehearse", "train", "score"
-    table = Table("run", "seed", "status", "val bpb", *figures, "shared", "isolation", box=None)
-    for run in e.runs:
+    ends = Table("run", "source", "seed", "status", "val bpb", "other programs", "isolation", box=None)
+    figures = Table(
+        "run", "start s", "rehearsal", "train", "score", "steps", "Mtok", "Mparams", "MB", box=None
+    )
+    for number, run in enumerate(e.runs):
         score = f"{bpb(run):.4f}" if run["status"] == "ok" else ""
+        source, others = escape(e.arms[run["arm"]]["name"]), f"{run.get('foreign_cpu', 0):.0%} of the CPU"
+        name = f"{number} {run['phase']}"
+        ends.add_row(name, source, str(run["seed"]), run["status"], score, others, run["isolation"])
         phases = [f"{run['seconds'].get(key, 0):.1f}" for key in ("start", "rehearsal", "train", "score")]
-        table.add_row(
-            f"{run['phase']} {e.arms[run['arm']]['name']}", str(run["seed"]), run["status"], score,
-            str(run.get("steps", "")), f"{run.get('tokens', 0) / 1e6:.2f}",
-            f"{run.get('params', 0) / 1e6:.2f}", str(run.get("peak_memory_mb", "")), *phases, "yes" if run["shared"] else "", run["isolation"],
-        )  # fmt: skip
-    console.print(table)
+        millions = [f"{run.get(key, 0) / 1e6:.2f}" for key in ("tokens", "params")]
+        figures.add_row(
+            name, *phases, str(run.get("steps", "")), *millions, str(run.get("peak_memory_mb", ""))
+        )
+    console.print(ends, figures, sep="\n")
     for run in e.runs:
         if run["status"] != "ok":
             console.print(escape(f"{run['status']}: {run['reason']}"))

@@ -68,13 +68,11 @@ class Campaign:
                 groups.setdefault(source, []).append(bpb(run))
         return verdicts.pooled(groups.values())
 
-    def recent(self, source, at):
-        """Scores of a source's latest runs before that time."""
+    def recent(self, source, e):
+        """Scores of a source's latest runs before an experiment."""
         runs = self._runs("calibrate", "reference", "confirm", "champion")
-        found = [
-            (seconds(run["time"]), bpb(run)) for name, run in runs if name == source and run["time"] < at
-        ]
-        return verdicts.recent(sorted(found), seconds(at))
+        own = (run for name, run in runs if name == source and run["n"] != e.n and run["time"] <= e.time)
+        return verdicts.recent(sorted((seconds(run["time"]), bpb(run)) for run in own), seconds(e.time))
 
 
 def seconds(text):
@@ -98,7 +96,7 @@ def next_step(e, campaign):
     if decision := failure(own):
         return decision
     reference = e.scores(CHAMPION, "reference")
-    before = reference or campaign.recent(e.arms[CHAMPION]["source"], e.time)
+    before = reference or campaign.recent(e.arms[CHAMPION]["source"], e)
     screened, tried = e.scores(CANDIDATE, "screen"), e.scores(CANDIDATE, "confirm")
     champion = e.scores(CHAMPION, "champion")
     if not before:
@@ -337,13 +335,18 @@ def verify(bench):
             if row["file"] != found[n].arms[row["arm"]]["file"]:
                 problems.append(f"experiment {n}: a {row['phase']} run had another train.py than its arm")
         else:
-            if found[n].role == "try":
-                step = next_step(found[n], Campaign([*found.values()], found[n].key))
-                if not isinstance(step, Decision) or step.verdict != row["verdict"]:
-                    says = step.verdict if isinstance(step, Decision) else "no verdict yet"
-                    problems.append(f"experiment {n}: the verdict is {row['verdict']}, its runs say {says}")
+            problems += wrong_verdict(row, found[n], Campaign([*found.values()], found[n].key))
             found[n].closes = row
     return problems + [*wrong_refs(found)]
+
+
+def wrong_verdict(row, e, campaign):
+    """What the runs of a try say where its verdict says otherwise."""
+    if e.role == "try":
+        step = next_step(e, campaign) if campaign.baseline else None
+        says = step.verdict if isinstance(step, Decision) else "that there can't be one yet"
+        if says != row["verdict"]:
+            yield f"experiment {e.n}: the verdict is {row['verdict']}, its runs say {says}"
 
 
 def lost_sources(arms):

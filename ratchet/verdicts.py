@@ -22,8 +22,8 @@ luck and a verdict:
    fooled at any look is at most their sum, however the looks depend on each other. Exact constants would
    allow a little more; simulated, it isn't worth it.
 4. A gain worth having. Significance alone isn't enough: keep needs an estimated gain of one sigma as
-   well. The estimate of a kept gain is still flattered a little, because the lucky stop early; its error
-   bar is for one look.
+   well. The estimate by which a gain is kept is still flattered (the lucky stop early; simulated, by a
+   fifth), and its error bar is for one look. Runs of the champion after its keep tell the gain fairly.
 5. Futility. When a gain of one sigma is unlikely (80%), the candidate is dropped: this costs power, never
    a false keep, and saves most of the runs.
 6. Drift. Heat or clocks shift scores over hours. Candidate and champion therefore run in turns, and at

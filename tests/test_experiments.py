@@ -1,0 +1,298 @@
+"""Verbs, from calibration to audit, on a real repository; the runs are drawn from a normal distribution."""
+
+import json
+import re
+import subprocess
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ratchet import __main__, experiments, ledger, pool, referee
+from ratchet.experiments import Bench
+from ratchet.referee import Refused
+
+SIGMA = 0.01
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch, arena):
+    """A repository with a train.py that says how good it is, in which Bench() works."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(pool, "devices", lambda: ["cpu"])
+    for command in ("init -q -b main", "config user.email a@b.c", "config user.name somebody"):
+        subprocess.run(["git", *command.split()], check=True)
+    (folder / "README.md").write_text("words\n")
+    commit("the baseline", quality=1.0)
+    return folder
+
+
+def commit(subject, quality=1.0, more="", **files):
+    """Commit a train.py of that quality, and other files."""
+    with open("train.py", "w") as file:
+        file.write(f"QUALITY = {quality}\n{more}\n")
+    for name, text in files.items():
+        with open(name.replace("_", "."), "w") as file:
+            file.write(text)
+    subprocess.run(["git", "add", "-A", "--", ":!ledger.jsonl", ":!runs"], check=True)
+    subprocess.run(["git", "commit", "-qm", subject], check=True)
+    return referee.git("rev-parse", "HEAD").decode()
+
+
+class Runs:
+    """Stands in for referee.run: a score from the source and the seed; counts and remembers jobs."""
+
+    def __init__(self):
+        self.jobs, self.shared, self.stop_at, self.order = [], 0, None, np.random.default_rng(1)
+
+    def __call__(self, job):
+        if len(self.jobs) == self.stop_at:
+            self.stop_at = None
+            raise KeyboardInterrupt
+        self.jobs.append(job)
+        text = job.source.text.decode()
+        status = (re.findall('STATUS = "(.*)"', text) or ["ok"])[0]
+        bpb = 2 - float(re.findall("QUALITY = (.*)", text)[0]) + SIGMA * self.order.normal()
+        facts = pool.describe(job.device) | job.source.facts()
+        facts |= {"seed": job.seed, "budget": job.budget, "status": status, "reason": f"it was {status}"}
+        facts |= {"shared": self.shared > 0, "foreign_cpu": 0.4, "isolation": "none", "tail": ["last words"]}
+        facts |= {"tokens": 12345, "flops_per_token": 100.0, "seconds": {"train": 1.0}}
+        self.shared -= 1
+        if status == "ok":
+            for split in job.splits:
+                facts[split] = {"nats": bpb * np.log(2) * 1000, "bytes": 1000, "probes": {}}
+        return facts
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    monkeypatch.setattr(referee, "run", Runs())
+    return referee.run
+
+
+@pytest.fixture
+def calibrated(repository, runs):
+    assert experiments.calibrate(Bench(arena="tiny", budget="5s"), 5).verdict == "baseline"
+    return repository
+
+
+def champion():
+    return referee.git("rev-parse", "refs/ratchet/champion").decode()
+
+
+def test_calibration_makes_head_the_champion(calibrated, runs):
+    assert champion() == referee.git("rev-parse", "HEAD").decode()
+    noise = Bench().campaign().noise()
+    assert noise.df == 4 and 0.3 * SIGMA < noise.sigma < 2 * SIGMA
+    assert len({job.seed for job in runs.jobs}) == 5 and all(job.is_baseline for job in runs.jobs)
+
+
+def test_a_real_gain_is_kept_and_is_what_the_next_must_beat(calibrated, runs):
+    better = commit("better", quality=1.0 + 5 * SIGMA)
+    e = experiments.attempt(Bench(), "a better one")
+    assert e.verdict == "keep" and champion() == better
+    assert referee.git("rev-parse", f"refs/ratchet/{e.n}").decode() == better
+    phases = [run["phase"] for run in e.runs]
+    assert phases[:3] == ["screen", "confirm", "champion"]
+    assert len({run["seed"] for run in e.runs}) == len(e.runs)
+    commit("back to the old one", quality=1.0, more="x = 1")
+    assert experiments.attempt(Bench(), "worse than the new one").verdict == "discard"
+    assert experiments.verify(Bench()) == []
+
+
+def test_a_harmful_change_costs_one_run(calibrated, runs):
+    losing = commit("worse", quality=1.0 - 10 * SIGMA)
+    e = experiments.attempt(Bench(), "a worse one")
+    assert e.verdict == "discard" and len(e.runs) == 1 and "screened" in e.closes["reason"]
+    assert referee.git("rev-parse", f"refs/ratchet/{e.n}").decode() == losing != champion()
+
+
+def test_a_comment_is_no_new_source(calibrated, runs):
+    commit("a comment", quality=1.0, more="# a comment\n'''and a docstring?'''[:0]\n"[:12])
+    e = experiments.attempt(Bench(), "a comment")
+    assert e.role == "calibrate" and len(runs.jobs) == 5
+    again = experiments.attempt(Bench(), "a comment", again=True)
+    assert again.n != e.n and again.verdict in ("discard", "undecided")
+
+
+@pytest.mark.parametrize("status, verdict", [(s, s) for s in ("crash", "timeout", "overtime", "invalid")]
+                         + [(s, "crash") for s in ("memory", "output", "disk", "processes")])  # fmt: skip
+def test_a_run_without_a_score_is_one_row(calibrated, runs, status, verdict):
+    commit("breaks", more=f'STATUS = "{status}"')
+    e = experiments.attempt(Bench(), "breaks")
+    assert e.verdict == verdict and status in e.closes["reason"] and len(e.runs) == 1
+    assert experiments.verify(Bench()) == []
+
+
+def test_what_is_no_experiment_is_refused(calibrated, runs):
+    commit("two files", quality=1.1, README_md="other words", notes_txt="x")
+    with pytest.raises(Refused, match=r"changes README\.md, notes\.txt: an experiment may"):
+        experiments.attempt(Bench(), "two files")
+    with open("train.py", "a") as file:
+        file.write("# not committed\n")
+    with pytest.raises(Refused, match=r"train\.py changed since the last commit: commit that first"):
+        experiments.attempt(Bench(), "dirty")
+    assert (calibrated / "train.py").read_text().endswith("# not committed\n")
+    assert len(runs.jobs) == 5
+
+
+def test_a_large_source_is_refused(calibrated):
+    commit("data in the source", more="DATA = '" + "x" * referee.SOURCE_BYTES + "'")
+    with pytest.raises(Refused, match="no data in it"):
+        experiments.attempt(Bench(), "data in the source")
+
+
+def test_without_a_baseline_or_with_another_judge_nothing_is_tried(repository, runs, monkeypatch):
+    with pytest.raises(Refused, match="calibrate"):
+        experiments.attempt(Bench(), "too early")
+    experiments.calibrate(Bench(arena="tiny"), 2)
+    commit("better", quality=1.1)
+    monkeypatch.setattr(referee, "machinery", lambda: "other")
+    with pytest.raises(Refused, match=r"prepare\.py or ratchet/ has changed"):
+        experiments.attempt(Bench(), "another judge")
+
+
+@pytest.mark.parametrize("stop", range(6))
+def test_what_is_interrupted_goes_on(calibrated, runs, stop):
+    commit("better", quality=1.0 + 5 * SIGMA)
+    runs.stop_at = 5 + stop
+    try:
+        first = experiments.attempt(Bench(), "better")
+    except KeyboardInterrupt:
+        first = Bench().experiments()[-1]
+        assert not first.closes and len(first.runs) == stop
+    e = experiments.attempt(Bench(), "better")
+    assert e.n == first.n and e.verdict == "keep" and len(runs.jobs) == 5 + len(e.runs)
+    assert experiments.verify(Bench()) == []
+
+
+def test_a_shared_device_does_not_decide(calibrated, runs):
+    commit("better", quality=1.0 + 5 * SIGMA)
+    runs.shared = 2
+    e = experiments.attempt(Bench(), "better")
+    assert e.verdict == "keep" and [run["shared"] for run in e.runs[:3]] == [True, True, False]
+    assert len(e.scores(0, "screen")) == 1
+    commit("better still", quality=1.0 + 10 * SIGMA)
+    runs.shared = 99
+    with pytest.raises(Refused, match=r"40% of its CPU.*--busy"):
+        experiments.attempt(Bench(), "better still")
+    assert experiments.attempt(Bench(busy=True), "better still").verdict == "keep"
+
+
+def test_budgets_do_not_mix(calibrated, runs):
+    experiments.calibrate(Bench(arena="tiny", budget="9s"), 2)
+    commit("better", quality=1.0 + 6 * SIGMA)
+    e = experiments.attempt(Bench(), "better")
+    assert e.budget == "9s" and {run["budget"] for run in e.runs} == {"9s"}
+    assert Bench().campaign().noise(before=e.n).df == 1
+
+
+def test_quick_is_one_seed(calibrated, runs):
+    commit("better", quality=1.0 + 8 * SIGMA)
+    e = experiments.attempt(Bench(), "better", quick=True)
+    assert e.verdict == "keep" and len(e.runs) == 1 and e.quick
+
+
+@pytest.mark.parametrize(
+    "frame, budget", [("time", "20s"), ("tokens", "12345tok"), ("flops", "1.23450e06flop")]
+)
+def test_a_comparison_runs_in_turns_with_the_same_seeds(repository, runs, frame, budget):
+    first = referee.git("rev-parse", "HEAD").decode()
+    second = commit("better", quality=1.0 + 10 * SIGMA)
+    e = experiments.compare(Bench(arena="tiny", budget="20s"), [first[:9], second, "train.py"], 3, frame)
+    compared = [run for run in e.runs if run["phase"] == "compare"]
+    assert {run["budget"] for run in compared} == {budget}
+    assert [run["arm"] for run in compared] == [0, 1, 2, 1, 2, 0, 2, 0, 1]
+    assert [len({run["seed"] for run in compared[i : i + 3]}) for i in (0, 3, 6)] == [1, 1, 1]
+    (_, nothing), (_, better), (_, same) = experiments.contrast(e)
+    assert nothing is None and better.low > 0 and abs(better.gain - same.gain) < 4 * SIGMA
+
+
+def test_a_comparison_changes_no_champion(calibrated, runs):
+    before = champion()
+    commit("better", quality=1.0 + 10 * SIGMA)
+    experiments.compare(Bench(arena="tiny", budget="5s"), ["HEAD~1", "HEAD"], 2)
+    assert champion() == before == Bench().campaign().champion["commit"]
+
+
+def test_the_audit_scores_champions_on_test(calibrated, runs):
+    commit("better", quality=1.0 + 6 * SIGMA)
+    assert experiments.attempt(Bench(), "better").verdict == "keep"
+    e = experiments.audit(Bench(), 2)
+    assert all({"val", "test"} <= {*run} for run in e.runs) and len(e.runs) == 4
+    assert experiments.contrast(e, "test")[1][1].gain > 0
+    assert {job.splits for job in runs.jobs[:-4]} == {("val",)}
+
+
+def rewrite(path, change):
+    """Change rows of a ledger and make its chain whole again, as someone with patience would."""
+    rows, before, lines = [json.loads(line) for line in path.read_text().splitlines()], "", []
+    for row in rows:
+        change(row)
+        line = json.dumps(row | {"before": before}).encode()
+        lines, before = [*lines, line], ledger.hash_of(line)
+    path.write_bytes(b"\n".join(lines) + b"\n")
+
+
+def test_verify_finds_an_edited_verdict_in_a_whole_chain(calibrated, runs):
+    commit("worse", quality=1.0 - 10 * SIGMA)
+    experiments.attempt(Bench(), "worse")
+    assert experiments.verify(Bench()) == []
+    rewrite(
+        calibrated / "ledger.jsonl",
+        lambda row: row.update(verdict="keep") if row.get("verdict") == "discard" else 0,
+    )
+    assert any("the verdict is keep, its runs say discard" in what for what in experiments.verify(Bench()))
+
+
+def test_verify_finds_a_lost_commit_and_a_lost_end(calibrated, runs):
+    commit("worse", quality=1.0 - 10 * SIGMA)
+    experiments.attempt(Bench(), "worse")
+    lines = (calibrated / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (calibrated / "ledger.jsonl").write_text("".join(lines[:7]))
+    assert experiments.verify(Bench()) == ["refs/ratchet/2 has no line in the ledger: its end was cut off"]
+    rewrite(
+        calibrated / "ledger.jsonl", lambda row: [arm.update(commit="f" * 40) for arm in row.get("arms", [])]
+    )
+    assert "experiment 1: commit fffffff is gone" in experiments.verify(Bench())
+
+
+def invoke(*words):
+    __main__.console.width = 120
+    return CliRunner().invoke(__main__.app, [*map(str, words)])
+
+
+def test_the_command_line_speaks_json(calibrated, runs):
+    commit("better", quality=1.0 + 6 * SIGMA)
+    e = json.loads(invoke("try", "better", "--json").stdout)
+    assert e["verdict"] == "keep" and e["opens"]["idea"] == "better"
+    assert [row["verdict"] for row in json.loads(invoke("log", "--json").stdout)] == ["baseline", "keep"]
+    assert json.loads(invoke("show", 2, "--json").stdout)["scores"][0]
+    assert json.loads(invoke("verify", "--json").stdout)["problems"] == []
+    arms = json.loads(invoke("compare", "HEAD~1", "HEAD", "-n", 2, "--arena", "tiny", "--json").stdout)[
+        "arms"
+    ]
+    assert arms[1]["gain"] > 0 and arms[1]["low"] < arms[1]["gain"] < arms[1]["high"]
+    assert {*json.loads(invoke("audit", "-n", 2, "--json").stdout)} == {"n", "val", "test"}
+
+
+def test_the_command_line_speaks_to_people(calibrated, runs):
+    assert "begin" not in invoke("log").stdout
+    commit("better", quality=1.0 + 6 * SIGMA)
+    said = invoke("try", "[bold]better[/]").stdout
+    assert re.search(r"keep .*gain 0\.\d+ ± 0\.\d+ bpb", said.replace("\n", " "))
+    assert "[bold]better[/]" in invoke("log").stdout and "sigma" in invoke("show", 1).stdout
+    assert "+QUALITY = 1.06" in invoke("diff", 2).stdout
+    assert "0 problems, head" in invoke("verify").stdout
+
+
+def test_a_users_mistake_is_one_sentence(repository, monkeypatch, capsys):
+    for words in (["show", "7"], ["try", "x"], ["compare", "HEAD", "nothing"], ["calibrate", "-n", "1"],
+                  ["compare", "HEAD", "HEAD", "--frame", "lines"], ["calibrate", "--budget", "soon"]):  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["ratchet", *words])
+        with pytest.raises(SystemExit) as end:
+            __main__.main()
+        told = capsys.readouterr().err
+        assert end.value.code == 2 and told.startswith("ratchet: ") and told.count("\n") == 1, told
