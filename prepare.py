@@ -669,7 +669,7 @@ class Run:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _start_clock(self):
-        """Open train.tokens. A referee starts its own clock and hands the file over: it can't be seen before."""
+        """Open train.tokens. A referee starts its own clock and hands it over: it can't be seen before."""
         if not self._referee:
             self._begin = time.monotonic() - max(0.0, self.rehearsal_seconds - REHEARSAL_SECONDS)
             return open(self.arena.folder / "train.tokens", "rb")

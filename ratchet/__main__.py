@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -96,7 +95,7 @@ def show_verdict(e, as_json):
 @app.command()
 def doctor(device: Device = None, as_json: AsJson = False):
     """Look at device, memory, disk, arena and sandbox; say what to do about each."""
-    found = [*pool.examine(device or pool.devices()[0])]
+    found = pool.examine(device or pool.devices()[0])
     if as_json:
         return show_json([finding._asdict() for finding in found])
     table = Table("", "check", "found", "what to do", box=None)
@@ -196,10 +195,6 @@ def audit(seeds: Seeds = 3, device: Device = None, busy: Busy = False, as_json: 
         show_json({"n": e.n} | found)
 
 
-def home():
-    return Path(referee.git("rev-parse", "--path-format=absolute", "--git-common-dir").decode()).parent
-
-
 def cells(e):
     """An experiment's line of the log."""
     own = e.scores(0, "confirm") or e.scores(0, "screen") or e.scores(0)
@@ -219,7 +214,7 @@ def log(
     as_json: AsJson = False,
 ):
     """Show the ledger: a line for each experiment."""
-    found = [e for e in Ledger(home()).experiments().values() if by in (None, e.opens.get("by"))]
+    found = [e for e in Ledger(referee.home()).experiments().values() if by in (None, e.opens.get("by"))]
     if as_json:
         return show_json([facts(e) for e in found])
     if not found:
@@ -234,7 +229,7 @@ def log(
 
 
 def find(n):
-    found = Ledger(home()).experiments()
+    found = Ledger(referee.home()).experiments()
     if n not in found:
         raise referee.Refused(f"there is no experiment {n}: `ratchet log` lists them")
     return found[n]

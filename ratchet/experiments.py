@@ -8,7 +8,6 @@ import math
 import re
 import secrets
 from datetime import datetime
-from pathlib import Path
 from typing import NamedTuple
 
 from ratchet import pool, referee, verdicts
@@ -107,8 +106,8 @@ def next_step(e, campaign):
     if e.quick:
         return Decision(*verdicts.decide_quick(screened[0], before, noise))
     if not verdicts.screen(screened[0], before, noise):
-        gap = verdicts.compare(screened[:1], before, noise)
-        return Decision("discard", f"screened on one seed: {gap.gain:+.4f} bpb, sigma is {noise.sigma:.4f}")
+        what = verdicts.figures(verdicts.compare(screened[:1], before, noise), noise)
+        return Decision("discard", f"worse on its first seed: {what}")
     if len(tried) == len(champion):
         verdict = verdicts.decide(tried, before + champion, noise, e.arms[0]["size"] < e.arms[1]["size"])
         if verdict.verdict:
@@ -122,9 +121,7 @@ class Bench:
     """A place to experiment: the repository with its ledger, one device, an arena, somebody to tell."""
 
     def __init__(self, device=None, arena=None, budget=None, busy=False, tell=lambda text: None):
-        self.home = Path(
-            referee.git("rev-parse", "--path-format=absolute", "--git-common-dir").decode()
-        ).parent
+        self.home = referee.home()
         self.ledger, self.device, self.busy, self.tell = (
             Ledger(self.home),
             device or pool.devices()[0],
@@ -362,8 +359,8 @@ def lost_sources(arms):
 
 def wrong_refs(found):
     """refs/ratchet/<n> that differ from the ledger."""
-    lines = referee.git("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/ratchet").decode()
-    refs = dict(line.split() for line in lines.splitlines())
+    lines = referee.git_lines("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/ratchet")
+    refs = dict(line.split() for line in lines)
     for n, commit in (
         (int(name.split("/")[-1]), commit) for name, commit in refs.items() if name[-1].isdigit()
     ):

@@ -98,18 +98,11 @@ def throttled(device):
     if not device.startswith("cuda") or not (found := nvml(device)):
         return ""
     library, handle = found
+    words = {"SwThermalSlowdown": "heat", "HwThermalSlowdown": "heat", "HwPowerBrakeSlowdown": "power brake"}
     with suppress(library.NVMLError):
-        reasons = library.nvmlDeviceGetCurrentClocksEventReasons(handle)
-        words = {
-            "SwThermalSlowdown": "heat",
-            "HwThermalSlowdown": "heat",
-            "HwPowerBrakeSlowdown": "power brake",
-        }
-        return ", ".join(
-            sorted(
-                {w for k, w in words.items() if reasons & getattr(library, f"nvmlClocksEventReason{k}", 0)}
-            )
-        )
+        bits = library.nvmlDeviceGetCurrentClocksEventReasons(handle)
+        held = {w for k, w in words.items() if bits & getattr(library, f"nvmlClocksEventReason{k}", 0)}
+        return ", ".join(sorted(held))
     return ""
 
 
@@ -366,49 +359,24 @@ def matmul_peak(device):
 
 def examine(device):
     """Findings on a device, this machine, its arenas and its sandbox: what a run depends on."""
-    facts, (peak, what) = describe(device), matmul_peak(device)
-    yield Finding("device", True, f"{facts['device']}{', driver ' * bool(facts['driver'])}{facts['driver']}")
-    yield Finding("torch", peak > 0, facts["torch"], "run `uv sync`: torch does not work on this device")
-    yield Finding("matmul peak", peak > 0, f"{peak / 1e12:.2f} TFLOP/s ({what})")
-    why = throttled(device)
-    yield Finding(
-        "clocks",
-        not why,
-        f"held down by {why}" if why else "not throttled",
-        "cool the device, raise its power cap",
-    )
-    load = psutil.cpu_percent(0.5)
-    quiet = load < 100 * FOREIGN_CPU[device.partition(":")[0]]
-    yield Finding(
-        "load", quiet, f"{load:.0f}% of the CPU is in use", "close other programs, or run with --busy"
-    )
-    memory, disk = psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
-    yield Finding(
-        "memory",
-        memory.available > 4e9,
-        f"{memory.available / 1e9:.1f} GB free",
-        "4 GB are needed: close programs",
-    )
-    yield Finding(
-        "disk",
-        disk.free > 2e10,
-        f"{disk.free / 1e9:.0f} GB free",
-        "a night leaves some GB behind: free 20 GB",
-    )
-    arenas = sorted(path.parent.name for path in cache_folder().glob("*/arena.json"))
-    yield Finding("arenas", bool(arenas), ", ".join(arenas) or "none", "run `uv run prepare.py`")
-    level = sandbox.best_level()
-    best = level == sandbox.LEVELS[0]
-    advice = (
-        "install bubblewrap (apt install bubblewrap)"
-        if sys.platform == "linux"
-        else "Linux has sandboxes that work here"
-    )
-    yield Finding("isolation", best, level, advice)
+    facts, (peak, what), why = describe(device), matmul_peak(device), throttled(device)
+    load, memory, disk = psutil.cpu_percent(0.5), psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
+    arenas = ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
+    level, linux = sandbox.best_level(), sys.platform == "linux"
+    free, quiet = f"{memory.available / 1e9:.1f} GB free", load < 100 * FOREIGN_CPU[device.partition(":")[0]]
+    install = "install bubblewrap (apt install bubblewrap)" if linux else "use Linux: this system has none"
+    driver = f", driver {facts['driver']}" if facts["driver"] else ""
+    found = [
+        ("device", True, facts["device"] + driver, ""),
+        ("torch", peak > 0, facts["torch"], f"run `uv sync`: torch doesn't work on this device ({what})"),
+        ("matmul peak", peak > 0, f"{peak / 1e12:.2f} TFLOP/s ({what})", "mend torch first"),
+        ("clocks", not why, why or "not throttled", "cool the device, raise its power cap"),
+        ("load", quiet, f"{load:.0f}% of the CPU in use", "close other programs, or run with --busy"),
+        ("memory", memory.available > 4e9, free, "close programs: a run may need 4 GB"),
+        ("disk", disk.free > 2e10, f"{disk.free / 1e9:.0f} GB free", "free some: a night may leave 20 GB"),
+        ("arenas", bool(arenas), arenas or "none", "run `uv run prepare.py`"),
+        ("isolation", level == sandbox.LEVELS[0], level, install),
+    ]
     for claim, holds, detail in sandbox.prove(level):
-        yield Finding(
-            f"  {claim}",
-            holds,
-            detail or ("holds" if holds else "does not hold"),
-            f"not closed at level {level}",
-        )
+        found.append((f"  {claim}", holds, detail or "tried", f"open at level {level}: {install}"))
+    return [Finding(*facts) for facts in found]

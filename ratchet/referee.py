@@ -31,15 +31,7 @@ SCORE_SECONDS, SCORE_SHARE = 120, 0.5  # longest scoring: seconds, and this shar
 SOURCE_BYTES = 200_000  # a larger train.py has data in it
 WEIGHT_BYTES = 2**35
 ARTIFACTS = {"model.safetensors": WEIGHT_BYTES, "config.json": 2**20, "curve.jsonl": 2**25}
-ENVIRONMENT = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_HOME",
-    "OMP_NUM_THREADS",
-)
+ENVIRONMENT = "PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP_NUM_THREADS".split()
 TAIL_LINES = 15  # of a log, kept in the ledger
 
 
@@ -69,30 +61,34 @@ def sha256(data):
 
 def shape(text):
     """{"source": hash of the syntax tree without docstrings, "size": its tokens}; of any bytes."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef
     try:
-        tree = ast.parse(text)
-        for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-                and ast.get_docstring(node) is not None
-            ):
+        for node in ast.walk(tree := ast.parse(text)):
+            if isinstance(node, documented) and ast.get_docstring(node) is not None:
                 node.body[0] = ast.Pass()
         plain = ast.unparse(tree).encode()
-        return {
-            "source": sha256(plain)[:16],
-            "size": sum(1 for _ in tokenize.tokenize(io.BytesIO(plain).readline)),
-        }
+        size = sum(1 for _ in tokenize.tokenize(io.BytesIO(plain).readline))
     except (SyntaxError, ValueError, RecursionError):
-        return {"source": sha256(text)[:16], "size": len(text.split())}
+        plain, size = text, len(text.split())
+    return {"source": sha256(plain)[:16], "size": size}
 
 
 def git(*args):
-    """Output of a git command, in bytes without the last newline. Raises Refused with git's own words."""
+    """Output of a git command, in bytes. Raises Refused with git's own words."""
     done = subprocess.run(["git", *args], capture_output=True)
     if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines()
-        raise Refused(f"git {' '.join(args[:2])} failed ({words[-1] if words else 'no reason given'})")
-    return done.stdout.removesuffix(b"\n")
+        words = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise Refused(f"git {args[0]} failed ({words[-1]})")
+    return done.stdout
+
+
+def git_lines(*args):
+    return git(*args).decode(errors="replace").splitlines()
+
+
+def home():
+    """The folder of the main working tree, where the ledger is: also when called in another one."""
+    return Path(git_lines("rev-parse", "--path-format=absolute", "--git-common-dir")[0]).parent
 
 
 def read_source(what):
@@ -101,31 +97,25 @@ def read_source(what):
         source = Source(str(what), "", path.read_bytes())
     else:
         try:
-            commit = git("rev-parse", "--verify", "--quiet", f"{what}^{{commit}}").decode()
+            (commit,) = git_lines("rev-parse", "--verify", "--quiet", f"{what}^{{commit}}")
         except Refused:
             raise Refused(f"{what!r} is neither a file nor a commit: name one of them") from None
         source = Source(str(what), commit, git("show", f"{commit}:train.py"))
-    if len(source.text) > SOURCE_BYTES:
-        raise Refused(
-            f"train.py of {what} has {len(source.text):,} bytes, {SOURCE_BYTES:,} are allowed: no data in it"
-        )
+    if (size := len(source.text)) > SOURCE_BYTES:
+        raise Refused(f"train.py of {what} has {size:,} bytes, {SOURCE_BYTES:,} are allowed: no data in it")
     return source
 
 
 def check_commit(commit):
     """Raise Refused unless train.py is all that a commit changes."""
-    changed = (
-        git("diff-tree", "--no-commit-id", "--name-only", "-r", "-m", "--root", commit).decode().splitlines()
-    )
-    if others := sorted({*changed} - {"train.py"}):
-        raise Refused(
-            f"commit {commit[:7]} changes {', '.join(others)}: an experiment may change train.py only"
-        )
+    changed = git_lines("diff-tree", "--no-commit-id", "--name-only", "-r", "-m", "--root", commit)
+    if others := ", ".join(sorted({*changed} - {"train.py"})):
+        raise Refused(f"commit {commit[:7]} changes {others}: an experiment may change train.py only")
 
 
 def check_clean():
     """Raise Refused when the working tree has changes that a commit would lack."""
-    if changed := git("status", "--porcelain", "--untracked-files=no").decode().splitlines():
+    if changed := git_lines("status", "--porcelain", "--untracked-files=no"):
         files = ", ".join(line.split()[-1] for line in changed)
         raise Refused(f"{files} changed since the last commit: commit that first, an experiment is a commit")
 

@@ -29,6 +29,10 @@ def repository(tmp_path, monkeypatch, arena):
     return folder
 
 
+def head(name):
+    return referee.git_lines("rev-parse", name)[0]
+
+
 def commit(subject, quality=1.0, more="", **files):
     """Commit a train.py of that quality, and other files."""
     with open("train.py", "w") as file:
@@ -38,7 +42,7 @@ def commit(subject, quality=1.0, more="", **files):
             file.write(text)
     subprocess.run(["git", "add", "-A", "--", ":!ledger.jsonl", ":!runs"], check=True)
     subprocess.run(["git", "commit", "-qm", subject], check=True)
-    return referee.git("rev-parse", "HEAD").decode()
+    return head("HEAD")
 
 
 class Runs:
@@ -79,11 +83,11 @@ def calibrated(repository, runs):
 
 
 def champion():
-    return referee.git("rev-parse", "refs/ratchet/champion").decode()
+    return head("refs/ratchet/champion")
 
 
 def test_calibration_makes_head_the_champion(calibrated, runs):
-    assert champion() == referee.git("rev-parse", "HEAD").decode()
+    assert champion() == head("HEAD")
     noise = Bench().campaign().noise()
     assert noise.df == 4 and 0.3 * SIGMA < noise.sigma < 2 * SIGMA
     assert len({job.seed for job in runs.jobs}) == 5 and all(job.is_baseline for job in runs.jobs)
@@ -93,7 +97,7 @@ def test_a_real_gain_is_kept_and_is_what_the_next_must_beat(calibrated, runs):
     better = commit("better", quality=1.0 + 5 * SIGMA)
     e = experiments.attempt(Bench(), "a better one")
     assert e.verdict == "keep" and champion() == better
-    assert referee.git("rev-parse", f"refs/ratchet/{e.n}").decode() == better
+    assert head(f"refs/ratchet/{e.n}") == better
     phases = [run["phase"] for run in e.runs]
     assert phases[:3] == ["screen", "confirm", "champion"]
     assert len({run["seed"] for run in e.runs}) == len(e.runs)
@@ -105,8 +109,8 @@ def test_a_real_gain_is_kept_and_is_what_the_next_must_beat(calibrated, runs):
 def test_a_harmful_change_costs_one_run(calibrated, runs):
     losing = commit("worse", quality=1.0 - 10 * SIGMA)
     e = experiments.attempt(Bench(), "a worse one")
-    assert e.verdict == "discard" and len(e.runs) == 1 and "screened" in e.closes["reason"]
-    assert referee.git("rev-parse", f"refs/ratchet/{e.n}").decode() == losing != champion()
+    assert e.verdict == "discard" and len(e.runs) == 1 and "first seed" in e.closes["reason"]
+    assert head(f"refs/ratchet/{e.n}") == losing != champion()
 
 
 def test_a_comment_is_no_new_source(calibrated, runs):
@@ -199,7 +203,7 @@ def test_quick_is_one_seed(calibrated, runs):
     "frame, budget", [("time", "20s"), ("tokens", "12345tok"), ("flops", "1.23450e06flop")]
 )
 def test_a_comparison_runs_in_turns_with_the_same_seeds(repository, runs, frame, budget):
-    first = referee.git("rev-parse", "HEAD").decode()
+    first = head("HEAD")
     second = commit("better", quality=1.0 + 10 * SIGMA)
     e = experiments.compare(Bench(arena="tiny", budget="20s"), [first[:9], second, "train.py"], 3, frame)
     compared = [run for run in e.runs if run["phase"] == "compare"]
@@ -236,13 +240,18 @@ def rewrite(path, change):
     path.write_bytes(b"\n".join(lines) + b"\n")
 
 
+def lying(row):
+    if row.get("verdict") == "discard":
+        row["verdict"] = "keep"
+
+
 def test_verify_finds_an_edited_verdict_in_a_whole_chain(calibrated, runs):
     commit("worse", quality=1.0 - 10 * SIGMA)
     experiments.attempt(Bench(), "worse")
     assert experiments.verify(Bench()) == []
     rewrite(
         calibrated / "ledger.jsonl",
-        lambda row: row.update(verdict="keep") if row.get("verdict") == "discard" else 0,
+        lying,
     )
     assert any("the verdict is keep, its runs say discard" in what for what in experiments.verify(Bench()))
 
@@ -289,8 +298,9 @@ def test_the_command_line_speaks_to_people(calibrated, runs):
 
 
 def test_a_users_mistake_is_one_sentence(repository, monkeypatch, capsys):
-    for words in (["show", "7"], ["try", "x"], ["compare", "HEAD", "nothing"], ["calibrate", "-n", "1"],
-                  ["compare", "HEAD", "HEAD", "--frame", "lines"], ["calibrate", "--budget", "soon"]):  # fmt: skip
+    mistakes = "show 7", "try x", "compare HEAD nothing", "calibrate -n 1", "calibrate --budget soon"
+    for words in [*mistakes, "compare HEAD HEAD --frame lines"]:
+        words = words.split()
         monkeypatch.setattr("sys.argv", ["ratchet", *words])
         with pytest.raises(SystemExit) as end:
             __main__.main()

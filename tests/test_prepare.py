@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -236,7 +237,7 @@ def test_an_answer_that_is_none_is_invalid(text, tmp_path):
             return text
 
     process = object.__new__(prepare.ModelProcess)
-    process.channel, process.process = Channel(), SimpleNamespace(kill=None)
+    process.channel, process.process = Channel(), types.SimpleNamespace(kill=None)
     with pytest.raises(prepare.Invalid):
         process.ask({"rows": 1})
 
