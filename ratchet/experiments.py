@@ -7,6 +7,8 @@ goes on where it stopped, and `verify` can find out whether every verdict is the
 import math
 import re
 import secrets
+import subprocess
+import sys
 from datetime import datetime
 from typing import NamedTuple
 
@@ -122,19 +124,23 @@ class Bench:
 
     def __init__(self, device=None, arena=None, budget=None, busy=False, tell=lambda text: None):
         self.home = referee.home()
-        self.ledger, self.device, self.busy, self.tell = (
-            Ledger(self.home),
-            device or pool.devices()[0],
-            busy,
-            tell,
-        )
-        if self.device not in pool.devices():
-            raise Refused(
-                f"there is no device {self.device!r} here: choose one of {', '.join(pool.devices())}"
-            )
-        self.arena, self.budget = referee.load_arena(arena) if arena else None, budget
+        self.ledger, self.device = Ledger(self.home), device or pool.devices()[0]
+        self.busy, self.tell, self.budget = busy, tell, budget
+        if self.device not in (here := pool.devices()):
+            raise Refused(f"there is no device {self.device!r} here: choose one of {', '.join(here)}")
         if budget and not re.fullmatch(r"\d+(\.\d+)?(e\d+)?(s|tok|flop)", budget):
             raise Refused(f"budget {budget!r} is not understood: write 300s, 20e6tok or 1e15flop")
+        self.arena = arena
+
+    def enter(self):
+        """Load the arena, by default the one that fits the device; the smallest is prepared if need be."""
+        ready = (pool.cache_folder() / "climbmix/arena.json").exists()
+        name = self.arena or ("climbmix" if ready and self.device.startswith("cuda") else "pocket")
+        if name == "pocket":
+            command = [sys.executable, referee.ROOT / "prepare.py", "--arena", name]
+            subprocess.run(command, stdout=2, check=True)
+        self.arena = referee.load_arena(name)
+        self.budget = self.budget or f"{self.arena.seconds}s"
 
     def experiments(self):
         return [*self.ledger.experiments().values()]
@@ -161,8 +167,14 @@ class Bench:
             same = all(e.opens.get(key) == value for key, value in facts.items() if key not in ("idea", "by"))
             if same and not e.closes:
                 self.tell(f"going on with experiment {e.n}, which was interrupted")
-                return e.n
-        return self.ledger.append("opens", **facts)
+                return self.keep(e.n, sources[0])
+        return self.keep(self.ledger.append("opens", **facts), sources[0])
+
+    def keep(self, n, source):
+        """Keep an experiment's commit in reach, whatever becomes of its branch; returns n."""
+        if source.commit:
+            referee.git("update-ref", f"refs/ratchet/{n}", source.commit)
+        return n
 
     def now(self, n):
         return self.ledger.experiments()[n]
@@ -219,14 +231,18 @@ def calibrate(bench, seeds=5):
     if seeds < MIN_SEEDS:
         raise Refused(f"-n {seeds} is too few: sigma needs at least {MIN_SEEDS} seeds, 5 are sensible")
     referee.check_clean()
+    bench.enter()
     source = referee.read_source("HEAD")
     n = bench.open("calibrate", [source], idea="the baseline", seeds=seeds)
     while len(bench.now(n).scores(0)) < seeds:
         facts = bench.run(n, 0, "calibrate", source, is_baseline=True)
         if facts["status"] != "ok":
             return bench.close(n, failure([facts]))
-    noise = verdicts.pooled([bench.now(n).scores(0)])
-    return bench.close(n, Decision("baseline", f"sigma {noise.sigma:.4f} bpb over {seeds} seeds"))
+    scores = bench.now(n).scores(0)
+    noise, mean = verdicts.pooled([scores]), sum(scores) / seeds
+    low, high = verdicts.sigma_range(noise)
+    what = f"mean {mean:.4f}, sigma {noise.sigma:.4f} bpb (95%: {low:.4f} to {high:.4f}), {seeds} seeds"
+    return bench.close(n, Decision("baseline", what))
 
 
 def attempt(bench, idea, what="HEAD", quick=False, again=False, by=""):
@@ -241,7 +257,6 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by=""):
     champion = campaign.champion
     arms = source, referee.read_source(champion["commit"])._replace(name="champion")
     n = bench.open("try", arms, idea=idea, by=by, parent=champion["commit"], quick=quick)
-    referee.git("update-ref", f"refs/ratchet/{n}", source.commit)
     while not isinstance(step := next_step(bench.now(n), bench.campaign()), Decision):
         facts = bench.run(n, *step, arms[step[0]])
         if step[0] == CHAMPION and facts["status"] != "ok":
@@ -256,7 +271,7 @@ def compare(bench, names, seeds=5, frame="time"):
     sources = [referee.read_source(name) for name in names]
     if len(sources) < 2 or seeds < MIN_SEEDS:
         raise Refused(f"a comparison needs two sources and {MIN_SEEDS} seeds at least")
-    bench.budget = bench.budget or f"{bench.arena.seconds}s"
+    bench.enter()
     n = bench.open("compare", sources, frame=frame, seeds=seeds)
     if frame != "time" and bench.budget.endswith("s"):
         bench.budget = equal_budget(bench, n, sources[0], frame)

@@ -1,5 +1,6 @@
 """Where runs execute: on this machine's devices, one run at a time on each, watched from outside."""
 
+import ctypes
 import fcntl
 import importlib.metadata
 import json
@@ -27,6 +28,7 @@ LEAST_DISK_BYTES = 2**28  # free space at which a contestant that fills the disk
 MESSAGE_BYTES = 2**16
 FOREIGN_CPU = {"cpu": 0.1, "cuda": 0.5, "mps": 0.5}  # share of all cores that other programs may use in a run
 POLL_SECONDS = 0.05
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Ended(Exception):
@@ -185,7 +187,7 @@ class Watched:
         self.popen = subprocess.Popen(
             argv, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, pass_fds=[passed.fileno()] if passed else [],
-            start_new_session=True)  # fmt: skip
+            start_new_session=True, preexec_fn=die_with_parent)  # fmt: skip
         if passed:
             passed.close()
         os.set_blocking(self.popen.stdout.fileno(), False)
@@ -311,10 +313,14 @@ class Watched:
 
 def adopt_orphans():
     """Processes that a contestant leaves behind become children of this one (Linux), where they are found."""
-    if sys.platform == "linux":
-        import ctypes
+    if LIBC:
+        LIBC.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+def die_with_parent():
+    """Called in a new process: a referee that is killed takes it along."""
+    if LIBC:
+        LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def reap(processes, first):

@@ -42,7 +42,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from scipy.special import stdtr, stdtrit  # Student's t: distribution(df, t) and quantile(df, p)
+from scipy.special import chdtri, stdtr, stdtrit  # quantile of chi-squared; Student's t and its quantile
 
 ALPHA = 0.05  # chance that a change without a gain is kept, at most; one-sided
 LOOKS = 2, 3, 4, 6  # runs of the candidate, fresh seeds each, after which is looked; the last is the cap
@@ -88,6 +88,11 @@ def pooled(groups: Iterable[Sequence[float]]) -> Noise:
     df = sum(len(scores) - 1 for scores in groups)
     squares = math.fsum(moments(scores)[1] for scores in groups)
     return Noise(math.sqrt(squares / df) if df else math.nan, df)
+
+
+def sigma_range(noise: Noise) -> tuple[float, float]:
+    """Two-sided 95% interval of sigma, by the chi-squared distribution of a variance."""
+    return tuple(noise.sigma * math.sqrt(noise.df / float(chdtri(noise.df, p))) for p in (0.025, 0.975))
 
 
 def recent(runs: Iterable[tuple[float, float]], now: float) -> list[float]:

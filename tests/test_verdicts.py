@@ -271,3 +271,9 @@ def test_the_chart_is_whole():
     root = xml.fromstring(night.chart(night.realistic(2)[1]))
     words = " ".join(root.itertext())
     assert "experiments" in words and "sigma" in words and "greedy, claimed" in words
+
+
+def test_the_range_of_sigma_is_that_of_chi_squared():
+    low, high = verdicts.sigma_range(verdicts.Noise(2.0, 4))
+    assert low == pytest.approx(2 * math.sqrt(4 / 11.1433))  # quantiles from a table
+    assert high == pytest.approx(2 * math.sqrt(4 / 0.484419))

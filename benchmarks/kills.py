@@ -1,0 +1,151 @@
+"""Kills the referee at random moments of a series of tries: is anything torn, left running, locked or lost?
+
+    uv run benchmarks/kills.py [--kills 50] [--json]
+
+A repository and an arena of their own, a contestant that is ready in a second, budgets of one second. After
+each kill -9 the ledger is read, processes and the device's lock are looked for, and the same command is given
+again. At the end `ratchet verify` checks the chain, the commits and every verdict.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from rich.progress import track
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from ratchet.ledger import Broken, Ledger  # noqa: E402
+
+OPTIONS = "--quick", "--busy"  # one run each: so a series of tries is finished between the kills
+GRACE_SECONDS = 1.0  # after a kill, for the kernel to end what dies with the referee
+LONGEST = 20  # seconds after which the referee is killed, at most
+
+
+def prepare(folder):
+    """A repository with an honest contestant, and a tiny arena in a cache of its own."""
+    from conftest import write_corpus
+
+    environment = os.environ | {"RATCHET_CACHE": str(folder / "cache")}
+    corpus = write_corpus(folder / "corpus.jsonl")
+    options = ["--text", corpus, "--arena", "tiny", "--context", "64", "--vocab-size", "512"]
+    subprocess.run([sys.executable, ROOT / "prepare.py", *options], env=environment, check=True, stdout=2)
+    (folder / "repository").mkdir()
+    shutil.copy(ROOT / "tests/contestant.py", folder / "repository/train.py")
+    setup = "init -q", "config user.email a@b.c", "config user.name somebody", "add -A", "commit -qm base"
+    for command in setup:
+        subprocess.run(["git", *command.split()], cwd=folder / "repository", check=True)
+    return environment
+
+
+def ratchet(environment, repository, *words):
+    command = [sys.executable, "-m", "ratchet", *words]
+    return subprocess.Popen(
+        command, cwd=repository, env=environment | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+
+
+def commit(repository, number):
+    """A new source: one constant differs."""
+    text = (ROOT / "tests/contestant.py").read_text()
+    (repository / "train.py").write_text(text.replace("WIDTH = 0.03, 16", f"WIDTH = 0.03, {17 + number}"))
+    subprocess.run(["git", "commit", "-qam", f"width {17 + number}"], cwd=repository, check=True)
+
+
+def orphans(folder):
+    """Processes that work in the folder: their command or environment names it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = " ".join(process.cmdline()) + " ".join(process.environ().values())
+            if str(folder) in words and process.pid != os.getpid() and process.status() != "zombie":
+                found.append(process)
+        except psutil.Error:
+            pass
+    return found
+
+
+def locked(cache):
+    """Devices that nobody could use now."""
+    count = 0
+    for path in cache.glob(".device-*.lock"):
+        with open(path) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                count += 1
+    return count
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    chance, begin = random.Random(args.seed), time.monotonic()
+    counts = dict(kills=0, torn_lines=0, orphans=0, locked=0, failed_commands=0, commands=0, tries=0)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        environment, repository = prepare(folder), folder / "repository"
+        first = ratchet(
+            environment, repository, "calibrate", "-n", "4", "--arena", "tiny", "--budget", "1s", "--busy"
+        )
+        if first.wait():
+            raise SystemExit(first.stderr.read().decode())
+        commit(repository, 0)
+        for _ in track(range(args.kills), "killing", disable=args.json):
+            while True:
+                process = ratchet(environment, repository, "try", f"try {counts['tries']}", *OPTIONS)
+                counts["commands"] += 1
+                try:
+                    _, words = process.communicate(timeout=chance.uniform(0, LONGEST))
+                except subprocess.TimeoutExpired:
+                    break
+                counts["failed_commands"] += process.returncode != 0
+                if process.returncode:
+                    print(words.decode(), file=sys.stderr)
+                counts["tries"] += 1
+                commit(repository, counts["tries"])
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            time.sleep(GRACE_SECONDS)
+            left = orphans(folder)
+            counts["kills"] += 1
+            counts["orphans"] += len(left)
+            counts["locked"] += locked(folder / "cache")
+            try:
+                Ledger(repository).rows()
+            except Broken as error:
+                counts["torn_lines"] += 1
+                print(error, file=sys.stderr)
+        last = ratchet(environment, repository, "try", f"try {counts['tries']}", *OPTIONS)
+        counts["failed_commands"] += last.wait() != 0
+        experiments = Ledger(repository).experiments().values()
+        commits = [e.arms[0]["commit"] for e in experiments if e.role == "try"]
+        counts |= {
+            "tried_twice": len(commits) - len({*commits}),
+            "unfinished": sum(not e.closes for e in experiments),
+        }
+        verify = subprocess.run(
+            [sys.executable, "-m", "ratchet", "verify", "--json"], cwd=repository, capture_output=True, text=True,
+            env=environment | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+        counts["problems_found_by_verify"] = len(json.loads(verify.stdout)["problems"])
+    counts["seconds"] = round(time.monotonic() - begin)
+    print(json.dumps(counts, indent=2))
+    (Path(__file__).with_suffix(".json")).write_text(json.dumps(counts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
