@@ -138,13 +138,14 @@ def main():
             "tried_twice": len(commits) - len({*commits}),
             "unfinished": sum(not e.closes for e in experiments),
         }
-        verify = subprocess.run(
-            [sys.executable, "-m", "ratchet", "verify", "--json"], cwd=repository, capture_output=True, text=True,
-            env=environment | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+        command = [sys.executable, "-m", "ratchet", "verify", "--json"]
+        here = dict(cwd=repository, env=environment | {"PYTHONPATH": str(ROOT)})
+        verify = subprocess.run(command, **here, capture_output=True, text=True)
         counts["problems_found_by_verify"] = len(json.loads(verify.stdout)["problems"])
     counts["seconds"] = round(time.monotonic() - begin)
     print(json.dumps(counts, indent=2))
-    (Path(__file__).with_suffix(".json")).write_text(json.dumps(counts, indent=2) + "\n")
+    if not args.json:
+        Path(__file__).with_suffix(".json").write_text(json.dumps(counts, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ import pytest
 from conftest import ROOT, write_corpus
 
 import prepare
+from ratchet import __main__
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
-COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines()]
-TRAIN = (ROOT / "tests/test_train.py").read_text()
+LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
+COMMANDS = [line.partition("  #")[0].strip() for line in LINES]
+TRAIN, REFEREE = ((ROOT / f"tests/test_{name}.py").read_text() for name in ("train", "referee"))
 ELSEWHERE = {  # commands that other tests run, that another one here contains, or that run this
     "RATCHET_BUDGET=20s uv run train.py": lambda: (
         "RATCHET_ARENA=mine RATCHET_BUDGET=20s uv run train.py" in COMMANDS
@@ -25,6 +27,12 @@ ELSEWHERE = {  # commands that other tests run, that another one here contains, 
     "pip install uv": lambda: shutil.which("uv"),
     "uv run prepare.py --arena climbmix": lambda: "--shards" in (ROOT / "tests/test_download.py").read_text(),
     "uv run pytest": lambda: "uv run pytest" in (ROOT / ".ci/run").read_text(),
+    "uv run pytest -m slow": lambda: "pytest.mark.slow" in TRAIN,
+    'git commit -am "smaller batches"': lambda: True,
+    'uv run ratchet try "smaller batches make more steps"': lambda: '"try"' in REFEREE,
+    "uv run ratchet doctor": lambda: '"doctor"' in REFEREE,
+    "uv run ratchet calibrate": lambda: '"calibrate"' in REFEREE,
+    "uv run ratchet log": lambda: '"log"' in REFEREE,
 }
 
 
@@ -67,10 +75,17 @@ def test_every_condition_is_documented():
     assert set(re.findall(r"`RATCHET_(\w+)`", README)) == set(re.findall(r'"(\w+)"', read)) | {"CACHE"}
 
 
-def test_every_option_of_prepare_is_understood(capsys, monkeypatch):
+def test_every_verb_is_explained():
+    verbs = {command.name or command.callback.__name__ for command in __main__.app.registered_commands}
+    assert verbs <= set(re.findall(r"`(\w+)", README))
+
+
+def test_every_option_is_understood(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["prepare.py", "--help"])
     with pytest.raises(SystemExit):
         prepare.main()
     options = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
     assert {"--text", "--arena", "--context", "--vocab-size", "--seconds", "--shards"} <= options
+    options |= set(re.findall(r"--[\w-]+", (ROOT / "ratchet/__main__.py").read_text()))
+    options |= {"--quick", "--again", "--budget", "--frame"}  # named after their parameters
     assert set(re.findall(r"--[a-z][a-z-]+", README)) <= options

@@ -1,0 +1,233 @@
+"""The referee and its pool: one run watched from outside, and what it does with processes, logs and files."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from conftest import ROOT
+
+from ratchet import pool, referee, sandbox
+
+
+@pytest.fixture(autouse=True)
+def busy_machine(monkeypatch):
+    """Tests share their machine with other programs."""
+    monkeypatch.setattr(pool, "FOREIGN_CPU", dict.fromkeys(pool.FOREIGN_CPU, 99.0))
+
+
+def job(tmp_path, **more):
+    source = referee.read_source(ROOT / "tests/contestant.py")
+    job = referee.Job(
+        source, 7, "20000tok", referee.load_arena("tiny"), "cpu", tmp_path / "run", tmp_path / "compiled"
+    )
+    return job._replace(**more)
+
+
+def test_a_run_is_watched_and_scored(arena, tmp_path):
+    facts = referee.run(job(tmp_path, budget="1s"))
+    assert facts["status"] == "ok", facts
+    assert facts["isolation"] == sandbox.best_level() and facts["seed"] == 7 and not facts["shared"]
+    assert facts["val"]["bytes"] == arena.val_bytes and all(
+        passed for passed, _ in facts["val"]["probes"].values()
+    )
+    assert 0.9 < facts["seconds"]["train"] < 1.25 and {"start", "rehearsal", "score"} <= {*facts["seconds"]}
+    assert facts["params"] == 16 * 512 * 2 + 512 and facts["tokens"] == facts["steps"] * 8 * 64
+    assert 100 < facts["peak_memory_mb"] < 4000
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left == {
+        "train.py",
+        "config.json",
+        "model.safetensors",
+        "run.json",
+        "result.json",
+        "run.log",
+        "score.log",
+    }
+    assert not (pool.cache_folder() / ".live/cpu").exists()
+    json.dumps(facts, allow_nan=False)
+
+
+@pytest.mark.slow
+def test_the_same_seed_and_tokens_give_the_same_score(arena, tmp_path):
+    first, second = (referee.run(job(tmp_path, splits=("val", "test"))) for _ in range(2))
+    assert first["val"]["nats"] == second["val"]["nats"] and first["test"]["nats"] == second["test"]["nats"]
+    assert first["test"]["bytes"] == arena.test_bytes != arena.val_bytes
+
+
+def test_a_changed_arena_is_refused(arena, tmp_path, monkeypatch):
+    copy = tmp_path / "cache/tiny"
+    shutil.copytree(arena.folder, copy)
+    monkeypatch.setenv("RATCHET_CACHE", str(copy.parent))
+    assert referee.load_arena("tiny").seal == arena.seal
+    with open(copy / "val.rows", "r+b") as file:
+        file.write(b"\x05\x05")
+    with pytest.raises(referee.Refused, match=r"val\.rows is not what was prepared"):
+        referee.load_arena("tiny")
+    with pytest.raises(referee.Refused, match=r"prepare\.py --arena nowhere"):
+        referee.load_arena("nowhere")
+
+
+SOURCE = b'"""Doc."""\nx = 1  # why\n\n\ndef f(a):\n    "Doc."\n    return a\n'
+
+
+def test_layout_and_comments_make_no_new_source():
+    same = b"x = 1\ndef f(a):\n\n  return (a)\n"
+    # a docstring that goes leaves `pass`: still the same as any other docstring
+    assert referee.shape(SOURCE)["source"] == referee.shape(SOURCE.replace(b"why", b"because"))["source"]
+    assert (
+        referee.shape(SOURCE)["source"] == referee.shape(SOURCE.replace(b"Doc.", b"Other words."))["source"]
+    )
+    assert referee.shape(same)["source"] == referee.shape(b"x = 1\ndef f(a):\n    return a  # it\n")["source"]
+    assert referee.shape(SOURCE)["source"] != referee.shape(SOURCE.replace(b"1", b"2"))["source"]
+    assert referee.shape(b"x = (")["size"] == 3  # no Python: words are counted
+
+
+def test_less_code_is_a_smaller_source():
+    assert referee.shape(b"a = f(1, 2)\n")["size"] < referee.shape(b"a = f(1, 2, 3)\n")["size"]
+    assert referee.shape(b"a = 1\n")["size"] == referee.shape(b"# words\n\na = 1  # more\n")["size"]
+
+
+def test_a_log_cannot_speak_to_the_terminal():
+    dirty = b"a\x1b[31mred\x1b[0m\x1b]0;title\x07 \x08\x00b\rc\x9b\xff\n\ttab \xe2\x80\xae"
+    assert pool.clean(dirty) == "ared b\nc\ufffd\ufffd\n\ttab "
+
+
+@pytest.mark.parametrize(
+    "value, seen", [(3, 3), (2.5, 2.5), (-1, 0), (float("nan"), 0), ("7", 0), (True, 0), (1e30, 0)]
+)
+def test_what_a_contestant_tells_is_a_number_or_nothing(value, seen):
+    assert referee.number(value) == seen
+
+
+def watched(tmp_path, code, **environment):
+    argv = [sys.executable, "-I", "-S", "-c", code]
+    return pool.Watched(argv, os.environ | environment, tmp_path, tmp_path / "log", "no mark")
+
+
+@pytest.mark.parametrize(
+    "limit, value, code, status",
+    [
+        ("LOG_BYTES", 1000, "while True: print('x' * 100)", "output"),
+        ("MEMORY_SHARE", 0.001, "x = b'1' * 10**8; import time; time.sleep(60)", "memory"),
+        ("MOST_PROCESSES", 2, "import os, time; [os.fork() for _ in range(3)]; time.sleep(60)", "processes"),
+        ("LEAST_DISK_BYTES", 2**62, "import time; time.sleep(60)", "disk"),
+        ("POLL_SECONDS", 0.05, "import time; time.sleep(60)", "timeout"),
+    ],
+)
+def test_what_takes_too_much_is_stopped(tmp_path, monkeypatch, limit, value, code, status):
+    monkeypatch.setattr(pool, limit, value)
+    with watched(tmp_path, code) as process, pytest.raises(pool.Ended) as end:
+        process.wait(5 if status != "timeout" else 0.3)
+    assert end.value.status == status
+    assert process.popen.returncode is not None and process.tree() == []
+
+
+def test_nothing_outlives_its_run(tmp_path):
+    """A grandchild in a session of its own, whose parent is gone, is found by its mark."""
+    daemon = "import os, time\nif os.fork() == 0:\n os.setsid()\n if os.fork(): os._exit(0)\n time.sleep(99)"
+    with watched(tmp_path, daemon, RATCHET_RUN="no mark") as process:
+        process.wait(5)
+        begin = time.monotonic()
+        while len(pool.marked("no mark")) != 1 and time.monotonic() < begin + 5:
+            time.sleep(0.01)
+        assert len(pool.marked("no mark")) == 1
+    assert pool.marked("no mark") == []
+
+
+def test_a_device_has_one_run_at_a_time(cache, monkeypatch):
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom ratchet import pool\n"
+    code += "with pool.exclusive('cpu'): print('held', flush=True); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    told = []
+    monkeypatch.setattr(pool.fcntl, "flock", waiting := Flock(holder))
+    with pool.exclusive("cpu", told.append):
+        assert "waiting" in told[0] and waiting.calls == 2
+    holder.communicate()
+
+
+class Flock:
+    """flock that ends, by kill -9, the one who holds the lock when it would have to wait for it."""
+
+    def __init__(self, holder):
+        self.holder, self.calls, self.flock = holder, 0, pool.fcntl.flock
+
+    def __call__(self, file, how):
+        self.calls += 1
+        if not how & pool.fcntl.LOCK_NB:
+            self.holder.kill()
+        return self.flock(file, how)
+
+
+def test_foreign_load_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "FOREIGN_CPU", {"cpu": 0.2})
+    with watched(tmp_path, "import time; time.sleep(60)") as process:
+        load = pool.Load("cpu", process)
+        load.begin()
+        burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        time.sleep(2.2)
+        seen = load.seen()
+        burner.kill()
+        burner.wait()
+    assert seen["foreign_cpu"] > 0.5 / psutil.cpu_count() and seen["shared"]
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme(arena, tmp_path):
+    """A repository of its own, real commands, from doctor to verify."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    shutil.copy(ROOT / "tests/contestant.py", repository / "train.py")
+    setup = "init -q", "config user.email a@b.c", "config user.name somebody", "add -A", "commit -qm base"
+    for command in setup:
+        subprocess.run(["git", *command.split()], cwd=repository, check=True)
+
+    def ratchet(*words):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "ratchet", *words]
+        return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
+
+    assert "isolation" in ratchet("doctor").stdout
+    calibrated = ratchet("calibrate", "-n", "3", "--arena", "tiny", "--budget", "2s", "--busy")
+    assert "baseline" in calibrated.stdout and "sigma" in calibrated.stdout, calibrated
+    text = (repository / "train.py").read_text()
+    (repository / "train.py").write_text(text.replace("RATE, WIDTH = 0.03", "RATE, WIDTH = 0.00003"))
+    subprocess.run(["git", "commit", "-qam", "tiny steps"], cwd=repository, check=True)
+    tried = ratchet("try", "tiny steps", "--busy", "--json")
+    assert json.loads(tried.stdout)["verdict"] == "discard", tried
+    assert "tiny steps" in ratchet("log").stdout and ratchet("show", "2").returncode == 0
+    assert "+RATE, WIDTH = 0.00003" in ratchet("diff", "2").stdout
+    compared = ratchet("compare", "HEAD~1", "HEAD", "-n", "2", "--arena", "tiny", "--budget", "1s", "--busy", "--json",
+                       "--frame", "tokens")  # fmt: skip
+    assert json.loads(compared.stdout)["arms"][1]["gain"] < 0, compared
+    assert "test bits per byte" in ratchet("audit", "-n", "2", "--busy").stdout
+    verified = ratchet("verify", "--json")
+    assert verified.returncode == 0 and json.loads(verified.stdout)["problems"] == []
+
+
+@pytest.mark.slow
+def test_a_killed_referee_leaves_nothing_behind():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/kills.py", "--kills", "3", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    counts = json.loads(done.stdout)
+    assert counts["kills"] == 3
+    for bad in (
+        "torn_lines",
+        "orphans",
+        "locked",
+        "failed_commands",
+        "tried_twice",
+        "problems_found_by_verify",
+    ):
+        assert counts[bad] == 0, counts
