@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ MEMORY_SHARE = 0.9  # of the memory that is free when it starts
 MOST_PROCESSES = 500
 LEAST_DISK_BYTES = 2**28  # free space at which a contestant that fills the disk is stopped
 MESSAGE_BYTES = 2**16
-FOREIGN_CPU = {"cpu": 0.1, "cuda": 0.5, "mps": 0.5}  # share of all cores that other programs may use in a run
+FOREIGN_CPU = {"cpu": 0.15, "cuda": 0.5, "mps": 0.5}  # share of all cores that others may use in a run
 POLL_SECONDS = 0.05
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -354,27 +355,32 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def matmul_peak(device):
-    """(FLOP/s, of what) as prepare.py measures it, in a process of its own."""
+def matmul_peak(device, level):
+    """(FLOP/s, of what) as prepare.py measures it, in the sandbox; (0, why) where torch does not work there."""
     code = "import json, torch, prepare; prepare.settle()"
     code += f"; print(json.dumps(prepare.matmul_peak(torch.device({device!r}))))"
-    folder = Path(__file__).resolve().parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
-    return json.loads(done.stdout) if not done.returncode else (0.0, done.stderr.strip().splitlines()[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(Path(__file__).resolve().parent.parent / "prepare.py", folder)
+        view = sandbox.View(write=(Path(folder),), device=device)
+        argv = sandbox.command([sys.executable, "-c", code], view, level)
+        home = dict.fromkeys(("HOME", "TMPDIR", "PYTHONPATH"), folder)
+        done = subprocess.run(argv, cwd=folder, env=os.environ | home, capture_output=True, text=True)
+    words = done.stderr.strip().splitlines() or ["no reason given"]
+    return json.loads(done.stdout) if not done.returncode else (0.0, words[-1])
 
 
 def examine(device):
     """Findings on a device, this machine, its arenas and its sandbox: what a run depends on."""
-    facts, (peak, what), why = describe(device), matmul_peak(device), throttled(device)
+    level, linux = sandbox.best_level(), sys.platform == "linux"
+    facts, (peak, what), why = describe(device), matmul_peak(device, level), throttled(device)
     load, memory, disk = psutil.cpu_percent(0.5), psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
     arenas = ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
-    level, linux = sandbox.best_level(), sys.platform == "linux"
     free, quiet = f"{memory.available / 1e9:.1f} GB free", load < 100 * FOREIGN_CPU[device.partition(":")[0]]
     install = "install bubblewrap (apt install bubblewrap)" if linux else "use Linux: this system has none"
     driver = f", driver {facts['driver']}" if facts["driver"] else ""
     found = [
         ("device", True, facts["device"] + driver, ""),
-        ("torch", peak > 0, facts["torch"], f"run `uv sync`: torch doesn't work on this device ({what})"),
+        ("torch", peak > 0, facts["torch"], "it doesn't work on this device in the sandbox: run `uv sync`"),
         ("matmul peak", peak > 0, f"{peak / 1e12:.2f} TFLOP/s ({what})", "mend torch first"),
         ("clocks", not why, why or "not throttled", "cool the device, raise its power cap"),
         ("load", quiet, f"{load:.0f}% of the CPU in use", "close other programs, or run with --busy"),

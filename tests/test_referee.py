@@ -204,8 +204,8 @@ def test_the_commands_of_the_readme(arena, tmp_path):
     assert json.loads(tried.stdout)["verdict"] == "discard", tried
     assert "tiny steps" in ratchet("log").stdout and ratchet("show", "2").returncode == 0
     assert "+RATE, WIDTH = 0.00003" in ratchet("diff", "2").stdout
-    compared = ratchet("compare", "HEAD~1", "HEAD", "-n", "2", "--arena", "tiny", "--budget", "1s", "--busy", "--json",
-                       "--frame", "tokens")  # fmt: skip
+    options = "-n 2 --arena tiny --budget 1s --busy --json --frame tokens".split()
+    compared = ratchet("compare", "HEAD~1", "HEAD", *options)
     assert json.loads(compared.stdout)["arms"][1]["gain"] < 0, compared
     assert "test bits per byte" in ratchet("audit", "-n", "2", "--busy").stdout
     verified = ratchet("verify", "--json")
