@@ -356,7 +356,7 @@ class Finding(NamedTuple):
 
 
 def matmul_peak(device, level):
-    """(FLOP/s, of what) as prepare.py measures it, in the sandbox; (0, why) where torch does not work there."""
+    """(FLOP/s, of what) as prepare.py measures it, in the sandbox; (0, why) where torch fails there."""
     code = "import json, torch, prepare; prepare.settle()"
     code += f"; print(json.dumps(prepare.matmul_peak(torch.device({device!r}))))"
     with tempfile.TemporaryDirectory() as folder:
