@@ -75,7 +75,10 @@ def shape(text):
 
 def git(*args):
     """Output of a git command, in bytes. Raises Refused with git's own words."""
-    done = subprocess.run(["git", *args], capture_output=True)
+    try:
+        done = subprocess.run(["git", *args], capture_output=True)
+    except FileNotFoundError:
+        raise Refused("git is not installed: install it, an experiment is a commit") from None
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise Refused(f"git {args[0]} failed ({words[-1]})")

@@ -42,8 +42,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from scipy.special import chdtri, stdtr, stdtrit  # quantile of chi-squared; Student's t and its quantile
-
 ALPHA = 0.05  # chance that a change without a gain is kept, at most; one-sided
 LOOKS = 2, 3, 4, 6  # runs of the candidate, fresh seeds each, after which is looked; the last is the cap
 SHARES = 0.005, 0.010, 0.015, 0.020  # of ALPHA spent at each look: their sum is ALPHA
@@ -75,6 +73,15 @@ class Verdict(NamedTuple):
     seeds_needed: int | None = None  # per arm, if undecided
 
 
+def student(df, probability):
+    """Quantile of Student's t."""
+    from scipy.special import (
+        stdtrit,  # here, because it takes half a second that `ratchet log` can do without
+    )
+
+    return float(stdtrit(df, probability))
+
+
 def moments(scores):
     """Mean and sum of squared deviations; shifted by the first score: equal scores deviate by exactly 0."""
     shifts = [score - scores[0] for score in scores]
@@ -92,6 +99,8 @@ def pooled(groups: Iterable[Sequence[float]]) -> Noise:
 
 def sigma_range(noise: Noise) -> tuple[float, float]:
     """Two-sided 95% interval of sigma, by the chi-squared distribution of a variance."""
+    from scipy.special import chdtri  # quantile(df, 1 - p)
+
     return tuple(noise.sigma * math.sqrt(noise.df / float(chdtri(noise.df, p))) for p in (0.025, 0.975))
 
 
@@ -102,6 +111,8 @@ def recent(runs: Iterable[tuple[float, float]], now: float) -> list[float]:
 
 def compare(candidate: Sequence[float], champion: Sequence[float], noise: Noise) -> Comparison:
     n, m = len(candidate), len(champion)
+    from scipy.special import stdtr  # Student's t: distribution(df, t)
+
     if not (noise.df > 0 and math.isfinite(noise.sigma)):
         raise ValueError("sigma is unknown: calibrate first")
     if not (n and m and all(map(math.isfinite, [*candidate, *champion]))):
@@ -110,13 +121,13 @@ def compare(candidate: Sequence[float], champion: Sequence[float], noise: Noise)
     gain, spread = bar - mean, max(noise.sigma, math.sqrt(squares / max(n - 1, 1)))
     error = spread * math.sqrt(1 / n + 1 / m)
     t = gain / error if error else math.copysign(math.inf, gain) if gain else 0.0
-    half, p = float(stdtrit(noise.df, 0.975)) * error, float(stdtr(noise.df, -t))
+    half, p = student(noise.df, 0.975) * error, float(stdtr(noise.df, -t))
     return Comparison(gain, error, gain - half, gain + half, p, 2 * min(p, 1 - p), n, m)
 
 
 def bound(found, noise, level):
     """The gain is below this with so much confidence, one-sided; of 1 - level: above it."""
-    return found.gain + float(stdtrit(noise.df, level)) * found.error
+    return found.gain + student(noise.df, level) * found.error
 
 
 def figures(found: Comparison, noise: Noise) -> str:
@@ -131,7 +142,7 @@ def seeds_needed(found, noise, share, fewer_tokens):
     useful = 0 if fewer_tokens else noise.sigma
     ways = [(found.gain if found.gain >= noise.sigma else 0, 1 - share), (useful - found.gain, FUTILE)]
     ways += [(found.gain + noise.sigma, 1 - ALPHA)] if fewer_tokens else []
-    counts = [2 * variance * (stdtrit(noise.df, level) / way) ** 2 for way, level in ways if way > 0]
+    counts = [2 * variance * (student(noise.df, level) / way) ** 2 for way, level in ways if way > 0]
     return max(found.n + 1, math.ceil(min([MOST_SEEDS, *counts])))
 
 
