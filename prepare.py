@@ -781,10 +781,10 @@ class Invalid(Exception):
 class ModelProcess:
     """The saved model in a process of its own: token rows go in, logits come out through a shared buffer."""
 
-    def __init__(self, folder, arena, device, batch):
+    def __init__(self, folder, arena, device, batch, number=0):
         spawn, self.batch = multiprocessing.get_context("spawn"), batch
-        if "RATCHET_PYTHON" in os.environ:  # a referee's: it starts Python in a sandbox
-            spawn.set_executable(os.environ["RATCHET_PYTHON"])
+        if "RATCHET_PYTHON" in os.environ:  # a referee's: they start Python in sandboxes of their own
+            spawn.set_executable(os.environ["RATCHET_PYTHON"] + str(number))
         shape, place = (batch, arena.context, arena.vocab_size), device if device.type == "cuda" else "cpu"
         self.tokens = torch.zeros(shape[:2], dtype=torch.int64).share_memory_()
         self.logits = torch.zeros(shape, device=place).share_memory_()
@@ -920,7 +920,7 @@ def measure(folder, arena, device, batch, count_flops, split="val"):
     sizes = token_bytes(load_tokenizer(arena.folder))
     watched = generator.choice(count, min(count, CONTROLS + max(CUTS, count // 8)), replace=False).tolist()
     cuts = {row: int(generator.integers(arena.context - 1)) for row in watched[CONTROLS:]}
-    models = [ModelProcess(folder, arena, device, batch) for _ in range(2)]
+    models = [ModelProcess(folder, arena, device, batch, number) for number in range(2)]
     try:
         seconds = models[0].load()
         facts = models[0].ask({"flops": count_flops})

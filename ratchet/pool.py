@@ -268,13 +268,15 @@ class Watched:
         with selectors.DefaultSelector() as selector:
             selector.register(channel, selectors.EVENT_READ)
             while not data.endswith(b"\n"):
+                if time.monotonic() > stop:
+                    raise Ended("timeout", slow)
                 if selector.select(POLL_SECONDS):
                     arrived, now = channel.recv(MESSAGE_BYTES), time.monotonic()
                     data += arrived
-                    if not arrived or len(data) > MESSAGE_BYTES:
+                    if len(data) > MESSAGE_BYTES:
+                        raise Ended("crash", "it sent the referee too long a message")
+                    if not arrived:
                         raise self._crash()
-                elif time.monotonic() > stop:
-                    raise Ended("timeout", slow)
                 self.tick()
                 if self.popen.poll() is not None and not selector.select(0):
                     raise self._crash()

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import tokenize
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -245,8 +246,23 @@ def keep_compiled(job):
         if not (job.compiled / name).exists():
             part = job.compiled / f"{name}.part"
             shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(job.live / "cache", part, symlinks=True)
+            copy_files(job.live / "cache", part)
             os.replace(part, job.compiled / name)
+
+
+def copy_files(source, target):
+    """Copy a folder that a contestant can change meanwhile: regular files with one name, and nothing else."""
+    for folder, _, names, descriptor in os.fwalk(source):
+        (place := target / os.path.relpath(folder, source)).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            with suppress(OSError):
+                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
+                with open(file, "rb") as old:
+                    facts = os.fstat(file)
+                    if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
+                        with open(place / name, "wb") as new:
+                            shutil.copyfileobj(old, new)
+                            os.fchmod(new.fileno(), stat.S_IMODE(facts.st_mode))
 
 
 def inherited():
@@ -310,7 +326,8 @@ def wait_until_ready(process, channel, clock):
 
 def train(job, process, channel, clock, spent):
     """Start the clock by handing over the training tokens, stop it when the weights are saved."""
-    with open(job.arena.folder / "train.tokens", "rb") as file:
+    os.chmod(tokens := job.arena.folder / "train.tokens", 0o644)  # who holds a file can change its mode
+    with open(tokens, "rb") as file:
         clock.enter("train")
         socket.send_fds(channel, [f"{spent:.3f}".encode()], [file.fileno()])
     clock.since -= spent
@@ -381,20 +398,15 @@ def judge(job, level, facts, told):
 def have_scored(job, folder, level, split):
     """The facts that prepare.py, in processes of its own, finds out about a model. Raises Ended."""
     own_pids = not job.device.startswith("cuda")  # the score reads the model's logits in the GPU's memory
-    view = sandbox.View(
-        (folder / "judge", folder / "model"), (folder / "tmp",), job.device, own_pids=own_pids
-    )
-    python = sandbox.write_python(folder / "python", view, level)
-    homes = dict.fromkeys(("HOME", "TMPDIR"), str(folder / "tmp"))
-    env = inherited() | homes | {"RATCHET_PYTHON": str(python), "RATCHET_RUN": str(folder)}
-    argv = [
-        sys.executable,
-        str(folder / "judge/prepare.py"),
-        "score",
-        str(folder / "model"),
-        "--split",
-        split,
-    ]
+    readable = folder / "judge", folder / "model"
+    for number in "01":  # two processes of the model, which must have nothing in common
+        (own := folder / f"{split}-{number}").mkdir()
+        view = sandbox.View(readable, (own,), job.device, own_pids=own_pids)
+        sandbox.write_python(folder / f"python-{number}", view, level)
+    env = inherited() | dict.fromkeys(("HOME", "TMPDIR"), str(folder / "tmp"))
+    env |= {"RATCHET_PYTHON": str(folder / "python-"), "RATCHET_RUN": str(folder)}
+    program, model = str(folder / "judge/prepare.py"), str(folder / "model")
+    argv = [sys.executable, program, "score", model, "--split", split]
     try:
         with pool.Watched(argv, env, folder, folder / "score.log", str(folder)) as process:
             process.wait(SCORE_SECONDS + SCORE_SHARE * job.arena.seconds)
@@ -402,9 +414,8 @@ def have_scored(job, folder, level, split):
         raise pool.Ended("invalid", f"scoring: {end}") from None
     path = folder / "model" / {"val": "result.json", "test": "test.json"}[split]
     if not path.exists():
-        raise pool.Ended(
-            "invalid", f"it can't be scored: {(tail(folder / 'score.log') or ['no output'])[-1]:.300}"
-        )
+        words = tail(folder / "score.log") or ["no output"]
+        raise pool.Ended("invalid", f"it can't be scored: {words[-1]:.300}")
     return json.loads(path.read_text())
 
 

@@ -149,9 +149,11 @@ def write_python(path, view, level):
 
     A child reaches the pipes and shared tensors that are its arguments, but no lock or queue of its parent's:
     these have names in /dev/shm. Its view must hold the parent's main file and the folder that the parent was
-    started in, where multiprocessing goes, and a TMPDIR to write, without which torch doesn't import.
+    started in, where multiprocessing goes. Its home and TMPDIR is the first folder that it may write.
     """
-    path.write_text(f'#!/bin/sh\nexec {shlex.join(command([sys.executable], view, level))} "$@"\n')
+    settings = " ".join(f"{name}={shlex.quote(str(view.write[0]))}" for name in ("HOME", "TMPDIR"))
+    program = shlex.join(command([sys.executable], view, level))
+    path.write_text(f'#!/bin/sh\nexport {settings}\nexec {program} "$@"\n')
     path.chmod(0o755)
     return path
 

@@ -55,7 +55,7 @@ def arena(cache, tmp_path_factory):
 class LocalModel:
     """A contestant in this process, with ModelProcess's interface; every instance has a memory of its own."""
 
-    def __init__(self, folder, arena, device, batch):
+    def __init__(self, folder, arena, device, batch, number=0):
         spec = importlib.util.spec_from_file_location("contestant", folder / "train.py")
         spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
         self.model, self.batch = module.load(folder).eval(), batch
