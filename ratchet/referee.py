@@ -255,29 +255,24 @@ def copy_files(source, target):
     for folder, _, names, descriptor in os.fwalk(source):
         (place := target / os.path.relpath(folder, source)).mkdir(parents=True, exist_ok=True)
         for name in names:
-            with suppress(OSError):
-                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
-                with open(file, "rb") as old:
-                    facts = os.fstat(file)
-                    if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
-                        with open(place / name, "wb") as new:
-                            shutil.copyfileobj(old, new)
-                            os.fchmod(new.fileno(), stat.S_IMODE(facts.st_mode))
+            how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            with suppress(OSError), open(os.open(name, how, dir_fd=descriptor), "rb") as old:
+                facts = os.fstat(old.fileno())
+                if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
+                    (place / name).write_bytes(old.read())
 
 
 def inherited():
-    return {key: os.environ[key] for key in ENVIRONMENT if key in os.environ} | {
-        "PYTHONDONTWRITEBYTECODE": "1"
-    }
+    kept = {key: os.environ[key] for key in ENVIRONMENT if key in os.environ}
+    return kept | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def environment(job):
     """All that a contestant inherits."""
     live, arena = job.live, job.arena
-    told = dict(
-        ARENA=arena.name, CACHE=arena.folder.parent, SEED=job.seed, BUDGET=job.budget, DEVICE=job.device
-    )
-    told = {f"RATCHET_{key}": value for key, value in (told | {"RUN": live / "out"}).items()}
+    told = {"ARENA": arena.name, "CACHE": arena.folder.parent, "RUN": live / "out"}
+    told |= {"SEED": job.seed, "BUDGET": job.budget, "DEVICE": job.device}
+    told = {f"RATCHET_{key}": value for key, value in told.items()}
     homes = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), live / "tmp")
     caches = {"TORCHINDUCTOR_CACHE_DIR": live / "cache", "TRITON_CACHE_DIR": live / "cache/triton"}
     more = {"WANDB_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
@@ -293,10 +288,8 @@ def compete(job, level, clock, facts):
         file_bytes=WEIGHT_BYTES)  # fmt: skip
     argv = sandbox.command([sys.executable, str(live / "code/train.py")], view, level)
     env = environment(job) | {"RATCHET_REFEREE": str(theirs.fileno())}
-    with (
-        ours,
-        pool.Watched(argv, env, live / "code", live / "run.log", env["RATCHET_RUN"], theirs) as process,
-    ):
+    log, mark = live / "run.log", env["RATCHET_RUN"]
+    with ours, pool.Watched(argv, env, live / "code", log, mark, theirs) as process:
         load, energy = pool.Load(job.device, process), pool.joules(job.device)
         try:
             begin = wait_until_ready(process, ours, clock)

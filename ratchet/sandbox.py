@@ -151,9 +151,8 @@ def write_python(path, view, level):
     these have names in /dev/shm. Its view must hold the parent's main file and the folder that the parent was
     started in, where multiprocessing goes. Its home and TMPDIR is the first folder that it may write.
     """
-    settings = " ".join(f"{name}={shlex.quote(str(view.write[0]))}" for name in ("HOME", "TMPDIR"))
-    program = shlex.join(command([sys.executable], view, level))
-    path.write_text(f'#!/bin/sh\nexport {settings}\nexec {program} "$@"\n')
+    home, program = shlex.quote(str(view.write[0])), shlex.join(command([sys.executable], view, level))
+    path.write_text(f'#!/bin/sh\nexport HOME={home} TMPDIR={home}\nexec {program} "$@"\n')
     path.chmod(0o755)
     return path
 
