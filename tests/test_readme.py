@@ -87,5 +87,5 @@ def test_every_option_is_understood(capsys, monkeypatch):
     options = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
     assert {"--text", "--arena", "--context", "--vocab-size", "--seconds", "--shards"} <= options
     options |= set(re.findall(r"--[\w-]+", (ROOT / "ratchet/__main__.py").read_text()))
-    options |= {"--quick", "--again", "--budget", "--frame"}  # named after their parameters
+    options |= {"--quick", "--again", "--budget", "--frame", "--device"}  # named after their parameters
     assert set(re.findall(r"--[a-z][a-z-]+", README)) <= options
