@@ -30,7 +30,7 @@ from ratchet.ledger import Broken, Ledger  # noqa: E402
 
 OPTIONS = "--quick", "--busy"  # one run each: so a series of tries is finished between the kills
 GRACE_SECONDS = 1.0  # after a kill, for the kernel to end what dies with the referee
-LONGEST = 20  # seconds after which the referee is killed, at most
+LONGEST = 1.5  # the referee is killed after so many times what one run takes, at most
 
 
 def prepare(folder):
@@ -104,13 +104,14 @@ def main():
         )
         if first.wait():
             raise SystemExit(first.stderr.read().decode())
+        longest = LONGEST * sum(sum(run["seconds"].values()) for run in Ledger(repository).rows()[1:5]) / 4
         commit(repository, 0)
         for _ in track(range(args.kills), "killing", disable=args.json):
             while True:
                 process = ratchet(environment, repository, "try", f"try {counts['tries']}", *OPTIONS)
                 counts["commands"] += 1
                 try:
-                    _, words = process.communicate(timeout=chance.uniform(0, LONGEST))
+                    _, words = process.communicate(timeout=chance.uniform(0, longest))
                 except subprocess.TimeoutExpired:
                     break
                 counts["failed_commands"] += process.returncode != 0

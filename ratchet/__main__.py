@@ -1,6 +1,7 @@
 """The command line: `uv run ratchet VERB`."""
 
 import json
+import statistics
 import sys
 from dataclasses import asdict
 from typing import Annotated
@@ -12,8 +13,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.syntax import Syntax
 from rich.table import Table
 
-from ratchet import experiments, pool, referee, verdicts
+from ratchet import experiments, pool, sources, verdicts
 from ratchet.ledger import Broken, Full, Ledger, bpb
+from ratchet.verify import find_problems
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -29,6 +31,7 @@ Budget = Annotated[
 Device = Annotated[str, typer.Option(help="cuda:0, mps, cpu. Default: the best here.")]
 Arena = Annotated[str, typer.Option(help="pocket, climbmix, or one of yours. Default: what fits the device.")]
 Busy = Annotated[bool, typer.Option("--busy", help="Count runs although other programs use this machine.")]
+Names = typer.Argument(metavar="A B", help="Commits or files; each is compared with the first.")
 STYLES = {"keep": "green", "baseline": "cyan", "discard": "dim", "undecided": "yellow"}
 
 
@@ -36,7 +39,7 @@ def main():
     """Run the verb; a user's mistake is one sentence and exit code 2."""
     try:
         app()
-    except (referee.Refused, Broken, Full, ValueError) as error:
+    except (sources.Refused, Broken, Full, ValueError) as error:
         name = "ledger.jsonl, " if isinstance(error, Broken) else ""
         print(f"ratchet: {name}{error}.", file=sys.stderr)
         sys.exit(2)
@@ -66,6 +69,14 @@ class Live:
         self.task = self.progress.add_task(escape(text))
         if text.startswith("  ") or not notes.is_terminal:
             notes.print(escape(text))
+
+
+def carry_out(verb, *args, device=None, arena=None, budget=None, busy=False, **options):
+    """Call a function of experiments.py, alone in this repository, and tell of it; returns the experiment."""
+    with Live() as tell:
+        bench = experiments.Bench(device, arena, budget, busy, tell)
+        with bench.alone():
+            return verb(bench, *args, **options)
 
 
 def show_json(value):
@@ -113,8 +124,7 @@ def calibrate(
     as_json: AsJson = False,
 ):  # fmt: skip
     """Measure the noise of HEAD's train.py, which becomes the first champion. Begin here."""
-    with Live() as tell:
-        e = experiments.calibrate(experiments.Bench(device, arena, budget, busy, tell), seeds)
+    e = carry_out(experiments.calibrate, seeds, device=device, arena=arena, budget=budget, busy=busy)
     show_verdict(e, as_json)
 
 
@@ -127,10 +137,8 @@ def attempt(
     device: Device = None, busy: Busy = False, as_json: AsJson = False,
 ):  # fmt: skip
     """Try HEAD's train.py against the champion: screen on one seed, confirm on fresh ones, decide."""
-    with Live() as tell:
-        bench = experiments.Bench(device, busy=busy, tell=tell)
-        before = {e.n for e in bench.experiments() if e.closes}
-        e = experiments.attempt(bench, idea, quick=quick, again=again, by=by)
+    before = {e.n for e in Ledger(sources.home()).experiments().values() if e.closes}
+    e = carry_out(experiments.attempt, idea, quick=quick, again=again, by=by, device=device, busy=busy)
     if e.n in before:
         notes.print(f"this source was tried before, as experiment {e.n}; --again runs it once more")
     show_verdict(e, as_json)
@@ -147,10 +155,17 @@ def show_contrast(e, found, split, as_json):
         return rows
     title = f"{split} bits per byte, {e.closes.get('reason', '')}"
     table = Table(
-        "source", "runs", "mean", f"gain on {e.arms[0]['name']} (95%)", "p, two-sided", "settled", title=title
+        "source",
+        "runs",
+        "mean ± sd",
+        f"gain on {e.arms[0]['name']} (95%)",
+        "p, two-sided",
+        "settled",
+        title=title,
     )
     for row in rows:
-        mean = "" if row["mean"] is None else f"{row['mean']:.4f}"
+        mean = f"{statistics.mean(row['scores']):.4f}" if row["scores"] else ""
+        mean += f" ± {statistics.stdev(row['scores']):.4f}" if len(row["scores"]) > 1 else ""
         rest = [f"{row['gain']:+.4f} ± {row['high'] - row['gain']:.4f}", f"{row['p_two']:.2g}",
                 "yes" if row["settled"] else "no"] if "gain" in row else ["", "", ""]  # fmt: skip
         table.add_row(escape(row["name"]), str(len(row["scores"])), mean, *rest)
@@ -162,7 +177,7 @@ def show_contrast(e, found, split, as_json):
 
 @app.command()
 def compare(
-    sources: Annotated[list[str], typer.Argument(help="Commits or files; each is compared with the first.")],
+    names: Annotated[list[str], Names],
     seeds: Seeds = 5,
     frame: Annotated[str, typer.Option(help="What all get equally much of: time, tokens or flops.")] = "time",
     budget: Budget = None, arena: Arena = None, device: Device = None, busy: Busy = False,
@@ -170,9 +185,9 @@ def compare(
 ):  # fmt: skip
     """Compare any commits or files with error bars, seeds interleaved on one device. Changes no champion."""
     if frame not in ("time", "tokens", "flops"):
-        raise referee.Refused(f"frame {frame!r} is not known: say time, tokens or flops")
-    with Live() as tell:
-        e = experiments.compare(experiments.Bench(device, arena, budget, busy, tell), sources, seeds, frame)
+        raise sources.Refused(f"frame {frame!r} is not known: say time, tokens or flops")
+    where = dict(device=device, arena=arena, budget=budget, busy=busy)
+    e = carry_out(experiments.compare, names, seeds, frame, **where)
     rows = show_contrast(e, experiments.contrast(e), "val", as_json)
     if as_json:
         return show_json({"n": e.n, "frame": frame, "reason": e.closes["reason"], "arms": rows})
@@ -185,9 +200,8 @@ def compare(
 
 @app.command()
 def audit(seeds: Seeds = 3, device: Device = None, busy: Busy = False, as_json: AsJson = False):
-    """Score all champions on the locked test split with fresh seeds: is the gain on val one on test, too?"""
-    with Live() as tell:
-        e = experiments.audit(experiments.Bench(device, busy=busy, tell=tell), seeds)
+    """Score all champions on the locked test split with fresh seeds: is a gain on val one on test, too?"""
+    e = carry_out(experiments.audit, seeds, device=device, busy=busy)
     found = {
         split: show_contrast(e, experiments.contrast(e, split), split, as_json) for split in ("val", "test")
     }
@@ -214,7 +228,7 @@ def log(
     as_json: AsJson = False,
 ):
     """Show the ledger: a line for each experiment."""
-    found = [e for e in Ledger(referee.home()).experiments().values() if by in (None, e.opens.get("by"))]
+    found = [e for e in Ledger(sources.home()).experiments().values() if by in (None, e.opens.get("by"))]
     if as_json:
         return show_json([facts(e) for e in found])
     if not found:
@@ -229,9 +243,9 @@ def log(
 
 
 def find(n):
-    found = Ledger(referee.home()).experiments()
+    found = Ledger(sources.home()).experiments()
     if n not in found:
-        raise referee.Refused(f"there is no experiment {n}: `ratchet log` lists them")
+        raise sources.Refused(f"there is no experiment {n}: `ratchet log` lists them")
     return found[n]
 
 
@@ -269,21 +283,21 @@ def diff(n: int):
     """Show what an experiment changed in train.py, against the champion of its time."""
     e = find(n)
     old, new = e.opens.get("parent") or e.arms[-1]["commit"], e.arms[0]["commit"]
-    text = referee.git("diff", old, new, "--", "train.py").decode(errors="replace")
+    text = sources.git("diff", old, new, "--", "train.py").decode(errors="replace")
     console.print(Syntax(text, "diff") if console.is_terminal else escape(text), soft_wrap=True)
 
 
 @app.command()
 def verify(as_json: AsJson = False):
     """Check the chain, the sources, every verdict; print the head hash. Exit code 1 if something is wrong."""
-    bench = experiments.Bench()
-    problems, rows = experiments.verify(bench), len(bench.ledger.rows())
+    book = Ledger(sources.home())
+    problems, rows = find_problems(book), len(book.rows())
     if as_json:
-        show_json({"lines": rows, "head": bench.ledger.head(), "problems": problems})
+        show_json({"lines": rows, "head": book.head(), "problems": problems})
     else:
         for problem in problems:
             console.print(escape(problem), style="red")
-        console.print(f"{rows} lines, {len(problems)} problems, head {bench.ledger.head() or 'none'}")
+        console.print(f"{rows} lines, {len(problems)} problems, head {book.head() or 'none'}")
     raise SystemExit(bool(problems))
 
 

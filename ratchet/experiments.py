@@ -4,17 +4,19 @@ What an experiment does next follows from its lines in the ledger alone (`next_s
 goes on where it stopped, and `verify` can find out whether every verdict is the one that its runs demand.
 """
 
+import fcntl
 import math
 import re
 import secrets
 import subprocess
 import sys
+from contextlib import contextmanager
 from datetime import datetime
 from typing import NamedTuple
 
-from ratchet import pool, referee, verdicts
-from ratchet.ledger import Experiment, Ledger, bpb, counts
-from ratchet.referee import Refused
+from ratchet import pool, referee, sandbox, sources, verdicts
+from ratchet.ledger import Ledger, bpb, counts
+from ratchet.sources import Refused
 
 MIN_SEEDS = 2  # of a calibration: one run has no sigma
 SHARED_TRIES = 3  # runs in a row that shared their device before a verb gives up
@@ -62,9 +64,12 @@ class Campaign:
                         yield e.arms[run["arm"]]["source"], run
 
     def noise(self, before=math.inf):
-        """Sigma, from all sources with repeated seeds in earlier experiments, screening runs left out."""
+        """Sigma, from all champions' runs of earlier experiments.
+
+        What candidates do to their own spread can't move the yardstick that they are measured with.
+        """
         groups = {}
-        for source, run in self._runs("calibrate", "reference", "confirm", "champion", "compare"):
+        for source, run in self._runs("calibrate", "reference", "champion"):
             if run["n"] < before:
                 groups.setdefault(source, []).append(bpb(run))
         return verdicts.pooled(groups.values())
@@ -123,12 +128,13 @@ class Bench:
     """A place to experiment: the repository with its ledger, one device, an arena, somebody to tell."""
 
     def __init__(self, device=None, arena=None, budget=None, busy=False, tell=lambda text: None):
-        self.home = referee.home()
+        self.home = sources.home()
         self.ledger, self.device = Ledger(self.home), device or pool.devices()[0]
         self.busy, self.tell, self.budget = busy, tell, budget
         if self.device not in (here := pool.devices()):
             raise Refused(f"there is no device {self.device!r} here: choose one of {', '.join(here)}")
-        if budget and not re.fullmatch(r"\d+(\.\d+)?(e\d+)?(s|tok|flop)", budget):
+        known = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)", budget or "1s")
+        if not known or not 0 < float(known[1]) < math.inf:
             raise Refused(f"budget {budget!r} is not understood: write 300s, 20e6tok or 1e15flop")
         self.arena = arena
 
@@ -137,43 +143,60 @@ class Bench:
         ready = (pool.cache_folder() / "climbmix/arena.json").exists()
         name = self.arena or ("climbmix" if ready and self.device.startswith("cuda") else "pocket")
         if name == "pocket":
-            command = [sys.executable, referee.ROOT / "prepare.py", "--arena", name]
+            command = [sys.executable, sources.ROOT / "prepare.py", "--arena", name]
             subprocess.run(command, stdout=2, check=True)
         self.arena = referee.load_arena(name)
         self.budget = self.budget or f"{self.arena.seconds}s"
+
+    @contextmanager
+    def alone(self):
+        """Nobody else experiments in this repository meanwhile."""
+        (self.home / "runs").mkdir(exist_ok=True)
+        with open(self.home / "runs/.lock", "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Refused("another experiment is running in this repository: wait for it") from None
+            yield
+
+    def conditions(self):
+        """What must be the same when scores are compared, beside the arena and the budget."""
+        return pool.describe(self.device) | {
+            "isolation": sandbox.best_level(), "machinery": sources.machinery()}  # fmt: skip
 
     def experiments(self):
         return [*self.ledger.experiments().values()]
 
     def campaign(self):
         """The campaign that a try belongs to. Raises Refused when there is none, or its judge has changed."""
-        here, closed = pool.describe(self.device)["device"], self.experiments()
-        found = Campaign([e for e in closed if e.opens["device"] == here])
+        now = self.conditions()
+        found = Campaign([e for e in self.experiments() if e.opens["device"] == now["device"]])
         if not found.baseline:
-            raise Refused(f"there is no baseline on {here}: run `uv run ratchet calibrate` first")
-        if found.baseline.machinery != referee.machinery():
-            raise Refused("prepare.py or ratchet/ has changed since the calibration: run `ratchet calibrate`")
+            raise Refused(f"there is no baseline on {now['device']}: run `uv run ratchet calibrate` first")
         self.arena, self.budget = referee.load_arena(found.baseline.arena), found.baseline.budget
-        if self.arena.seal != found.baseline.seal:
-            raise Refused(f"arena {self.arena.name} was prepared anew: run `uv run ratchet calibrate` in it")
+        for name, value in (now | {"seal": self.arena.seal}).items():
+            if found.baseline.opens[name] != value:
+                names = {"machinery": "prepare.py or ratchet/", "seal": f"arena {self.arena.name}"}
+                what = f"{names.get(name, name)} has changed since the calibration"
+                raise Refused(f"{what}: run `uv run ratchet calibrate`")
         return found
 
-    def open(self, role, sources, **more):
+    def open(self, role, arms, **more):
         """Open an experiment, or go on with one of the same role, arms and conditions that never closed."""
-        facts = {"role": role, "arms": [source.facts() for source in sources], "arena": self.arena.name}
-        facts |= {"seal": self.arena.seal, "budget": self.budget, "machinery": referee.machinery()}
-        facts |= pool.describe(self.device) | {"busy": self.busy} | more
+        facts = {"role": role, "arms": [source.facts() for source in arms], "arena": self.arena.name}
+        facts |= {"seal": self.arena.seal, "budget": self.budget, "busy": self.busy}
+        facts |= self.conditions() | more
         for e in self.experiments():
             same = all(e.opens.get(key) == value for key, value in facts.items() if key not in ("idea", "by"))
             if same and not e.closes:
                 self.tell(f"going on with experiment {e.n}, which was interrupted")
-                return self.keep(e.n, sources[0])
-        return self.keep(self.ledger.append("opens", **facts), sources[0])
+                return self.keep(e.n, arms[0])
+        return self.keep(self.ledger.append("opens", salt=secrets.token_hex(8), **facts), arms[0])
 
     def keep(self, n, source):
         """Keep an experiment's commit in reach, whatever becomes of its branch; returns n."""
         if source.commit:
-            referee.git("update-ref", f"refs/ratchet/{n}", source.commit)
+            sources.git("update-ref", f"refs/ratchet/{n}", source.commit)
         return n
 
     def now(self, n):
@@ -183,19 +206,16 @@ class Bench:
         """One run of an arm, into the ledger. Again when another program used the device, some times."""
         for _ in range(SHARED_TRIES):
             self.ledger.check_room()
-            seed_now, name = seed if seed is not None else secrets.randbelow(10**9), f"{phase}-{arm}"
-            target = self.home / "runs" / str(n) / f"{len(self.now(n).runs)}-{name}"
+            e, name = self.now(n), f"{phase}-{arm}"
+            seed_now = e.seed() if seed is None else seed
+            target = self.home / "runs" / str(n) / f"{len(e.runs)}-{name}"
             compiled = self.home / "runs/.compiled"
             compiled.mkdir(parents=True, exist_ok=True)
             asked = seed_now, budget or self.budget, self.arena, self.device
             self.tell(f"experiment {n}: {phase} run of {source.name}, {asked[1]}, seed {seed_now}")
             facts = referee.run(referee.Job(source, *asked, target, compiled, tuple(splits), is_baseline))
-            facts |= {
-                "arm": arm,
-                "phase": phase,
-                "folder": str(target.relative_to(self.home)),
-                "busy": self.busy,
-            }
+            facts |= {"arm": arm, "phase": phase, "folder": str(target.relative_to(self.home))}
+            facts["busy"] = self.busy
             self.ledger.append("run", n=n, **facts)
             self.tell(result_line(facts))
             if self.busy or not facts["shared"]:
@@ -213,7 +233,7 @@ class Bench:
             for weights in (self.home / "runs" / str(n)).glob("*/model.safetensors"):
                 weights.unlink()
         if decision.verdict in ("keep", "baseline") and e.arms[0]["commit"]:
-            referee.git("update-ref", "refs/ratchet/champion", e.arms[0]["commit"])
+            sources.git("update-ref", "refs/ratchet/champion", e.arms[0]["commit"])
         return self.now(n)
 
 
@@ -230,9 +250,9 @@ def calibrate(bench, seeds=5):
     """Measure sigma with several seeds of HEAD's train.py, which becomes the first champion."""
     if seeds < MIN_SEEDS:
         raise Refused(f"-n {seeds} is too few: sigma needs at least {MIN_SEEDS} seeds, 5 are sensible")
-    referee.check_clean()
+    sources.check_clean()
     bench.enter()
-    source = referee.read_source("HEAD")
+    source = sources.read_source("HEAD")
     n = bench.open("calibrate", [source], idea="the baseline", seeds=seeds)
     while len(bench.now(n).scores(0)) < seeds:
         facts = bench.run(n, 0, "calibrate", source, is_baseline=True)
@@ -247,16 +267,18 @@ def calibrate(bench, seeds=5):
 
 def attempt(bench, idea, what="HEAD", quick=False, again=False, by=""):
     """Try HEAD's train.py against the champion: screen, confirm, verdict. Returns the experiment."""
-    referee.check_clean()
-    source, campaign = referee.read_source(what), bench.campaign()
-    referee.check_commit(source.commit)
+    sources.check_clean()
+    source, campaign = sources.read_source(what), bench.campaign()
+    sources.check_commit(source.commit)
     shape = source.facts()["source"]
     known = [e for e in campaign.tried if e.arms[0]["source"] == shape]
     if known and not again:
         return known[-1]
     champion = campaign.champion
-    arms = source, referee.read_source(champion["commit"])._replace(name="champion")
-    n = bench.open("try", arms, idea=idea, by=by, parent=champion["commit"], quick=quick)
+    idea, by = (pool.clean(text.encode(errors="replace"))[:1000] for text in (idea, by))
+    arms = source, sources.read_source(champion["commit"])._replace(name="champion")
+    more = {"parent": champion["commit"], "quick": quick, "baseline": campaign.baseline.n}
+    n = bench.open("try", arms, idea=idea, by=by, **more)
     while not isinstance(step := next_step(bench.now(n), bench.campaign()), Decision):
         facts = bench.run(n, *step, arms[step[0]])
         if step[0] == CHAMPION and facts["status"] != "ok":
@@ -268,15 +290,15 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by=""):
 
 def compare(bench, names, seeds=5, frame="time"):
     """Run several sources with the same seeds in turns; changes no champion. Returns the experiment."""
-    sources = [referee.read_source(name) for name in names]
-    if len(sources) < 2 or seeds < MIN_SEEDS:
+    arms = [sources.read_source(name, files=True) for name in names]
+    if len(arms) < 2 or seeds < MIN_SEEDS:
         raise Refused(f"a comparison needs two sources and {MIN_SEEDS} seeds at least")
     bench.enter()
-    n = bench.open("compare", sources, frame=frame, seeds=seeds)
+    n = bench.open("compare", arms, frame=frame, seeds=seeds)
     if frame != "time" and bench.budget.endswith("s"):
-        bench.budget = equal_budget(bench, n, sources[0], frame)
+        bench.budget = equal_budget(bench, n, arms[0], frame)
     for number in range(seeds):
-        order = [*range(len(sources))]
+        order = [*range(len(arms))]
         for arm in order[number % len(order) :] + order[: number % len(order)]:
             runs = [run for run in bench.now(n).runs if run["arm"] == arm and run["phase"] == "compare"]
             if not failure(runs) and sum(map(counts, runs)) <= number:
@@ -284,7 +306,7 @@ def compare(bench, names, seeds=5, frame="time"):
                     run["seed"] for run in bench.now(n).runs if run["phase"] == "compare" and counts(run)
                 ]
                 used = [*dict.fromkeys(others)]
-                bench.run(n, arm, "compare", sources[arm], used[number] if len(used) > number else None)
+                bench.run(n, arm, "compare", arms[arm], used[number] if len(used) > number else None)
     return bench.close(n, Decision("compared", f"{seeds} seeds, frame {frame}, budget {bench.budget}"))
 
 
@@ -319,67 +341,16 @@ def contrast(e, split="val"):
 def audit(bench, seeds=3):
     """Score the champions, baseline first, on the locked test split with fresh seeds."""
     campaign = bench.campaign()
-    sources = [
-        referee.read_source(e.arms[0]["commit"])._replace(name=f"experiment {e.n}") for e in campaign.kept
+    arms = [
+        sources.read_source(e.arms[0]["commit"])._replace(name=f"experiment {e.n}") for e in campaign.kept
     ]
-    n = bench.open("audit", sources, seeds=seeds)
+    n = bench.open("audit", arms, seeds=seeds)
     for number in range(seeds):
-        for arm, source in enumerate(sources):
+        for arm, source in enumerate(arms):
             if sum(map(counts, (run for run in bench.now(n).runs if run["arm"] == arm))) <= number:
                 facts = bench.run(n, arm, "audit", source, splits=("val", "test"))
                 if facts["status"] != "ok":
                     raise Refused(
                         f"{source.name} ended as {facts['status']} ({facts['reason']}) in the audit"
                     )
-    return bench.close(n, Decision("audited", f"{len(sources)} champions, {seeds} seeds"))
-
-
-def verify(bench):
-    """Problems of the ledger: sources, verdicts, refs; the chain is checked by reading. [] is a clean one."""
-    problems, found = [], {}
-    for row in bench.ledger.rows():
-        n, kind = row["n"], row["kind"]
-        if kind == "opens":
-            found[n] = Experiment(row)
-            problems += [f"experiment {n}: {what}" for what in lost_sources(row["arms"])]
-        elif kind == "run":
-            found[n].runs.append(row)
-            if row["file"] != found[n].arms[row["arm"]]["file"]:
-                problems.append(f"experiment {n}: a {row['phase']} run had another train.py than its arm")
-        else:
-            problems += wrong_verdict(row, found[n], Campaign([*found.values()], found[n].key))
-            found[n].closes = row
-    return problems + [*wrong_refs(found)]
-
-
-def wrong_verdict(row, e, campaign):
-    """What the runs of a try say where its verdict says otherwise."""
-    if e.role == "try":
-        step = next_step(e, campaign) if campaign.baseline else None
-        says = step.verdict if isinstance(step, Decision) else "that there can't be one yet"
-        if says != row["verdict"]:
-            yield f"experiment {e.n}: the verdict is {row['verdict']}, its runs say {says}"
-
-
-def lost_sources(arms):
-    """Arms whose train.py git doesn't have any more as it ran."""
-    for arm in arms:
-        if arm["commit"]:
-            try:
-                if referee.sha256(referee.git("show", f"{arm['commit']}:train.py")) != arm["file"]:
-                    yield f"train.py of commit {arm['commit'][:7]} is not what ran"
-            except Refused:
-                yield f"commit {arm['commit'][:7]} is gone"
-
-
-def wrong_refs(found):
-    """refs/ratchet/<n> that differ from the ledger."""
-    lines = referee.git_lines("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/ratchet")
-    refs = dict(line.split() for line in lines)
-    for n, commit in (
-        (int(name.split("/")[-1]), commit) for name, commit in refs.items() if name[-1].isdigit()
-    ):
-        if n not in found:
-            yield f"refs/ratchet/{n} has no line in the ledger: its end was cut off"
-        elif found[n].arms[0]["commit"] != commit:
-            yield f"refs/ratchet/{n} is not the commit of experiment {n}"
+    return bench.close(n, Decision("audited", f"{len(arms)} champions, {seeds} seeds"))

@@ -57,6 +57,11 @@ class Experiment:
         """What its scores may be compared with: arena, budget, device."""
         return tuple(self.opens[name] for name in KEY)
 
+    def seed(self):
+        """Of its next run: it follows from what counts so far, so that stopping a run draws no other."""
+        done = sum(map(counts, self.runs))
+        return int(hash_of(f"{self.salt} {done}".encode())[:12], 16) % 10**9
+
     def scores(self, arm, *phases):
         """val_bpb of the valid runs of one arm, in the order in which they were run."""
         rows = (run for run in self.runs if run["arm"] == arm and (not phases or run["phase"] in phases))

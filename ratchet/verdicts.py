@@ -172,9 +172,9 @@ def decide(candidate: Sequence[float], champion: Sequence[float], noise: Noise, 
 
     Noise is pooled over the runs before the experiment, so that it doesn't hang on the scores it judges.
     """
-    if len(candidate) not in LOOKS:
-        return Verdict("", f"no look after {len(candidate)} runs")
-    share, last = SHARES[LOOKS.index(len(candidate))], len(candidate) == LOOKS[-1]
+    if (count := min(len(candidate), LOOKS[-1])) not in LOOKS:
+        return Verdict("", f"no look after {count} runs")
+    share, last = SHARES[LOOKS.index(count)], count == LOOKS[-1]
     return judge(compare(candidate, champion, noise), noise, share, last, fewer_tokens)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ratchet import __main__, experiments, ledger, pool, referee
+from ratchet import __main__, experiments, ledger, pool, referee, sources, verify
 from ratchet.experiments import Bench
-from ratchet.referee import Refused
+from ratchet.sources import Refused
 
 SIGMA = 0.01
 
@@ -29,8 +29,12 @@ def repository(tmp_path, monkeypatch, arena):
     return folder
 
 
+def problems():
+    return verify.find_problems(Bench().ledger)
+
+
 def head(name):
-    return referee.git_lines("rev-parse", name)[0]
+    return sources.git_lines("rev-parse", name)[0]
 
 
 def commit(subject, quality=1.0, more="", **files):
@@ -103,7 +107,7 @@ def test_a_real_gain_is_kept_and_is_what_the_next_must_beat(calibrated, runs):
     assert len({run["seed"] for run in e.runs}) == len(e.runs)
     commit("back to the old one", quality=1.0, more="x = 1")
     assert experiments.attempt(Bench(), "worse than the new one").verdict == "discard"
-    assert experiments.verify(Bench()) == []
+    assert problems() == []
 
 
 def test_a_harmful_change_costs_one_run(calibrated, runs):
@@ -127,7 +131,7 @@ def test_a_run_without_a_score_is_one_row(calibrated, runs, status, verdict):
     commit("breaks", more=f'STATUS = "{status}"')
     e = experiments.attempt(Bench(), "breaks")
     assert e.verdict == verdict and status in e.closes["reason"] and len(e.runs) == 1
-    assert experiments.verify(Bench()) == []
+    assert problems() == []
 
 
 def test_what_is_no_experiment_is_refused(calibrated, runs):
@@ -143,7 +147,7 @@ def test_what_is_no_experiment_is_refused(calibrated, runs):
 
 
 def test_a_large_source_is_refused(calibrated):
-    commit("data in the source", more="DATA = '" + "x" * referee.SOURCE_BYTES + "'")
+    commit("data in the source", more="DATA = '" + "x" * sources.SOURCE_BYTES + "'")
     with pytest.raises(Refused, match="no data in it"):
         experiments.attempt(Bench(), "data in the source")
 
@@ -153,7 +157,7 @@ def test_without_a_baseline_or_with_another_judge_nothing_is_tried(repository, r
         experiments.attempt(Bench(), "too early")
     experiments.calibrate(Bench(arena="tiny"), 2)
     commit("better", quality=1.1)
-    monkeypatch.setattr(referee, "machinery", lambda: "other")
+    monkeypatch.setattr(sources, "machinery", lambda: "other")
     with pytest.raises(Refused, match=r"prepare\.py or ratchet/ has changed"):
         experiments.attempt(Bench(), "another judge")
 
@@ -169,7 +173,7 @@ def test_what_is_interrupted_goes_on(calibrated, runs, stop):
         assert not first.closes and len(first.runs) == stop
     e = experiments.attempt(Bench(), "better")
     assert e.n == first.n and e.verdict == "keep" and len(runs.jobs) == 5 + len(e.runs)
-    assert experiments.verify(Bench()) == []
+    assert problems() == []
 
 
 def test_a_shared_device_does_not_decide(calibrated, runs):
@@ -248,12 +252,12 @@ def lying(row):
 def test_verify_finds_an_edited_verdict_in_a_whole_chain(calibrated, runs):
     commit("worse", quality=1.0 - 10 * SIGMA)
     experiments.attempt(Bench(), "worse")
-    assert experiments.verify(Bench()) == []
+    assert problems() == []
     rewrite(
         calibrated / "ledger.jsonl",
         lying,
     )
-    assert any("the verdict is keep, its runs say discard" in what for what in experiments.verify(Bench()))
+    assert any("the verdict is keep, its runs say discard" in what for what in problems())
 
 
 def test_verify_finds_a_lost_commit_and_a_lost_end(calibrated, runs):
@@ -261,11 +265,11 @@ def test_verify_finds_a_lost_commit_and_a_lost_end(calibrated, runs):
     experiments.attempt(Bench(), "worse")
     lines = (calibrated / "ledger.jsonl").read_text().splitlines(keepends=True)
     (calibrated / "ledger.jsonl").write_text("".join(lines[:7]))
-    assert experiments.verify(Bench()) == ["refs/ratchet/2 has no line in the ledger: its end was cut off"]
+    assert problems() == ["refs/ratchet/2 has no line in the ledger: its end was cut off"]
     rewrite(
         calibrated / "ledger.jsonl", lambda row: [arm.update(commit="f" * 40) for arm in row.get("arms", [])]
     )
-    assert "experiment 1: commit fffffff is gone" in experiments.verify(Bench())
+    assert "experiment 1: commit fffffff is gone" in problems()
 
 
 def invoke(*words):

@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT
 
 # lines of code, without comments, docstrings and blank lines
-BUDGETS = {"prepare.py": 780, "train.py": 450} | {
-    f"ratchet/{path.name}": 300 for path in (ROOT / "ratchet").glob("*.py") if path.name != "__init__.py"
-}
+BUDGETS = {f"ratchet/{path.name}": 300 for path in (ROOT / "ratchet").glob("*.py")}
+BUDGETS |= {"prepare.py": 780, "train.py": 450, "ratchet/sandbox.py": 310}
+del BUDGETS["ratchet/__init__.py"]
 
 
 def docstring_lines(tree):

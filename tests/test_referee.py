@@ -11,7 +11,7 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from ratchet import pool, referee, sandbox
+from ratchet import pool, referee, sandbox, sources
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def busy_machine(monkeypatch):
 
 
 def job(tmp_path, **more):
-    source = referee.read_source(ROOT / "tests/contestant.py")
+    source = sources.read_source(ROOT / "tests/contestant.py", files=True)
     job = referee.Job(
         source, 7, "20000tok", referee.load_arena("tiny"), "cpu", tmp_path / "run", tmp_path / "compiled"
     )
@@ -66,9 +66,9 @@ def test_a_changed_arena_is_refused(arena, tmp_path, monkeypatch):
     assert referee.load_arena("tiny").seal == arena.seal
     with open(copy / "val.rows", "r+b") as file:
         file.write(b"\x05\x05")
-    with pytest.raises(referee.Refused, match=r"val\.rows is not what was prepared"):
+    with pytest.raises(sources.Refused, match=r"val\.rows is not what was prepared"):
         referee.load_arena("tiny")
-    with pytest.raises(referee.Refused, match=r"prepare\.py --arena nowhere"):
+    with pytest.raises(sources.Refused, match=r"prepare\.py --arena nowhere"):
         referee.load_arena("nowhere")
 
 
@@ -78,18 +78,19 @@ SOURCE = b'"""Doc."""\nx = 1  # why\n\n\ndef f(a):\n    "Doc."\n    return a\n'
 def test_layout_and_comments_make_no_new_source():
     same = b"x = 1\ndef f(a):\n\n  return (a)\n"
     # a docstring that goes leaves `pass`: still the same as any other docstring
-    assert referee.shape(SOURCE)["source"] == referee.shape(SOURCE.replace(b"why", b"because"))["source"]
+    assert sources.shape(SOURCE)["source"] == sources.shape(SOURCE.replace(b"why", b"because"))["source"]
     assert (
-        referee.shape(SOURCE)["source"] == referee.shape(SOURCE.replace(b"Doc.", b"Other words."))["source"]
+        sources.shape(SOURCE)["source"] == sources.shape(SOURCE.replace(b"Doc.", b"Other words."))["source"]
     )
-    assert referee.shape(same)["source"] == referee.shape(b"x = 1\ndef f(a):\n    return a  # it\n")["source"]
-    assert referee.shape(SOURCE)["source"] != referee.shape(SOURCE.replace(b"1", b"2"))["source"]
-    assert referee.shape(b"x = (")["size"] == 3  # no Python: words are counted
+    assert sources.shape(same)["source"] == sources.shape(b"x = 1\ndef f(a):\n    return a  # it\n")["source"]
+    assert sources.shape(SOURCE)["source"] != sources.shape(SOURCE.replace(b"1", b"2"))["source"]
+    assert sources.shape(b"x = (")["size"] == 5  # no Python: characters are counted
+    assert sources.shape(b"f('')")["size"] + 20 < sources.shape(b"f('" + b"x = 1;" * 99 + b"')")["size"]
 
 
 def test_less_code_is_a_smaller_source():
-    assert referee.shape(b"a = f(1, 2)\n")["size"] < referee.shape(b"a = f(1, 2, 3)\n")["size"]
-    assert referee.shape(b"a = 1\n")["size"] == referee.shape(b"# words\n\na = 1  # more\n")["size"]
+    assert sources.shape(b"a = f(1, 2)\n")["size"] < sources.shape(b"a = f(1, 2, 3)\n")["size"]
+    assert sources.shape(b"a = 1\n")["size"] == sources.shape(b"# words\n\na = 1  # more\n")["size"]
 
 
 def test_a_log_cannot_speak_to_the_terminal():

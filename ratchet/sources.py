@@ -1,0 +1,105 @@
+"""Sources: which train.py is meant, and whether it may be tried."""
+
+import ast
+import hashlib
+import io
+import subprocess
+import tokenize
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent  # of the machinery that runs
+SOURCE_BYTES = 2**16  # a larger train.py has data in it
+
+
+class Refused(Exception):
+    """What was asked for can't be done; says what, why, and what to do."""
+
+
+class Source(NamedTuple):
+    """A train.py: what the user called it, its commit ("" for a file), its text."""
+
+    name: str
+    commit: str
+    text: bytes
+
+    def facts(self):
+        """What the ledger says of it. `source` is equal for texts that differ in layout and comments only."""
+        return {"name": self.name, "commit": self.commit, "file": sha256(self.text)} | shape(self.text)
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def shape(text):
+    """{"source": hash of the syntax tree without docstrings, "size": its tokens}; of any bytes."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef
+    try:
+        for node in ast.walk(tree := ast.parse(text)):
+            if isinstance(node, documented) and ast.get_docstring(node) is not None:
+                node.body[0] = ast.Pass()
+        plain = ast.unparse(tree).encode()
+        # a long token counts as many: code could hide in a string
+        size = sum(1 + len(token.string) // 20 for token in tokenize.tokenize(io.BytesIO(plain).readline))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        plain, size = text, len(text)
+    return {"source": sha256(plain)[:16], "size": size}
+
+
+def git(*args):
+    """Output of a git command, in bytes. Raises Refused with git's own words."""
+    try:
+        done = subprocess.run(["git", *args], capture_output=True)
+    except FileNotFoundError:
+        raise Refused("git is not installed: install it, an experiment is a commit") from None
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise Refused(f"git {args[0]} failed ({words[-1]})")
+    return done.stdout
+
+
+def git_lines(*args):
+    return git(*args).decode(errors="replace").splitlines()
+
+
+def home():
+    """The folder of the main working tree, where the ledger is: also when called in another one."""
+    return Path(git_lines("rev-parse", "--path-format=absolute", "--git-common-dir")[0]).parent
+
+
+def read_source(what, files=False):
+    """The train.py of a commit or, where files will do, of a path."""
+    if files and (path := Path(what)).is_file():
+        source = Source(str(what), "", path.read_bytes())
+    else:
+        try:
+            (commit,) = git_lines("rev-parse", "--verify", "--quiet", f"{what}^{{commit}}")
+        except Refused:
+            raise Refused(f"{what!r} is neither a file nor a commit: name one of them") from None
+        source = Source(str(what), commit, git("show", f"{commit}:train.py"))
+    if (size := len(source.text)) > SOURCE_BYTES:
+        raise Refused(f"train.py of {what} has {size:,} bytes, {SOURCE_BYTES:,} are allowed: no data in it")
+    return source
+
+
+def check_commit(commit):
+    """Raise Refused unless train.py is all that a commit changes."""
+    changed = git_lines("diff-tree", "--no-commit-id", "--name-only", "-r", "-m", "--root", commit)
+    if others := ", ".join(sorted({*changed} - {"train.py"})):
+        raise Refused(f"commit {commit[:7]} changes {others}: an experiment may change train.py only")
+
+
+def check_clean():
+    """Raise Refused when the working tree has changes that a commit would lack."""
+    if git_lines("ls-files", "ledger.jsonl"):
+        raise Refused("ledger.jsonl is in git, where a checkout rewinds it: git rm --cached ledger.jsonl")
+    if changed := git_lines("status", "--porcelain", "--untracked-files=no"):
+        files = ", ".join(line.split()[-1] for line in changed)
+        raise Refused(f"{files} changed since the last commit: commit that first, an experiment is a commit")
+
+
+def machinery():
+    """Hash of prepare.py and ratchet/: the seal of what judges."""
+    files = [ROOT / "prepare.py", *sorted((ROOT / "ratchet").glob("*.py"))]
+    return sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))[:16]
