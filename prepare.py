@@ -73,7 +73,7 @@ CONTROLS, CUTS = 32, 112  # rows probed unchanged, rows probed with a change (at
 TOO_GOOD = 0.3  # bits per byte; the largest models known need more than 0.5 for English
 # what a model's process inherits: no secrets that are kept in variables
 ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_", "LD_", "PYTHON", "CUDA_", "OMP_", "TORCH", "TRITON_",
-               "RATCHET_PYTHON")  # fmt: skip
+               "RATCHET_PYTHON", "RATCHET_RUN")  # fmt: skip
 # the summary's lines: their keys in result.json, how to print them
 SUMMARY = dict(
     val_bpb=".6f", arena="", budget="", official="", seed="", train_seconds=".1f", rehearsal_seconds=".1f",
@@ -122,6 +122,7 @@ def settle():
     if sys.platform == "linux" and "amx_tile" in Path("/proc/cpuinfo").read_text():
         # some virtual machines announce matrix tiles and kill who uses them: a child tries
         if not (child := os.fork()):
+            signal.alarm(10)  # a fork of a process with threads may hang
             torch.ones(64, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)
             os._exit(0)
         if os.waitpid(child, 0)[1]:
@@ -789,7 +790,7 @@ class ModelProcess:
         self.tokens = torch.zeros(shape[:2], dtype=torch.int64).share_memory_()
         self.logits = torch.zeros(shape, device=place).share_memory_()
         self.channel, theirs = spawn.Pipe()
-        args = folder, device, theirs, self.tokens, self.logits
+        args = folder, device, theirs, self.tokens, self.logits, number
         self.process = spawn.Process(target=serve_model, args=args, daemon=True)
         self.process.start()
         theirs.close()
@@ -836,12 +837,13 @@ def load_contestant(folder, device):
     return train.load(folder).to(device).eval()
 
 
-def serve_model(folder, device, channel, tokens, logits):
+def serve_model(folder, device, channel, tokens, logits, number=0):
     """The model's process: import the saved train.py, load the weights, answer. It never sees a target."""
     settle()
-    if "RATCHET_PYTHON" not in os.environ:
+    if number or "RATCHET_PYTHON" not in os.environ:  # the second has nothing to read that the first wrote
+        log = os.devnull if number else folder / "score.log"
         for stream in (1, 2):
-            os.dup2(os.open(folder / "score.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     while True:
         question, out, answer = json.loads(channel.recv_bytes()), None, {}
         try:

@@ -12,9 +12,10 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ READY_SECONDS = 600  # longest wait for `ready`
 LATE, LATE_SECONDS = 0.02, 0.25  # share of the budget by which a contestant may be late, or these seconds
 SCORE_SECONDS, SCORE_SHARE = 120, 0.5  # longest scoring: seconds, and this share of the arena's budget
 WEIGHT_BYTES = 2**35
-COPY_SECONDS, COPY_BYTES = 60, 2**32  # of a compiler's cache that is kept
+COPY_SECONDS, COPY_BYTES, COPY_DEPTH = 60, 2**31, 9  # of a compiler's cache that is kept
 ARTIFACTS = {"model.safetensors": WEIGHT_BYTES, "config.json": 2**20, "curve.jsonl": 2**25}
 ENVIRONMENT = "PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP_NUM_THREADS".split()
 TAIL_LINES = 15  # of a log, kept in the ledger
@@ -154,32 +155,38 @@ def keep_compiled(job):
 
 def copy_files(source, target):
     """Copy a folder that a contestant can change meanwhile: regular files with one name, and nothing else."""
-    stop, room = time.monotonic() + COPY_SECONDS, COPY_BYTES
-    for folder, folders, names, descriptor in os.fwalk(source):
-        where = os.path.relpath(folder, source)
-        folders[:] = folders if where.count("/") < 9 else []
-        (place := target / where).mkdir(parents=True, exist_ok=True)
-        for name in names:
-            how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-            with suppress(OSError), open(os.open(name, how, dir_fd=descriptor), "rb") as old:
-                facts = os.fstat(old.fileno())
-                room -= facts.st_size
-                if min(room, stop - time.monotonic()) < 0:
+    stop, room = time.monotonic() + COPY_SECONDS, [COPY_BYTES]
+
+    def copy(folder, place, depth):
+        place.mkdir(parents=True)
+        for name in os.listdir(folder):
+            with suppress(OSError), opened(name, folder) as (old, facts):
+                room[0] -= facts.st_size
+                if room[0] < 0 or time.monotonic() > stop:
                     raise pool.Ended("disk", "its compiler's cache is too large to keep")
-                if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
-                    (place / name).write_bytes(old.read(facts.st_size))
+                if stat.S_ISDIR(facts.st_mode) and depth:
+                    copy(old, place / name, depth - 1)
+                elif stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
+                    (place / name).write_bytes(os.read(old, facts.st_size))
+
+    with opened(source, None) as (top, _):
+        copy(top, target, COPY_DEPTH)
+
+
+@contextmanager
+def opened(name, folder):
+    """(descriptor, what it is) of a name in an open folder: no link is followed, no pipe waited for."""
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        yield descriptor, os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove(folder):
-    """Delete a folder of which a contestant may have taken its owner's rights."""
-
-    def mend(function, path, _):
-        with suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700, follow_symlinks=False) if not os.path.islink(path) else None
-            function(path) if function in (os.unlink, os.rmdir) else shutil.rmtree(path, ignore_errors=True)
-
-    shutil.rmtree(folder, onerror=mend)
+    """Delete a folder that a contestant wrote to: it may lack rights, or be deeper than Python goes."""
+    for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+        subprocess.run([*command, "--", folder], stderr=subprocess.DEVNULL)
 
 
 def inherited():

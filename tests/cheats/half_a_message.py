@@ -1,0 +1,12 @@
+"""Sends the referee half a message, which it would wait for (kernelbot's cheat-fd.py)."""
+
+import time
+
+PATCH = {"referee.READY_SECONDS": 12}
+EXPECT = {"timeout"}
+
+
+def main():
+    run = prepare.enter()
+    run._referee.sendall(b'{"phase": "train"')
+    time.sleep(60)

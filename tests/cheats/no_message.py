@@ -1,0 +1,11 @@
+"""Sends the referee a message that is none: a list nested too deeply (kernelbot's cheat-fd.py)."""
+
+import time
+
+EXPECT = {"crash"}
+
+
+def main():
+    run = prepare.enter()
+    run._referee.sendall(30_000 * b"[" + b"\n")
+    time.sleep(60)

@@ -1,0 +1,14 @@
+"""Tells NaN and words where numbers are asked for (karpathy/autoresearch hole 20)."""
+
+
+def submit(run, model, config):
+    tell = run._tell
+    lies = {"steps": "many", "tokens": float("nan"), "flops_per_token": [1], "peak_flops": -1.0, "seed": 137}
+    run._tell = lambda **facts: tell(**facts | lies)
+    run.submit(model, config)
+
+
+def caught(facts, honest):
+    told = [facts["steps"], facts["tokens"], facts["seed"]]
+    same = facts["status"] == "ok" and facts["val"]["nats"] == honest["val"]["nats"]
+    return same and told == [0, 0, honest["seed"]]

@@ -1,0 +1,230 @@
+"""Every known way to cheat a referee, one file each in tests/cheats, is tried; none may get through."""
+
+import ast
+import subprocess
+import types
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import LocalModel, score
+from safetensors.torch import save_file
+from test_prepare import CHEATS as SCORED_BY_PREPARE
+
+import prepare
+from ratchet import pool, referee, sandbox, sources
+
+FOLDER = Path(__file__).parent / "cheats"
+HONEST = (FOLDER.parent / "contestant.py").read_text()
+HERE = "# what a cheat replaces comes here\n"
+SEED, BUDGET = 3, "20000tok"  # of a budget in tokens, scores are equal to the last bit
+BUSY = dict.fromkeys(pool.FOREIGN_CPU, 99.0)  # others may use this machine
+PORT, VICTIM, LEFT = 45871, "271828", "31.4159"  # of a server; of who is to be killed, who is left behind
+
+# cheats that are ready to be scored from the start: {file: the probe that finds it, or what else is said}
+SCORED = {
+    "chunk_recurrence": "causality",
+    "leaks_at_full_length": "causality",
+    "learns_when_scored": "independence",
+    "next_by_strides": "causality",
+    "not_a_number": "finite",
+    "pairs": "causality",
+    "place_in_the_batch": "independence",
+}
+SCORED_APART = {  # in a process of their own
+    "own_loss": "logits of shape",
+    "small_vocabulary": "logits of shape",
+    "strides": "out of bounds",
+}
+SCORED_OTHERWISE = {"far_block", "not_normalised"}  # each has a test of its own
+# the quickest of those that compete: they end before they are scored
+FAST = ["trains_on_val", "edits_the_referee", "outlives_its_run", "huge_message", "floods_the_log"]
+FAST_SCORED = ["leaks_at_full_length", "next_by_strides"]
+
+
+def is_scored(name):
+    """True for a model that its score must find out; the others compete as contestants with new parts."""
+    return ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())).startswith("Cheat: ")
+
+
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+COMPETING = [name for name in NAMES if not is_scored(name)]
+
+
+# ----------------------------------------------------------------------------------------------------
+# A cheat that competes
+
+
+def assemble(name):
+    """(source, what the file says of itself) of a cheat; without a name of the honest contestant."""
+    text = (FOLDER / f"{name}.py").read_text() if name else ""
+    source = HONEST.replace(HERE, text + "\n\n" + HERE)
+    exec(compile(source, f"{name}.py", "exec"), vars(module := types.ModuleType(name or "honest")))
+    padding = getattr(module, "PADDING", 0)
+    return source + f"# {padding * '0'}\n" * bool(padding), module
+
+
+@contextmanager
+def bait(cache):
+    """What a contestant may be after: a ledger, another run, a server, a process to kill."""
+    (cache / "ledger.jsonl").write_text("the ledger\n")
+    (cache / "runs/1").mkdir(parents=True, exist_ok=True)
+    (cache / "runs/1/model.safetensors").write_bytes(b"weights")
+    serve = f"import socket\ns = socket.create_server(('127.0.0.1', {PORT}))\n"
+    serve += "while True: c = s.accept()[0]; c.sendall(b'weights'); c.close()"
+    with ExitStack() as stack:
+        for argv in (["sleep", VICTIM], [*sandbox.PYTHON, "-c", serve]):
+            process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+            stack.callback(stack.enter_context(process).kill)
+        yield
+
+
+def kill_what_is_left(live):
+    """Number of processes that a run left behind, which are killed."""
+    left = pool.marked(str(live / "out")) + pool.marked(str(live / "score"))
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if LEFT in (process.info["cmdline"] or []) and process.info["status"] != "zombie":
+            left.append(process)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+    return len({process.pid for process in left})
+
+
+def compete(name, folder, level):
+    """Facts of the last run of a cheat, or of the honest contestant; "left": processes it left behind."""
+    source, cheat = assemble(name)
+    (path := folder / f"{name or 'honest'}.py").write_text(source)
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        for key, value in {"RATCHET_ISOLATION": level, **getattr(cheat, "ENVIRONMENT", {})}.items():
+            patch.setenv(key, value)
+        for place, value in {"pool.FOREIGN_CPU": BUSY, **getattr(cheat, "PATCH", {})}.items():
+            patch.setattr(f"ratchet.{place}", value)
+        stack.enter_context(bait(pool.cache_folder()))
+        try:
+            contestant = sources.read_source(str(path), files=True)
+        except sources.Refused as error:
+            return {"status": "refused", "reason": str(error), "isolation": level, "left": 0}
+        budget, arena = getattr(cheat, "BUDGET", BUDGET), referee.load_arena("tiny")
+        job = referee.Job(contestant, SEED, budget, arena, "cpu", folder / "run", folder / "compiled")
+        stack.callback(subprocess.run, ["rm", "-rf", job.live])  # whatever state it is in: others come after
+        for _ in range(getattr(cheat, "RUNS", 1)):
+            facts = referee.run(job)
+        return facts | {"left": kill_what_is_left(job.live)}
+
+
+def is_caught(name, facts, honest):
+    """Whether a run ended as it should; honest() -> the facts of an honest run in the same budget."""
+    cheat = assemble(name)[1]
+    if facts["left"]:
+        return False
+    return cheat.caught(facts, honest()) if hasattr(cheat, "caught") else facts["status"] in cheat.EXPECT
+
+
+@pytest.fixture(scope="session")
+def honest_runs():
+    return {}
+
+
+@pytest.fixture
+def run_honestly(arena, honest_runs, tmp_path):
+    """run_honestly() -> facts of an honest run at the best level, the same for all who ask."""
+
+    def run():
+        if not honest_runs:
+            (tmp_path / "honest").mkdir()
+            honest_runs.update(compete("", tmp_path / "honest", sandbox.best_level()))
+        return honest_runs
+
+    return run
+
+
+def some_slow(names, fast):
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", some_slow(COMPETING, FAST))
+def test_a_cheat_is_caught(name, arena, tmp_path, run_honestly):
+    level = sandbox.best_level()
+    facts = compete(name, tmp_path, level)
+    assert facts["isolation"] == level
+    if level not in getattr(assemble(name)[1], "OPEN_AT", ()):
+        assert is_caught(name, facts, run_honestly), (facts["status"], facts["reason"], facts.get("tail"))
+
+
+def test_an_honest_run_is_fine_after_all_these(run_honestly):
+    facts = run_honestly()
+    assert (facts["status"], facts["left"]) == ("ok", 0), facts
+    assert facts["tokens"] == 19_968 and all(passed for passed, _ in facts["val"]["probes"].values())
+
+
+def test_every_cheat_says_where_it_was_seen_and_what_is_expected():
+    for name in COMPETING:
+        source, cheat = assemble(name)
+        text = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
+        assert text.endswith(").") and "(" in text, name
+        assert hasattr(cheat, "caught") != bool(getattr(cheat, "EXPECT", ())), name
+        assert "ok" not in getattr(cheat, "EXPECT", ())
+        assert {*getattr(cheat, "OPEN_AT", ())} <= {*sandbox.LEVELS}
+
+
+# ----------------------------------------------------------------------------------------------------
+# A cheat that is scored
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    """settle() forks where processors have matrix tiles, and a fork of a process with threads can hang.
+
+    Without it, no matrix product in bfloat16 may be tried here.
+    """
+    monkeypatch.setattr(prepare, "settle", lambda: None)
+    monkeypatch.setattr(prepare, "matmul_peak", lambda device: (1e12, "a guess"))
+
+
+@pytest.fixture
+def local(monkeypatch):
+    monkeypatch.setattr(prepare, "ModelProcess", LocalModel)
+
+
+@pytest.mark.parametrize("name", some_slow(SCORED, FAST_SCORED))
+def test_a_score_finds_out(name, finished_run, local):
+    result = score(finished_run(FOLDER / f"{name}.py"))
+    assert result["status"] == "invalid" and SCORED[name] in result["reason"], result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCORED_APART)
+def test_a_model_that_answers_in_a_wrong_way_is_invalid(name, finished_run):
+    result = score(finished_run(FOLDER / f"{name}.py"))
+    assert result["status"] == "invalid" and SCORED_APART[name] in result["reason"], result
+
+
+@pytest.mark.slow
+def test_nothing_is_gained_by_numbers_that_are_not_normalised(finished_run, tmp_path, local):
+    (flat := tmp_path / "flat.py").write_text(
+        "import torch\ndef load(folder):\n    model = torch.nn.Identity()\n"
+        "    model.forward = lambda tokens: torch.zeros(*tokens.shape, 512)\n    return model\n"
+    )
+    known, found = (score(finished_run(path, path.stem)) for path in (flat, FOLDER / "not_normalised.py"))
+    assert found["status"] == "ok" and found["val_bpb"] == pytest.approx(known["val_bpb"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_leak_from_far_ahead_is_found(arena, tmp_path, local, monkeypatch):
+    monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
+    wide = prepare.prepare("wide", source=str(arena.corpus), context=256, vocab_size=512)
+    run = prepare.Run(wide, torch.device("cpu"), 0, "1e4tok", tmp_path)
+    run.tokens, run.steps = 10_000, 10
+    facts = run.facts() | {"unscored_seconds": 1.0, "train_seconds": 1.0}
+    prepare.write_atomically(tmp_path / "run.json", facts)
+    save_file({"weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
+    (tmp_path / "train.py").write_text((FOLDER / "far_block.py").read_text())
+    assert "causality" in score(tmp_path)["reason"]
+
+
+def test_every_file_is_tried():
+    scored = {*SCORED, *SCORED_APART, *SCORED_OTHERWISE, *SCORED_BY_PREPARE}
+    assert {*NAMES} == scored | {*COMPETING} and not scored & {*COMPETING}
