@@ -4,7 +4,7 @@ of whoever copies it (karpathy/autoresearch hole 21)."""
 import os
 from pathlib import Path
 
-EXPECT = {"crash"}  # its own end; what is kept of a cache has a limit
+EXPECT = {"disk"}  # the referee stops at a limit of its own
 
 
 def train(run, model, step):
