@@ -36,6 +36,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -585,6 +586,7 @@ class Run:
         self._begin, self.rehearsal_seconds, self.interrupted = None, 0.0, False
         self.steps, self.tokens, self.flops_per_token, self.peak_flops = 0, 0, 0, 0
         self._queue = []  # events of the steps that the GPU may still be working on
+        self._durations = deque(maxlen=8)  # seconds of the last steps
         referee = os.environ.get("RATCHET_REFEREE")  # its end of a socket, where there is a referee
         self._referee = referee and socket.socket(fileno=int(referee))
 
@@ -631,7 +633,7 @@ class Run:
 
     def _may_step(self, tokens):
         """True if the budget has room for one more step; there is always room for the first."""
-        ahead = self.seconds + self.seconds / max(1, self.steps) * (1 + len(self._queue))
+        ahead = self.seconds + max(self._durations, default=0.0) * (1 + len(self._queue))
         return not self.interrupted and (self.steps == 0 or self._share(self.tokens + tokens, ahead) <= 1)
 
     def _stage(self, targets, documents):
@@ -663,10 +665,11 @@ class Run:
             staged = (pool.submit(lambda n: self._stage(table[n], documents), numbers) for numbers in order)
             ahead = next(staged)
             while self._may_step(rows * context):
-                batch, ahead = ahead.result(), next(staged)
+                batch, ahead, begin = ahead.result(), next(staged), self.seconds
                 yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
                 self._bound_queue()
                 self.steps, self.tokens = self.steps + 1, self.tokens + rows * context
+                self._durations.append(self.seconds - begin)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _start_clock(self):

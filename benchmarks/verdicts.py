@@ -45,7 +45,7 @@ class Night:
         self.draws = iter(np.random.default_rng(seed).standard_normal(2500).tolist())
         self.drift, self.made = drift, 0
         self.champion = Source(0.0)
-        self.sources = [self.champion]
+        self.champions = [self.champion]
         for _ in range(CALIBRATION):
             self.run(self.champion)
 
@@ -57,7 +57,9 @@ class Night:
         source.runs.append((self.made * RUN_SECONDS, self.score(source)))
 
     def noise(self):
-        return verdicts.pooled([score for _, score in source.runs] for source in self.sources)
+        """From champions' runs alone, as the referee has it, without those that made them champions."""
+        groups = (source.runs[source.proof :] for source in self.champions)
+        return verdicts.pooled([score for _, score in runs] for runs in groups)
 
     def experiment(self, effect, spread=1.0, fewer_tokens=False):
         """(verdict, runs it took, estimated gain); effect: true gain over the present champion."""
@@ -68,7 +70,6 @@ class Night:
         candidate, begin = Source(champion.mean - effect, spread), len(champion.runs)
         if not verdicts.screen(self.score(candidate), earlier, noise):
             return "discard", self.made - before, 0.0
-        self.sources.append(candidate)
         verdict = ""
         while not verdict:
             turn = [candidate, champion] if len(candidate.runs) % 2 == 0 else [champion, candidate]
@@ -79,6 +80,7 @@ class Night:
             verdict = verdicts.decide(scores, arm, noise, fewer_tokens).verdict
         if verdict == "keep":
             self.champion, candidate.proof = candidate, len(candidate.runs)
+            self.champions.append(candidate)
         return verdict, self.made - before, verdicts.compare(scores, arm, noise).gain
 
 
