@@ -6,11 +6,11 @@ better); a gain is the champion's mean minus the candidate's, so that more is be
 luck and a verdict:
 
 1. Sigma, the spread of repeated runs. Few runs of one source tell it badly, all groups of repeated runs
-   together (here: of champions, so that no candidate moves its own yardstick) tell it well: their squared deviations are summed and divided by the degrees of freedom, runs
-   minus groups (pooled variance). Five runs of calibration are 4 degrees of freedom, so sigma itself is
-   uncertain, and Student's t (Student, "The probable error of a mean", 1908) widens every error bar by as
-   much. A candidate whose own runs scatter more than sigma is measured by its own spread: else noise
-   would be a way to win.
+   together tell it well (here: of champions, so that no candidate moves its own yardstick): their squared
+   deviations are summed and divided by the degrees of freedom, runs minus groups (pooled variance). Five
+   runs of calibration are 4 degrees of freedom, so sigma itself is uncertain, and Student's t (Student,
+   "The probable error of a mean", 1908) widens every error bar by as much. A candidate whose own runs
+   scatter more than sigma is measured by its own spread: else noise would be a way to win.
 2. A screen. One run per candidate; what is clearly worse goes, cheaply. What stays was partly lucky, the
    more so the more candidates there are (the winner's curse: Capen, Clapp and Campbell 1971), so that
    this run is never counted again: fresh seeds decide.
