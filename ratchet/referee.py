@@ -24,7 +24,7 @@ from ratchet.sources import ROOT, Refused, Source, sha256
 
 FREE_SECONDS = 180  # to import, compile and rehearse; what is beyond counts against the budget
 READY_SECONDS = 600  # longest wait for `ready`
-LATE, LATE_SECONDS = 0.02, 0.25  # share of the budget by which a contestant may be late, or these seconds
+LATE, LATE_SECONDS = 0.02, 1.0  # share of the budget that a contestant may be late, at least these seconds
 SCORE_SECONDS, SCORE_SHARE = 120, 0.5  # longest scoring: seconds, and this share of the arena's budget
 WEIGHT_BYTES = 2**35
 COPY_SECONDS, COPY_BYTES, COPY_DEPTH = 60, 2**31, 9  # of a compiler's cache that is kept
