@@ -657,7 +657,8 @@ class Run:
         if self._begin is not None:
             raise RuntimeError("run.batches() starts the clock: it can be called once")
         context, dtype = self.arena.context, token_dtype(self.arena.vocab_size)
-        tokens = np.memmap(self._start_clock(), dtype, "r")
+        with self._start_clock() as file:
+            tokens = np.memmap(file, dtype, "r")
         table = tokens[: len(tokens) // context * context].reshape(-1, context)
         order = row_order(len(table), rows, self.seed)
         signal.signal(signal.SIGINT, self._interrupt)

@@ -14,6 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 import prepare  # noqa: E402
 
+prepare.settle()  # before any other thread or product
+
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
