@@ -19,6 +19,7 @@ import bisect
 import ctypes
 import errno
 import fcntl
+import functools
 import gc
 import hashlib
 import importlib.util
@@ -115,6 +116,7 @@ def plainly(function, *args, **kwargs):
         refuse(f"{place} can't be written ({error.strerror}): fix that, or set RATCHET_CACHE, and retry.")
 
 
+@functools.cache
 def settle():
     """Keep freed memory, so that large CPU tensors aren't mapped and zeroed anew; avoid broken AMX."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
