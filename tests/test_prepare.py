@@ -173,7 +173,7 @@ def test_a_model_that_returns_losses_instead_of_logits_is_invalid(finished_run):
 
 def test_a_model_that_cannot_be_loaded_is_invalid(finished_run, tmp_path):
     result = score(finished_run(contestant(tmp_path, "def load(folder):\n    raise ValueError('no')")))
-    assert result["status"] == "invalid" and "died" in result["reason"]
+    assert result["status"] == "invalid" and "ValueError: no" in result["reason"]
     assert "ValueError: no" in (tmp_path / "run" / "score.log").read_text()
 
 
