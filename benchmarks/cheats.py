@@ -7,7 +7,6 @@ used, "GOT THROUGH" where nobody knew. Writes cheats.json beside this file; what
 """
 
 import argparse
-import ast
 import functools
 import json
 import os
@@ -28,8 +27,7 @@ from ratchet import sandbox  # noqa: E402
 
 def first_sentence(name):
     """What a cheat does, without where it was seen."""
-    text = " ".join(ast.get_docstring(ast.parse((cheats.FOLDER / f"{name}.py").read_text())).split())
-    return text.rpartition(" (")[0]
+    return " ".join(cheats.docstring(name).split()).rpartition(" (")[0]
 
 
 def attempt(name, level, honest):

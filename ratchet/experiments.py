@@ -12,23 +12,15 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from datetime import datetime
-from typing import NamedTuple
 
 from ratchet import pool, referee, sandbox, sources, verdicts
 from ratchet.ledger import Ledger, bpb, counts
 from ratchet.sources import Refused
+from ratchet.verdicts import Verdict
 
 MIN_SEEDS = 2  # of a calibration: one run has no sigma
 SHARED_TRIES = 3  # runs in a row that shared their device before a verb gives up
 CANDIDATE, CHAMPION = 0, 1  # arms of a try
-
-
-class Decision(NamedTuple):
-    """The end of an experiment."""
-
-    verdict: str
-    reason: str
-    seeds_needed: int | None = None
 
 
 class Campaign:
@@ -40,15 +32,19 @@ class Campaign:
         self.baseline = baselines[-1] if baselines else None
 
     @property
+    def since(self):
+        """Its experiments: those on its key, from the baseline on."""
+        return [e for e in self.all if e.n >= self.baseline.n and e.key == self.baseline.key]
+
+    @property
     def kept(self):
-        """Champions, the baseline first: (experiment, its arm)."""
+        """Experiments that made a champion, the baseline first."""
         return [e for e in self.tried if e.verdict in ("baseline", "keep")]
 
     @property
     def tried(self):
         """Experiments that have a verdict on a source, the baseline first."""
-        since = (e for e in self.all if e.n >= self.baseline.n and e.key == self.baseline.key)
-        return [e for e in since if e.closes and e.role in ("calibrate", "try")]
+        return [e for e in self.since if e.closes and e.role in ("calibrate", "try")]
 
     @property
     def champion(self):
@@ -57,11 +53,10 @@ class Campaign:
 
     def _runs(self, *phases):
         """(source, run) of all valid runs since the baseline on its key, in the order of the ledger."""
-        for e in self.all:
-            if e.key == self.baseline.key and e.n >= self.baseline.n:
-                for run in e.runs:
-                    if counts(run) and run["budget"] == e.budget and run["phase"] in phases:
-                        yield e.arms[run["arm"]]["source"], run
+        for e in self.since:
+            for run in e.runs:
+                if counts(run) and run["budget"] == e.budget and run["phase"] in phases:
+                    yield e.arms[run["arm"]]["source"], run
 
     def noise(self, before=math.inf):
         """Sigma, from all champions' runs of earlier experiments.
@@ -87,17 +82,17 @@ def seconds(text):
 
 
 def failure(runs):
-    """The Decision that a run which gave no score forces, or None."""
+    """The verdict that a run which gave no score forces, or None."""
     for run in runs:
         if run["status"] in ("crash", "timeout", "overtime", "invalid"):
-            return Decision(run["status"], run["reason"])
+            return Verdict(run["status"], run["reason"])
         if run["status"] != "ok":
-            return Decision("crash", f"{run['status']}: {run['reason']}")
+            return Verdict("crash", f"{run['status']}: {run['reason']}")
     return None
 
 
 def next_step(e, campaign):
-    """What a try does next: (arm, phase) of a run, or the Decision that ends it."""
+    """What a try does next: (arm, phase) of a run, or the verdict that ends it."""
     own = [run for run in e.runs if run["arm"] == CANDIDATE]
     if decision := failure(own):
         return decision
@@ -111,14 +106,14 @@ def next_step(e, campaign):
         return CANDIDATE, "screen"
     noise = campaign.noise(before=e.n)
     if e.quick:
-        return Decision(*verdicts.decide_quick(screened[0], before, noise))
+        return verdicts.decide_quick(screened[0], before, noise)
     if not verdicts.screen(screened[0], before, noise):
         what = verdicts.figures(verdicts.compare(screened[:1], before, noise), noise)
-        return Decision("discard", f"worse on its first seed: {what}")
+        return Verdict("discard", f"worse on its first seed: {what}")
     if len(tried) == len(champion):
         verdict = verdicts.decide(tried, before + champion, noise, e.arms[0]["size"] < e.arms[1]["size"])
         if verdict.verdict:
-            return Decision(*verdict)
+            return verdict
     first = CANDIDATE if min(len(tried), len(champion)) % 2 == 0 else CHAMPION  # in turns, against drift
     arm = first if len(tried) == len(champion) else CANDIDATE if len(tried) < len(champion) else CHAMPION
     return arm, "confirm" if arm == CANDIDATE else "champion"
@@ -262,7 +257,7 @@ def calibrate(bench, seeds=5):
     noise, mean = verdicts.pooled([scores]), sum(scores) / seeds
     low, high = verdicts.sigma_range(noise)
     what = f"mean {mean:.4f}, sigma {noise.sigma:.4f} bpb (95%: {low:.4f} to {high:.4f}), {seeds} seeds"
-    return bench.close(n, Decision("baseline", what))
+    return bench.close(n, Verdict("baseline", what))
 
 
 def attempt(bench, idea, what="HEAD", quick=False, again=False, by=""):
@@ -279,7 +274,7 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by=""):
     arms = source, sources.read_source(champion["commit"])._replace(name="champion")
     more = {"parent": champion["commit"], "quick": quick, "baseline": campaign.baseline.n}
     n = bench.open("try", arms, idea=idea, by=by, **more)
-    while not isinstance(step := next_step(bench.now(n), bench.campaign()), Decision):
+    while not isinstance(step := next_step(bench.now(n), bench.campaign()), Verdict):
         facts = bench.run(n, *step, arms[step[0]])
         if step[0] == CHAMPION and facts["status"] != "ok":
             raise Refused(
@@ -307,7 +302,7 @@ def compare(bench, names, seeds=5, frame="time"):
                 ]
                 used = [*dict.fromkeys(others)]
                 bench.run(n, arm, "compare", arms[arm], used[number] if len(used) > number else None)
-    return bench.close(n, Decision("compared", f"{seeds} seeds, frame {frame}, budget {bench.budget}"))
+    return bench.close(n, Verdict("compared", f"{seeds} seeds, frame {frame}, budget {bench.budget}"))
 
 
 def equal_budget(bench, n, source, frame):
@@ -353,4 +348,4 @@ def audit(bench, seeds=3):
                     raise Refused(
                         f"{source.name} ended as {facts['status']} ({facts['reason']}) in the audit"
                     )
-    return bench.close(n, Decision("audited", f"{len(arms)} champions, {seeds} seeds"))
+    return bench.close(n, Verdict("audited", f"{len(arms)} champions, {seeds} seeds"))

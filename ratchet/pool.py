@@ -213,7 +213,7 @@ class Watched:
         self.popen.stdout.close()
 
     def tree(self):
-        """Its processes: the descendants of the first, and orphans with its mark that came to us."""
+        """Its processes: the first and its descendants."""
         with suppress(psutil.Error):
             first = psutil.Process(self.popen.pid)
             return [first, *first.children(recursive=True)]

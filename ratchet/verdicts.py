@@ -68,16 +68,14 @@ class Comparison(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    verdict: str  # keep, discard, undecided; empty: another look is needed
+    verdict: str  # keep, discard, undecided, how a run failed; empty: another look is needed
     reason: str
     seeds_needed: int | None = None  # per arm, if undecided
 
 
 def student(df, probability):
-    """Quantile of Student's t."""
-    from scipy.special import (
-        stdtrit,  # here, because it takes half a second that `ratchet log` can do without
-    )
+    """Quantile of Student's t. scipy takes half a second to import: what needs it does, `log` doesn't."""
+    from scipy.special import stdtrit
 
     return float(stdtrit(df, probability))
 
@@ -110,9 +108,9 @@ def recent(runs: Iterable[tuple[float, float]], now: float) -> list[float]:
 
 
 def compare(candidate: Sequence[float], champion: Sequence[float], noise: Noise) -> Comparison:
-    n, m = len(candidate), len(champion)
     from scipy.special import stdtr  # Student's t: distribution(df, t)
 
+    n, m = len(candidate), len(champion)
     if not (noise.df > 0 and math.isfinite(noise.sigma)):
         raise ValueError("sigma is unknown: calibrate first")
     if not (n and m and all(map(math.isfinite, [*candidate, *champion]))):

@@ -1,9 +1,10 @@
 """Verify: do the ledger, the commits and the verdicts agree?"""
 
 from ratchet import sources
-from ratchet.experiments import Campaign, Decision, next_step
+from ratchet.experiments import Campaign, next_step
 from ratchet.ledger import Experiment
 from ratchet.sources import Refused
+from ratchet.verdicts import Verdict
 
 
 def find_problems(ledger):
@@ -30,7 +31,7 @@ def wrong_verdict(row, e, campaign):
     """What the runs of a try say where its verdict says otherwise."""
     if e.role == "try":
         step = next_step(e, campaign) if campaign.baseline else None
-        says = step.verdict if isinstance(step, Decision) else "that there can't be one yet"
+        says = step.verdict if isinstance(step, Verdict) else "that there can't be one yet"
         if says != row["verdict"]:
             yield f"experiment {e.n}: the verdict is {row['verdict']}, its runs say {says}"
 

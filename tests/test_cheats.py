@@ -44,9 +44,13 @@ FAST = ["trains_on_val", "edits_the_referee", "outlives_its_run", "huge_message"
 FAST_SCORED = ["leaks_at_full_length", "next_by_strides"]
 
 
+def docstring(name):
+    return ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
+
+
 def is_scored(name):
     """True for a model that its score must find out; the others compete as contestants with new parts."""
-    return ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())).startswith("Cheat: ")
+    return docstring(name).startswith("Cheat: ")
 
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -163,7 +167,7 @@ def test_an_honest_run_is_fine_after_all_these(run_honestly):
 def test_every_cheat_says_where_it_was_seen_and_what_is_expected():
     for name in COMPETING:
         source, cheat = assemble(name)
-        text = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
+        text = docstring(name)
         assert text.endswith(").") and "(" in text, name
         assert hasattr(cheat, "caught") != bool(getattr(cheat, "EXPECT", ())), name
         assert "ok" not in getattr(cheat, "EXPECT", ())
