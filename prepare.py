@@ -528,7 +528,7 @@ def inspect_model(model, context, vocab_size, device, flops=True):
         if out.requires_grad:
             out.backward()
     tables = [p for p in model.parameters() if p.grad is not None and p.ndim == 2 and len(p) > context]
-    lookup = sum(table.numel() for table in tables if table.grad.to_dense().any(1).sum() <= context)
+    lookup = sum(t.numel() for t in tables if t.grad.is_sparse or t.grad.any(1).sum() <= context)
     model.zero_grad(set_to_none=True)
     seen = {"flops_per_token": counter.get_total_flops() / context} if flops else {}
     return seen | {"lookup": int(lookup)}
@@ -544,12 +544,15 @@ def row_order(count, rows, seed):
 
 
 def snapshot(model, optimizers):
-    """A function that puts model, optimizers and random number generators back, in place and bit for bit."""
+    """A function that puts model, optimizers and random number generators back, in place and bit for bit.
+
+    What is zero needs no copy: there is no room for a second one of the largest tables.
+    """
     states = [{p: dict(values) for p, values in optimizer.state.items()} for optimizer in optimizers]
     groups = [(group, {**group}) for optimizer in optimizers for group in optimizer.param_groups]
     inside = (value for state in states for values in state.values() for value in values.values())
     tensors = [*model.parameters(), *model.buffers(), *filter(torch.is_tensor, inside)]
-    copies = [tensor.detach().clone() for tensor in tensors]
+    copies = [tensor.detach().clone() if tensor.any() else None for tensor in tensors]
     generators = [(random.setstate, random.getstate()), (np.random.set_state, np.random.get_state())]
     generators += [(torch.set_rng_state, torch.get_rng_state())]
     if torch.cuda.is_available():
@@ -558,7 +561,7 @@ def snapshot(model, optimizers):
     @torch.no_grad()
     def restore():
         for tensor, copy in zip(tensors, copies):
-            tensor.copy_(copy)
+            tensor.zero_() if copy is None else tensor.copy_(copy)
         for optimizer, state in zip(optimizers, states):
             optimizer.state.clear()
             optimizer.state.update(state)
@@ -579,6 +582,15 @@ def parse_budget(text):
     return float(match[1]), match[2]
 
 
+def save_weights(model, folder):
+    """Write model.safetensors; returns the seconds that it took."""
+    from safetensors.torch import save_model
+
+    begin = time.monotonic()
+    save_model(model, str(folder / "model.safetensors"))
+    return time.monotonic() - begin
+
+
 class Run:
     """The conditions of one run, and its clock. A contestant reads attributes and calls public methods."""
 
@@ -586,9 +598,9 @@ class Run:
         self.arena, self.device, self.seed, self.folder, self.budget = arena, device, seed, folder, budget
         self._limit, self._unit = parse_budget(budget)
         self._begin, self.rehearsal_seconds, self.interrupted = None, 0.0, False
+        self._durations, self._saving = deque(maxlen=8), 0.0  # seconds of the last steps, of saving the model
         self.steps, self.tokens, self.flops_per_token, self.peak_flops = 0, 0, 0, 0
         self._queue = []  # events of the steps that the GPU may still be working on
-        self._durations = deque(maxlen=8)  # seconds of the last steps
         referee = os.environ.get("RATCHET_REFEREE")  # its end of a socket, where there is a referee
         self._referee = referee and socket.socket(fileno=int(referee))
 
@@ -596,7 +608,8 @@ class Run:
         """Call step(x, y) on random tokens [rows, T], untimed, so that all is compiled before the clock runs.
 
         Then model, optimizers and random number generators are put back bit for bit, gradients are cleared.
-        Sets `flops_per_token`, counted, and `peak_flops`, measured. The first REHEARSAL_SECONDS are free.
+        Sets `flops_per_token`, counted, and `peak_flops`, measured; sees how long it takes to save the model,
+        as the budget must have room for that. The first REHEARSAL_SECONDS are free.
         """
         begin, arena = time.monotonic(), self.arena
         self._tell(phase="rehearsal")
@@ -612,6 +625,8 @@ class Run:
                 synchronize(self.device)
                 if time.monotonic() - begin > REHEARSAL_SECONDS:
                     break
+            self._saving = save_weights(model, self.folder)
+            (self.folder / "model.safetensors").unlink()
         finally:
             restore()
             self.rehearsal_seconds += time.monotonic() - begin
@@ -635,7 +650,7 @@ class Run:
 
     def _may_step(self, tokens):
         """True if the budget has room for one more step; there is always room for the first."""
-        ahead = self.seconds + max(self._durations, default=0.0) * (1 + len(self._queue))
+        ahead = self.seconds + self._saving + max(self._durations, default=0.0) * (1 + len(self._queue))
         return not self.interrupted and (self.steps == 0 or self._share(self.tokens + tokens, ahead) <= 1)
 
     def _stage(self, targets, documents):
@@ -722,11 +737,9 @@ class Run:
         takes the GPU's memory: CUDA tensors of this process are empty afterwards. If invalid, exit code 1.
         Does not return to a contestant that a referee watches: its process ends when the weights are saved.
         """
-        from safetensors.torch import save_model
-
         synchronize(self.device)
         facts = self.facts()
-        save_model(model, str(self.folder / "model.safetensors"))
+        save_weights(model, self.folder)
         write_atomically(self.folder / "config.json", config)
         if self._referee:
             self._tell(phase="score", **facts)

@@ -367,6 +367,16 @@ def test_a_budget_of_seconds_stops_within_a_step(arena, tmp_path):
     assert 1.5 * 0.99 - 2 * step <= ends[-1] <= 1.5 * 1.01 + step and run.steps > 1
 
 
+def test_a_budget_of_seconds_has_room_for_saving_the_model(arena, tmp_path, monkeypatch):
+    run, save = make_run(arena, tmp_path, "1.5s"), prepare.save_weights
+    monkeypatch.setattr(prepare, "save_weights", lambda *args: save(*args) + 1.0)
+    run.rehearse(lambda x, y: None, 2, torch.nn.Embedding(512, 16))
+    assert not [*tmp_path.glob("*.safetensors")], "weights of no training would pass for a result"
+    for _ in run.batches(2):
+        time.sleep(0.05)
+    assert run.seconds < 0.7 and run.steps > 1
+
+
 def test_a_budget_of_tokens_stops_within_a_step(arena, tmp_path):
     run = make_run(arena, tmp_path, "1000tok")
     assert len(list(run.batches(2))) == run.steps == 7 and run.tokens == 7 * 128
@@ -397,8 +407,9 @@ def test_attention_is_counted_as_the_whole_square():
     assert seen["flops_per_token"] == 12 * 64 * 16 + 6 * 16 * 512
 
 
-def test_look_up_tables_are_told_from_matrices():
-    model = torch.nn.Sequential(torch.nn.Embedding(512, 16), torch.nn.Linear(16, 512))
+@pytest.mark.parametrize("sparse", [False, True])
+def test_look_up_tables_are_told_from_matrices(sparse):
+    model = torch.nn.Sequential(torch.nn.Embedding(512, 16, sparse=sparse), torch.nn.Linear(16, 512))
     assert prepare.inspect_model(model, 64, 512, torch.device("cpu"))["lookup"] == 512 * 16
 
 
