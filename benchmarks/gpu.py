@@ -1,0 +1,110 @@
+"""Measures train.py against the plain control on a CUDA GPU: pieces, speed, quality.
+
+    uv run benchmarks/gpu.py TEXT [--minutes 9] [--stage pieces|speed|minute|full]
+
+TEXT is a file or folder of text; nothing comes from the network. A call ends within its minutes; what is done
+is kept in results/gpu.json beside this file, and the same command goes on. Ratios to the control are what
+counts: a score on TEXT is no ClimbMix score.
+"""
+
+import argparse
+import functools
+import os
+import subprocess
+import sys
+import time
+
+import torch
+from recipe import HERE, ROOT, Stage, Variant, load, measure, show
+
+import prepare
+import train
+
+ARENA = "gpu"
+AS_CONTROL = 'PRESETS = dict.fromkeys(PRESETS, dict(depth=8, rows=256, windows="HHHL", tables=()))'
+NO_TABLES = "PRESETS = {name: preset | dict(tables=()) for name, preset in PRESETS.items()}"
+
+
+def stages():
+    plain = Variant("plain", "benchmarks/plain.py")
+    code = Variant("our code, its architecture", "train.py", AS_CONTROL)
+    default, dense = Variant("default", "train.py"), Variant("no tables", "train.py", NO_TABLES)
+    return [
+        Stage("speed", ARENA, "30s", 2, (plain, code)),
+        Stage("minute", ARENA, "60s", 3, (plain, default, dense)),
+        Stage("full", ARENA, "300s", 3, (plain, default, dense), overhead=120),
+    ]
+
+
+def milliseconds(function, calls=20):
+    """Of one call on the GPU, warm."""
+    for _ in range(3):
+        function()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(calls):
+        function()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / calls
+
+
+def forward_and_backward(function, *inputs):
+    function(*inputs).sum().backward()
+
+
+def pieces(device):
+    """{what: milliseconds} of the parts of a step, forward and backward, at the default's sizes."""
+    out = {}
+    shape = dict(device=device, dtype=torch.bfloat16, requires_grad=True)
+    for window in (512, 1024, 2048):
+        q, k, v = (torch.randn(64, 2048, 5, 128, **shape) for _ in range(3))
+        for attend in (train.varlen, train.sdpa):
+            compiled = torch.compile(attend)
+            call = functools.partial(forward_and_backward, compiled, q, k, v, window)
+            out[f"attention {attend.__name__}, window {window}, [64, 2048, 5, 128]"] = attempt(call)
+    head = train.Head(640, 8192).to(device)
+    x, y = torch.randn(64, 2048, 640, **shape), torch.randint(8192, (64, 2048), device=device)
+    head.compile(dynamic=False)
+    out["head and loss, [64, 2048, 640] -> 8192"] = attempt(lambda: head(x, y).backward())
+    for m, n in ((1920, 640), (640, 640), (2560, 640), (640, 2560)):
+        g = torch.randn(9, m, n, device=device)
+        out[f"orthogonalising 9 of [{m}, {n}]"] = attempt(lambda g=g: train.orthogonalize(g, torch.bfloat16))
+    for size in (2048, 4096, 8192):
+        a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+        out[f"matmul {size}, TFLOP/s"] = 2 * size**3 / milliseconds(lambda a=a: a @ a) / 1e9
+    return out
+
+
+def attempt(function):
+    try:
+        return milliseconds(function)
+    except Exception as error:
+        return f"does not work here: {prepare.reason(error):.200}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("text", help="a file or folder of text")
+    parser.add_argument("--minutes", type=float, default=9, help="no run begins that would take longer")
+    parser.add_argument("--stage", choices=["pieces", "speed", "minute", "full"], help="this one alone")
+    parser.add_argument("--device", default="cuda:0")
+    args = parser.parse_args()
+    begin, path = time.monotonic(), HERE / "results/gpu.json"
+    path.parent.mkdir(exist_ok=True)
+    os.environ.setdefault("RATCHET_CACHE", str(prepare.cache_folder()))
+    options = ["--arena", ARENA, "--text", args.text, "--context", "2048", "--vocab-size", "8192"]
+    subprocess.run([sys.executable, ROOT / "prepare.py", *options], check=True)
+    if args.stage in (None, "pieces") and not (runs := load(path)).get("pieces"):
+        runs["pieces"] = pieces(torch.device(args.device))
+        prepare.write_atomically(path, runs)
+    for what, value in load(path).get("pieces", {}).items():
+        print(f"{what:<60} {value if isinstance(value, str) else format(value, '.3f')}")
+    wanted = [stage for stage in stages() if args.stage in (None, stage.name)]
+    done = measure(wanted, path, args.device, args.minutes - (time.monotonic() - begin) / 60)
+    show(wanted, path)
+    print("all done" if done else "not all done: the same command goes on")
+
+
+if __name__ == "__main__":
+    main()
