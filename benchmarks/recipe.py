@@ -26,7 +26,8 @@ from rich.table import Table  # noqa: E402
 import prepare  # noqa: E402
 
 FACTS = "val_bpb status reason steps tokens tokens_per_second mfu_percent peak_flops params lookup"
-FACTS += " flops_per_token peak_memory_mb rehearsal_seconds train_seconds score_seconds total_seconds device_name torch seal"
+FACTS += " flops_per_token peak_memory_mb rehearsal_seconds train_seconds score_seconds total_seconds"
+FACTS += " device_name torch seal"
 CONTROL = "plain"
 
 
