@@ -778,8 +778,8 @@ def enter():
         plainly(prepare, name)
     arena = load_arena(cache_folder() / name, *FILES[: 1 if watched else 3])
     folder = Path(folder or time.strftime("runs/%Y-%m-%d_%H%M%S")).resolve()
-    if (folder / "run.json").exists() or (folder / "result.json").exists():
-        refuse(f"{folder} holds a run already: name another folder in RATCHET_RUN.")
+    if folder.exists() and any(folder.iterdir()):
+        refuse(f"{folder} is not empty: name a new folder in RATCHET_RUN.")
     plainly(folder.mkdir, parents=True, exist_ok=True)
     plainly(write_atomically, folder / "train.py", Path(sys.modules["__main__"].__file__).read_bytes())
     settle()

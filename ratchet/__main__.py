@@ -22,6 +22,7 @@ app = typer.Typer(
     help="Judge changes of train.py: fixed budget, measured noise, scores that a contestant can't touch.\n\n"
     "Start with `doctor`, then `calibrate`; then commit a change of train.py and `try` it.")  # fmt: skip
 console, notes = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True)
+INTERRUPTED = "\nratchet: interrupted; the same command goes on where it stopped."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
 Seeds = Annotated[int, typer.Option("-n", "--seeds", help="Runs of each source, with a fresh seed each.")]
@@ -44,7 +45,6 @@ def main():
         print(f"ratchet: {name}{error}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nratchet: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         sys.exit(130)
 
 
@@ -75,8 +75,12 @@ def carry_out(verb, *args, device=None, arena=None, budget=None, busy=False, **o
     """Call a function of experiments.py, alone in this repository, and tell of it; returns the experiment."""
     with Live() as tell:
         bench = experiments.Bench(device, arena, budget, busy, tell)
-        with bench.alone():
-            return verb(bench, *args, **options)
+        try:
+            with bench.alone():
+                return verb(bench, *args, **options)
+        except KeyboardInterrupt:  # typer would end without a word
+            notes.print(INTERRUPTED)
+            raise SystemExit(130) from None
 
 
 def show_json(value):
@@ -93,7 +97,8 @@ def show_verdict(e, as_json):
     if as_json:
         return show_json(facts(e))
     style = STYLES.get(e.verdict, "red")
-    console.print(f"experiment {e.n}: [bold {style}]{e.verdict}[/]  {escape(e.closes.get('reason', ''))}")
+    verdict, why = e.verdict or "unfinished", escape(e.closes.get("reason", ""))
+    console.print(f"experiment {e.n}: [bold {style}]{verdict}[/]  {why}", soft_wrap=True)
     if needed := e.closes.get("seeds_needed"):
         console.print(f"about {needed} seeds per arm would settle it")
     for run in e.runs:
@@ -106,15 +111,13 @@ def show_verdict(e, as_json):
 @app.command()
 def doctor(device: Device = None, as_json: AsJson = False):
     """Look at device, memory, disk, arena and sandbox; say what to do about each."""
-    found = pool.examine(device or pool.devices()[0])
+    found = pool.examine(pool.choose_device(device))
     if as_json:
         return show_json([finding._asdict() for finding in found])
     table = Table("", "check", "found", "what to do", box=None)
     for finding in found:
         mark = "[green]ok[/]" if finding.well else "[yellow]!![/]"
-        table.add_row(
-            mark, escape(finding.name), escape(finding.seen), "" if finding.well else finding.advice
-        )
+        table.add_row(mark, escape(finding.name), escape(finding.seen), finding.advice)
     console.print(table)
 
 
@@ -126,6 +129,9 @@ def calibrate(
     """Measure the noise of HEAD's train.py, which becomes the first champion. Begin here."""
     e = carry_out(experiments.calibrate, seeds, device=device, arena=arena, budget=budget, busy=busy)
     show_verdict(e, as_json)
+    if e.verdict != "baseline":
+        notes.print("no baseline: all its runs must end well. Mend train.py, or give a longer --budget")
+        raise SystemExit(1)
 
 
 @app.command(name="try")
@@ -216,28 +222,30 @@ def cells(e):
     spread = f" ± {(max(own) - min(own)) / 2:.4f}" if len(own) > 1 else ""
     style = STYLES.get(e.verdict, "red")
     commit = f"{len(e.arms)} arms" if e.role == "compare" else e.arms[0]["commit"][:7]
-    verdict = f"[{style}]{e.verdict or 'interrupted'}[/]"
+    verdict = f"[{style}]{e.verdict or 'unfinished'}[/]"
     when, idea = e.time[5:16].replace("T", " "), escape(e.opens.get("idea", ""))
     return [str(e.n), when, e.role, commit, verdict, str(len(e.runs)), score + spread, idea]
 
 
 @app.command()
 def log(
-    most: Annotated[int, typer.Option("-n", help="Show the last so many experiments.")] = 30,
+    most: Annotated[int, typer.Option("-n", min=1, help="Show the last so many experiments.")] = 30,
     by: Annotated[str, typer.Option(help="Show the ideas of this author only.")] = None,
     as_json: AsJson = False,
 ):
     """Show the ledger: a line for each experiment."""
-    found = [e for e in Ledger(sources.home()).experiments().values() if by in (None, e.opens.get("by"))]
+    every = Ledger(sources.home()).experiments().values()
+    found = [e for e in every if by in (None, e.opens.get("by"))]
     if as_json:
         return show_json([facts(e) for e in found])
     if not found:
-        return console.print("the ledger is empty: begin with `uv run ratchet calibrate`")
+        empty = "the ledger is empty: begin with `uv run ratchet calibrate`"
+        return console.print(f"of {len(every)} experiments none is by {by}" if every else empty)
     table = Table("n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "idea", box=None)
     for e in found[-most:]:
         table.add_row(*cells(e))
     console.print(table)
-    console.print("val bpb: mean of the confirming runs, ± half of what they range over", style="dim")
+    console.print("val bpb: mean of the candidate's runs, ± half of what they range over", style="dim")
     levels = sorted({run["isolation"] for e in found for run in e.runs})
     console.print(f"isolation: {', '.join(levels) or 'nothing has run'}", style="dim")
 
@@ -245,7 +253,7 @@ def log(
 def find(n):
     found = Ledger(sources.home()).experiments()
     if n not in found:
-        raise sources.Refused(f"there is no experiment {n}: `ratchet log` lists them")
+        raise sources.Refused(f"there is no experiment {n}: there are {len(found)}, see `ratchet log`")
     return found[n]
 
 
@@ -283,6 +291,8 @@ def diff(n: int):
     """Show what an experiment changed in train.py, against the champion of its time."""
     e = find(n)
     old, new = e.opens.get("parent") or e.arms[-1]["commit"], e.arms[0]["commit"]
+    if old == new:
+        return console.print(f"experiment {n} changed nothing: it is a {e.role}")
     text = sources.git("diff", old, new, "--", "train.py").decode(errors="replace")
     console.print(Syntax(text, "diff") if console.is_terminal else escape(text), soft_wrap=True)
 
@@ -297,7 +307,8 @@ def verify(as_json: AsJson = False):
     else:
         for problem in problems:
             console.print(escape(problem), style="red")
-        console.print(f"{rows} lines, {len(problems)} problems, head {book.head() or 'none'}")
+        head = book.head() or "none"
+        console.print(f"{rows} lines, {len(problems)} problems, head {head}", soft_wrap=True)
     raise SystemExit(bool(problems))
 
 

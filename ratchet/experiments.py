@@ -124,10 +124,8 @@ class Bench:
 
     def __init__(self, device=None, arena=None, budget=None, busy=False, tell=lambda text: None):
         self.home = sources.home()
-        self.ledger, self.device = Ledger(self.home), device or pool.devices()[0]
+        self.ledger, self.device = Ledger(self.home), pool.choose_device(device)
         self.busy, self.tell, self.budget = busy, tell, budget
-        if self.device not in (here := pool.devices()):
-            raise Refused(f"there is no device {self.device!r} here: choose one of {', '.join(here)}")
         known = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)", budget or "1s")
         if not known or not 0 < float(known[1]) < math.inf:
             raise Refused(f"budget {budget!r} is not understood: write 300s, 20e6tok or 1e15flop")
@@ -139,7 +137,8 @@ class Bench:
         name = self.arena or ("climbmix" if ready and self.device.startswith("cuda") else "pocket")
         if name == "pocket":
             command = [sys.executable, sources.ROOT / "prepare.py", "--arena", name]
-            subprocess.run(command, stdout=2, check=True)
+            if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+                raise Refused("arena pocket can't be prepared: see above, then give the same command again")
         self.arena = referee.load_arena(name)
         self.budget = self.budget or f"{self.arena.seconds}s"
 
@@ -173,7 +172,7 @@ class Bench:
             if found.baseline.opens[name] != value:
                 names = {"machinery": "prepare.py or ratchet/", "seal": f"arena {self.arena.name}"}
                 what = f"{names.get(name, name)} has changed since the calibration"
-                raise Refused(f"{what}: run `uv run ratchet calibrate`")
+                raise Refused(f"{what}: undo that, or begin anew with `uv run ratchet calibrate`")
         return found
 
     def open(self, role, arms, **more):

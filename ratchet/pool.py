@@ -21,6 +21,7 @@ from typing import NamedTuple
 import psutil
 
 from ratchet import sandbox
+from ratchet.sources import Refused
 
 LOG_BYTES = 2**22  # a contestant that prints more is stopped
 MEMORY_SHARE = 0.9  # of the memory that is free when it starts
@@ -73,6 +74,13 @@ def devices():
     return found + ["mps"] * mac + ["cpu"]
 
 
+def choose_device(name=None):
+    """The device of this name, by default the best here. Raises Refused."""
+    if name and name not in devices():
+        raise Refused(f"there is no device {name!r} here: choose one of {', '.join(devices())}")
+    return name or devices()[0]
+
+
 def cpu_name():
     info = Path("/proc/cpuinfo")
     names = re.findall("model name.*: (.*)", info.read_text()) if info.exists() else []
@@ -110,16 +118,12 @@ def throttled(device):
 
 
 @contextmanager
-def exclusive(device, note=lambda text: None):
+def exclusive(device):
     """Hold a device: waits while another run of this user has it. The lock dies with the process."""
     place = cache_folder() / f".device-{device.replace(':', '')}.lock"
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(place, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            note(f"{device} is used by another run of Ratchet: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -412,4 +416,4 @@ def examine(device):
     ]
     for claim, holds, detail in sandbox.prove(level):
         found.append((f"  {claim}", holds, detail or "tried", f"open at level {level}: {install}"))
-    return [Finding(*facts) for facts in found]
+    return [Finding(name, well, seen, "" if well else advice) for name, well, seen, advice in found]

@@ -44,7 +44,7 @@ def load_arena(name):
     """An arena that is prepared; its files are what arena.json says. Raises Refused."""
     folder = pool.cache_folder() / name
     if not (folder / "arena.json").exists():
-        raise Refused(f"arena {name} is not prepared: run `uv run prepare.py --arena {name}` first")
+        raise Refused(f"arena {name} is not prepared: run `uv run prepare.py --arena {name}` (--text) first")
     with suppress(OSError):
         os.chmod(folder / "train.tokens", 0o644)  # who was handed a file can change its mode
     data = (folder / "arena.json").read_bytes()

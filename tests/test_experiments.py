@@ -292,7 +292,8 @@ def test_the_command_line_speaks_json(calibrated, runs):
 
 
 def test_the_command_line_speaks_to_people(calibrated, runs):
-    assert "begin" not in invoke("log").stdout
+    assert "begin" not in invoke("log").stdout and "by nobody" in invoke("log", "--by", "nobody").stdout
+    assert "changed nothing" in invoke("diff", 1).stdout
     commit("better", quality=1.0 + 6 * SIGMA)
     said = invoke("try", "[bold]better[/]").stdout
     assert re.search(r"keep .*gain 0\.\d+ ± 0\.\d+ bpb", said.replace("\n", " "))
@@ -301,9 +302,23 @@ def test_the_command_line_speaks_to_people(calibrated, runs):
     assert "0 problems, head" in invoke("verify").stdout
 
 
+def test_a_calibration_that_breaks_leaves_no_baseline_and_says_so(repository, runs):
+    commit("breaks", more='STATUS = "overtime"')
+    said = invoke("calibrate", "--arena", "tiny")
+    assert said.exit_code == 1 and "overtime" in said.stdout and "no baseline" in said.stderr
+
+
+def test_ctrl_c_is_a_sentence_and_the_same_command_goes_on(repository, runs):
+    runs.stop_at = 1
+    said = invoke("calibrate", "--arena", "tiny", "-n", 3)
+    assert said.exit_code == 130 and "the same command goes on" in said.stderr and len(runs.jobs) == 1
+    assert "unfinished" in invoke("log").stdout
+    assert invoke("calibrate", "--arena", "tiny", "-n", 3).exit_code == 0 and len(runs.jobs) == 3
+
+
 def test_a_users_mistake_is_one_sentence(repository, monkeypatch, capsys):
     mistakes = "show 7", "try x", "compare HEAD nothing", "calibrate -n 1", "calibrate --budget soon"
-    for words in [*mistakes, "compare HEAD HEAD --frame lines"]:
+    for words in [*mistakes, "compare HEAD HEAD --frame lines", "doctor --device tpu"]:
         words = words.split()
         monkeypatch.setattr("sys.argv", ["ratchet", *words])
         with pytest.raises(SystemExit) as end:

@@ -606,8 +606,8 @@ def test_a_changed_file_of_the_arena_is_refused(name, arena, refused, monkeypatc
 def test_a_run_folder_is_not_used_twice(arena, refused, monkeypatch, tmp_path):
     monkeypatch.setenv("RATCHET_ARENA", "tiny")
     monkeypatch.setenv("RATCHET_RUN", str(tmp_path))
-    (tmp_path / "run.json").write_text("")
-    assert "holds a run already" in refused(prepare.enter)
+    (tmp_path / "train.py").write_text("")
+    assert "is not empty" in refused(prepare.enter)
 
 
 def test_a_run_of_another_arena_is_not_scored(finished_run, tmp_path, refused):

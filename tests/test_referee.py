@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -140,31 +141,18 @@ def test_nothing_outlives_its_run(tmp_path):
     assert pool.marked("no mark") == []
 
 
-def test_a_device_has_one_run_at_a_time(cache, monkeypatch):
+def test_a_device_has_one_run_at_a_time(cache):
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom ratchet import pool\n"
     code += "with pool.exclusive('cpu'): print('held', flush=True); input()"
     holder = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "held\n"
-    told = []
-    monkeypatch.setattr(pool.fcntl, "flock", waiting := Flock(holder))
-    with pool.exclusive("cpu", told.append):
-        assert "waiting" in told[0] and waiting.calls == 2
+    ends = []
+    threading.Timer(0.5, lambda: (ends.append("killed"), holder.kill())).start()
+    with pool.exclusive("cpu"):
+        assert ends == ["killed"], "the lock dies with the process, and not before"
     holder.communicate()
-
-
-class Flock:
-    """flock that ends, by kill -9, the one who holds the lock when it would have to wait for it."""
-
-    def __init__(self, holder):
-        self.holder, self.calls, self.flock = holder, 0, pool.fcntl.flock
-
-    def __call__(self, file, how):
-        self.calls += 1
-        if not how & pool.fcntl.LOCK_NB:
-            self.holder.kill()
-        return self.flock(file, how)
 
 
 def test_foreign_load_is_seen(tmp_path, monkeypatch):
