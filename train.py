@@ -26,15 +26,15 @@ import prepare
 # ----------------------------------------------------------------------------------------------------
 # Knobs
 
-# One dial, depth, sets the size of the model. rows: those of one step. windows: one letter a layer, repeated:
-# S sees a quarter of the context, L all of it; the last layer is L. Arenas that are not here use the line of
-# their device, "cuda" or "cpu".
+# One dial, depth, sets the size of the model. rows: those of one step. windows: one letter a layer, repeated;
+# the last layer is L. Arenas that are not here use the line of their device, "cuda" or "cpu".
 PRESETS = {
     "climbmix": dict(depth=9, rows=64, windows="SSSL"),  # 2^17 tokens a step
     "pocket": dict(depth=4, rows=8, windows="L"),  # 2^12 tokens a step
     "cuda": dict(depth=9, rows=64, windows="SSSL"),
     "cpu": dict(depth=4, rows=8, windows="L"),
 }
+SPANS = {"S": 4, "H": 2, "L": 1}  # a layer sees the context divided by this
 ASPECT = 64  # width = depth x ASPECT, rounded up to whole heads
 HEAD_SIZE = 128  # 64 for narrow models
 ROPE_BASE = 100_000
@@ -168,7 +168,7 @@ class GPT(nn.Module):
         with_values = range(depth - 1, -1, -2)  # every second layer, the last one among them
         self.values = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width) for i in with_values})
         letters = (windows * depth)[: depth - 1] + "L"
-        spans = [context if letter == "L" else context // 4 for letter in letters]
+        spans = [context // SPANS[letter] for letter in letters]
         self.blocks = nn.ModuleList(Block(width, head_size, spans[i], i in with_values) for i in range(depth))
         self.head = Head(width, vocab_size)
         frequencies = ROPE_BASE ** -(torch.arange(head_size // 2) / (head_size // 2))

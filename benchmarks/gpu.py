@@ -21,18 +21,17 @@ import prepare
 import train
 
 ARENA = "gpu"
-AS_CONTROL = 'PRESETS = dict.fromkeys(PRESETS, dict(depth=8, rows=256, windows="HHHL", tables=()))'
-NO_TABLES = "PRESETS = {name: preset | dict(tables=()) for name, preset in PRESETS.items()}"
+AS_CONTROL = 'PRESETS = dict.fromkeys(PRESETS, dict(depth=8, rows=256, windows="HHHL"))'
 
 
 def stages():
     plain = Variant("plain", "benchmarks/plain.py")
     code = Variant("our code, its architecture", "train.py", AS_CONTROL)
-    default, dense = Variant("default", "train.py"), Variant("no tables", "train.py", NO_TABLES)
+    default = Variant("default", "train.py")
     return [
         Stage("speed", ARENA, "30s", 2, (plain, code)),
-        Stage("minute", ARENA, "60s", 3, (plain, default, dense)),
-        Stage("full", ARENA, "300s", 3, (plain, default, dense), overhead=120),
+        Stage("minute", ARENA, "60s", 3, (plain, default)),
+        Stage("full", ARENA, "300s", 3, (plain, default), overhead=120),
     ]
 
 

@@ -11,6 +11,7 @@ AdamW for each kind of parameter, Muon for each shape. Its numbers are the measu
 
 import json
 import math
+import time
 
 import torch
 import torch.nn.functional as F
@@ -66,8 +67,9 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    def __init__(self, vocab_size, context, depth, width, head_size):
+    def __init__(self, vocab_size, context, depth, width, head_size, dtype):
         super().__init__()
+        self.dtype = getattr(torch, dtype)
         self.embedding, self.head = nn.Embedding(vocab_size, width), nn.Linear(width, vocab_size, bias=False)
         valued = range((depth - 1) % 2, depth, 2)
         self.values = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width) for i in valued})
@@ -94,12 +96,12 @@ class GPT(nn.Module):
 
     def forward(self, tokens, targets=None):
         T, device = tokens.size(1), tokens.device.type
-        with torch.autocast(device, dtype=torch.bfloat16):
-            cos, sin = self.cos[:T].bfloat16(), self.sin[:T].bfloat16()
-            x = x0 = norm(self.embedding(tokens).bfloat16())
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            cos, sin = self.cos[:T].to(self.dtype), self.sin[:T].to(self.dtype)
+            x = x0 = norm(self.embedding(tokens).to(self.dtype))
             for i, block in enumerate(self.blocks):
                 x = self.stream_scales[i] * x + self.x0_scales[i] * x0
-                value = self.values[str(i)](tokens).bfloat16() if str(i) in self.values else None
+                value = self.values[str(i)](tokens).to(self.dtype) if str(i) in self.values else None
                 x = block(x, value, cos, sin, self.mask[:T, :T] if block.window < self.mask.size(0) else None)
             logits = self.head(norm(x))
         logits = SOFTCAP * torch.tanh(logits.float() / SOFTCAP)
@@ -115,12 +117,13 @@ def load(folder):
 class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum, a variance for each row (NorMuon), weight decay where it agrees (cautious)."""
 
-    def __init__(self, matrices):
+    def __init__(self, matrices, dtype):
         shapes = {}
         for matrix in matrices:
             shapes.setdefault(matrix.shape, []).append(matrix)
         groups = [dict(params=ps, lr=MATRIX_LR * max(1, s[0] / s[1]) ** 0.5) for s, ps in shapes.items()]
         super().__init__(groups, dict(momentum=0.85, weight_decay=WEIGHT_DECAY))
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self):
@@ -132,7 +135,7 @@ class Muon(torch.optim.Optimizer):
                 state |= dict(momentum=torch.zeros_like(grads), axis=torch.tensor(axis))
                 state["variance"] = torch.zeros_like(grads.sum(axis, keepdim=True))
             state["momentum"].lerp_(grads, 1 - group["momentum"])
-            u = orthogonalize(grads.lerp(state["momentum"], group["momentum"]))
+            u = orthogonalize(grads.lerp(state["momentum"], group["momentum"]), self.dtype)
             mean = u.square().mean(int(state["axis"]), keepdim=True)
             state["variance"].lerp_(mean, 0.05)
             size = u.norm(dim=(1, 2), keepdim=True)
@@ -142,8 +145,8 @@ class Muon(torch.optim.Optimizer):
                 p.sub_(group["lr"] * (step + group["weight_decay"] * p * (step * p >= 0)))
 
 
-def orthogonalize(g):
-    x = g.bfloat16()
+def orthogonalize(g, dtype):
+    x = g.to(dtype)
     x = x.mT if (tall := x.size(1) > x.size(2)) else x
     x = x / (x.norm(dim=(1, 2), keepdim=True) * 1.02 + 1e-6)
     for a, b, c in COEFFICIENTS:
@@ -162,10 +165,21 @@ def make_optimizers(model):
         dict(params=[model.x0_scales], lr=SCALAR_LR, betas=(0.96, 0.95)),
     ]
     adam = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, fused=True)
-    optimizers = [Muon(model.blocks.parameters()), adam]
+    optimizers = [Muon(model.blocks.parameters(), model.dtype), adam]
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["top_lr"] = group["lr"]
     return optimizers
+
+
+def bfloat16_is_fast():
+    """On this CPU, compared with float32."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16) * 5:
+        a = torch.ones(512, 512, dtype=dtype)
+        begin = time.perf_counter()
+        a @ a
+        seconds[dtype] = min(seconds.get(dtype, math.inf), time.perf_counter() - begin)
+    return seconds[torch.bfloat16] < seconds[torch.float32]
 
 
 def main():
@@ -175,6 +189,7 @@ def main():
     rows = (2**19 if large else 2**14) // run.arena.context
     part = min(rows, 128)
     config = dict(vocab_size=run.arena.vocab_size, context=run.arena.context) | sizes
+    config["dtype"] = "bfloat16" if large or bfloat16_is_fast() else "float32"
     model = GPT(**config)
     model.init_weights()
     model.to(run.device)

@@ -17,7 +17,7 @@ from safetensors.torch import save_model
 import prepare
 import train
 
-SMALL = dict(vocab_size=512, context=64, depth=3, width=128, head_size=64, windows="SL", dtype="float32")
+SMALL = dict(vocab_size=512, context=64, depth=3, width=128, head_size=64, windows="SHL", dtype="float32")
 
 
 @pytest.fixture
