@@ -186,6 +186,8 @@ def test_the_commands_of_the_readme(arena, tmp_path):
     assert "isolation" in ratchet("doctor").stdout
     calibrated = ratchet("calibrate", "-n", "3", "--arena", "tiny", "--budget", "2s", "--busy")
     assert "baseline" in calibrated.stdout and "sigma" in calibrated.stdout, calibrated
+    switch = ["git", "switch", "-C", "try/tiny", "refs/ratchet/champion"]
+    subprocess.run(switch, cwd=repository, check=True, capture_output=True)
     text = (repository / "train.py").read_text()
     (repository / "train.py").write_text(text.replace("RATE, WIDTH = 0.03", "RATE, WIDTH = 0.00003"))
     subprocess.run(["git", "commit", "-qam", "tiny steps"], cwd=repository, check=True)
