@@ -22,7 +22,6 @@ app = typer.Typer(
     help="Judge changes of train.py: fixed budget, measured noise, scores that a contestant can't touch.\n\n"
     "Start with `doctor`, then `calibrate`; then commit a change of train.py and `try` it.")  # fmt: skip
 console, notes = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True)
-INTERRUPTED = "\nratchet: interrupted; the same command goes on where it stopped."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
 Seeds = Annotated[int, typer.Option("-n", "--seeds", help="Runs of each source, with a fresh seed each.")]
@@ -79,7 +78,7 @@ def carry_out(verb, *args, device=None, arena=None, budget=None, busy=False, **o
             with bench.alone():
                 return verb(bench, *args, **options)
         except KeyboardInterrupt:  # typer would end without a word
-            notes.print(INTERRUPTED)
+            notes.print("\nratchet: interrupted; the same command goes on where it stopped.")
             raise SystemExit(130) from None
 
 
