@@ -27,12 +27,13 @@ import prepare
 # Knobs
 
 # One dial, depth, sets the size of the model. rows: those of one step. windows: one letter a layer, repeated;
-# the last layer is L. Arenas that are not here use the line of their device, "cuda" or "cpu".
+# the last layer is L. tables: log2 of the rows of the table of token pairs, of that of triples, and so on.
+# Arenas that are not here use the line of their device, "cuda" or "cpu".
 PRESETS = {
-    "climbmix": dict(depth=9, rows=64, windows="SSSL"),  # 2^17 tokens a step
-    "pocket": dict(depth=4, rows=8, windows="L"),  # 2^12 tokens a step
-    "cuda": dict(depth=9, rows=64, windows="SSSL"),
-    "cpu": dict(depth=4, rows=8, windows="L"),
+    "climbmix": dict(depth=9, rows=64, windows="SSSL", tables=(20, 20)),  # 2^17 tokens a step
+    "pocket": dict(depth=4, rows=8, windows="L", tables=(17, 17)),  # 2^12 tokens a step
+    "cuda": dict(depth=9, rows=64, windows="SSSL", tables=(20, 20)),
+    "cpu": dict(depth=4, rows=8, windows="L", tables=(17, 17)),
 }
 SPANS = {"S": 4, "H": 2, "L": 1}  # a layer sees the context divided by this
 ASPECT = 64  # width = depth x ASPECT, rounded up to whole heads
@@ -44,6 +45,7 @@ X0_INIT = 0.05  # how much of the embedding is added again before each layer
 
 MATRIX_LR, MATRIX_WEIGHT_DECAY, MOMENTUM, MOMENTUM_START, BETA2 = 0.02, 0.2, 0.95, 0.85, 0.9
 EMBEDDING_LR, VALUE_LR, HEAD_LR, SCALAR_LR = 0.6, 0.6, 0.006, 0.05  # at width 768; 1-3 ~ width**-0.5
+TABLE_LR, TABLE_BETA2, TABLE_WEIGHT_DECAY = 0.6, 0.98, 0.003  # at width 768, ~ width**-0.5
 ADAM_BETAS, EMBEDDING_WEIGHT_DECAY, HEAD_WEIGHT_DECAY = (0.8, 0.95), 0.002, 0.01
 WARMDOWN, FINAL_LR = 0.7, 0.05  # the share of the budget in which rates fall, last rate / top rate
 MOMENTUM_WARMUP = 0.1  # the share of the budget in which the momentum rises
@@ -133,6 +135,7 @@ class Block(nn.Module):
         self.up = Linear(width, 4 * width)
         self.down = Linear(4 * width, width)
         self.gate = Linear(32, width // head_size) if has_value else None
+        self.temperature = nn.Parameter(torch.ones(width // head_size))
 
     def forward(self, x, x0, value, cos, sin):
         x = self.stream_scale.to(x.dtype) * x + self.x0_scale.to(x.dtype) * x0
@@ -145,7 +148,27 @@ class Block(nn.Module):
         if self.gate is not None:  # value embeddings: ResFormer, arXiv:2410.17897
             v = v + 2 * self.gate(x[..., :32]).sigmoid()[..., None] * value.unflatten(-1, heads)
         q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))  # QK-norm: arXiv:2302.05442
-        return self.attend(q, k, v, self.window).flatten(2)
+        return self.attend(q * self.temperature[:, None].to(q.dtype), k, v, self.window).flatten(2)
+
+
+class NGrams(nn.Module):
+    """A vector for the last two tokens, plus one for the last three, ...: what a small vocabulary lacks.
+
+    A table's row is chosen by a hash; rows that collide share a vector (arXiv:1607.01759).
+    """
+
+    def __init__(self, width, tables):
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(2**bits, width, sparse=True) for bits in tables)
+
+    def forward(self, tokens):
+        """tokens int64 [B, T] -> float32 [B, T, C]; what stands before a row counts as BOS."""
+        key, total = tokens, 0.0
+        for back, table in enumerate(self.tables, start=1):
+            key = key * 31337 + F.pad(tokens, (back, 0), value=prepare.BOS)[:, :-back]
+            mixed = (key ^ (key >> 31)) * 0x1CE4E5B9BF58476D  # so that every bit of the key moves the row
+            total = total + table((mixed ^ (mixed >> 29)) % len(table.weight))
+        return total
 
 
 class Head(nn.Module):
@@ -161,15 +184,16 @@ class Head(nn.Module):
 
 
 class GPT(nn.Module):
-    def __init__(self, vocab_size, context, depth, width, head_size, windows, dtype):
+    def __init__(self, vocab_size, context, depth, width, head_size, windows, tables, dtype):
         super().__init__()
         self.dtype = getattr(torch, dtype)
-        self.embedding = nn.Embedding(vocab_size, width)
+        self.embedding, self.ngrams = nn.Embedding(vocab_size, width), NGrams(width, tables)
         with_values = range(depth - 1, -1, -2)  # every second layer, the last one among them
         self.values = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width) for i in with_values})
         letters = (windows * depth)[: depth - 1] + "L"
         spans = [context // SPANS[letter] for letter in letters]
         self.blocks = nn.ModuleList(Block(width, head_size, spans[i], i in with_values) for i in range(depth))
+        self.readout = nn.Parameter(F.one_hot(torch.tensor(depth - 1), depth).float())
         self.head = Head(width, vocab_size)
         frequencies = ROPE_BASE ** -(torch.arange(head_size // 2) / (head_size // 2))
         angles = torch.arange(context)[:, None] * frequencies  # [T, D / 2]
@@ -187,18 +211,22 @@ class GPT(nn.Module):
                 nn.init.uniform_(matrix.weight, -bound, bound)
             for matrix in (block.out, block.down, *filter(None, [block.gate])):
                 nn.init.zeros_(matrix.weight)
+        for table in self.ngrams.tables:
+            nn.init.zeros_(table.weight)
         for table in self.values.values():
             nn.init.uniform_(table.weight, -bound, bound)
 
     def forward(self, tokens, targets=None):
         """tokens int64 [B, T] -> logits float32 [B, T, V]; with targets [B, T] -> their mean loss in nats."""
         T = tokens.size(1)
-        x0 = norm(self.embedding(tokens).to(self.dtype))
-        x = x0.clone()  # an alias would have the first block compiled apart
+        ngrams = self.ngrams(tokens)  # on the way in and, with the value embeddings, on the way of the values
+        x0 = norm((self.embedding(tokens) + ngrams).to(self.dtype))
+        x, out = x0.clone(), 0.0  # an alias would have the first block compiled apart
         for i, block in enumerate(self.blocks):
-            value = self.values[str(i)](tokens).to(x.dtype) if str(i) in self.values else None
+            value = (self.values[str(i)](tokens) + ngrams).to(x.dtype) if str(i) in self.values else None
             x = block(x, x0, value, self.cos[:T], self.sin[:T])
-        return self.head(x, targets)
+            out = out + self.readout[i].to(x.dtype) * x
+        return self.head(out, targets)
 
 
 def load(folder):
@@ -267,11 +295,36 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_add_(ps, list((u + decay).mul_(-group["lr"]).unbind()))
 
 
+class RowAdam(torch.optim.Optimizer):
+    """Adam for tables of which a step touches few rows: these alone are read and moved.
+
+    Without momentum, and with one second moment for a row, so that the state is small (arXiv:1804.04235).
+    """
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, dict(lr=lr, weight_decay=TABLE_WEIGHT_DECAY))
+        for p in self.param_groups[0]["params"]:
+            self.state[p] = {key: torch.zeros(len(p), device=p.device) for key in ("variance", "count")}
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                grad, state = p.grad.coalesce(), self.state[p]
+                rows, grad = grad.indices()[0], grad.values()  # [n], [n, C]
+                count = state["count"][rows] + 1
+                variance = state["variance"][rows].lerp(grad.square().mean(1), 1 - TABLE_BETA2)
+                state["count"][rows], state["variance"][rows] = count, variance
+                size = (variance / (1 - TABLE_BETA2**count)).sqrt() + 1e-10
+                step = grad / size[:, None] + group["weight_decay"] * p[rows]
+                p.index_add_(0, rows, step, alpha=-group["lr"])
+
+
 def make_optimizers(model):
-    """Muon for the matrices of the blocks, AdamW for tables, head and scalars."""
+    """Muon for the matrices of the blocks, AdamW for embeddings, head and scalars, RowAdam for the tables."""
     scale = (model.embedding.embedding_dim / 768) ** -0.5
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    scalars = [p for p in model.blocks.parameters() if p.ndim == 1]
+    scalars = [model.readout] + [p for p in model.blocks.parameters() if p.ndim == 1]
     groups = [
         dict(params=[model.embedding.weight], lr=EMBEDDING_LR * scale, weight_decay=EMBEDDING_WEIGHT_DECAY),
         dict(params=[*model.values.parameters()], lr=VALUE_LR * scale, weight_decay=EMBEDDING_WEIGHT_DECAY),
@@ -280,6 +333,8 @@ def make_optimizers(model):
     ]
     adam = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, fused=True)
     optimizers = [Muon(matrices, model.dtype), adam]
+    if model.ngrams.tables:
+        optimizers.append(RowAdam(model.ngrams.parameters(), TABLE_LR * scale))
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["top_lr"], group["top_weight_decay"] = group["lr"], group["weight_decay"]
     return optimizers

@@ -10,7 +10,7 @@ import argparse
 
 from recipe import HERE, Stage, Variant, measure, show
 
-AS_CONTROL = 'PRESETS = dict.fromkeys(PRESETS, dict(depth=4, rows=32, windows="HHHL"))'
+AS_CONTROL = 'PRESETS = dict.fromkeys(PRESETS, dict(depth=4, rows=32, windows="HHHL", tables=()))'
 PLAIN = Variant("plain", "benchmarks/plain.py")
 DEFAULT = Variant("default", "train.py")
 

@@ -21,7 +21,7 @@ import prepare
 import train
 
 ARENA = "gpu"
-AS_CONTROL = 'PRESETS = dict.fromkeys(PRESETS, dict(depth=8, rows=256, windows="HHHL"))'
+AS_CONTROL = 'PRESETS = dict.fromkeys(PRESETS, dict(depth=8, rows=256, windows="HHHL", tables=()))'
 
 
 def stages():

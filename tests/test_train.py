@@ -18,6 +18,7 @@ import prepare
 import train
 
 SMALL = dict(vocab_size=512, context=64, depth=3, width=128, head_size=64, windows="SHL", dtype="float32")
+SMALL |= dict(tables=(9, 8))
 
 
 @pytest.fixture
@@ -98,6 +99,52 @@ def test_muon_decays_only_weights_that_the_step_shrinks_too():
     shrinks = steps[0] * p.detach() > 0
     torch.testing.assert_close(steps[1] - steps[0], 0.05 * p.detach() * shrinks)
     assert shrinks.any() and not shrinks.all()
+
+
+def test_ngrams_know_the_last_tokens_and_nothing_else():
+    torch.manual_seed(0)
+    pairs, triples = train.NGrams(8, (12,)), train.NGrams(8, (12, 12))
+    x = torch.randint(512, (2, 20))
+    x[1, 10:13] = x[0, 5:8]
+    y = x.clone()
+    y[:, 15] += 1
+    for ngrams, memory in ((pairs, 2), (triples, 3)):
+        out, changed = ngrams(x), ngrams(y)
+        moved = (out != changed).any(-1)
+        assert moved[:, 15 : 15 + memory].all() and moved.sum() == 2 * memory
+        torch.testing.assert_close(out[1, 12], out[0, 7])
+    assert torch.equal(pairs(x)[1, 11], pairs(x)[0, 6])
+    assert not torch.equal(triples(x)[1, 11], triples(x)[0, 6])
+    from_bos = torch.tensor([[prepare.BOS, 7, 9]])
+    assert torch.equal(pairs(from_bos)[0, 2], pairs(torch.tensor([[7, 9]]))[0, 1])
+
+
+def test_the_rows_of_a_table_are_used_evenly():
+    ngrams = train.NGrams(1, (12,))
+    ngrams.tables[0].weight.data = torch.arange(2.0**12)[:, None]
+    pairs = torch.cartesian_prod(torch.arange(128), torch.arange(128))  # 4 for each row
+    used = ngrams(pairs)[:, 1].flatten().long().bincount(minlength=2**12)
+    assert (used > 0).float().mean() > 0.95 and used.max() < 20  # of random ones 98 %, at most about 14
+
+
+def test_row_adam_is_adam_with_one_second_moment_for_a_row():
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(10, 4, sparse=True)
+    optimizer = train.RowAdam(table.parameters(), lr=0.1)
+    expected, variance, count = table.weight.detach().clone(), torch.zeros(10), torch.zeros(10)
+    for ids in ([1, 3, 3], [3, 7, 7], [1, 1, 1]):
+        direction = torch.randn(3, 4)
+        (table(torch.tensor(ids)) * direction).sum().backward()
+        grad = torch.zeros(10, 4).index_add_(0, torch.tensor(ids), direction)
+        for row in {*ids}:
+            count[row] += 1
+            mean, b = grad[row].square().mean(), train.TABLE_BETA2
+            variance[row] = b * variance[row] + (1 - b) * mean
+            step = grad[row] / (variance[row] / (1 - b ** count[row])).sqrt()
+            expected[row] -= 0.1 * (step + train.TABLE_WEIGHT_DECAY * expected[row])
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.testing.assert_close(table.weight.detach(), expected)
 
 
 def test_schedules_go_from_full_rate_to_the_last_share(model):
