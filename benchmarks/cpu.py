@@ -3,12 +3,12 @@
     uv run prepare.py --text my_corpus/ --arena corpus --context 512 --vocab-size 4096
     uv run benchmarks/cpu.py [--arena corpus] [--minutes 600] [--stage speed|pocket|corpus]
 
-Quality takes 7 minutes a run. What is done is kept in cpu.json beside this file; the same command goes on.
+Quality takes 7 minutes a run. What is done is kept in results/cpu.json; the same command goes on.
 """
 
 import argparse
 
-from recipe import HERE, Stage, Variant, measure, show
+from recipe import Stage, Variant, carry_out, results
 
 AS_CONTROL = 'PRESETS = dict.fromkeys(PRESETS, dict(depth=4, rows=32, windows="HHHL", tables=()))'
 PLAIN = Variant("plain", "benchmarks/plain.py")
@@ -31,11 +31,7 @@ def main():
     parser.add_argument("--stage", choices=["speed", "pocket", "corpus"], help="this one alone")
     args = parser.parse_args()
     wanted = [stage for stage in stages(args.arena) if args.stage in (None, stage.name)]
-    path = HERE / "results/cpu.json"
-    path.parent.mkdir(exist_ok=True)
-    done = measure(wanted, path, "cpu", args.minutes)
-    show(wanted, path)
-    print("all done" if done else "not all done: the same command goes on")
+    carry_out(wanted, results("cpu"), "cpu", args.minutes)
 
 
 if __name__ == "__main__":

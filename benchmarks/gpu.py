@@ -9,13 +9,12 @@ counts: a score on TEXT is no ClimbMix score.
 
 import argparse
 import functools
-import os
 import subprocess
 import sys
 import time
 
 import torch
-from recipe import HERE, ROOT, Stage, Variant, load, measure, show
+from recipe import ROOT, Stage, Variant, carry_out, load, results
 
 import prepare
 import train
@@ -89,9 +88,7 @@ def main():
     parser.add_argument("--stage", choices=["pieces", "speed", "minute", "full"], help="this one alone")
     parser.add_argument("--device", default="cuda:0")
     args = parser.parse_args()
-    begin, path = time.monotonic(), HERE / "results/gpu.json"
-    path.parent.mkdir(exist_ok=True)
-    os.environ.setdefault("RATCHET_CACHE", str(prepare.cache_folder()))
+    begin, path = time.monotonic(), results("gpu")
     options = ["--arena", ARENA, "--text", args.text, "--context", "2048", "--vocab-size", "8192"]
     subprocess.run([sys.executable, ROOT / "prepare.py", *options], check=True)
     if args.stage in (None, "pieces") and not (runs := load(path)).get("pieces"):
@@ -100,9 +97,7 @@ def main():
     for what, value in load(path).get("pieces", {}).items():
         print(f"{what:<60} {value if isinstance(value, str) else format(value, '.3f')}")
     wanted = [stage for stage in stages() if args.stage in (None, stage.name)]
-    done = measure(wanted, path, args.device, args.minutes - (time.monotonic() - begin) / 60)
-    show(wanted, path)
-    print("all done" if done else "not all done: the same command goes on")
+    carry_out(wanted, path, args.device, args.minutes - (time.monotonic() - begin) / 60)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -35,17 +34,13 @@ LONGEST = 1.5  # the referee is killed after so many times what one run takes, a
 
 def prepare(folder):
     """A repository with an honest contestant, and a tiny arena in a cache of its own."""
-    from conftest import write_corpus
+    from conftest import make_repository, write_corpus
 
     environment = os.environ | {"RATCHET_CACHE": str(folder / "cache")}
     corpus = write_corpus(folder / "corpus.jsonl")
     options = ["--text", corpus, "--arena", "tiny", "--context", "64", "--vocab-size", "512"]
     subprocess.run([sys.executable, ROOT / "prepare.py", *options], env=environment, check=True, stdout=2)
-    (folder / "repository").mkdir()
-    shutil.copy(ROOT / "tests/contestant.py", folder / "repository/train.py")
-    setup = "init -q", "config user.email a@b.c", "config user.name somebody", "add -A", "commit -qm base"
-    for command in setup:
-        subprocess.run(["git", *command.split()], cwd=folder / "repository", check=True)
+    make_repository(folder / "repository")
     return environment
 
 

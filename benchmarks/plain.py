@@ -130,14 +130,13 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             ps, state = group["params"], self.state[group["params"][0]]
             grads = torch.stack([p.grad for p in ps])
+            axis = -1 if grads.size(1) >= grads.size(2) else -2
             if not state:
-                axis = -1 if grads.size(1) >= grads.size(2) else -2
-                state |= dict(momentum=torch.zeros_like(grads), axis=torch.tensor(axis))
+                state["momentum"] = torch.zeros_like(grads)
                 state["variance"] = torch.zeros_like(grads.sum(axis, keepdim=True))
             state["momentum"].lerp_(grads, 1 - group["momentum"])
             u = orthogonalize(grads.lerp(state["momentum"], group["momentum"]), self.dtype)
-            mean = u.square().mean(int(state["axis"]), keepdim=True)
-            state["variance"].lerp_(mean, 0.05)
+            state["variance"].lerp_(u.square().mean(axis, keepdim=True), 0.05)
             size = u.norm(dim=(1, 2), keepdim=True)
             u = u * state["variance"].clamp_min(1e-10).rsqrt()
             u = u * (size / u.norm(dim=(1, 2), keepdim=True).clamp_min(1e-10))

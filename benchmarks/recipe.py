@@ -97,6 +97,20 @@ def measure(stages, path, device, minutes):
     return True
 
 
+def carry_out(stages, path, device, minutes):
+    """Measure as far as the minutes reach, show what there is."""
+    done = measure(stages, path, device, minutes)
+    show(stages, path)
+    print("all done" if done else "not all done: the same command goes on")
+
+
+def results(name):
+    """Path of a benchmark's results."""
+    path = HERE / f"results/{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
 def load(path):
     return json.loads(path.read_text()) if path.exists() else {}
 

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,6 +43,15 @@ def write_corpus(path, speeches=60):
     texts = [piece + "\n" + extra[i % 4] * (i % 3 == 0) for i, piece in enumerate(pieces)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return path
+
+
+def make_repository(folder):
+    """A git repository whose train.py is the honest contestant."""
+    folder.mkdir()
+    shutil.copy(ROOT / "tests/contestant.py", folder / "train.py")
+    setup = "init -q", "config user.email a@b.c", "config user.name somebody", "add -A", "commit -qm base"
+    for command in setup:
+        subprocess.run(["git", *command.split()], cwd=folder, check=True)
 
 
 @pytest.fixture(scope="session")

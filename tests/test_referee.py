@@ -10,7 +10,7 @@ import time
 
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, make_repository
 
 from ratchet import pool, referee, sandbox, sources
 
@@ -172,11 +172,7 @@ def test_foreign_load_is_seen(tmp_path, monkeypatch):
 def test_the_commands_of_the_readme(arena, tmp_path):
     """A repository of its own, real commands, from doctor to verify."""
     repository = tmp_path / "repository"
-    repository.mkdir()
-    shutil.copy(ROOT / "tests/contestant.py", repository / "train.py")
-    setup = "init -q", "config user.email a@b.c", "config user.name somebody", "add -A", "commit -qm base"
-    for command in setup:
-        subprocess.run(["git", *command.split()], cwd=repository, check=True)
+    make_repository(repository)
 
     def ratchet(*words):
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
