@@ -12,7 +12,6 @@ closes was interrupted; the same command goes on with it.
 """
 
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -21,6 +20,8 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ratchet.sources import sha256
 
 FREE_BYTES = 2**30  # of disk, without which no run begins: a full disk must not cost a finished one
 KEY = ("seal", "budget", "device")  # what two scores must share to be compared
@@ -60,7 +61,7 @@ class Experiment:
     def seed(self):
         """Of its next run: it follows from what counts so far, so that stopping a run draws no other."""
         done = sum(map(counts, self.runs))
-        return int(hash_of(f"{self.salt} {done}".encode())[:12], 16) % 10**9
+        return int(sha256(f"{self.salt} {done}".encode())[:12], 16) % 10**9
 
     def scores(self, arm, *phases):
         """val_bpb of the valid runs of one arm, in the order in which they were run."""
@@ -77,10 +78,6 @@ def bpb(run, split="val"):
 def counts(run):
     """True if a run's score may be used: it is valid, and no other program used its device, or --busy."""
     return run["status"] == "ok" and (run["busy"] or not run["shared"])
-
-
-def hash_of(line):
-    return hashlib.sha256(line).hexdigest()
 
 
 def parse(data):
@@ -104,7 +101,7 @@ def parse(data):
             )
             raise Broken(f"{what}: one of them was edited, moved or dropped; restore the file from a copy")
         rows.append(row)
-        before = hash_of(line)
+        before = sha256(line)
     return rows
 
 
@@ -121,7 +118,7 @@ class Ledger:
     def head(self):
         """Hash of the last line: note it down elsewhere, and nobody can cut the ledger unnoticed."""
         lines = self.path.read_bytes().splitlines() if self.path.exists() else []
-        return hash_of(lines[-1]) if lines else ""
+        return sha256(lines[-1]) if lines else ""
 
     def experiments(self):
         """{n: Experiment} in the order in which they were opened."""
@@ -148,7 +145,7 @@ class Ledger:
             data = file.read()
             rows = parse(data)
             facts.setdefault("n", 1 + max((row["n"] for row in rows), default=0))
-            before = hash_of(data.splitlines()[-1]) if rows else ""
+            before = sha256(data.splitlines()[-1]) if rows else ""
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             line = json.dumps({"kind": kind, "time": now, "before": before} | facts, allow_nan=False)
             self._write(file, len(data), line.encode() + b"\n")

@@ -240,7 +240,7 @@ def rewrite(path, change):
     for row in rows:
         change(row)
         line = json.dumps(row | {"before": before}).encode()
-        lines, before = [*lines, line], ledger.hash_of(line)
+        lines, before = [*lines, line], ledger.sha256(line)
     path.write_bytes(b"\n".join(lines) + b"\n")
 
 

@@ -22,8 +22,8 @@ def fill(folder, count=3):
 def test_lines_name_the_hash_of_the_line_before(tmp_path):
     book = fill(tmp_path)
     lines = book.path.read_bytes().splitlines()
-    assert [json.loads(line)["before"] for line in lines] == ["", *map(ledger.hash_of, lines[:2])]
-    assert book.head() == ledger.hash_of(lines[2]) and [row["n"] for row in book.rows()] == [1, 2, 3]
+    assert [json.loads(line)["before"] for line in lines] == ["", *map(ledger.sha256, lines[:2])]
+    assert book.head() == ledger.sha256(lines[2]) and [row["n"] for row in book.rows()] == [1, 2, 3]
 
 
 def test_an_empty_ledger_is_a_ledger(tmp_path):
