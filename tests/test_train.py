@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT, LocalModel, score
 from safetensors.torch import save_model
 
@@ -36,8 +37,9 @@ def model():
 
 
 @pytest.mark.parametrize("window", [1, 5, 16, 40])
-@pytest.mark.parametrize("attend", [train.plain, train.sdpa])
-def test_attention_equals_a_loop_over_positions(attend, window):
+@pytest.mark.parametrize("attend", [train.blockwise, train.sdpa])
+def test_attention_equals_a_loop_over_positions(attend, window, monkeypatch):
+    monkeypatch.setattr(train, "QUERIES", 6)  # three blocks, the last one shorter
     q, k, v = torch.randn(3, 2, 16, 3, 8)
     out = attend(q, k, v, window)
     for t in range(16):
@@ -47,8 +49,37 @@ def test_attention_equals_a_loop_over_positions(attend, window):
         torch.testing.assert_close(out[:, t], expected)
 
 
+@pytest.mark.parametrize("window", [100, 200])
+def test_compiled_attention_has_the_gradients_of_the_fused_one(window):
+    inputs, grads = torch.randn(3, 2, 200, 2, 16), []
+    for attend in (torch.compile(train.blockwise, dynamic=False), train.sdpa):
+        leaf = inputs.clone().requires_grad_()
+        attend(*leaf, window).square().sum().backward()
+        grads.append(leaf.grad)
+    torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("n, vocab_size, piece", [(1, 5, 8), (37, 501, 10), (64, 128, 16)])
+def test_the_loss_in_pieces_is_the_cross_entropy_of_capped_logits(n, vocab_size, piece, compiled):
+    torch.manual_seed(0)
+    loss_of = torch.compile(train.softcap_loss, dynamic=False) if compiled else train.softcap_loss
+    x, weight = torch.randn(n, 24), torch.randn(vocab_size, 24)
+    weight[0] *= 100  # logits far beyond the cap
+    targets, results = torch.randint(vocab_size, (n,)), []
+    for in_pieces in (True, False):
+        x, weight = (t.detach().clone().requires_grad_() for t in (x, weight))
+        if in_pieces:
+            loss = train.LinearLoss.apply(x, weight, targets, loss_of, piece)
+        else:
+            loss = F.cross_entropy(train.SOFTCAP * torch.tanh(x @ weight.T / train.SOFTCAP), targets)
+        (3 * loss).backward()
+        results.append((loss.detach(), x.grad, weight.grad))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+
+
 def test_the_chosen_attention_runs_here():
-    assert train.choose_attention(torch.device("cpu"), torch.float32) is train.plain
+    assert train.choose_attention(torch.device("cpu"), torch.float32) is train.blockwise
 
 
 def test_rotation_keeps_lengths_and_knows_only_distances():
