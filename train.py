@@ -31,20 +31,21 @@ import prepare
 # Arenas that are not here use the line of their device, "cuda" or "cpu".
 PRESETS = {
     "climbmix": dict(depth=9, rows=64, windows="SSSL", tables=(20, 20)),  # 2^17 tokens a step
-    "pocket": dict(depth=4, rows=8, windows="L", tables=(17, 17)),  # 2^12 tokens a step
+    "pocket": dict(depth=3, rows=8, windows="L", tables=(17, 17)),  # 2^12 tokens a step
     "cuda": dict(depth=9, rows=64, windows="SSSL", tables=(20, 20)),
-    "cpu": dict(depth=4, rows=8, windows="L", tables=(17, 17)),
+    "cpu": dict(depth=3, rows=8, windows="L", tables=(17, 17)),
 }
 SPANS = {"S": 4, "H": 2, "L": 1}  # a layer sees the context divided by this
 ASPECT = 64  # width = depth x ASPECT, rounded up to whole heads
 HEAD_SIZE = 128  # 64 for narrow models
 ROPE_BASE = 100_000
+COPY = 4  # repeats of 1, 2, ... COPY tokens tell the head what followed them before
 SOFTCAP = 15.0  # logits stay within +-SOFTCAP
 INIT_SCALE = 0.68  # of the trunk's matrices
 X0_INIT = 0.05  # how much of the embedding is added again before each layer
 
 MATRIX_LR, MATRIX_WEIGHT_DECAY, MOMENTUM, MOMENTUM_START, BETA2 = 0.02, 0.2, 0.95, 0.85, 0.9
-EMBEDDING_LR, VALUE_LR, HEAD_LR, SCALAR_LR = 0.6, 0.6, 0.006, 0.05  # at width 768; 1-3 ~ width**-0.5
+EMBEDDING_LR, VALUE_LR, HEAD_LR, SCALAR_LR = 0.6, 0.6, 0.012, 0.05  # at width 768; 1-3 ~ width**-0.5
 TABLE_LR, TABLE_BETA2, TABLE_WEIGHT_DECAY = 0.6, 0.98, 0.003  # at width 768, ~ width**-0.5
 ADAM_BETAS, EMBEDDING_WEIGHT_DECAY, HEAD_WEIGHT_DECAY = (0.8, 0.95), 0.002, 0.01
 WARMDOWN, FINAL_LR = 0.7, 0.05  # the share of the budget in which rates fall, last rate / top rate
@@ -55,13 +56,14 @@ MOMENTUM_WARMUP = 0.1  # the share of the budget in which the momentum rises
 
 QUERIES = 128  # that blockwise() takes at a time
 
+
 def window_mask(q, window):
     distance = torch.arange(q.size(1), device=q.device)[:, None] - torch.arange(q.size(1), device=q.device)
     return (distance >= 0) & (distance < window)
 
 
 def blockwise(q, k, v, window):
-    """Some queries at a time against the keys that they may see; compiled on a CPU it beats the fused kernel."""
+    """Some queries at a time against the keys they may see; compiled on a CPU it beats the fused kernel."""
     q, k, v = (t.transpose(1, 2).contiguous() for t in (q, k, v))
     T, out = q.size(2), []
     position = torch.arange(T, device=q.device, dtype=torch.float32)  # integers are slow in compiled code
@@ -159,6 +161,14 @@ class Block(nn.Module):
         return self.attend(q * self.temperature[:, None].to(q.dtype), k, v, self.window).flatten(2)
 
 
+def grams(tokens, n):
+    """Keys int64 [B, T] of the last 2, 3, ... n tokens; what stands before a row counts as BOS."""
+    key = tokens
+    for back in range(1, n):
+        key = key * 31337 + F.pad(tokens, (back, 0), value=prepare.BOS)[:, :-back]
+        yield key
+
+
 class NGrams(nn.Module):
     """A vector for the last two tokens, plus one for the last three, ...: what a small vocabulary lacks.
 
@@ -170,18 +180,35 @@ class NGrams(nn.Module):
         self.tables = nn.ModuleList(nn.Embedding(2**bits, width, sparse=True) for bits in tables)
 
     def forward(self, tokens):
-        """tokens int64 [B, T] -> float32 [B, T, C]; what stands before a row counts as BOS."""
-        key, total = tokens, 0.0
-        for back, table in enumerate(self.tables, start=1):
-            key = key * 31337 + F.pad(tokens, (back, 0), value=prepare.BOS)[:, :-back]
+        """tokens int64 [B, T] -> float32 [B, T, C]"""
+        total = 0.0
+        for key, table in zip(grams(tokens, len(self.tables) + 1), self.tables):
             mixed = (key ^ (key >> 31)) * 0x1CE4E5B9BF58476D  # so that every bit of the key moves the row
             total = total + table((mixed ^ (mixed >> 29)) % len(table.weight))
         return total
 
 
+def last_place(keys):
+    """keys int64 [B, T] -> [B, T]: the latest earlier position in the row of the same key, or -1."""
+    order = keys.argsort(dim=1, stable=True)  # what is equal stands together, in the order of the row
+    ordered = keys.gather(1, order)
+    same = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
+    return torch.empty_like(order).scatter_(1, order, torch.where(same, order.roll(1, 1), -1))
+
+
+def repeats(tokens):
+    """What followed the last n tokens when they stood in this row before, whether they did: each [B, T, n].
+
+    Induction heads (arXiv:2209.11895) learn this in time; five minutes on a CPU are not enough for it.
+    """
+    places = torch.stack([last_place(keys) for keys in (tokens, *grams(tokens, COPY))], dim=-1)
+    following = F.pad(tokens, (0, 1))[..., None].expand(-1, -1, COPY)
+    return following.gather(1, places + 1), places >= 0  # where they did not: the first token, which is BOS
+
+
 def softcap_loss(logits, targets, scale):
-    """(summed loss in nats, its gradient with respect to the raw logits x scale); logits [N, V], targets [N]."""
-    z = SOFTCAP - 2 * SOFTCAP / (1 + (logits.float() * (2 / SOFTCAP)).exp())  # = SOFTCAP * tanh(logits / SOFTCAP)
+    """(summed loss in nats, its gradient x scale in the raw logits); logits [N, V], targets [N]."""
+    z = SOFTCAP - 2 * SOFTCAP / (1 + (logits.float() * (2 / SOFTCAP)).exp())  # SOFTCAP tanh(logits / SOFTCAP)
     lse = z.exp().sum(-1, keepdim=True).log()  # the cap keeps exp() in range
     hit = torch.arange(z.size(1), device=z.device, dtype=torch.float32) == targets[:, None].float()
     slope = ((z - lse).exp() - hit.float()) * (1 - (z / SOFTCAP).square())
@@ -189,49 +216,60 @@ def softcap_loss(logits, targets, scale):
 
 
 class LinearLoss(torch.autograd.Function):
-    """Mean loss of a linear map x [N, C], weight [V, C] and targets [N], piece by piece: logits are never whole.
+    """Mean loss of logits = x weight' + bonus at the tokens `copied`, piece by piece: logits are never whole.
 
-    Forward makes the gradients too, from logits that are still in the cache.
+    x [N, C], weight [V, C], bonus and copied [N, n], targets [N]. Forward makes the gradients too, from
+    logits that are still in the cache.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, targets, loss_of, piece):
+    def forward(ctx, x, weight, bonus, copied, targets, loss_of, piece):
         w, loss = weight.to(x.dtype), 0.0
-        dx, dw = torch.empty_like(x), torch.zeros_like(weight)
-        for part_x, part_dx, part_y in zip(x.split(piece), dx.split(piece), targets.split(piece)):
-            part_loss, slope = loss_of(part_x @ w.mT, part_y, 1 / len(x))
-            torch.mm(slope, w, out=part_dx)
-            dw += slope.mT @ part_x
+        grads = torch.empty_like(x), torch.zeros_like(weight), torch.empty_like(bonus)
+        inputs = (t.split(piece) for t in (x, bonus, copied, targets, grads[0], grads[2]))
+        for part, part_bonus, token, target, dx, dbonus in zip(*inputs):
+            part_loss, slope = loss_of((part @ w.mT).scatter_add_(1, token, part_bonus), target, 1 / len(x))
+            torch.mm(slope, w, out=dx)
+            torch.gather(slope, 1, token, out=dbonus)
+            grads[1].add_(slope.mT @ part)
             loss = loss + part_loss
-        ctx.save_for_backward(dx, dw)
+        ctx.save_for_backward(*grads)
         return loss / len(x)
 
     @staticmethod
     def backward(ctx, upstream):
-        dx, dw = ctx.saved_tensors
-        return upstream.to(dx.dtype) * dx, upstream * dw, None, None, None
+        return *(upstream.to(grad.dtype) * grad for grad in ctx.saved_tensors), None, None, None, None
 
 
 class Head(nn.Module):
-    """The stream to logits [B, T, V] in float32 or, given targets [B, T], to their mean loss in nats."""
+    """The stream to logits [B, T, V] in float32 or, given targets [B, T], to their mean loss in nats.
+
+    What followed the same tokens before gets a bonus, as large as the stream says (arXiv:1704.04368).
+    """
 
     def __init__(self, width, vocab_size):
         super().__init__()
         self.out, self.loss_of = Linear(width, vocab_size), softcap_loss
+        self.copy = Linear(width, COPY)
+        self.copy_bias = nn.Parameter(torch.zeros(COPY))
 
-    def forward(self, x, targets=None):
+    def forward(self, x, copied, there, targets=None):
         x = norm(x)
+        bonus = (self.copy(x) + self.copy_bias.to(x.dtype)) * there
         if targets is None:
-            return SOFTCAP * torch.tanh(self.out(x).float() / SOFTCAP)
+            logits = self.out(x).scatter_add(-1, copied, bonus)
+            return SOFTCAP * torch.tanh(logits.float() / SOFTCAP)
         piece = 2**10 if x.device.type == "cpu" else 2**14
-        return LinearLoss.apply(x.flatten(0, 1), self.out.weight, targets.flatten(), self.loss_of, piece)
+        flat = (t.flatten(0, 1) for t in (bonus, copied, targets))
+        return LinearLoss.apply(x.flatten(0, 1), self.out.weight, *flat, self.loss_of, piece)
 
 
 class GPT(nn.Module):
     def __init__(self, vocab_size, context, depth, width, head_size, windows, tables, dtype):
         super().__init__()
         self.dtype = getattr(torch, dtype)
-        self.embedding, self.ngrams = nn.Embedding(vocab_size, width), NGrams(width, tables)
+        self.embedding, self.copied = nn.Embedding(vocab_size, width), nn.Embedding(vocab_size, width)
+        self.ngrams = NGrams(width, tables)
         with_values = range(depth - 1, -1, -2)  # every second layer, the last one among them
         self.values = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width) for i in with_values})
         letters = (windows * depth)[: depth - 1] + "L"
@@ -249,7 +287,8 @@ class GPT(nn.Module):
         """Uniform matrices; zero where a branch ends, so that training starts from the identity."""
         bound = INIT_SCALE * math.sqrt(3 / self.embedding.embedding_dim)
         nn.init.normal_(self.embedding.weight)
-        nn.init.zeros_(self.head.out.weight)
+        for weight in (self.copied.weight, self.head.out.weight, self.head.copy.weight):
+            nn.init.zeros_(weight)
         for block in self.blocks:
             for matrix in (block.qkv, block.up):
                 nn.init.uniform_(matrix.weight, -bound, bound)
@@ -264,13 +303,15 @@ class GPT(nn.Module):
         """tokens int64 [B, T] -> logits float32 [B, T, V]; with targets [B, T] -> their mean loss in nats."""
         T = tokens.size(1)
         ngrams = self.ngrams(tokens)  # on the way in and, with the value embeddings, on the way of the values
-        x0 = norm((self.embedding(tokens) + ngrams).to(self.dtype))
+        copied, there = repeats(tokens)
+        hint = self.copied(torch.where(there[..., 1], copied[..., 1], copied[..., 0]))
+        x0 = norm((self.embedding(tokens) + hint + ngrams).to(self.dtype))
         x, out = x0.clone(), 0.0  # an alias would have the first block compiled apart
         for i, block in enumerate(self.blocks):
             value = (self.values[str(i)](tokens) + ngrams).to(x.dtype) if str(i) in self.values else None
             x = block(x, x0, value, self.cos[:T], self.sin[:T])
             out = out + self.readout[i].to(x.dtype) * x
-        return self.head(out, targets)
+        return self.head(out, copied, there, targets)
 
 
 def load(folder):
@@ -368,13 +409,14 @@ def make_optimizers(model):
     """Muon for the matrices of the blocks, AdamW for embeddings, head and scalars, RowAdam for the tables."""
     scale = (model.embedding.embedding_dim / 768) ** -0.5
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    scalars = [model.readout] + [p for p in model.blocks.parameters() if p.ndim == 1]
+    scalars = [model.readout, model.head.copy_bias] + [p for p in model.blocks.parameters() if p.ndim == 1]
     groups = [
-        dict(params=[model.embedding.weight], lr=EMBEDDING_LR * scale, weight_decay=EMBEDDING_WEIGHT_DECAY),
-        dict(params=[*model.values.parameters()], lr=VALUE_LR * scale, weight_decay=EMBEDDING_WEIGHT_DECAY),
-        dict(params=[*model.head.parameters()], lr=HEAD_LR * scale, weight_decay=HEAD_WEIGHT_DECAY),
-        dict(params=scalars, lr=SCALAR_LR, weight_decay=0.0),
+        (EMBEDDING_LR * scale, EMBEDDING_WEIGHT_DECAY, [model.embedding.weight, model.copied.weight]),
+        (VALUE_LR * scale, EMBEDDING_WEIGHT_DECAY, [*model.values.parameters()]),
+        (HEAD_LR * scale, HEAD_WEIGHT_DECAY, [model.head.out.weight, model.head.copy.weight]),
+        (SCALAR_LR, 0.0, scalars),
     ]
+    groups = [dict(zip(("lr", "weight_decay", "params"), group)) for group in groups]
     adam = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, fused=True)
     optimizers = [Muon(matrices, model.dtype), adam]
     if model.ngrams.tables:

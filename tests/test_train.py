@@ -1,5 +1,6 @@
 """train.py: each part against a plain one, the contract, and whole runs as a user starts them."""
 
+import itertools
 import json
 import math
 import os
@@ -49,32 +50,35 @@ def test_attention_equals_a_loop_over_positions(attend, window, monkeypatch):
         torch.testing.assert_close(out[:, t], expected)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("window", [100, 200])
 def test_compiled_attention_has_the_gradients_of_the_fused_one(window):
     inputs, grads = torch.randn(3, 2, 200, 2, 16), []
     for attend in (torch.compile(train.blockwise, dynamic=False), train.sdpa):
-        leaf = inputs.clone().requires_grad_()
-        attend(*leaf, window).square().sum().backward()
-        grads.append(leaf.grad)
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        attend(*leaves, window).square().sum().backward()
+        grads.append([leaf.grad for leaf in leaves])
     torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("n, vocab_size, piece", [(1, 5, 8), (37, 501, 10), (64, 128, 16)])
 def test_the_loss_in_pieces_is_the_cross_entropy_of_capped_logits(n, vocab_size, piece, compiled):
     torch.manual_seed(0)
     loss_of = torch.compile(train.softcap_loss, dynamic=False) if compiled else train.softcap_loss
-    x, weight = torch.randn(n, 24), torch.randn(vocab_size, 24)
-    weight[0] *= 100  # logits far beyond the cap
-    targets, results = torch.randint(vocab_size, (n,)), []
+    inputs = torch.randn(n, 24), torch.randn(vocab_size, 24), torch.randn(n, 3)
+    inputs[1][0] *= 100  # logits far beyond the cap
+    targets, copied, results = torch.randint(vocab_size, (n,)), torch.randint(vocab_size, (n, 3)), []
     for in_pieces in (True, False):
-        x, weight = (t.detach().clone().requires_grad_() for t in (x, weight))
+        x, weight, bonus = leaves = [t.clone().requires_grad_() for t in inputs]
         if in_pieces:
-            loss = train.LinearLoss.apply(x, weight, targets, loss_of, piece)
+            loss = train.LinearLoss.apply(x, weight, bonus, copied, targets, loss_of, piece)
         else:
-            loss = F.cross_entropy(train.SOFTCAP * torch.tanh(x @ weight.T / train.SOFTCAP), targets)
+            logits = (x @ weight.T).scatter_add(1, copied, bonus)
+            loss = F.cross_entropy(train.SOFTCAP * torch.tanh(logits / train.SOFTCAP), targets)
         (3 * loss).backward()
-        results.append((loss.detach(), x.grad, weight.grad))
+        results.append((loss.detach(), *(leaf.grad for leaf in leaves)))
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
@@ -148,6 +152,18 @@ def test_ngrams_know_the_last_tokens_and_nothing_else():
     assert not torch.equal(triples(x)[1, 11], triples(x)[0, 6])
     from_bos = torch.tensor([[prepare.BOS, 7, 9]])
     assert torch.equal(pairs(from_bos)[0, 2], pairs(torch.tensor([[7, 9]]))[0, 1])
+
+
+def test_repeats_are_what_a_slow_search_finds():
+    tokens = torch.randint(4, (3, 40))
+    copied, there = train.repeats(tokens)
+    for row, t, n in torch.cartesian_prod(
+        torch.arange(3), torch.arange(40), torch.arange(train.COPY)
+    ).tolist():
+        text = [prepare.BOS] * n + tokens[row].tolist()  # text[t : t + n + 1] ends with token t
+        places = [s for s in range(t) if text[s : s + n + 1] == text[t : t + n + 1]]
+        assert there[row, t, n] == bool(places)
+        assert not places or copied[row, t, n] == tokens[row, places[-1] + 1]
 
 
 def test_the_rows_of_a_table_are_used_evenly():
