@@ -157,9 +157,7 @@ def test_ngrams_know_the_last_tokens_and_nothing_else():
 def test_repeats_are_what_a_slow_search_finds():
     tokens = torch.randint(4, (3, 40))
     copied, there = train.repeats(tokens)
-    for row, t, n in torch.cartesian_prod(
-        torch.arange(3), torch.arange(40), torch.arange(train.COPY)
-    ).tolist():
+    for row, t, n in itertools.product(range(3), range(40), range(train.COPY)):
         text = [prepare.BOS] * n + tokens[row].tolist()  # text[t : t + n + 1] ends with token t
         places = [s for s in range(t) if text[s : s + n + 1] == text[t : t + n + 1]]
         assert there[row, t, n] == bool(places)
