@@ -514,8 +514,8 @@ def matmul_peak(device):
 def inspect_model(model, context, vocab_size, device, flops=True):
     """{"flops_per_token", "lookup"}: both seen in a forward and backward pass over one row; clears gradients.
 
-    FLOPs are those of matrix products, attention as the whole T x T square. `lookup` is the number of
-    parameters in tables of which only the rows of the tokens there get a gradient.
+    FLOPs are those of the matrix products made; PyTorch's own attention counts as the whole T x T square.
+    `lookup` is the number of parameters in tables of which only the rows of the tokens there get a gradient.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -679,7 +679,8 @@ class Run:
         table = tokens[: len(tokens) // context * context].reshape(-1, context)
         order = row_order(len(table), rows, self.seed)
         signal.signal(signal.SIGINT, self._interrupt)
-        with ThreadPoolExecutor(1) as pool:
+        with ExitStack() as at_the_end, ThreadPoolExecutor(1) as pool:
+            at_the_end.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
             staged = (pool.submit(lambda n: self._stage(table[n], documents), numbers) for numbers in order)
             ahead = next(staged)
             while self._may_step(rows * context):
@@ -688,7 +689,6 @@ class Run:
                 self._bound_queue()
                 self.steps, self.tokens = self.steps + 1, self.tokens + rows * context
                 self._durations.append(self.seconds - begin)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _start_clock(self):
         """Open train.tokens. A referee starts its own clock and hands it over: it can't be seen before."""

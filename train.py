@@ -50,6 +50,7 @@ TABLE_LR, TABLE_BETA2, TABLE_WEIGHT_DECAY = 0.6, 0.98, 0.003  # at width 768, ~ 
 ADAM_BETAS, EMBEDDING_WEIGHT_DECAY, HEAD_WEIGHT_DECAY = (0.8, 0.95), 0.002, 0.01
 WARMDOWN, FINAL_LR = 0.7, 0.05  # the share of the budget in which rates fall, last rate / top rate
 MOMENTUM_WARMUP = 0.1  # the share of the budget in which the momentum rises
+EPOCHS = 1  # passes over the text at most: in a second one the tables know what follows, and overfit
 
 # ----------------------------------------------------------------------------------------------------
 # Attention: q, k, v [B, T, H, D] -> [B, T, H, D]; a token sees itself and the window - 1 tokens before it
@@ -253,8 +254,8 @@ class Head(nn.Module):
         self.copy = Linear(width, COPY)
         self.copy_bias = nn.Parameter(torch.zeros(COPY))
 
-    def forward(self, x, copied, there, targets=None):
-        x = norm(x)
+    def forward(self, x, tokens, targets=None):
+        x, (copied, there) = norm(x), repeats(tokens)
         bonus = (self.copy(x) + self.copy_bias.to(x.dtype)) * there
         if targets is None:
             logits = self.out(x).scatter_add(-1, copied, bonus)
@@ -268,8 +269,7 @@ class GPT(nn.Module):
     def __init__(self, vocab_size, context, depth, width, head_size, windows, tables, dtype):
         super().__init__()
         self.dtype = getattr(torch, dtype)
-        self.embedding, self.copied = nn.Embedding(vocab_size, width), nn.Embedding(vocab_size, width)
-        self.ngrams = NGrams(width, tables)
+        self.embedding, self.ngrams = nn.Embedding(vocab_size, width), NGrams(width, tables)
         with_values = range(depth - 1, -1, -2)  # every second layer, the last one among them
         self.values = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width) for i in with_values})
         letters = (windows * depth)[: depth - 1] + "L"
@@ -287,8 +287,8 @@ class GPT(nn.Module):
         """Uniform matrices; zero where a branch ends, so that training starts from the identity."""
         bound = INIT_SCALE * math.sqrt(3 / self.embedding.embedding_dim)
         nn.init.normal_(self.embedding.weight)
-        for weight in (self.copied.weight, self.head.out.weight, self.head.copy.weight):
-            nn.init.zeros_(weight)
+        nn.init.zeros_(self.head.out.weight)
+        nn.init.zeros_(self.head.copy.weight)
         for block in self.blocks:
             for matrix in (block.qkv, block.up):
                 nn.init.uniform_(matrix.weight, -bound, bound)
@@ -303,15 +303,13 @@ class GPT(nn.Module):
         """tokens int64 [B, T] -> logits float32 [B, T, V]; with targets [B, T] -> their mean loss in nats."""
         T = tokens.size(1)
         ngrams = self.ngrams(tokens)  # on the way in and, with the value embeddings, on the way of the values
-        copied, there = repeats(tokens)
-        hint = self.copied(torch.where(there[..., 1], copied[..., 1], copied[..., 0]))
-        x0 = norm((self.embedding(tokens) + hint + ngrams).to(self.dtype))
+        x0 = norm((self.embedding(tokens) + ngrams).to(self.dtype))
         x, out = x0.clone(), 0.0  # an alias would have the first block compiled apart
         for i, block in enumerate(self.blocks):
             value = (self.values[str(i)](tokens) + ngrams).to(x.dtype) if str(i) in self.values else None
             x = block(x, x0, value, self.cos[:T], self.sin[:T])
             out = out + self.readout[i].to(x.dtype) * x
-        return self.head(out, copied, there, targets)
+        return self.head(out, tokens, targets)
 
 
 def load(folder):
@@ -411,7 +409,7 @@ def make_optimizers(model):
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     scalars = [model.readout, model.head.copy_bias] + [p for p in model.blocks.parameters() if p.ndim == 1]
     groups = [
-        (EMBEDDING_LR * scale, EMBEDDING_WEIGHT_DECAY, [model.embedding.weight, model.copied.weight]),
+        (EMBEDDING_LR * scale, EMBEDDING_WEIGHT_DECAY, [model.embedding.weight]),
         (VALUE_LR * scale, EMBEDDING_WEIGHT_DECAY, [*model.values.parameters()]),
         (HEAD_LR * scale, HEAD_WEIGHT_DECAY, [model.head.out.weight, model.head.copy.weight]),
         (SCALAR_LR, 0.0, scalars),
@@ -424,6 +422,11 @@ def make_optimizers(model):
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["top_lr"], group["top_weight_decay"] = group["lr"], group["weight_decay"]
     return optimizers
+
+
+def spent(run):
+    """The share of the training that is over, in [0, 1]: of the budget or, if they end sooner, of EPOCHS."""
+    return max(run.progress, min(1.0, run.tokens / (EPOCHS * run.arena.train_tokens)))
 
 
 def set_schedules(optimizers, progress):
@@ -484,10 +487,10 @@ class Log:
         mfu = 100 * rate * self.run.flops_per_token / (self.run.peak_flops or math.inf)
         line = f"step {step}  loss {self.smooth:.4f}  {rate:,.0f} tokens/s  mfu {mfu:.1f}%"
         if self.live:
-            self.live.update(self.task, completed=self.run.progress, description=line)
+            self.live.update(self.task, completed=spent(self.run), description=line)
         else:
-            left = self.run.seconds * (1 / max(self.run.progress, 1e-9) - 1)
-            print(f"{100 * self.run.progress:5.1f}%  {line}  {left:.0f} s left", flush=True)
+            left = self.run.seconds * (1 / max(spent(self.run), 1e-9) - 1)
+            print(f"{100 * spent(self.run):5.1f}%  {line}  {left:.0f} s left", flush=True)
 
     def close(self):
         while self.pending:
@@ -547,7 +550,7 @@ def make_step(run, model, optimizers, rows):
     """step(x, y) -> mean loss: one step of the optimizers, through parts of `rows` rows."""
 
     def step(x, y):
-        set_schedules(optimizers, run.progress)
+        set_schedules(optimizers, spent(run))
         total, share = 0.0, rows / len(x)
         for part_x, part_y in zip(x.split(rows), y.split(rows)):
             loss = model(part_x, part_y) * share
@@ -590,6 +593,9 @@ def main():
     step = rehearse(run, model, optimizers, rows)
     log = Log(run, config)
     for x, y in run.batches(rows):
+        if spent(run) == 1:
+            print("the text has been seen: training ends before the budget")
+            break
         log(step(x, y))
     log.close()
     result = run.submit(model, config)

@@ -21,15 +21,17 @@ import train
 
 ARENA = "gpu"
 AS_CONTROL = 'PRESETS = dict.fromkeys(PRESETS, dict(depth=8, rows=256, windows="HHHL", tables=()))'
+DENSE = "PRESETS = {name: preset | dict(tables=()) for name, preset in PRESETS.items()}"
 
 
 def stages():
     plain = Variant("plain", "benchmarks/plain.py")
     code = Variant("our code, its architecture", "train.py", AS_CONTROL)
     default = Variant("default", "train.py")
+    dense = Variant("default without tables", "train.py", DENSE)
     return [
         Stage("speed", ARENA, "30s", 2, (plain, code)),
-        Stage("minute", ARENA, "60s", 3, (plain, default)),
+        Stage("minute", ARENA, "60s", 3, (plain, default, dense)),
         Stage("full", ARENA, "300s", 3, (plain, default), overhead=120),
     ]
 
@@ -62,9 +64,10 @@ def pieces(device):
             call = functools.partial(forward_and_backward, compiled, q, k, v, window)
             out[f"attention {attend.__name__}, window {window}, [64, 2048, 5, 128]"] = attempt(call)
     head = train.Head(640, 8192).to(device)
+    head.loss_of = torch.compile(train.softcap_loss, dynamic=False)
     x, y = torch.randn(64, 2048, 640, **shape), torch.randint(8192, (64, 2048), device=device)
-    head.compile(dynamic=False)
-    out["head and loss, [64, 2048, 640] -> 8192"] = attempt(lambda: head(x, y).backward())
+    out["head and loss, [64, 2048, 640] -> 8192"] = attempt(lambda: head(x, y, y).backward())
+    out["repeats, [64, 2048]"] = attempt(lambda: train.repeats(y))
     for m, n in ((1920, 640), (640, 640), (2560, 640), (640, 2560)):
         g = torch.randn(9, m, n, device=device)
         out[f"orthogonalising 9 of [{m}, {n}]"] = attempt(lambda g=g: train.orthogonalize(g, torch.bfloat16))
