@@ -265,7 +265,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(arena, tmp_path, capsys):
 # Whole runs, as their users start them
 
 
-def start(folder, cache, **conditions):
+def start(folder, cache, contestant=ROOT / "train.py", **conditions):
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("RATCHET", "WANDB"))
     }
@@ -273,8 +273,9 @@ def start(folder, cache, **conditions):
         "RATCHET_CACHE": str(cache),
         "RATCHET_RUN": str(folder),
         "RATCHET_ARENA": "tiny",
+        "PYTHONPATH": str(ROOT),
     } | conditions
-    command = [sys.executable, "-W", "default", str(ROOT / "train.py")]
+    command = [sys.executable, "-W", "default", str(contestant)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -341,6 +342,17 @@ def test_scoring_again_gives_the_same_number_also_with_another_batch(finished, c
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     again = json.loads((folder / "result.json").read_text())
     assert again["val_bpb"] == pytest.approx(result["val_bpb"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_training_ends_when_the_text_has_been_seen(arena, cache, tmp_path):
+    text = (ROOT / "train.py").read_text()
+    (tmp_path / "train.py").write_text(text.replace("EPOCHS = 1 ", "EPOCHS = 1 / 64 "))
+    process = start(tmp_path / "run", cache, tmp_path / "train.py", RATCHET_BUDGET="300s")
+    out, err = process.communicate(timeout=300)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "ok" and "has been seen" in out, out + err
+    assert 0 <= result["tokens"] - arena.train_tokens / 64 < 8 * 64
 
 
 @pytest.mark.slow
