@@ -408,13 +408,13 @@ def make_optimizers(model):
     scale = (model.embedding.embedding_dim / 768) ** -0.5
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     scalars = [model.readout, model.head.copy_bias] + [p for p in model.blocks.parameters() if p.ndim == 1]
+    head = [p for p in model.head.parameters() if p.ndim == 2]
     groups = [
-        (EMBEDDING_LR * scale, EMBEDDING_WEIGHT_DECAY, [model.embedding.weight]),
-        (VALUE_LR * scale, EMBEDDING_WEIGHT_DECAY, [*model.values.parameters()]),
-        (HEAD_LR * scale, HEAD_WEIGHT_DECAY, [model.head.out.weight, model.head.copy.weight]),
-        (SCALAR_LR, 0.0, scalars),
+        dict(params=[model.embedding.weight], lr=EMBEDDING_LR * scale, weight_decay=EMBEDDING_WEIGHT_DECAY),
+        dict(params=[*model.values.parameters()], lr=VALUE_LR * scale, weight_decay=EMBEDDING_WEIGHT_DECAY),
+        dict(params=head, lr=HEAD_LR * scale, weight_decay=HEAD_WEIGHT_DECAY),
+        dict(params=scalars, lr=SCALAR_LR, weight_decay=0.0),
     ]
-    groups = [dict(zip(("lr", "weight_decay", "params"), group)) for group in groups]
     adam = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, fused=True)
     optimizers = [Muon(matrices, model.dtype), adam]
     if model.ngrams.tables:
@@ -486,11 +486,12 @@ class Log:
     def show(self, step, rate):
         mfu = 100 * rate * self.run.flops_per_token / (self.run.peak_flops or math.inf)
         line = f"step {step}  loss {self.smooth:.4f}  {rate:,.0f} tokens/s  mfu {mfu:.1f}%"
+        done = spent(self.run)
         if self.live:
-            self.live.update(self.task, completed=spent(self.run), description=line)
+            self.live.update(self.task, completed=done, description=line)
         else:
-            left = self.run.seconds * (1 / max(spent(self.run), 1e-9) - 1)
-            print(f"{100 * spent(self.run):5.1f}%  {line}  {left:.0f} s left", flush=True)
+            left = self.run.seconds * (1 / max(done, 1e-9) - 1)
+            print(f"{100 * done:5.1f}%  {line}  {left:.0f} s left", flush=True)
 
     def close(self):
         while self.pending:
