@@ -50,7 +50,8 @@ TABLE_LR, TABLE_BETA2, TABLE_WEIGHT_DECAY = 0.6, 0.98, 0.003  # at width 768, ~ 
 ADAM_BETAS, EMBEDDING_WEIGHT_DECAY, HEAD_WEIGHT_DECAY = (0.8, 0.95), 0.002, 0.01
 WARMDOWN, FINAL_LR = 0.7, 0.05  # the share of the budget in which rates fall, last rate / top rate
 MOMENTUM_WARMUP = 0.1  # the share of the budget in which the momentum rises
-EPOCHS = 1  # passes over the text at most: in a second one the tables know what follows, and overfit
+EPOCHS = 2  # passes over the text at most
+REPEAT_DROPOUT = 0.7  # of the tables' vectors, from the second pass on: they know by heart what follows
 
 # ----------------------------------------------------------------------------------------------------
 # Attention: q, k, v [B, T, H, D] -> [B, T, H, D]; a token sees itself and the window - 1 tokens before it
@@ -139,6 +140,7 @@ class Block(nn.Module):
     def __init__(self, width, head_size, window, has_value):
         super().__init__()
         self.head_size, self.window, self.attend = head_size, window, sdpa
+        self.readout = nn.Parameter(torch.zeros(1))
         self.stream_scale = nn.Parameter(torch.ones(1))
         self.x0_scale = nn.Parameter(torch.full((1,), X0_INIT))
         self.qkv = Linear(width, 3 * width)
@@ -148,10 +150,12 @@ class Block(nn.Module):
         self.gate = Linear(32, width // head_size) if has_value else None
         self.temperature = nn.Parameter(torch.ones(width // head_size))
 
-    def forward(self, x, x0, value, cos, sin):
+    def forward(self, x, x0, out, value, cos, sin):
+        """The stream x after this layer, and `out`, to which a learned share of it is added."""
         x = self.stream_scale.to(x.dtype) * x + self.x0_scale.to(x.dtype) * x0
         x = x + self.out(self.attention(norm(x), value, cos, sin))
-        return x + self.down(F.relu(self.up(norm(x))).square())  # relu^2: Primer, arXiv:2109.08668
+        x = x + self.down(F.relu(self.up(norm(x))).square())  # relu^2: Primer, arXiv:2109.08668
+        return x, out + self.readout.to(x.dtype) * x
 
     def attention(self, x, value, cos, sin):
         heads = (-1, self.head_size)
@@ -179,6 +183,7 @@ class NGrams(nn.Module):
     def __init__(self, width, tables):
         super().__init__()
         self.tables = nn.ModuleList(nn.Embedding(2**bits, width, sparse=True) for bits in tables)
+        self.dropout = 0.0  # the share of tokens that get no vector
 
     def forward(self, tokens):
         """tokens int64 [B, T] -> float32 [B, T, C]"""
@@ -186,6 +191,8 @@ class NGrams(nn.Module):
         for key, table in zip(grams(tokens, len(self.tables) + 1), self.tables):
             mixed = (key ^ (key >> 31)) * 0x1CE4E5B9BF58476D  # so that every bit of the key moves the row
             total = total + table((mixed ^ (mixed >> 29)) % len(table.weight))
+        if self.dropout:
+            total = total * F.dropout(torch.ones(*tokens.shape, 1, device=tokens.device), self.dropout)
         return total
 
 
@@ -207,75 +214,105 @@ def repeats(tokens):
     return following.gather(1, places + 1), places >= 0  # where they did not: the first token, which is BOS
 
 
-def softcap_loss(logits, targets, scale):
-    """(summed loss in nats, its gradient x scale in the raw logits); logits [N, V], targets [N]."""
-    z = SOFTCAP - 2 * SOFTCAP / (1 + (logits.float() * (2 / SOFTCAP)).exp())  # SOFTCAP tanh(logits / SOFTCAP)
+def first_place(tokens, vocab_size):
+    """tokens int64 [B, T] -> float32 [B, V]: where in its row a token stands first, inf where it does not."""
+    place = torch.arange(tokens.size(1), device=tokens.device, dtype=torch.float32).expand(tokens.shape)
+    nowhere = torch.full((len(tokens), vocab_size), torch.inf, device=tokens.device)
+    return nowhere.scatter_reduce(1, tokens, place, "amin")
+
+
+def add_at(logits, tokens, bonus):
+    """Add bonus [..., n] to logits [..., V] at tokens [..., n], in place: scatter_add_ copies all of them."""
+    starts = torch.arange(0, logits.numel(), logits.size(-1), device=logits.device)
+    return logits.put_(starts.view(*tokens.shape[:-1], 1) + tokens, bonus, accumulate=True)
+
+
+def cap(logits, gate, seen_bias, first):
+    """Logits [B, T, V] as they are scored, in float32, and which tokens stand in the row so far, bool.
+
+    These get gate x seen_bias, [B, T, 1] x [V]: what was said is said again (arXiv:1612.04426). Then comes
+    SOFTCAP tanh(logits / SOFTCAP), in a form that is fast in compiled code.
+    """
+    position = torch.arange(logits.size(1), device=logits.device, dtype=torch.float32)
+    seen = first[:, None] <= position[:, None]
+    raw = logits.float() + torch.where(seen, gate.float() * seen_bias, 0.0)
+    return SOFTCAP - 2 * SOFTCAP / (1 + (raw * (2 / SOFTCAP)).exp()), seen
+
+
+def capped_loss(logits, gate, seen_bias, first, targets, scale):
+    """(summed loss in nats, its gradients x scale in logits, gate and seen_bias); targets [B, T]."""
+    z, seen = cap(logits, gate, seen_bias, first)
     lse = z.exp().sum(-1, keepdim=True).log()  # the cap keeps exp() in range
-    hit = torch.arange(z.size(1), device=z.device, dtype=torch.float32) == targets[:, None].float()
-    slope = ((z - lse).exp() - hit.float()) * (1 - (z / SOFTCAP).square())
-    return (lse - z.gather(1, targets[:, None])).sum(), (slope * scale).to(logits.dtype)
+    hit = torch.arange(z.size(-1), device=z.device, dtype=torch.float32) == targets[..., None].float()
+    slope = ((z - lse).exp() - hit.float()) * (1 - (z / SOFTCAP).square()) * scale
+    seen_slope = torch.where(seen, slope, 0.0)
+    dgate, dbias = (seen_slope * seen_bias).sum(-1, keepdim=True), (seen_slope * gate.float()).sum((0, 1))
+    return (lse - z.gather(-1, targets[..., None])).sum(), slope.to(logits.dtype), dgate.to(gate.dtype), dbias
 
 
-class LinearLoss(torch.autograd.Function):
-    """Mean loss of logits = x weight' + bonus at the tokens `copied`, piece by piece: logits are never whole.
+class HeadLoss(torch.autograd.Function):
+    """Mean loss of the capped logits x weight' + copied bonus, some rows at a time: they are never whole.
 
-    x [N, C], weight [V, C], bonus and copied [N, n], targets [N]. Forward makes the gradients too, from
-    logits that are still in the cache.
+    x [B, T, C], weight [V, C], bonus [B, T, n + 1], the last of it the gate, copied [B, T, n], seen_bias [V],
+    first [B, V], targets [B, T]. Forward makes the gradients too, from logits that are still in the cache.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bonus, copied, targets, loss_of, piece):
-        w, loss = weight.to(x.dtype), 0.0
-        grads = torch.empty_like(x), torch.zeros_like(weight), torch.empty_like(bonus)
-        inputs = (t.split(piece) for t in (x, bonus, copied, targets, grads[0], grads[2]))
-        for part, part_bonus, token, target, dx, dbonus in zip(*inputs):
-            part_loss, slope = loss_of((part @ w.mT).scatter_add_(1, token, part_bonus), target, 1 / len(x))
-            torch.mm(slope, w, out=dx)
-            torch.gather(slope, 1, token, out=dbonus)
-            grads[1].add_(slope.mT @ part)
-            loss = loss + part_loss
+    def forward(ctx, x, weight, bonus, copied, seen_bias, first, targets, loss_of, rows):
+        w, loss, scale = weight.to(x.dtype), 0.0, 1 / targets.numel()
+        grads = [torch.zeros_like(t) for t in (x, weight, bonus, seen_bias)]
+        inputs = (t.split(rows) for t in (x, bonus, copied, first, targets, grads[0], grads[2]))
+        for part, extra, tokens, places, target, dx, dextra in zip(*inputs):
+            logits = add_at(part @ w.mT, tokens, extra[..., :-1])
+            nats, slope, dgate, dbias = loss_of(logits, extra[..., -1:], seen_bias, places, target, scale)
+            torch.matmul(slope, w, out=dx)
+            dextra.copy_(torch.cat([slope.gather(-1, tokens), dgate], dim=-1))
+            grads[1].add_(slope.flatten(0, 1).mT @ part.flatten(0, 1))
+            grads[3].add_(dbias)
+            loss = loss + nats
         ctx.save_for_backward(*grads)
-        return loss / len(x)
+        return loss * scale
 
     @staticmethod
     def backward(ctx, upstream):
-        return *(upstream.to(grad.dtype) * grad for grad in ctx.saved_tensors), None, None, None, None
+        dx, dweight, dbonus, dbias = (upstream.to(grad.dtype) * grad for grad in ctx.saved_tensors)
+        return dx, dweight, dbonus, None, dbias, None, None, None, None
 
 
 class Head(nn.Module):
     """The stream to logits [B, T, V] in float32 or, given targets [B, T], to their mean loss in nats.
 
-    What followed the same tokens before gets a bonus, as large as the stream says (arXiv:1704.04368).
+    What followed the same tokens before gets a bonus, as large as the stream says (arXiv:1704.04368), and so
+    does what stood in the row before.
     """
 
     def __init__(self, width, vocab_size):
         super().__init__()
-        self.out, self.loss_of = Linear(width, vocab_size), softcap_loss
-        self.copy = Linear(width, COPY)
-        self.copy_bias = nn.Parameter(torch.zeros(COPY))
+        self.out, self.norm, self.loss_of = Linear(width, vocab_size), norm, capped_loss
+        self.bonus = Linear(width, COPY + 1)
+        self.bonus_bias = nn.Parameter(F.one_hot(torch.tensor(COPY), COPY + 1).float())
+        self.seen_bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, x, tokens, targets=None):
-        x, (copied, there) = norm(x), repeats(tokens)
-        bonus = (self.copy(x) + self.copy_bias.to(x.dtype)) * there
+        x, (copied, there) = self.norm(x), repeats(tokens)
+        bonus = (self.bonus(x) + self.bonus_bias.to(x.dtype)) * F.pad(there, (0, 1), value=True)
+        seen = self.seen_bias, first_place(tokens, len(self.seen_bias))
         if targets is None:
-            logits = self.out(x).scatter_add(-1, copied, bonus)
-            return SOFTCAP * torch.tanh(logits.float() / SOFTCAP)
-        piece = 2**10 if x.device.type == "cpu" else 2**14
-        flat = (t.flatten(0, 1) for t in (bonus, copied, targets))
-        return LinearLoss.apply(x.flatten(0, 1), self.out.weight, *flat, self.loss_of, piece)
+            return cap(add_at(self.out(x), copied, bonus[..., :-1]), bonus[..., -1:], *seen)[0]
+        rows = max(1, (2**10 if x.device.type == "cpu" else 2**14) // tokens.size(1))
+        return HeadLoss.apply(x, self.out.weight, bonus, copied, *seen, targets, self.loss_of, rows)
 
 
 class GPT(nn.Module):
     def __init__(self, vocab_size, context, depth, width, head_size, windows, tables, dtype):
         super().__init__()
-        self.dtype = getattr(torch, dtype)
+        self.dtype, self.norm = getattr(torch, dtype), norm
         self.embedding, self.ngrams = nn.Embedding(vocab_size, width), NGrams(width, tables)
         with_values = range(depth - 1, -1, -2)  # every second layer, the last one among them
         self.values = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width) for i in with_values})
         letters = (windows * depth)[: depth - 1] + "L"
         spans = [context // SPANS[letter] for letter in letters]
         self.blocks = nn.ModuleList(Block(width, head_size, spans[i], i in with_values) for i in range(depth))
-        self.readout = nn.Parameter(F.one_hot(torch.tensor(depth - 1), depth).float())
         self.head = Head(width, vocab_size)
         frequencies = ROPE_BASE ** -(torch.arange(head_size // 2) / (head_size // 2))
         angles = torch.arange(context)[:, None] * frequencies  # [T, D / 2]
@@ -287,15 +324,14 @@ class GPT(nn.Module):
         """Uniform matrices; zero where a branch ends, so that training starts from the identity."""
         bound = INIT_SCALE * math.sqrt(3 / self.embedding.embedding_dim)
         nn.init.normal_(self.embedding.weight)
-        nn.init.zeros_(self.head.out.weight)
-        nn.init.zeros_(self.head.copy.weight)
+        nn.init.ones_(self.blocks[-1].readout)
+        for weight in (self.head.out.weight, self.head.bonus.weight, *self.ngrams.parameters()):
+            nn.init.zeros_(weight)
         for block in self.blocks:
             for matrix in (block.qkv, block.up):
                 nn.init.uniform_(matrix.weight, -bound, bound)
             for matrix in (block.out, block.down, *filter(None, [block.gate])):
                 nn.init.zeros_(matrix.weight)
-        for table in self.ngrams.tables:
-            nn.init.zeros_(table.weight)
         for table in self.values.values():
             nn.init.uniform_(table.weight, -bound, bound)
 
@@ -303,12 +339,11 @@ class GPT(nn.Module):
         """tokens int64 [B, T] -> logits float32 [B, T, V]; with targets [B, T] -> their mean loss in nats."""
         T = tokens.size(1)
         ngrams = self.ngrams(tokens)  # on the way in and, with the value embeddings, on the way of the values
-        x0 = norm((self.embedding(tokens) + ngrams).to(self.dtype))
-        x, out = x0.clone(), 0.0  # an alias would have the first block compiled apart
+        x0 = self.norm((self.embedding(tokens) + ngrams).to(self.dtype))
+        x, out = x0.clone(), torch.zeros_like(x0)  # an alias would have the first block compiled apart
         for i, block in enumerate(self.blocks):
             value = (self.values[str(i)](tokens) + ngrams).to(x.dtype) if str(i) in self.values else None
-            x = block(x, x0, value, self.cos[:T], self.sin[:T])
-            out = out + self.readout[i].to(x.dtype) * x
+            x, out = block(x, x0, out, value, self.cos[:T], self.sin[:T])
         return self.head(out, tokens, targets)
 
 
@@ -407,7 +442,7 @@ def make_optimizers(model):
     """Muon for the matrices of the blocks, AdamW for embeddings, head and scalars, RowAdam for the tables."""
     scale = (model.embedding.embedding_dim / 768) ** -0.5
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    scalars = [model.readout, model.head.copy_bias] + [p for p in model.blocks.parameters() if p.ndim == 1]
+    scalars = [p for p in (*model.head.parameters(), *model.blocks.parameters()) if p.ndim == 1]
     head = [p for p in model.head.parameters() if p.ndim == 2]
     groups = [
         dict(params=[model.embedding.weight], lr=EMBEDDING_LR * scale, weight_decay=EMBEDDING_WEIGHT_DECAY),
@@ -531,7 +566,8 @@ def compile_parts(model, device):
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
         for block in model.blocks:
             block.compile(dynamic=False)
-        model.head.loss_of = torch.compile(softcap_loss, dynamic=False)
+        model.norm = model.head.norm = torch.compile(norm, dynamic=False)
+        model.head.loss_of = torch.compile(capped_loss, dynamic=False)
     except Exception as error:
         print(f"torch.compile does not work here, running without: {prepare.reason(error)}")
 
@@ -552,6 +588,7 @@ def make_step(run, model, optimizers, rows):
 
     def step(x, y):
         set_schedules(optimizers, spent(run))
+        model.ngrams.dropout = REPEAT_DROPOUT * (run.tokens >= run.arena.train_tokens)
         total, share = 0.0, rows / len(x)
         for part_x, part_y in zip(x.split(rows), y.split(rows)):
             loss = model(part_x, part_y) * share

@@ -64,10 +64,11 @@ def pieces(device):
             call = functools.partial(forward_and_backward, compiled, q, k, v, window)
             out[f"attention {attend.__name__}, window {window}, [64, 2048, 5, 128]"] = attempt(call)
     head = train.Head(640, 8192).to(device)
-    head.loss_of = torch.compile(train.softcap_loss, dynamic=False)
+    head.loss_of = torch.compile(train.capped_loss, dynamic=False)
     x, y = torch.randn(64, 2048, 640, **shape), torch.randint(8192, (64, 2048), device=device)
     out["head and loss, [64, 2048, 640] -> 8192"] = attempt(lambda: head(x, y, y).backward())
     out["repeats, [64, 2048]"] = attempt(lambda: train.repeats(y))
+    out["first places, [64, 2048]"] = attempt(lambda: train.first_place(y, 8192))
     for m, n in ((1920, 640), (640, 640), (2560, 640), (640, 2560)):
         g = torch.randn(9, m, n, device=device)
         out[f"orthogonalising 9 of [{m}, {n}]"] = attempt(lambda g=g: train.orthogonalize(g, torch.bfloat16))

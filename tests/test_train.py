@@ -63,20 +63,27 @@ def test_compiled_attention_has_the_gradients_of_the_fused_one(window):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("n, vocab_size, piece", [(1, 5, 8), (37, 501, 10), (64, 128, 16)])
-def test_the_loss_in_pieces_is_the_cross_entropy_of_capped_logits(n, vocab_size, piece, compiled):
+@pytest.mark.parametrize("rows, context, vocab_size, piece", [(1, 1, 5, 8), (3, 37, 501, 2), (8, 16, 128, 4)])
+def test_the_loss_some_rows_at_a_time_is_the_cross_entropy_of_the_logits(
+    rows, context, vocab_size, piece, compiled
+):
     torch.manual_seed(0)
-    loss_of = torch.compile(train.softcap_loss, dynamic=False) if compiled else train.softcap_loss
-    inputs = torch.randn(n, 24), torch.randn(vocab_size, 24), torch.randn(n, 3)
-    inputs[1][0] *= 100  # logits far beyond the cap
-    targets, copied, results = torch.randint(vocab_size, (n,)), torch.randint(vocab_size, (n, 3)), []
+    loss_of = torch.compile(train.capped_loss, dynamic=False) if compiled else train.capped_loss
+    x, weight, bias = torch.randn(rows, context, 24), torch.randn(vocab_size, 24), torch.randn(vocab_size)
+    weight[0] *= 100  # logits far beyond the cap
+    tokens, targets = torch.randint(vocab_size, (2, rows, context))
+    copied = torch.randint(vocab_size, (rows, context, 3))
+    inputs, results = (x, weight, torch.randn(rows, context, 4), bias), []
     for in_pieces in (True, False):
-        x, weight, bonus = leaves = [t.clone().requires_grad_() for t in inputs]
+        x, weight, bonus, bias = leaves = [t.clone().requires_grad_() for t in inputs]
         if in_pieces:
-            loss = train.LinearLoss.apply(x, weight, bonus, copied, targets, loss_of, piece)
+            first = train.first_place(tokens, vocab_size)
+            loss = train.HeadLoss.apply(x, weight, bonus, copied, bias, first, targets, loss_of, piece)
         else:
-            logits = (x @ weight.T).scatter_add(1, copied, bonus)
-            loss = F.cross_entropy(train.SOFTCAP * torch.tanh(logits / train.SOFTCAP), targets)
+            seen = F.one_hot(tokens, vocab_size).cumsum(1) > 0
+            logits = (x @ weight.T).scatter_add(-1, copied, bonus[..., :3]) + bonus[..., 3:] * bias * seen
+            capped = train.SOFTCAP * torch.tanh(logits / train.SOFTCAP)
+            loss = F.cross_entropy(capped.flatten(0, 1), targets.flatten())
         (3 * loss).backward()
         results.append((loss.detach(), *(leaf.grad for leaf in leaves)))
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
@@ -150,6 +157,11 @@ def test_ngrams_know_the_last_tokens_and_nothing_else():
         torch.testing.assert_close(out[1, 12], out[0, 7])
     assert torch.equal(pairs(x)[1, 11], pairs(x)[0, 6])
     assert not torch.equal(triples(x)[1, 11], triples(x)[0, 6])
+    whole, pairs.dropout = pairs(x), 0.5
+    left = pairs(x)
+    torch.testing.assert_close(left, 2 * whole * (left != 0))
+    assert 0 < (left == 0).all(-1).sum() < x.numel()
+    pairs.dropout = 0.0
     from_bos = torch.tensor([[prepare.BOS, 7, 9]])
     assert torch.equal(pairs(from_bos)[0, 2], pairs(torch.tensor([[7, 9]]))[0, 1])
 
@@ -347,7 +359,7 @@ def test_scoring_again_gives_the_same_number_also_with_another_batch(finished, c
 @pytest.mark.slow
 def test_training_ends_when_the_text_has_been_seen(arena, cache, tmp_path):
     text = (ROOT / "train.py").read_text()
-    (tmp_path / "train.py").write_text(text.replace("EPOCHS = 1 ", "EPOCHS = 1 / 64 "))
+    (tmp_path / "train.py").write_text(text.replace("EPOCHS = 2 ", "EPOCHS = 1 / 64 "))
     process = start(tmp_path / "run", cache, tmp_path / "train.py", RATCHET_BUDGET="300s")
     out, err = process.communicate(timeout=300)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
