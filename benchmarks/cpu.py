@@ -1,7 +1,7 @@
-"""Measures train.py against the plain control on this CPU: speed on the control's architecture, then quality.
+"""Measures train.py against the plain control on this CPU: speed, quality, and what each step brought.
 
     uv run prepare.py --text my_corpus/ --arena corpus --context 512 --vocab-size 4096
-    uv run benchmarks/cpu.py [--arena corpus] [--minutes 600] [--stage speed|pocket|corpus]
+    uv run benchmarks/cpu.py [--arena corpus] [--minutes 600] [--stage speed|pocket|corpus|steps]
 
 Quality takes 7 minutes a run. What is done is kept in results/cpu.json; the same command goes on.
 """
@@ -11,16 +11,32 @@ import argparse
 from recipe import Stage, Variant, carry_out, results
 
 AS_CONTROL = 'PRESETS = dict.fromkeys(PRESETS, dict(depth=4, rows=32, windows="HHHL", tables=()))'
+NO_TABLES = "PRESETS = {name: preset | dict(tables=()) for name, preset in PRESETS.items()}\n"
+NO_COPY = """def repeats(tokens):
+    nothing = torch.zeros(*tokens.shape, COPY, dtype=torch.int64, device=tokens.device)
+    return nothing, nothing > 0
+
+
+"""
+NO_SEEN = """def first_place(tokens, vocab_size):
+    return torch.full((len(tokens), vocab_size), torch.inf, device=tokens.device)
+
+
+"""
 PLAIN = Variant("plain", "benchmarks/plain.py")
 DEFAULT = Variant("default", "train.py")
 
 
 def stages(arena):
-    code = Variant("our code, its architecture", "train.py", AS_CONTROL)
+    code = Variant("our code, its architecture", "train.py", AS_CONTROL + "\n" + NO_COPY + NO_SEEN)
+    trunk = Variant("our sizes", "train.py", NO_TABLES + NO_COPY + NO_SEEN)
+    tables = Variant("with tables", "train.py", NO_COPY + NO_SEEN)
+    copying = Variant("with tables, copying", "train.py", NO_SEEN)
     return [
         Stage("speed", "pocket", "40s", 3, (PLAIN, code)),
         Stage("pocket", "pocket", "300s", 3, (PLAIN, DEFAULT)),
         Stage("corpus", arena, "300s", 3, (PLAIN, DEFAULT)),
+        Stage("steps", "pocket", "60s", 3, (PLAIN, code, trunk, tables, copying, DEFAULT)),
     ]
 
 
@@ -28,7 +44,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arena", default="corpus", help="an arena that is larger than one budget")
     parser.add_argument("--minutes", type=float, default=600, help="no run begins that would take longer")
-    parser.add_argument("--stage", choices=["speed", "pocket", "corpus"], help="this one alone")
+    parser.add_argument("--stage", choices=["speed", "pocket", "corpus", "steps"], help="this one alone")
     args = parser.parse_args()
     wanted = [stage for stage in stages(args.arena) if args.stage in (None, stage.name)]
     carry_out(wanted, results("cpu"), "cpu", args.minutes)
