@@ -1,6 +1,7 @@
 """The command line: `uv run ratchet VERB`."""
 
 import json
+import math
 import statistics
 import sys
 from dataclasses import asdict
@@ -8,12 +9,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.syntax import Syntax
 from rich.table import Table
 
 from ratchet import experiments, pool, sources, verdicts
+from ratchet import night as night_of
 from ratchet.ledger import Broken, Full, Ledger, bpb
 from ratchet.verify import find_problems
 
@@ -309,6 +312,42 @@ def verify(as_json: AsJson = False):
         head = book.head() or "none"
         console.print(f"{rows} lines, {len(problems)} problems, head {head}", soft_wrap=True)
     raise SystemExit(bool(problems))
+
+
+@app.command()
+def night(
+    agent: Annotated[str, typer.Option(help='A command that edits files, like "claude -p"; or tuner.')],
+    hours: Annotated[float, typer.Option(help="End after so many.")] = math.inf,
+    most: Annotated[float, typer.Option("--experiments", help="End after so many verdicts.")] = math.inf,
+    device_seconds: Annotated[float, typer.Option(help="End after so many of the device.")] = math.inf,
+    calls: Annotated[float, typer.Option(help="Ask the agent at most so often.")] = math.inf,
+    dollars: Annotated[float, typer.Option(help="End when the agent says that it cost so much.")] = math.inf,
+    share: Annotated[list[str], typer.Option(help="A path that the agent may read and write, too.")] = (),
+    network: Annotated[bool, typer.Option(help="Agents need their API.")] = True,
+    device: Device = None, busy: Busy = False,
+):  # fmt: skip
+    """Try an agent's ideas one after the other, until a limit or `ratchet stop`. The same command resumes."""
+    limits = night_of.Limits(hours, most, device_seconds, calls, dollars)
+    why = carry_out(night_of.run, agent, limits, share=share, network=network, device=device, busy=busy)
+    console.print(f"the night ended: {escape(why)}\n")
+    console.print(Markdown(night_of.morning(experiments.Bench(device))))
+
+
+@app.command()
+def status(as_json: AsJson = False):
+    """Tell what the night does, and what it has done."""
+    found = night_of.status(experiments.Bench())
+    if as_json:
+        return show_json(found)
+    for key, value in found.items():
+        console.print(f"{key + ':':<14}{escape(str(value))}", soft_wrap=True)
+
+
+@app.command()
+def stop():
+    """Have the night end after the experiment that runs now."""
+    night_of.stop(experiments.Bench())
+    console.print("the night will end when the experiment that runs now has its verdict")
 
 
 if __name__ == "__main__":

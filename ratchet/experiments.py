@@ -19,8 +19,13 @@ from ratchet.sources import Refused
 from ratchet.verdicts import Verdict
 
 MIN_SEEDS = 2  # of a calibration: one run has no sigma
+TOLD = "idea", "by", "gain", "near"  # facts of an experiment that don't tell whether it is the same one
 SHARED_TRIES = 3  # runs in a row that shared their device before a verb gives up
 CANDIDATE, CHAMPION = 0, 1  # arms of a try
+
+
+class Shared(Refused):
+    """Other programs use the device: the same command goes on when they have ended."""
 
 
 class Campaign:
@@ -119,6 +124,19 @@ def next_step(e, campaign):
     return arm, "confirm" if arm == CANDIDATE else "champion"
 
 
+def tries(campaign):
+    """Its experiments on ideas, with a verdict."""
+    return [e for e in campaign.tried if e.role == "try"]
+
+
+def standing(e, campaign):
+    """How a try compares with its champion so far, by fresh seeds if there are any; None without a score."""
+    own = e.scores(CANDIDATE, "confirm") or e.scores(CANDIDATE, "screen")
+    before = e.scores(CHAMPION, "reference") or campaign.recent(e.arms[CHAMPION]["source"], e)
+    others, noise = before + e.scores(CHAMPION, "champion"), campaign.noise(before=e.n)
+    return verdicts.compare(own, others, noise) if own and others and noise.df else None
+
+
 class Bench:
     """A place to experiment: the repository with its ledger, one device, an arena, somebody to tell."""
 
@@ -153,6 +171,14 @@ class Bench:
                 raise Refused("another experiment is running in this repository: wait for it") from None
             yield
 
+    def is_busy(self):
+        """True while somebody experiments in this repository."""
+        try:
+            with self.alone():
+                return False
+        except Refused:
+            return True
+
     def conditions(self):
         """What must be the same when scores are compared, beside the arena and the budget."""
         return pool.describe(self.device) | {
@@ -181,7 +207,7 @@ class Bench:
         facts |= {"seal": self.arena.seal, "budget": self.budget, "busy": self.busy}
         facts |= self.conditions() | more
         for e in self.experiments():
-            same = all(e.opens.get(key) == value for key, value in facts.items() if key not in ("idea", "by"))
+            same = all(e.opens.get(key) == value for key, value in facts.items() if key not in TOLD)
             if same and not e.closes:
                 self.tell(f"going on with experiment {e.n}, which was interrupted")
                 return self.keep(e.n, arms[0])
@@ -214,7 +240,7 @@ class Bench:
             self.tell(result_line(facts))
             if self.busy or not facts["shared"]:
                 return facts
-        raise Refused(
+        raise Shared(
             f"experiment {n} waits: other programs use this machine ({facts['foreign_cpu']:.0%} of its CPU); "
             "close them and run the same command again, or say --busy to count such runs"
         )
@@ -259,9 +285,13 @@ def calibrate(bench, seeds=5):
     return bench.close(n, Verdict("baseline", what))
 
 
-def attempt(bench, idea, what="HEAD", quick=False, again=False, by=""):
-    """Try HEAD's train.py against the champion: screen, confirm, verdict. Returns the experiment."""
-    sources.check_clean()
+def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", **told):
+    """Try a commit's train.py against the champion: screen, confirm, verdict. Returns the experiment.
+
+    told: gain, in bpb, that was expected of the idea; near, the number of an earlier experiment it is like.
+    """
+    if what == "HEAD":
+        sources.check_clean()
     source, campaign = sources.read_source(what), bench.campaign()
     sources.check_commit(source.commit)
     shape = source.facts()["source"]
@@ -271,7 +301,7 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by=""):
     champion = campaign.champion
     idea, by = (pool.clean(text.encode(errors="replace"))[:1000] for text in (idea, by))
     arms = source, sources.read_source(champion["commit"])._replace(name="champion")
-    more = {"parent": champion["commit"], "quick": quick, "baseline": campaign.baseline.n}
+    more = {"parent": champion["commit"], "quick": quick, "baseline": campaign.baseline.n} | told
     n = bench.open("try", arms, idea=idea, by=by, **more)
     while not isinstance(step := next_step(bench.now(n), bench.campaign()), Verdict):
         facts = bench.run(n, *step, arms[step[0]])

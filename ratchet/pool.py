@@ -193,15 +193,16 @@ class Watched:
 
     argv, environment, folder: as for subprocess. log: file for what it prints. mark: value of RATCHET_RUN in
     its environment, by which processes that left its tree are found. passed: a socket of it, closed here.
+    given: an open file that is its stdin.
     """
 
-    def __init__(self, argv, environment, folder, log, mark, passed=None):
+    def __init__(self, argv, environment, folder, log, mark, passed=None, given=subprocess.DEVNULL):
         self.log, self.mark, self.printed, self.peak_bytes = open(log, "wb"), mark, 0, 0
         self.folder, self.checked = folder, 0.0
         self.limit = MEMORY_SHARE * psutil.virtual_memory().available
         adopt_orphans()
         self.popen = subprocess.Popen(
-            argv, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            argv, env=environment, cwd=folder, stdin=given, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, pass_fds=[passed.fileno()] if passed else [],
             start_new_session=True, preexec_fn=die_with_parent)  # fmt: skip
         if passed:

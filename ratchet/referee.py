@@ -206,8 +206,9 @@ def environment(job):
     return inherited() | {key: str(value) for key, value in (told | homes | caches | more).items()}
 
 
-def compete(job, level, clock, facts):
-    """The contestant's part of a run: adds to `facts` what was seen, returns what it told. Raises Ended."""
+@contextmanager
+def started(job, level):
+    """(the contestant's process, the referee's end of its socket), until the block ends."""
     live, arena, (ours, theirs) = job.live, job.arena, socket.socketpair()
     view = sandbox.View(
         read=(live / "code", arena.folder / "arena.json", arena.folder / "tokenizer.json"),
@@ -217,6 +218,29 @@ def compete(job, level, clock, facts):
     env = environment(job) | {"RATCHET_REFEREE": str(theirs.fileno())}
     log, mark = live / "run.log", env["RATCHET_RUN"]
     with ours, pool.Watched(argv, env, live / "code", log, mark, theirs) as process:
+        yield process, ours
+
+
+def preflight(job):
+    """Bring a contestant to its first training step and no further; the device is held meanwhile.
+
+    Returns (status, reason, last lines of its log) if it doesn't come so far, else None. This is no run.
+    """
+    with pool.exclusive(job.device):
+        place(job)
+        try:
+            with started(job, sandbox.best_level()) as (process, ours):
+                wait_until_ready(process, ours, Clock())
+                keep_compiled(job)
+        except pool.Ended as end:
+            return end.status, str(end), tail(job.live / "run.log")
+        finally:
+            remove(job.live)
+
+
+def compete(job, level, clock, facts):
+    """The contestant's part of a run: adds to `facts` what was seen, returns what it told. Raises Ended."""
+    with started(job, level) as (process, ours):
         load, energy = pool.Load(job.device, process), pool.joules(job.device)
         try:
             begin = wait_until_ready(process, ours, clock)

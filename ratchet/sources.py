@@ -4,7 +4,9 @@ import ast
 import hashlib
 import io
 import subprocess
+import tempfile
 import tokenize
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,10 +49,25 @@ def shape(text):
     return {"source": sha256(plain)[:16], "size": size}
 
 
-def git(*args):
-    """Output of a git command, in bytes. Raises Refused with git's own words."""
+def constants(text):
+    """{name: ast.Constant} of the numbers that a source assigns to capitals at its top; {} if unreadable."""
+    found = {}
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign):
+                target, value = node.targets[0], node.value
+                many = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
+                for name, number in zip(target.elts, value.elts) if many else [(target, value)]:
+                    if isinstance(name, ast.Name) and name.id.isupper() and isinstance(number, ast.Constant):
+                        if type(number.value) in (int, float):
+                            found[name.id] = number
+    return found
+
+
+def git(*args, given=b""):
+    """Output of a git command, in bytes; `given` is its stdin. Raises Refused with git's own words."""
     try:
-        done = subprocess.run(["git", *args], capture_output=True)
+        done = subprocess.run(["git", *args], input=given, capture_output=True)
     except FileNotFoundError:
         raise Refused("git is not installed: install it, an experiment is a commit") from None
     if done.returncode:
@@ -103,3 +120,32 @@ def machinery():
     """Hash of prepare.py and ratchet/: the seal of what judges."""
     files = [ROOT / "prepare.py", *sorted((ROOT / "ratchet").glob("*.py"))]
     return sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))[:16]
+
+
+def commit_text(parent, text, subject):
+    """Commit a train.py on a parent, past working tree and branches; returns the commit."""
+    blob = git("hash-object", "-w", "--stdin", given=text).decode().strip()
+    entries = [line for line in git("ls-tree", "-z", parent).split(b"\0") if line]
+    entries = [line for line in entries if line.partition(b"\t")[2] != b"train.py"]
+    entries.append(f"100644 blob {blob}\ttrain.py".encode())
+    tree = git("mktree", "-z", given=b"\0".join(entries) + b"\0").decode().strip()
+    who = "-c", "user.name=ratchet night", "-c", "user.email=night@ratchet.invalid"
+    return git(*who, "commit-tree", tree, "-p", parent, "-m", subject or "an idea").decode().strip()
+
+
+def rebased(text, parent, champion):
+    """A train.py made from `parent`, with what `champion` changed since; None where they collide."""
+    with tempfile.TemporaryDirectory() as folder:
+        names = [f"{folder}/{name}" for name in ("idea", "base", "champion")]
+        for name, data in zip(names, (text, read_source(parent).text, read_source(champion).text)):
+            Path(name).write_bytes(data)
+        try:
+            return git("merge-file", "-p", *names)
+        except Refused:
+            return None
+
+
+def changed_lines(old, new):
+    """Lines that one text has and the other has not, without their layout; told apart by side."""
+    sides = [{b" ".join(line.split()) for line in text.splitlines()} - {b""} for text in (old, new)]
+    return {(b"-", line) for line in sides[0] - sides[1]} | {(b"+", line) for line in sides[1] - sides[0]}

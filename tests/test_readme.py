@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from conftest import ROOT, write_corpus
 
 import prepare
@@ -91,6 +92,8 @@ def test_every_option_is_understood(capsys, monkeypatch):
         prepare.main()
     options = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
     assert {"--text", "--arena", "--context", "--vocab-size", "--seconds", "--shards"} <= options
-    options |= set(re.findall(r"--[\w-]+", (ROOT / "ratchet/__main__.py").read_text()))
-    options |= {"--quick", "--again", "--budget", "--frame", "--device"}  # named after their parameters
+    verbs = typer.main.get_command(__main__.app).commands.values()
+    options |= {
+        name for verb in verbs for option in verb.params for name in option.opts + option.secondary_opts
+    }
     assert set(re.findall(r"--[a-z][a-z-]+", README)) <= options

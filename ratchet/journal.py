@@ -1,0 +1,73 @@
+"""The journal: what a night did that is no experiment, one event a line in runs/night.jsonl.
+
+begins    a night, or (`resumes`) the rest of one that was interrupted: who is asked, with which limits
+answer    one call of the agent: what came of it, the commit of its idea
+tries     an idea is an experiment now, maybe as another commit: the champion may have changed
+done      an idea has its verdict, is `stale`, or went back to the agent (`repair`)
+ends      why
+"""
+
+import fcntl
+import json
+import os
+import time
+
+from ratchet.experiments import seconds
+
+
+class Journal:
+    """Append-only; a line is whole or absent."""
+
+    def __init__(self, home):
+        self.path = home / "runs/night.jsonl"
+        self.path.parent.mkdir(exist_ok=True)
+
+    def events(self):
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def append(self, kind, **facts):
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        line = json.dumps({"kind": kind, "time": now} | facts) + "\n"
+        with open(self.path, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if file.tell() and not self.path.read_bytes().endswith(b"\n"):
+                line = "\n" + line  # a line that a power cut left is not a part of this one
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def night(self):
+        """Events of the last night."""
+        events = self.events()
+        starts = [i for i, event in enumerate(events) if event["kind"] == "begins"]
+        return events[starts[-1] :] if starts else []
+
+    def answers(self):
+        return [event for event in self.night() if event["kind"] == "answer"]
+
+    def waiting(self):
+        """Answers with an idea that has no verdict yet, as they are to be tried."""
+        over, commits, found = set(), {}, []
+        for event in self.night():
+            if event["kind"] == "done" and event["outcome"] != "repair":
+                over.add(event["call"])
+            elif event["kind"] == "answer":
+                over.add(event["mends"])
+            elif event["kind"] == "tries":
+                commits[event["call"]] = {"commit": event["commit"], "parent": event["parent"]}
+        for event in self.answers():
+            if event["outcome"] == "idea" and event["call"] not in over:
+                found.append(event | commits.get(event["call"], {}))
+        return found
+
+
+def active_seconds(events):
+    """How long a night has run, the gaps in which nothing did left out."""
+    total = since = last = 0.0
+    for event in events:
+        now = seconds(event["time"])
+        if event["kind"] in ("begins", "resumes"):
+            total, since = total + last - since, now
+        last = now
+    return total + last - since

@@ -1,0 +1,191 @@
+"""The night: tries an agent's ideas, one after the other, until a limit is reached.
+
+While the device tries one, the agent is asked for the next (ideas.py); it never decides when to stop. What a
+night needs to go on after kill -9 is on disk: experiments in the ledger, everything else in the journal.
+"""
+
+import math
+import time
+from typing import NamedTuple
+
+from ratchet import experiments, pool, referee, sources
+from ratchet.agents import Agent
+from ratchet.digest import quoted
+from ratchet.experiments import Shared, seconds
+from ratchet.ideas import REPAIRS, Ideas
+from ratchet.journal import Journal, active_seconds
+from ratchet.morning import summary
+from ratchet.sources import Refused
+
+PATIENCE = 60  # seconds until a device that other programs use is looked at again
+
+
+class Limits(NamedTuple):
+    """Of a night, all resumed parts together; infinity where none was set."""
+
+    hours: float = math.inf
+    experiments: float = math.inf
+    device_seconds: float = math.inf
+    calls: float = math.inf
+    cost: float = math.inf  # dollars, as far as the agent tells
+
+
+class Night:
+    """One night on one device; agent: an Agent, or None for the built-in tuner."""
+
+    def __init__(self, bench, name, limits, agent=None):
+        self.bench, self.name, self.limits = bench, name, limits
+        self.journal, self.ideas = Journal(bench.home), Ideas(bench, agent, limits.calls)
+        self.idle = self.busy = 0.0  # seconds of the device
+
+    def enter(self):
+        """Begin a night, or go on with one of the same agent that never ended."""
+        campaign, events = self.bench.campaign(), self.journal.night()
+        same = events and (events[0]["agent"], events[0]["baseline"]) == (self.name, campaign.baseline.n)
+        limits = {key: value for key, value in self.limits._asdict().items() if value < math.inf}
+        facts = {"agent": self.name, "limits": limits, "baseline": campaign.baseline.n}
+        goes_on = same and events[-1]["kind"] != "ends"
+        self.journal.append("resumes" if goes_on else "begins", **facts)
+        self.before, self.begin = active_seconds(events) if goes_on else 0.0, time.monotonic()
+
+    def spent(self):
+        """What counts against the limits."""
+        events, answers = self.journal.night(), self.journal.answers()
+        first = seconds(events[0]["time"])
+        runs = (run for e in self.bench.experiments() if e.role == "try" for run in e.runs)
+        return Limits(
+            hours=(self.before + time.monotonic() - self.begin) / 3600,
+            experiments=sum(event["kind"] == "done" and "n" in event for event in events),
+            device_seconds=sum(sum(run["seconds"].values()) for run in runs if seconds(run["time"]) >= first),
+            calls=len(answers), cost=sum(event["cost"] for event in answers))  # fmt: skip
+
+    def over(self):
+        """Why the night ends now, or ""."""
+        if (self.bench.home / "runs/.stop").exists():
+            return "it was stopped"
+        if self.ideas.refused:
+            return self.ideas.refused
+        spent = self.spent()
+        names = {"device_seconds": "seconds of the device", "cost": "dollars", "calls": "calls of the agent"}
+        for key, most in self.limits._asdict().items():
+            waits = key == "calls" and self.journal.waiting()  # what was paid for is tried
+            if getattr(spent, key) >= most and not waits:
+                return f"{most:g} {names.get(key, key)} are spent"
+        return ""
+
+    def run(self):
+        """The whole night. Returns why it ended."""
+        self.enter()
+        with self.ideas:
+            while not (why := self.over()):
+                begin = time.monotonic()
+                if idea := self.ideas.next(seconds=0.5):
+                    self.handle(idea)
+                    self.busy += time.monotonic() - begin
+                else:
+                    self.idle += time.monotonic() - begin
+                    self.bench.tell("waiting for the agent's next idea")
+        (self.bench.home / "runs/.stop").unlink(missing_ok=True)
+        self.journal.append("ends", why=why, idle=round(self.idle, 1), busy=round(self.busy, 1))
+        return why
+
+    def handle(self, idea):
+        """One idea to its verdict, or back to the agent."""
+        if not (idea := self.up_to_date(idea)):
+            return
+        if idea.repairs < REPAIRS and (failure := self.preflight(idea)):
+            self.journal.append("done", call=idea.call, outcome="repair", reason=failure[1])
+            self.ideas.broken.put(idea._replace(failure=failure))
+            return
+        self.journal.append("tries", call=idea.call, commit=idea.commit, parent=idea.parent)
+        while True:
+            try:
+                told = dict(by=self.name, gain=idea.gain, near=idea.near)
+                e = experiments.attempt(self.bench, idea.idea, idea.commit, **told)
+                break
+            except Shared as error:
+                self.bench.tell(f"  {error}")
+                time.sleep(PATIENCE)
+                if self.over():
+                    return
+        self.journal.append("done", call=idea.call, n=e.n, outcome=e.verdict)
+        self.bench.tell(f"  experiment {e.n}: {e.verdict}, {e.closes['reason']}")
+
+    def up_to_date(self, idea):
+        """The idea on the champion of now; None, noted, when that can't be."""
+        campaign = self.bench.campaign()
+        champion = campaign.champion["commit"]
+        if idea.parent == champion or any(
+            e.arms[0]["commit"] == idea.commit for e in self.bench.experiments()
+        ):
+            return idea
+        text = sources.rebased(sources.read_source(idea.commit).text, idea.parent, champion)
+        shape = text and sources.shape(text)["source"]
+        known = {e.arms[0]["source"] for e in campaign.tried}
+        if text and shape not in known:
+            return idea._replace(commit=sources.commit_text(champion, text, idea.idea), parent=champion)
+        why = "the champion has it, or it was tried" if text else "it collides with the new champion"
+        back = not text and self.ideas.agent and idea.repairs < REPAIRS
+        self.journal.append("done", call=idea.call, outcome="repair" if back else "stale", reason=why)
+        if back:
+            self.ideas.broken.put(idea._replace(parent=champion))
+        return None
+
+    def preflight(self, idea):
+        """(status, reason, last lines) of an idea that does not come to its first step, or None."""
+        bench, source = self.bench, sources.read_source(idea.commit)
+        self.bench.tell(f"preflight of {quoted(idea.idea, 80)}")
+        compiled = bench.home / "runs/.compiled"
+        compiled.mkdir(parents=True, exist_ok=True)
+        where = bench.home / "runs/.preflight", compiled
+        return referee.preflight(referee.Job(source, 0, bench.budget, bench.arena, bench.device, *where))
+
+
+# ----------------------------------------------------------------------------------------------------
+# What the command line calls
+
+
+def run(bench, name, limits, share=(), network=True):
+    """A night from its beginning, or where it was left, to its end; returns why it ended."""
+    name = pool.clean(name.encode())
+    bench.campaign()  # refuses before an agent is asked
+    (bench.home / "runs/.stop").unlink(missing_ok=True)
+    place = pool.cache_folder() / ".agents" / sources.sha256(str(bench.home).encode())[:12]
+    agent = None if name == "tuner" else Agent(name, place, share, network)
+    return Night(bench, name, limits, agent).run()
+
+
+def morning(bench):
+    """The summary of the last night; also written to runs/morning.md."""
+    text = summary(bench.campaign(), Journal(bench.home).night())
+    (bench.home / "runs/morning.md").write_text(text)
+    return text
+
+
+def status(bench):
+    """{what: how it stands} of the last night."""
+    events = Journal(bench.home).night()
+    if not events:
+        return {"night": "there was none"}
+    answers = [event for event in events if event["kind"] == "answer"]
+    done = [event for event in events if event["kind"] == "done"]
+    kept = sum(event["outcome"] == "keep" for event in done)
+    busy = sorted(e.n for e in bench.experiments() if not e.closes)
+    found = {"night": "runs" if bench.is_busy() else "does not run"}
+    if events[-1]["kind"] == "ends":
+        found["ended"] = events[-1]["why"]
+    found |= {"agent": events[0]["agent"], "began": events[0]["time"], "limits": events[0]["limits"]}
+    found |= {"hours": round(active_seconds(events) / 3600, 2), "calls": len(answers)}
+    found |= {"ideas": sum(event["outcome"] == "idea" for event in answers)}
+    found |= {"verdicts": sum("n" in event for event in done), "kept": kept}
+    if busy:
+        e = bench.now(busy[-1])
+        found["experiment"] = f"{e.n}, {len(e.runs)} runs so far: {quoted(e.opens.get('idea', ''))}"
+    return found
+
+
+def stop(bench):
+    """Ask a night that runs to end. Raises Refused."""
+    if not bench.is_busy():
+        raise Refused("nothing runs in this repository: there is nothing to stop")
+    (bench.home / "runs/.stop").touch()
