@@ -28,12 +28,10 @@ import prepare
 
 # One dial, depth, sets the size of the model. rows: those of one step. windows: one letter a layer, repeated;
 # the last layer is L. tables: log2 of the rows of the table of token pairs, of that of triples, and so on.
-# Arenas that are not here use the line of their device, "cuda" or "cpu".
+# "large" is for CUDA and any arena but pocket.
 PRESETS = {
-    "climbmix": dict(depth=9, rows=64, windows="SSSL", tables=(20, 20)),  # 2^17 tokens a step
-    "pocket": dict(depth=3, rows=8, windows="L", tables=(17, 17)),  # 2^12 tokens a step
-    "cuda": dict(depth=9, rows=64, windows="SSSL", tables=(20, 20)),
-    "cpu": dict(depth=3, rows=8, windows="L", tables=(17, 17)),
+    "large": dict(depth=9, rows=64, windows="SSSL", tables=(20, 20)),  # 2^17 tokens a step of climbmix
+    "small": dict(depth=3, rows=8, windows="L", tables=(17, 17)),  # 2^12 tokens a step of pocket
 }
 SPANS = {"S": 4, "H": 2, "L": 1}  # a layer sees the context divided by this
 ASPECT = 64  # width = depth x ASPECT, rounded up to whole heads
@@ -379,12 +377,22 @@ def orthogonalize(g, dtype):
     return (x.mT if tall else x).to(g.dtype)
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (kellerjordan.github.io/posts/muon), with a variance for each row (NorMuon,
-    arXiv:2510.05491) and weight decay only where it agrees with the step (arXiv:2510.12402).
+def muon_update(grads, weights, momentum, variance, rate, share, decay, dtype):
+    """What is added to weights [K, m, n]; variance is [K, m, 1]; rate, share (of momentum), decay: scalars.
 
-    Matrices of one shape are one group and one batch: they are stacked [K, m, n].
+    Momentum, orthogonalised (kellerjordan.github.io/posts/muon), with a variance for each row (NorMuon,
+    arXiv:2510.05491) and weight decay only where it agrees with the step (arXiv:2510.12402).
     """
+    momentum.add_((grads - momentum) * (1 - share))
+    u = orthogonalize(grads + (momentum - grads) * share, dtype)  # Nesterov
+    variance.lerp_(u.square().mean(-1, keepdim=True), 1 - BETA2)
+    v = u * variance.clamp_min(1e-10).rsqrt()
+    v = v * (u.norm(dim=(1, 2), keepdim=True) / v.norm(dim=(1, 2), keepdim=True).clamp_min(1e-10))
+    return -rate * (v + decay * weights * (v * weights > 0))
+
+
+class Muon(torch.optim.Optimizer):
+    """muon_update() for all matrices of one shape at once: they are a group, and are stacked [K, m, n]."""
 
     def __init__(self, parameters, dtype):
         shapes = {}
@@ -392,7 +400,7 @@ class Muon(torch.optim.Optimizer):
             shapes.setdefault(p.shape, []).append(p)
         groups = [{"params": ps, "lr": MATRIX_LR * max(1, m / n) ** 0.5} for (m, n), ps in shapes.items()]
         super().__init__(groups, dict(momentum=MOMENTUM, weight_decay=MATRIX_WEIGHT_DECAY))
-        self.dtype = dtype
+        self.dtype, self.update = dtype, muon_update
         for ps in shapes.values():
             stack = torch.zeros(len(ps), *ps[0].shape, device=ps[0].device)
             self.state[ps[0]] = {"momentum": stack, "variance": torch.zeros_like(stack[..., :1])}
@@ -401,16 +409,10 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         for group in self.param_groups:
             ps, state = group["params"], self.state[group["params"][0]]
-            grads = torch.stack([p.grad for p in ps])
-            state["momentum"].lerp_(grads, 1 - group["momentum"])
-            u = orthogonalize(grads.lerp_(state["momentum"], group["momentum"]), self.dtype)  # Nesterov
-            state["variance"].lerp_(u.square().mean(-1, keepdim=True), 1 - BETA2)
-            size = u.norm(dim=(1, 2), keepdim=True)
-            u = u * state["variance"].clamp_min(1e-10).rsqrt()
-            u = u * (size / u.norm(dim=(1, 2), keepdim=True).clamp_min(1e-10))
-            weights = torch.stack([p.data for p in ps])
-            decay = group["weight_decay"] * weights * (u * weights > 0)
-            torch._foreach_add_(ps, list((u + decay).mul_(-group["lr"]).unbind()))
+            stacks = [torch.stack(ts) for ts in ([p.grad for p in ps], [p.data for p in ps])]
+            numbers = [torch.tensor(group[key]) for key in ("lr", "momentum", "weight_decay")]
+            change = self.update(*stacks, *state.values(), *numbers, self.dtype)
+            torch._foreach_add_(ps, list(change.unbind()))
 
 
 class RowAdam(torch.optim.Optimizer):
@@ -471,8 +473,8 @@ def set_schedules(optimizers, progress):
         group["lr"] = rate * group["top_lr"]
         group["weight_decay"] = (1 - progress) * group["top_weight_decay"]
         if "momentum" in group:
-            rise = min(1.0, progress / MOMENTUM_WARMUP)
-            group["momentum"] = MOMENTUM_START + (MOMENTUM - MOMENTUM_START) * rise
+            rise = (MOMENTUM - MOMENTUM_START) * min(1.0, progress / MOMENTUM_WARMUP)
+            group["momentum"] = MOMENTUM_START + rise
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -551,7 +553,7 @@ def fastest_dtype(device):
 
 def make_config(arena, device):
     """(config of GPT, rows of a step)."""
-    preset = dict(PRESETS.get(arena.name) or PRESETS["cuda" if device.type == "cuda" else "cpu"])
+    preset = dict(PRESETS["large" if device.type == "cuda" and arena.name != "pocket" else "small"])
     head_size = HEAD_SIZE if preset["depth"] * ASPECT >= 512 else 64
     width = -(-preset["depth"] * ASPECT // head_size) * head_size
     sizes = dict(vocab_size=arena.vocab_size, context=arena.context, width=width, head_size=head_size)
@@ -559,14 +561,15 @@ def make_config(arena, device):
     return sizes | preset | dict(dtype=fastest_dtype(device)), rows
 
 
-def compile_parts(model, device):
-    """Compile one block for all, and the head: seconds instead of a minute for the whole model at once."""
+def compile_parts(model, muon, device):
+    """Compile one block for all, head, Muon: seconds instead of a minute for the whole model at once."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of no GPU
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
         for block in model.blocks:
             block.compile(dynamic=False)
         model.norm = model.head.norm = torch.compile(norm, dynamic=False)
+        muon.update = torch.compile(muon_update, dynamic=False)
         model.head.loss_of = torch.compile(capped_loss, dynamic=False)
     except Exception as error:
         print(f"torch.compile does not work here, running without: {prepare.reason(error)}")
@@ -626,8 +629,8 @@ def main():
     attend = choose_attention(run.device, model.dtype)
     for block in model.blocks:
         block.attend = attend
-    compile_parts(model, run.device)
     optimizers = make_optimizers(model)
+    compile_parts(model, optimizers[0], run.device)
     step = rehearse(run, model, optimizers, rows)
     log = Log(run, config)
     for x, y in run.batches(rows):

@@ -1,6 +1,7 @@
 """Kills the referee at random moments of a series of tries: is anything torn, left running, locked or lost?
 
     uv run benchmarks/kills.py [--kills 50] [--json]
+    uv run benchmarks/kills.py --night --kills 20       a night with a scripted agent instead
 
 A repository and an arena of their own, a contestant that is ready in a second, budgets of one second. After
 each kill -9 the ledger is read, processes and the device's lock are looked for, and the same command is given
@@ -12,6 +13,7 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from rich.progress import track
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from ratchet.journal import Journal  # noqa: E402
 from ratchet.ledger import Broken, Ledger  # noqa: E402
 
 OPTIONS = "--quick", "--busy"  # one run each: so a series of tries is finished between the kills
@@ -41,6 +44,10 @@ def prepare(folder):
     options = ["--text", corpus, "--arena", "tiny", "--context", "64", "--vocab-size", "512"]
     subprocess.run([sys.executable, ROOT / "prepare.py", *options], env=environment, check=True, stdout=2)
     make_repository(folder / "repository")
+    for name in ("prepare.py", "program.md"):
+        shutil.copy(ROOT / name, folder / "repository")
+    for command in ("add -A", "commit -qm files"):
+        subprocess.run(["git", *command.split()], cwd=folder / "repository", check=True)
     return environment
 
 
@@ -83,14 +90,79 @@ def locked(cache):
     return count
 
 
+AGENT = """import pathlib, random, re, sys, time
+time.sleep(random.uniform(0, 2))
+path = pathlib.Path("train.py")
+width = random.randrange(10**6)  # an idea that is always new
+path.write_text(re.sub("^# idea .*\\n|^", f"IDEA = {width}\\n", re.sub("^IDEA.*\\n", "", path.read_text())))
+pathlib.Path("idea.txt").write_text(f"constant {width}\\n0.001\\n")
+"""
+
+
+class Tries:
+    """A series of tries, each of another source."""
+
+    def __init__(self, environment, repository):
+        self.environment, self.repository, self.count = environment, repository, 0
+        commit(repository, 0)
+
+    def start(self, last=False):
+        return ratchet(self.environment, self.repository, "try", f"try {self.count}", *OPTIONS)
+
+    def ended(self):
+        self.count += 1
+        commit(self.repository, self.count)
+
+    def facts(self):
+        return {"tries": self.count}
+
+
+class Nights:
+    """One night, resumed again and again."""
+
+    def __init__(self, environment, repository):
+        self.environment, self.repository = environment, repository
+        (repository.parent / "agent.py").write_text(AGENT)
+
+    def start(self, last=False):
+        agent = f"{sys.executable} {self.repository.parent / 'agent.py'}"
+        most = ["--experiments", str(len(self.verdicts()) + 1)] if last else []
+        options = ["--agent", agent, "--share", str(self.repository.parent / "agent.py"), "--busy", *most]
+        return ratchet(self.environment, self.repository, "night", *options)
+
+    def ended(self):
+        raise SystemExit("the night ended by itself")
+
+    def verdicts(self):
+        return [
+            event["n"]
+            for event in Journal(self.repository).night()
+            if event["kind"] == "done" and "n" in event
+        ]
+
+    def facts(self):
+        numbers, events = self.verdicts(), Journal(self.repository).night()
+        ran = [e.n for e in Ledger(self.repository).experiments().values() if e.role == "try"]
+        return {
+            "nights": sum(event["kind"] == "begins" for event in Journal(self.repository).events()),
+            "resumed": sum(event["kind"] == "resumes" for event in events),
+            "verdicts": len(numbers),
+            "noted_twice": len(numbers) - len({*numbers}),
+            "not_noted": len({*ran} - {*numbers}),
+            "ideas_left": len(Journal(self.repository).waiting()),
+            "folders_left": len([*(self.repository.parent / "cache/.agents").glob("*")]),
+        }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--night", action="store_true")
     args = parser.parse_args()
     chance, begin = random.Random(args.seed), time.monotonic()
-    counts = dict(kills=0, torn_lines=0, orphans=0, locked=0, failed_commands=0, commands=0, tries=0)
+    counts = dict(kills=0, torn_lines=0, orphans=0, locked=0, failed_commands=0, commands=0)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         environment, repository = prepare(folder), folder / "repository"
@@ -100,20 +172,19 @@ def main():
         if first.wait():
             raise SystemExit(first.stderr.read().decode())
         longest = LONGEST * sum(sum(run["seconds"].values()) for run in Ledger(repository).rows()[1:5]) / 4
-        commit(repository, 0)
+        work = (Nights if args.night else Tries)(environment, repository)
         for _ in track(range(args.kills), "killing", disable=args.json):
             while True:
-                process = ratchet(environment, repository, "try", f"try {counts['tries']}", *OPTIONS)
+                process = work.start()
                 counts["commands"] += 1
                 try:
-                    _, words = process.communicate(timeout=chance.uniform(0, longest))
+                    _, words = process.communicate(timeout=chance.uniform(0, longest * (1 + 2 * args.night)))
                 except subprocess.TimeoutExpired:
                     break
                 counts["failed_commands"] += process.returncode != 0
                 if process.returncode:
                     print(words.decode(), file=sys.stderr)
-                counts["tries"] += 1
-                commit(repository, counts["tries"])
+                work.ended()
             process.send_signal(signal.SIGKILL)
             process.communicate()
             time.sleep(GRACE_SECONDS)
@@ -126,11 +197,11 @@ def main():
             except Broken as error:
                 counts["torn_lines"] += 1
                 print(error, file=sys.stderr)
-        last = ratchet(environment, repository, "try", f"try {counts['tries']}", *OPTIONS)
+        last = work.start(last=True)
         counts["failed_commands"] += last.wait() != 0
         experiments = Ledger(repository).experiments().values()
         commits = [e.arms[0]["commit"] for e in experiments if e.role == "try"]
-        counts |= {
+        counts |= work.facts() | {
             "tried_twice": len(commits) - len({*commits}),
             "unfinished": sum(not e.closes for e in experiments),
         }
@@ -141,7 +212,8 @@ def main():
     counts["seconds"] = round(time.monotonic() - begin)
     print(json.dumps(counts, indent=2))
     if not args.json:
-        Path(__file__).with_suffix(".json").write_text(json.dumps(counts, indent=2) + "\n")
+        name = "kills-night.json" if args.night else "kills.json"
+        Path(__file__).with_name(name).write_text(json.dumps(counts, indent=2) + "\n")
 
 
 if __name__ == "__main__":
