@@ -23,7 +23,7 @@ PROGRAM = "You are a researcher.\n"
 def place(repository, runs, monkeypatch):  # noqa: F811
     """A calibrated repository that a night can begin in."""
     commit("files that an agent gets", program_md=PROGRAM, prepare_py="# the judge\n")
-    experiments.calibrate(Bench(), 5)
+    experiments.calibrate(Bench(arena="tiny"), 5)
 
     def preflight(job):
         text = job.source.text.decode()
@@ -135,7 +135,7 @@ def test_an_interrupted_night_goes_on_and_tries_nothing_twice(place, tmp_path, r
 def test_an_idea_made_from_an_older_champion_is_carried_over_to_the_new_one(place):
     padding = "".join(f"# {i}\n" for i in range(20))
     base = commit("more lines", more=padding)
-    experiments.calibrate(Bench(), 3)
+    experiments.calibrate(Bench(arena="tiny"), 3)
     texts = f"QUALITY = 1.0\n{padding}\nMORE = 1\n", f"QUALITY = 1.1\n{padding}\n"
     commits = [sources.commit_text(base, text.encode(), "idea") for text in texts]
     ideas = [Idea(i, commits[i], base, "idea", None, None, 0) for i in range(2)]
