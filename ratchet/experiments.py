@@ -293,6 +293,8 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", **told):
     if what == "HEAD":
         sources.check_clean()
     source, campaign = sources.read_source(what), bench.campaign()
+    if what == source.commit:
+        source = source._replace(name=what[:7])
     sources.check_commit(source.commit)
     shape = source.facts()["source"]
     known = [e for e in campaign.tried if e.arms[0]["source"] == shape]

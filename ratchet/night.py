@@ -63,15 +63,13 @@ class Night:
         """Why the night ends now, or ""."""
         if (self.bench.home / "runs/.stop").exists():
             return "it was stopped"
-        if self.ideas.refused:
-            return self.ideas.refused
         spent = self.spent()
         names = {"device_seconds": "seconds of the device", "cost": "dollars", "calls": "calls of the agent"}
         for key, most in self.limits._asdict().items():
             waits = key == "calls" and self.journal.waiting()  # what was paid for is tried
             if getattr(spent, key) >= most and not waits:
                 return f"{most:g} {names.get(key, key)} are spent"
-        return ""
+        return self.ideas.refused
 
     def run(self):
         """The whole night. Returns why it ended."""
