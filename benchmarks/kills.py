@@ -94,7 +94,7 @@ AGENT = """import pathlib, random, re, sys, time
 time.sleep(random.uniform(0, 2))
 path = pathlib.Path("train.py")
 width = random.randrange(10**6)  # an idea that is always new
-path.write_text(re.sub("^# idea .*\\n|^", f"IDEA = {width}\\n", re.sub("^IDEA.*\\n", "", path.read_text())))
+path.write_text(f"IDEA = {width}\\n" + re.sub("^IDEA.*\\n", "", path.read_text()))
 pathlib.Path("idea.txt").write_text(f"constant {width}\\n0.001\\n")
 """
 
@@ -126,30 +126,24 @@ class Nights:
 
     def start(self, last=False):
         agent = f"{sys.executable} {self.repository.parent / 'agent.py'}"
-        most = ["--experiments", str(len(self.verdicts()) + 1)] if last else []
+        most = ["--experiments", str(len(Journal(self.repository).verdicts()) + 1)] if last else []
         options = ["--agent", agent, "--share", str(self.repository.parent / "agent.py"), "--busy", *most]
         return ratchet(self.environment, self.repository, "night", *options)
 
     def ended(self):
         raise SystemExit("the night ended by itself")
 
-    def verdicts(self):
-        return [
-            event["n"]
-            for event in Journal(self.repository).night()
-            if event["kind"] == "done" and "n" in event
-        ]
-
     def facts(self):
-        numbers, events = self.verdicts(), Journal(self.repository).night()
+        journal = Journal(self.repository)
+        numbers, events = journal.verdicts(), journal.night()
         ran = [e.n for e in Ledger(self.repository).experiments().values() if e.role == "try"]
         return {
-            "nights": sum(event["kind"] == "begins" for event in Journal(self.repository).events()),
+            "nights": sum(event["kind"] == "begins" for event in journal.events()),
             "resumed": sum(event["kind"] == "resumes" for event in events),
             "verdicts": len(numbers),
             "noted_twice": len(numbers) - len({*numbers}),
             "not_noted": len({*ran} - {*numbers}),
-            "ideas_left": len(Journal(self.repository).waiting()),
+            "ideas_left": len(journal.waiting()),
             "folders_left": len([*(self.repository.parent / "cache/.agents").glob("*")]),
         }
 

@@ -16,7 +16,6 @@ import re
 import shlex
 import shutil
 import stat
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -76,7 +75,7 @@ class Agent:
         for name in FILES:
             shutil.copy(sources.home() / name, work)
         for command in ("init -q", "add -A", "-c user.name=ratchet -c user.email=@ commit -qm champion"):
-            subprocess.run(["git", "-C", work, *command.split()], check=True, stdout=subprocess.DEVNULL)
+            sources.git("-C", str(work), *command.split())
 
     def ask(self, prompt, champion):
         """Have the command edit train.py in its folder, as the prompt says. Returns an Answer."""
@@ -151,7 +150,8 @@ class Agent:
             return Answer("files", "its train.py is gone, is a link, or has data in it")
         if sources.shape(text)["source"] == sources.shape(champion)["source"]:
             if code:
-                return Answer("crash", f"{last_words(log)} (exit code {code})")
+                words = referee.tail(log) or ["no output"]
+                return Answer("crash", f"{words[-1]:.200} (exit code {code})")
             return Answer("nothing", "it left train.py as it was")
         return Answer("idea", text=text)
 
@@ -163,11 +163,6 @@ def contents(path):
         if stat.S_ISREG(facts.st_mode) and facts.st_size <= 2**22:
             return path.read_bytes()
     return None
-
-
-def last_words(log):
-    words = [line for line in log.read_text().splitlines() if line.strip()]
-    return words[-1][:200] if words else "no output"
 
 
 def read_idea(path, text):

@@ -52,6 +52,11 @@ class Campaign:
         return [e for e in self.since if e.closes and e.role in ("calibrate", "try")]
 
     @property
+    def known(self):
+        """The shapes of all sources that were tried."""
+        return {e.arms[0]["source"] for e in self.tried}
+
+    @property
     def champion(self):
         """The facts of the champion's source."""
         return self.kept[-1].arms[0]
@@ -171,6 +176,12 @@ class Bench:
                 raise Refused("another experiment is running in this repository: wait for it") from None
             yield
 
+    def compiled(self):
+        """The folder of kept compiler caches."""
+        folder = self.home / "runs/.compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def is_busy(self):
         """True while somebody experiments in this repository."""
         try:
@@ -229,11 +240,10 @@ class Bench:
             e, name = self.now(n), f"{phase}-{arm}"
             seed_now = e.seed() if seed is None else seed
             target = self.home / "runs" / str(n) / f"{len(e.runs)}-{name}"
-            compiled = self.home / "runs/.compiled"
-            compiled.mkdir(parents=True, exist_ok=True)
             asked = seed_now, budget or self.budget, self.arena, self.device
             self.tell(f"experiment {n}: {phase} run of {source.name}, {asked[1]}, seed {seed_now}")
-            facts = referee.run(referee.Job(source, *asked, target, compiled, tuple(splits), is_baseline))
+            where = target, self.compiled()
+            facts = referee.run(referee.Job(source, *asked, *where, tuple(splits), is_baseline))
             facts |= {"arm": arm, "phase": phase, "folder": str(target.relative_to(self.home))}
             facts["busy"] = self.busy
             self.ledger.append("run", n=n, **facts)

@@ -189,8 +189,7 @@ class Ideas:
         """The tuner's next idea, noted and put."""
         campaign = self.bench.campaign()
         champion = campaign.champion["commit"]
-        known = {e.arms[0]["source"] for e in campaign.tried}
-        text, idea = tuner.propose(campaign, sources.read_source(champion).text, self.calls(), known)
+        text, idea = tuner.propose(campaign, sources.read_source(champion).text, self.calls(), campaign.known)
         event = {
             "outcome": "idea",
             "reason": "",

@@ -46,6 +46,10 @@ class Journal:
     def answers(self):
         return [event for event in self.night() if event["kind"] == "answer"]
 
+    def verdicts(self):
+        """Numbers of the experiments that the last night brought to a verdict."""
+        return [event["n"] for event in self.night() if event["kind"] == "done" and "n" in event]
+
     def waiting(self):
         """Answers with an idea that has no verdict yet, as they are to be tried."""
         over, commits, found = set(), {}, []

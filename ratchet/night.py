@@ -50,12 +50,11 @@ class Night:
 
     def spent(self):
         """What counts against the limits."""
-        events, answers = self.journal.night(), self.journal.answers()
-        first = seconds(events[0]["time"])
+        first, answers = seconds(self.journal.night()[0]["time"]), self.journal.answers()
         runs = (run for e in self.bench.experiments() if e.role == "try" for run in e.runs)
         return Limits(
             hours=(self.before + time.monotonic() - self.begin) / 3600,
-            experiments=sum(event["kind"] == "done" and "n" in event for event in events),
+            experiments=len(self.journal.verdicts()),
             device_seconds=sum(sum(run["seconds"].values()) for run in runs if seconds(run["time"]) >= first),
             calls=len(answers), cost=sum(event["cost"] for event in answers))  # fmt: skip
 
@@ -119,8 +118,7 @@ class Night:
             return idea
         text = sources.rebased(sources.read_source(idea.commit).text, idea.parent, champion)
         shape = text and sources.shape(text)["source"]
-        known = {e.arms[0]["source"] for e in campaign.tried}
-        if text and shape not in known:
+        if text and shape not in campaign.known:
             return idea._replace(commit=sources.commit_text(champion, text, idea.idea), parent=champion)
         why = "the champion has it, or it was tried" if text else "it collides with the new champion"
         back = not text and self.ideas.agent and idea.repairs < REPAIRS
@@ -133,9 +131,7 @@ class Night:
         """(status, reason, last lines) of an idea that does not come to its first step, or None."""
         bench, source = self.bench, sources.read_source(idea.commit)
         self.bench.tell(f"preflight of {quoted(idea.idea, 80)}")
-        compiled = bench.home / "runs/.compiled"
-        compiled.mkdir(parents=True, exist_ok=True)
-        where = bench.home / "runs/.preflight", compiled
+        where = bench.home / "runs/.preflight", bench.compiled()
         return referee.preflight(referee.Job(source, 0, bench.budget, bench.arena, bench.device, *where))
 
 
@@ -162,12 +158,11 @@ def morning(bench):
 
 def status(bench):
     """{what: how it stands} of the last night."""
-    events = Journal(bench.home).night()
+    journal = Journal(bench.home)
+    events, answers = journal.night(), journal.answers()
     if not events:
         return {"night": "there was none"}
-    answers = [event for event in events if event["kind"] == "answer"]
-    done = [event for event in events if event["kind"] == "done"]
-    kept = sum(event["outcome"] == "keep" for event in done)
+    kept = sum(event["kind"] == "done" and event["outcome"] == "keep" for event in events)
     busy = sorted(e.n for e in bench.experiments() if not e.closes)
     found = {"night": "runs" if bench.is_busy() else "does not run"}
     if events[-1]["kind"] == "ends":
@@ -175,7 +170,7 @@ def status(bench):
     found |= {"agent": events[0]["agent"], "began": events[0]["time"], "limits": events[0]["limits"]}
     found |= {"hours": round(active_seconds(events) / 3600, 2), "calls": len(answers)}
     found |= {"ideas": sum(event["outcome"] == "idea" for event in answers)}
-    found |= {"verdicts": sum("n" in event for event in done), "kept": kept}
+    found |= {"verdicts": len(journal.verdicts()), "kept": kept}
     if busy:
         e = bench.now(busy[-1])
         found["experiment"] = f"{e.n}, {len(e.runs)} runs so far: {quoted(e.opens.get('idea', ''))}"
