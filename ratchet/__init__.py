@@ -1,1 +1,1 @@
-"""The machinery around the three files: referee, sandbox, ledger, pool."""
+"""The machinery around the three files: referee, sandbox, ledger, night, pool."""

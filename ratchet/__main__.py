@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 import sys
+import threading
 from dataclasses import asdict
 from typing import Annotated
 
@@ -15,8 +16,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.syntax import Syntax
 from rich.table import Table
 
-from ratchet import experiments, pool, sources, verdicts
+from ratchet import devices, experiments, pool, sources, verdicts
 from ratchet import night as night_of
+from ratchet.doctor import examine
 from ratchet.ledger import Broken, Full, Ledger, bpb
 from ratchet.verify import find_problems
 
@@ -32,6 +34,7 @@ Budget = Annotated[
     str, typer.Option(help="Of each run: 20s, 20e6tok, 1e15flop. Default: the arena's seconds.")
 ]
 Device = Annotated[str, typer.Option(help="cuda:0, mps, cpu. Default: the best here.")]
+On = Annotated[str, typer.Option("--on", help="ray or slurm: a device of that cluster, not of this machine.")]
 Arena = Annotated[str, typer.Option(help="pocket, climbmix, or one of yours. Default: what fits the device.")]
 Busy = Annotated[bool, typer.Option("--busy", help="Count runs although other programs use this machine.")]
 Names = typer.Argument(metavar="A B", help="Commits or files; each is compared with the first.")
@@ -51,12 +54,12 @@ def main():
 
 
 class Live:
-    """A line that moves while runs last, and a line for each that has ended; on stderr."""
+    """A line for each device that moves while runs last, and one for each that has ended; on stderr."""
 
     def __init__(self):
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         self.progress = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
-        self.task = None
+        self.tasks = {}  # of each thread: what was told last, its moving line
 
     def __enter__(self):
         self.progress.start()
@@ -66,17 +69,21 @@ class Live:
         self.progress.stop()
 
     def __call__(self, text):
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-        self.task = self.progress.add_task(escape(text))
+        last, task = self.tasks.get(threading.get_ident(), ("", None))
+        if text == last:
+            return
+        if task is not None:
+            self.progress.remove_task(task)
+        self.tasks[threading.get_ident()] = text, self.progress.add_task(escape(text))
         if text.startswith("  ") or not notes.is_terminal:
             notes.print(escape(text))
 
 
-def carry_out(verb, *args, device=None, arena=None, budget=None, busy=False, **options):
+def carry_out(verb, *args, device=None, on=None, arena=None, budget=None, busy=False, **options):
     """Call a function of experiments.py, alone in this repository, and tell of it; returns the experiment."""
     with Live() as tell:
-        bench = experiments.Bench(device, arena, budget, busy, tell)
+        place = pool.places(on, device and [device])[0]
+        bench = experiments.Bench(arena=arena, budget=budget, busy=busy, tell=tell, place=place)
         try:
             with bench.alone():
                 return verb(bench, *args, **options)
@@ -113,7 +120,7 @@ def show_verdict(e, as_json):
 @app.command()
 def doctor(device: Device = None, as_json: AsJson = False):
     """Look at device, memory, disk, arena and sandbox; say what to do about each."""
-    found = pool.examine(pool.choose_device(device))
+    found = examine(devices.choose(device))
     if as_json:
         return show_json([finding._asdict() for finding in found])
     table = Table("", "check", "found", "what to do", box=None)
@@ -125,11 +132,11 @@ def doctor(device: Device = None, as_json: AsJson = False):
 
 @app.command()
 def calibrate(
-    seeds: Seeds = 5, budget: Budget = None, arena: Arena = None, device: Device = None, busy: Busy = False,
-    as_json: AsJson = False,
+    seeds: Seeds = 5, budget: Budget = None, arena: Arena = None, device: Device = None, on: On = None,
+    busy: Busy = False, as_json: AsJson = False,
 ):  # fmt: skip
     """Measure the noise of HEAD's train.py, which becomes the first champion. Begin here."""
-    e = carry_out(experiments.calibrate, seeds, device=device, arena=arena, budget=budget, busy=busy)
+    e = carry_out(experiments.calibrate, seeds, device=device, on=on, arena=arena, budget=budget, busy=busy)
     show_verdict(e, as_json)
     if e.verdict != "baseline":
         notes.print("no baseline: all its runs must end well. Mend train.py, or give a longer --budget")
@@ -142,11 +149,12 @@ def attempt(
     quick: Annotated[bool, typer.Option(help="One seed against the known sigma: quicker, weaker.")] = False,
     again: Annotated[bool, typer.Option(help="Run it although the same source was tried before.")] = False,
     by: Annotated[str, typer.Option(help="Who had the idea.")] = "",
-    device: Device = None, busy: Busy = False, as_json: AsJson = False,
+    device: Device = None, on: On = None, busy: Busy = False, as_json: AsJson = False,
 ):  # fmt: skip
     """Try HEAD's train.py against the champion: screen on one seed, confirm on fresh ones, decide."""
     before = {e.n for e in Ledger(sources.home()).experiments().values() if e.closes}
-    e = carry_out(experiments.attempt, idea, quick=quick, again=again, by=by, device=device, busy=busy)
+    where = dict(device=device, on=on, busy=busy)
+    e = carry_out(experiments.attempt, idea, quick=quick, again=again, by=by, **where)
     if e.n in before:
         notes.print(f"this source was tried before, as experiment {e.n}; --again runs it once more")
     show_verdict(e, as_json)
@@ -188,13 +196,13 @@ def compare(
     names: Annotated[list[str], Names],
     seeds: Seeds = 5,
     frame: Annotated[str, typer.Option(help="What all get equally much of: time, tokens or flops.")] = "time",
-    budget: Budget = None, arena: Arena = None, device: Device = None, busy: Busy = False,
+    budget: Budget = None, arena: Arena = None, device: Device = None, on: On = None, busy: Busy = False,
     as_json: AsJson = False,
 ):  # fmt: skip
     """Compare any commits or files with error bars, seeds interleaved on one device. Changes no champion."""
     if frame not in ("time", "tokens", "flops"):
         raise sources.Refused(f"frame {frame!r} is not known: say time, tokens or flops")
-    where = dict(device=device, arena=arena, budget=budget, busy=busy)
+    where = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
     e = carry_out(experiments.compare, names, seeds, frame, **where)
     rows = show_contrast(e, experiments.contrast(e), "val", as_json)
     if as_json:
@@ -207,9 +215,11 @@ def compare(
 
 
 @app.command()
-def audit(seeds: Seeds = 3, device: Device = None, busy: Busy = False, as_json: AsJson = False):
+def audit(
+    seeds: Seeds = 3, device: Device = None, on: On = None, busy: Busy = False, as_json: AsJson = False,
+):  # fmt: skip
     """Score all champions on the locked test split with fresh seeds: is a gain on val one on test, too?"""
-    e = carry_out(experiments.audit, seeds, device=device, busy=busy)
+    e = carry_out(experiments.audit, seeds, device=device, on=on, busy=busy)
     found = {
         split: show_contrast(e, experiments.contrast(e, split), split, as_json) for split in ("val", "test")
     }
@@ -324,13 +334,20 @@ def night(
     dollars: Annotated[float, typer.Option(help="End when the agent says that it cost so much.")] = math.inf,
     share: Annotated[list[str], typer.Option(help="A path that the agent may read and write, too.")] = (),
     network: Annotated[bool, typer.Option(help="Agents need their API.")] = True,
-    device: Device = None, busy: Busy = False,
+    names: Annotated[str, typer.Option("--devices", help="cuda:0,cuda:1: an experiment on each.")] = None,
+    on: On = None, slots: Annotated[int, typer.Option(help="With --on: experiments at a time.")] = None,
+    busy: Busy = False,
 ):  # fmt: skip
     """Try an agent's ideas one after the other, until a limit or `ratchet stop`. The same command resumes."""
     limits = night_of.Limits(hours, most, device_seconds, calls, dollars)
-    why = carry_out(night_of.run, agent, limits, share=share, network=network, device=device, busy=busy)
+
+    def whole(bench):
+        bench.place, *others = pool.places(on, names and names.split(","), slots)
+        return night_of.run(bench, agent, limits, share, network, others), night_of.morning(bench)
+
+    why, summary = carry_out(whole, busy=busy)
     console.print(f"the night ended: {escape(why)}\n")
-    console.print(Markdown(night_of.morning(experiments.Bench(device))))
+    console.print(Markdown(summary))
 
 
 @app.command()

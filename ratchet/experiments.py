@@ -4,6 +4,7 @@ What an experiment does next follows from its lines in the ledger alone (`next_s
 goes on where it stopped, and `verify` can find out whether every verdict is the one that its runs demand.
 """
 
+import copy
 import fcntl
 import math
 import re
@@ -13,7 +14,7 @@ import sys
 from contextlib import contextmanager
 from datetime import datetime
 
-from ratchet import pool, referee, sandbox, sources, verdicts
+from ratchet import devices, pool, referee, sources, verdicts, watch
 from ratchet.ledger import Ledger, bpb, counts
 from ratchet.sources import Refused
 from ratchet.verdicts import Verdict
@@ -53,7 +54,7 @@ class Campaign:
 
     @property
     def known(self):
-        """The shapes of all sources that were tried."""
+        """The shapes of all sources that were tried, against whichever champion."""
         return {e.arms[0]["source"] for e in self.tried}
 
     @property
@@ -106,6 +107,8 @@ def next_step(e, campaign):
     own = [run for run in e.runs if run["arm"] == CANDIDATE]
     if decision := failure(own):
         return decision
+    if campaign.champion["commit"] != e.parent:
+        return Verdict("overtaken", f"experiment {campaign.kept[-1].n} became the champion meanwhile")
     reference = e.scores(CHAMPION, "reference")
     before = reference or campaign.recent(e.arms[CHAMPION]["source"], e)
     screened, tried = e.scores(CANDIDATE, "screen"), e.scores(CANDIDATE, "confirm")
@@ -143,11 +146,11 @@ def standing(e, campaign):
 
 
 class Bench:
-    """A place to experiment: the repository with its ledger, one device, an arena, somebody to tell."""
+    """Where to experiment: the repository with its ledger, a place of the pool, an arena, who to tell."""
 
-    def __init__(self, device=None, arena=None, budget=None, busy=False, tell=lambda text: None):
+    def __init__(self, device=None, arena=None, budget=None, busy=False, tell=lambda text: None, place=None):
         self.home = sources.home()
-        self.ledger, self.device = Ledger(self.home), pool.choose_device(device)
+        self.ledger, self.place = Ledger(self.home), place or pool.Local(device)
         self.busy, self.tell, self.budget = busy, tell, budget
         known = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)", budget or "1s")
         if not known or not 0 < float(known[1]) < math.inf:
@@ -156,14 +159,21 @@ class Bench:
 
     def enter(self):
         """Load the arena, by default the one that fits the device; the smallest is prepared if need be."""
-        ready = (pool.cache_folder() / "climbmix/arena.json").exists()
-        name = self.arena or ("climbmix" if ready and self.device.startswith("cuda") else "pocket")
+        ready = (devices.cache_folder() / "climbmix/arena.json").exists()
+        small = self.conditions()["device"].startswith(("cpu", "mps"))
+        name = self.arena or ("pocket" if small or not ready else "climbmix")
         if name == "pocket":
             command = [sys.executable, sources.ROOT / "prepare.py", "--arena", name]
             if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
                 raise Refused("arena pocket can't be prepared: see above, then give the same command again")
         self.arena = referee.load_arena(name)
         self.budget = self.budget or f"{self.arena.seconds}s"
+
+    def at(self, place):
+        """The same bench at another place, with the same ledger."""
+        other = copy.copy(self)
+        other.place = place
+        return other
 
     @contextmanager
     def alone(self):
@@ -192,8 +202,7 @@ class Bench:
 
     def conditions(self):
         """What must be the same when scores are compared, beside the arena and the budget."""
-        return pool.describe(self.device) | {
-            "isolation": sandbox.best_level(), "machinery": sources.machinery()}  # fmt: skip
+        return self.place.conditions()
 
     def experiments(self):
         return [*self.ledger.experiments().values()]
@@ -240,10 +249,10 @@ class Bench:
             e, name = self.now(n), f"{phase}-{arm}"
             seed_now = e.seed() if seed is None else seed
             target = self.home / "runs" / str(n) / f"{len(e.runs)}-{name}"
-            asked = seed_now, budget or self.budget, self.arena, self.device
+            asked = seed_now, budget or self.budget, self.arena
             self.tell(f"experiment {n}: {phase} run of {source.name}, {asked[1]}, seed {seed_now}")
             where = target, self.compiled()
-            facts = referee.run(referee.Job(source, *asked, *where, tuple(splits), is_baseline))
+            facts = self.place.run(referee.Job(source, *asked, *where, tuple(splits), is_baseline))
             facts |= {"arm": arm, "phase": phase, "folder": str(target.relative_to(self.home))}
             facts["busy"] = self.busy
             self.ledger.append("run", n=n, **facts)
@@ -307,21 +316,25 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", **told):
         source = source._replace(name=what[:7])
     sources.check_commit(source.commit)
     shape = source.facts()["source"]
-    known = [e for e in campaign.tried if e.arms[0]["source"] == shape]
+    known = [e for e in campaign.tried if e.arms[0]["source"] == shape and e.verdict != "overtaken"]
     if known and not again:
         return known[-1]
     champion = campaign.champion
-    idea, by = (pool.clean(text.encode(errors="replace"))[:1000] for text in (idea, by))
+    idea, by = (watch.clean(text.encode(errors="replace"))[:1000] for text in (idea, by))
     arms = source, sources.read_source(champion["commit"])._replace(name="champion")
     more = {"parent": champion["commit"], "quick": quick, "baseline": campaign.baseline.n} | told
     n = bench.open("try", arms, idea=idea, by=by, **more)
-    while not isinstance(step := next_step(bench.now(n), bench.campaign()), Verdict):
+    while True:
+        bench.campaign()  # refuses when the judge has changed
+        with bench.ledger.held:  # no line comes between a verdict and what it follows from
+            step = next_step(bench.now(n), Campaign(bench.experiments(), bench.now(n).key))
+            if isinstance(step, Verdict):
+                return bench.close(n, step)
         facts = bench.run(n, *step, arms[step[0]])
         if step[0] == CHAMPION and facts["status"] != "ok":
             raise Refused(
                 f"the champion's own run ended as {facts['status']} ({facts['reason']}): mend that first"
             )
-    return bench.close(n, step)
 
 
 def compare(bench, names, seeds=5, frame="time"):
@@ -338,10 +351,8 @@ def compare(bench, names, seeds=5, frame="time"):
         for arm in order[number % len(order) :] + order[: number % len(order)]:
             runs = [run for run in bench.now(n).runs if run["arm"] == arm and run["phase"] == "compare"]
             if not failure(runs) and sum(map(counts, runs)) <= number:
-                others = [
-                    run["seed"] for run in bench.now(n).runs if run["phase"] == "compare" and counts(run)
-                ]
-                used = [*dict.fromkeys(others)]
+                compared = [run for run in bench.now(n).runs if run["phase"] == "compare" and counts(run)]
+                used = [*dict.fromkeys(run["seed"] for run in compared)]
                 bench.run(n, arm, "compare", arms[arm], used[number] if len(used) > number else None)
     return bench.close(n, Verdict("compared", f"{seeds} seeds, frame {frame}, budget {bench.budget}"))
 

@@ -5,12 +5,12 @@ import threading
 from contextlib import suppress
 from typing import NamedTuple
 
-from ratchet import pool, sources, tuner
+from ratchet import sources, tuner, watch
 from ratchet.digest import digest, expectation, quoted
 from ratchet.experiments import tries
 from ratchet.journal import Journal
 
-AHEAD = 2  # ideas that wait while the device is busy
+AHEAD = 1  # ideas that wait while the devices are busy, beside one for each
 REPAIRS = 2  # times that a crash goes back to the agent
 PIVOT_AFTER, STOP_AFTER = 5, 10  # answers in a row without an idea that runs: a plea, the end
 DRY_AFTER = 8  # experiments in a row that gained nothing, after which a change of direction is asked for
@@ -53,8 +53,8 @@ class Idea(NamedTuple):
 class Ideas:
     """A queue that an agent fills, in a thread of its own; without one the tuner does, when it is empty."""
 
-    def __init__(self, bench, agent, most_calls):
-        self.bench, self.agent, self.most_calls = bench, agent, most_calls
+    def __init__(self, bench, agent, most_calls, ahead):
+        self.bench, self.agent, self.most_calls, self.ahead = bench, agent, most_calls, ahead
         self.journal = Journal(bench.home)
         self.ready, self.broken = queue.Queue(), queue.Queue()  # to be tried; to go back to the agent
         self.enough, self.refused = threading.Event(), ""  # refused: why there will be no more
@@ -77,27 +77,29 @@ class Ideas:
     def put(self, event):
         self.ready.put(Idea(**{key: event[key] for key in Idea._fields if key != "failure"}))
 
-    def next(self, seconds):
-        """The next one, or None when there is none within so many seconds."""
+    def next(self):
+        """The next one, or None when there is none now."""
         if not self.agent and self.ready.empty():
             try:
                 self.tuned()
             except sources.Refused as error:
                 self.refused = str(error)
         with suppress(queue.Empty):
-            return self.ready.get(timeout=seconds)
+            return self.ready.get_nowait()
         return None
 
     def propose(self):
         """The agent's thread: keep some ideas ahead, until it is enough."""
         failures = sum(1 for _ in self.failures())
         while not self.enough.is_set():
-            if self.broken.empty() and self.ready.qsize() >= AHEAD or self.calls() >= self.most_calls:
+            if self.broken.empty() and self.ready.qsize() >= self.ahead or self.calls() >= self.most_calls:
                 self.enough.wait(0.2)
                 continue
             try:
                 broken = self.broken.get_nowait() if not self.broken.empty() else None
                 failures = 0 if self.answer(broken) else failures + 1
+            except watch.Cancelled:
+                return
             except Exception as error:  # of a thread nobody would see it
                 self.refused = f"the agent can't be asked: {type(error).__name__}: {error}"
             if failures >= STOP_AFTER:
@@ -151,9 +153,8 @@ class Ideas:
         for e in campaign.tried:
             if e.arms[0]["source"] == shape:
                 return {"outcome": "repeat", "reason": f"the same as experiment {e.n}: {e.verdict}"}
-        for event in self.journal.waiting():
-            if sources.shape(sources.read_source(event["commit"]).text)["source"] == shape:
-                return {"outcome": "repeat", "reason": "the same as an idea that waits for its run"}
+        if shape in self.waiting():
+            return {"outcome": "repeat", "reason": "the same as an idea that waits for its verdict"}
         changed = sources.changed_lines(sources.read_source(parent).text, text)
         for e in reversed(tries(campaign)):
             old, new = (sources.read_source(arm["commit"]).text for arm in (e.arms[1], e.arms[0]))
@@ -161,6 +162,11 @@ class Ideas:
             if len(changed & other) >= LIKE * len(changed | other):
                 return {"near": e.n}
         return {}
+
+    def waiting(self):
+        """Shapes of the ideas that have no verdict yet."""
+        commits = [event["commit"] for event in self.journal.waiting()]
+        return {sources.shape(sources.read_source(commit).text)["source"] for commit in commits}
 
     def prompt(self, campaign, broken=None):
         """What the agent reads: program.md, what happened last, the digest."""
@@ -189,7 +195,8 @@ class Ideas:
         """The tuner's next idea, noted and put."""
         campaign = self.bench.campaign()
         champion = campaign.champion["commit"]
-        text, idea = tuner.propose(campaign, sources.read_source(champion).text, self.calls(), campaign.known)
+        known = campaign.known | self.waiting()
+        text, idea = tuner.propose(campaign, sources.read_source(champion).text, self.calls(), known)
         event = {
             "outcome": "idea",
             "reason": "",
@@ -204,4 +211,4 @@ class Ideas:
 
 def fenced(lines):
     """Lines of a log as a quoted block that they can't end."""
-    return "\n".join("> " + pool.clean(line.encode())[:300] for line in lines)
+    return "\n".join("> " + watch.clean(line.encode())[:300] for line in lines)

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,14 +81,13 @@ def counts(run):
     return run["status"] == "ok" and (run["busy"] or not run["shared"])
 
 
-def parse(data):
-    """[(facts)] of a ledger's bytes; raises Broken."""
-    lines, before, rows = data.split(b"\n"), "", []
+def parse(data, first=1, before=""):
+    """([facts], hash of the last line) of the lines from number `first` on; raises Broken."""
+    lines, rows = data.split(b"\n"), []
     if lines.pop():
-        raise Broken(
-            f"line {len(lines) + 1} is cut off: delete that last piece, the lines before it are whole"
-        )
-    for number, line in enumerate(lines, 1):
+        what = f"line {first + len(lines)} is cut off"
+        raise Broken(f"{what}: delete that last piece, the lines before it are whole")
+    for number, line in enumerate(lines, first):
         try:
             row = json.loads(line)
             named = row["before"]
@@ -102,23 +102,39 @@ def parse(data):
             raise Broken(f"{what}: one of them was edited, moved or dropped; restore the file from a copy")
         rows.append(row)
         before = sha256(line)
-    return rows
+    return rows, before
 
 
 class Ledger:
-    """ledger.jsonl in `folder`. Writers lock it; a line is one write, so that it is whole or absent."""
+    """ledger.jsonl in `folder`. Writers lock it; a line is one write, so that it is whole or absent.
+
+    `held` is a lock for threads: while one has it, no other reads or writes through this object.
+    """
 
     def __init__(self, folder):
-        self.path = Path(folder) / "ledger.jsonl"
+        self.path, self.held = Path(folder) / "ledger.jsonl", threading.RLock()
+        self._rows, self._head, self._size = [], "", 0  # what was read, and checked, so far
 
     def rows(self):
-        """All lines' facts, the chain checked. Raises Broken."""
-        return parse(self.path.read_bytes()) if self.path.exists() else []
+        """All lines' facts, the chain checked. Raises Broken. A second call reads only what is new."""
+        with self.held:
+            if self.path.exists():
+                with open(self.path, "rb") as file:
+                    self._read(file)
+            return [*self._rows]
+
+    def _read(self, file):
+        if os.fstat(file.fileno()).st_size < self._size:
+            self._rows, self._head, self._size = [], "", 0  # it is another one
+        file.seek(self._size)
+        data = file.read()
+        rows, self._head = parse(data, len(self._rows) + 1, self._head)
+        self._rows, self._size = self._rows + rows, self._size + len(data)
 
     def head(self):
         """Hash of the last line: note it down elsewhere, and nobody can cut the ledger unnoticed."""
-        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
-        return sha256(lines[-1]) if lines else ""
+        with self.held:
+            return self._head if self.rows() else ""
 
     def experiments(self):
         """{n: Experiment} in the order in which they were opened."""
@@ -141,14 +157,12 @@ class Ledger:
 
     def append(self, kind, **facts):
         """Write one line; an experiment that opens gets the next number. Returns its number."""
-        with self._locked() as file:
-            data = file.read()
-            rows = parse(data)
-            facts.setdefault("n", 1 + max((row["n"] for row in rows), default=0))
-            before = sha256(data.splitlines()[-1]) if rows else ""
+        with self.held, self._locked() as file:
+            self._read(file)
+            facts.setdefault("n", 1 + max((row["n"] for row in self._rows), default=0))
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            line = json.dumps({"kind": kind, "time": now, "before": before} | facts, allow_nan=False)
-            self._write(file, len(data), line.encode() + b"\n")
+            line = json.dumps({"kind": kind, "time": now, "before": self._head} | facts, allow_nan=False)
+            self._write(file, self._size, line.encode() + b"\n")
         return facts["n"]
 
     @contextmanager

@@ -1,23 +1,25 @@
-"""The night: tries an agent's ideas, one after the other, until a limit is reached.
+"""The night: tries an agent's ideas, one on each device at a time, until a limit is reached.
 
-While the device tries one, the agent is asked for the next (ideas.py); it never decides when to stop. What a
+While the devices try some, the agent is asked for the next (ideas.py); it never decides when to stop. What a
 night needs to go on after kill -9 is on disk: experiments in the ledger, everything else in the journal.
 """
 
 import math
+import threading
 import time
 from typing import NamedTuple
 
-from ratchet import experiments, pool, referee, sources
+from ratchet import devices, experiments, referee, sources, watch
 from ratchet.agents import Agent
 from ratchet.digest import quoted
 from ratchet.experiments import Shared, seconds
-from ratchet.ideas import REPAIRS, Ideas
+from ratchet.ideas import AHEAD, REPAIRS, Ideas
 from ratchet.journal import Journal, active_seconds
 from ratchet.morning import summary
 from ratchet.sources import Refused
 
 PATIENCE = 60  # seconds until a device that other programs use is looked at again
+POLL_SECONDS = 0.5
 
 
 class Limits(NamedTuple):
@@ -31,12 +33,15 @@ class Limits(NamedTuple):
 
 
 class Night:
-    """One night on one device; agent: an Agent, or None for the built-in tuner."""
+    """One night; benches: one for each device. agent: an Agent, or None for the built-in tuner."""
 
-    def __init__(self, bench, name, limits, agent=None):
-        self.bench, self.name, self.limits = bench, name, limits
-        self.journal, self.ideas = Journal(bench.home), Ideas(bench, agent, limits.calls)
-        self.idle = self.busy = 0.0  # seconds of the device
+    def __init__(self, benches, name, limits, agent=None):
+        self.benches, self.bench, self.name, self.limits = benches, benches[0], name, limits
+        self.journal = Journal(self.bench.home)
+        self.ideas = Ideas(self.bench, agent, limits.calls, ahead=AHEAD + len(benches))
+        self.lock, self.running = threading.Lock(), 0  # experiments that run now
+        self.idle = self.busy = 0.0  # seconds of all devices
+        self.why, self.errors = "", []
 
     def enter(self):
         """Begin a night, or go on with one of the same agent that never ended."""
@@ -54,15 +59,18 @@ class Night:
         runs = (run for e in self.bench.experiments() if e.role == "try" for run in e.runs)
         return Limits(
             hours=(self.before + time.monotonic() - self.begin) / 3600,
-            experiments=len(self.journal.verdicts()),
+            experiments=len(self.journal.verdicts()) + self.running,
             device_seconds=sum(sum(run["seconds"].values()) for run in runs if seconds(run["time"]) >= first),
             calls=len(answers), cost=sum(event["cost"] for event in answers))  # fmt: skip
 
-    def over(self):
-        """Why the night ends now, or ""."""
+    def over(self, own=0):
+        """Why no further experiment begins beside `own` that run, or ""."""
+        if self.why or self.errors:
+            return self.why or "an error ended it"
         if (self.bench.home / "runs/.stop").exists():
             return "it was stopped"
         spent = self.spent()
+        spent = spent._replace(experiments=spent.experiments - own)
         names = {"device_seconds": "seconds of the device", "cost": "dollars", "calls": "calls of the agent"}
         for key, most in self.limits._asdict().items():
             waits = key == "calls" and self.journal.waiting()  # what was paid for is tried
@@ -71,50 +79,91 @@ class Night:
         return self.ideas.refused
 
     def run(self):
-        """The whole night. Returns why it ended."""
+        """The whole night. Returns why it ended. Raises what a device's thread raised."""
         self.enter()
+        threads = [threading.Thread(target=self.work, args=(bench,), daemon=True) for bench in self.benches]
         with self.ideas:
-            while not (why := self.over()):
-                begin = time.monotonic()
-                if idea := self.ideas.next(seconds=0.5):
-                    self.handle(idea)
-                    self.busy += time.monotonic() - begin
-                else:
-                    self.idle += time.monotonic() - begin
-                    self.bench.tell("waiting for the agent's next idea")
+            try:
+                for thread in threads:
+                    thread.start()
+                while any(thread.is_alive() for thread in threads):
+                    time.sleep(POLL_SECONDS / 10)
+            finally:
+                self.cancel(threads)
+        for error in self.errors:
+            raise error
         (self.bench.home / "runs/.stop").unlink(missing_ok=True)
-        self.journal.append("ends", why=why, idle=round(self.idle, 1), busy=round(self.busy, 1))
-        return why
+        self.journal.append("ends", why=self.why, idle=round(self.idle, 1), busy=round(self.busy, 1))
+        return self.why
 
-    def handle(self, idea):
+    def cancel(self, threads):
+        """End what still runs."""
+        watch.cancelled.set()
+        for thread in threads:
+            thread.join()
+        watch.cancelled.clear()
+
+    def work(self, bench):
+        """A device's thread: idea after idea, until the night is over."""
+        try:
+            while not self.why:
+                begin = time.monotonic()
+                if idea := self.take():
+                    self.handle(bench, idea)
+                    with self.lock:
+                        self.running -= 1
+                        self.busy += time.monotonic() - begin
+                elif not self.why:
+                    bench.tell("waiting for the agent's next idea")
+                    watch.pause(POLL_SECONDS)
+                    with self.lock:
+                        self.idle += time.monotonic() - begin
+        except watch.Cancelled:
+            pass
+        except BaseException as error:  # the main thread raises it
+            self.errors.append(error)
+
+    def take(self):
+        """The next idea, or None; notes in `why` that there is to be none any more."""
+        with self.lock:
+            self.why = self.over()
+            idea = None if self.why else self.ideas.next()
+            self.running += bool(idea)
+            return idea
+
+    def handle(self, bench, idea):
         """One idea to its verdict, or back to the agent."""
-        if not (idea := self.up_to_date(idea)):
-            return
-        if idea.repairs < REPAIRS and (failure := self.preflight(idea)):
-            self.journal.append("done", call=idea.call, outcome="repair", reason=failure[1])
-            self.ideas.broken.put(idea._replace(failure=failure))
-            return
-        self.journal.append("tries", call=idea.call, commit=idea.commit, parent=idea.parent)
+        while idea := self.up_to_date(idea):
+            if idea.repairs < REPAIRS and (failure := self.preflight(bench, idea)):
+                self.journal.append("done", call=idea.call, outcome="repair", reason=failure[1])
+                self.ideas.broken.put(idea._replace(failure=failure))
+                return
+            self.journal.append("tries", call=idea.call, commit=idea.commit, parent=idea.parent)
+            if not (e := self.attempt(bench, idea)):
+                return
+            bench.tell(f"  experiment {e.n}: {e.verdict}, {e.closes['reason']}")
+            if e.verdict != "overtaken":
+                self.journal.append("done", call=idea.call, n=e.n, outcome=e.verdict)
+                return
+
+    def attempt(self, bench, idea):
+        """The experiment; None when the night ends before the device is free of other programs."""
         while True:
             try:
                 told = dict(by=self.name, gain=idea.gain, near=idea.near)
-                e = experiments.attempt(self.bench, idea.idea, idea.commit, **told)
-                break
+                return experiments.attempt(bench, idea.idea, idea.commit, **told)
             except Shared as error:
-                self.bench.tell(f"  {error}")
-                time.sleep(PATIENCE)
-                if self.over():
-                    return
-        self.journal.append("done", call=idea.call, n=e.n, outcome=e.verdict)
-        self.bench.tell(f"  experiment {e.n}: {e.verdict}, {e.closes['reason']}")
+                bench.tell(f"  {error}")
+                watch.pause(PATIENCE)
+                if self.over(own=1):
+                    return None
 
     def up_to_date(self, idea):
         """The idea on the champion of now; None, noted, when that can't be."""
         campaign = self.bench.campaign()
         champion = campaign.champion["commit"]
-        if idea.parent == champion or any(
-            e.arms[0]["commit"] == idea.commit for e in self.bench.experiments()
-        ):
+        begun = [e for e in self.bench.experiments() if e.arms[0]["commit"] == idea.commit]
+        if idea.parent == champion or (begun and begun[-1].verdict != "overtaken"):
             return idea
         text = sources.rebased(sources.read_source(idea.commit).text, idea.parent, champion)
         shape = text and sources.shape(text)["source"]
@@ -127,26 +176,30 @@ class Night:
             self.ideas.broken.put(idea._replace(parent=champion))
         return None
 
-    def preflight(self, idea):
+    def preflight(self, bench, idea):
         """(status, reason, last lines) of an idea that does not come to its first step, or None."""
-        bench, source = self.bench, sources.read_source(idea.commit)
-        self.bench.tell(f"preflight of {quoted(idea.idea, 80)}")
+        source = sources.read_source(idea.commit)
+        bench.tell(f"preflight of {quoted(idea.idea, 80)}")
         where = bench.home / "runs/.preflight", bench.compiled()
-        return referee.preflight(referee.Job(source, 0, bench.budget, bench.arena, bench.device, *where))
+        return bench.place.preflight(referee.Job(source, 0, bench.budget, bench.arena, *where))
 
 
 # ----------------------------------------------------------------------------------------------------
 # What the command line calls
 
 
-def run(bench, name, limits, share=(), network=True):
-    """A night from its beginning, or where it was left, to its end; returns why it ended."""
-    name = pool.clean(name.encode())
-    bench.campaign()  # refuses before an agent is asked
+def run(bench, name, limits, share=(), network=True, others=()):
+    """A night from its beginning, or where it was left, to its end; returns why it ended.
+
+    others: places of the pool that work beside that of the bench.
+    """
+    name, benches = watch.clean(name.encode()), [bench, *map(bench.at, others)]
+    for each in benches:
+        each.campaign()  # refuses before an agent is asked
     (bench.home / "runs/.stop").unlink(missing_ok=True)
-    place = pool.cache_folder() / ".agents" / sources.sha256(str(bench.home).encode())[:12]
+    place = devices.cache_folder() / ".agents" / sources.sha256(str(bench.home).encode())[:12]
     agent = None if name == "tuner" else Agent(name, place, share, network)
-    return Night(bench, name, limits, agent).run()
+    return Night(benches, name, limits, agent).run()
 
 
 def morning(bench):
@@ -163,7 +216,7 @@ def status(bench):
     if not events:
         return {"night": "there was none"}
     kept = sum(event["kind"] == "done" and event["outcome"] == "keep" for event in events)
-    busy = sorted(e.n for e in bench.experiments() if not e.closes)
+    busy = sorted(e.n for e in bench.experiments() if not e.closes and e.role == "try")
     found = {"night": "runs" if bench.is_busy() else "does not run"}
     if events[-1]["kind"] == "ends":
         found["ended"] = events[-1]["why"]
@@ -171,9 +224,9 @@ def status(bench):
     found |= {"hours": round(active_seconds(events) / 3600, 2), "calls": len(answers)}
     found |= {"ideas": sum(event["outcome"] == "idea" for event in answers)}
     found |= {"verdicts": len(journal.verdicts()), "kept": kept}
-    if busy:
-        e = bench.now(busy[-1])
-        found["experiment"] = f"{e.n}, {len(e.runs)} runs so far: {quoted(e.opens.get('idea', ''))}"
+    for n in busy:
+        e = bench.now(n)
+        found[f"experiment {n}"] = f"{len(e.runs)} runs so far: {quoted(e.idea)}"
     return found
 
 

@@ -1,420 +1,312 @@
-"""Where runs execute: on this machine's devices, one run at a time on each, watched from outside."""
+"""The pool: where runs execute, on devices of this machine, of a Ray cluster or of a Slurm cluster.
 
-import ctypes
-import fcntl
-import importlib.metadata
-import json
+A place takes one run at a time: run(job) gives its facts, preflight(job) whether it comes to its first step.
+What can be compared is the kind of device, which conditions() tells; places of one pool are of one kind. Only
+the machine that `ratchet` was started on writes the ledger: a run that a dying node took along was never
+there, and is done again, with the same seed, elsewhere.
+"""
+
+import importlib
 import os
-import platform
-import re
-import selectors
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
+import threading
 import time
-from contextlib import contextmanager, suppress
+from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
-import psutil
-
-from ratchet import sandbox
+from ratchet import devices, referee, sandbox, sources, watch
 from ratchet.sources import Refused
 
-LOG_BYTES = 2**22  # a contestant that prints more is stopped
-MEMORY_SHARE = 0.9  # of the memory that is free when it starts
-MOST_PROCESSES = 500
-LEAST_DISK_BYTES = 2**28  # free space at which a contestant that fills the disk is stopped
-MESSAGE_BYTES = 2**16
-FOREIGN_CPU = {"cpu": 0.15, "cuda": 0.5, "mps": 0.5}  # share of all cores that others may use in a run
-POLL_SECONDS = 0.05
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+NODE_TRIES = 5  # nodes that may die under a run until it is given up
+LOOK_SECONDS = 1  # between two looks at a cluster, and at whether the work is to be stopped
+LONELY_SECONDS = 600  # without any node of the kind, after which a night gives up
+TRAVEL_BYTES = 2**28  # larger files that a run leaves stay behind: the weights of a large model
+MARGIN_SECONDS = 3600  # of a Slurm job, beside its training and scoring
 
 
-class Ended(Exception):
-    """A contestant that came to an end before it submitted: its status and the reason."""
+class Local:
+    """A device of this machine."""
 
-    def __init__(self, status, why):
-        super().__init__(why)
-        self.status = status
+    def __init__(self, device=None):
+        self.device = devices.choose(device)
 
+    def conditions(self):
+        """What must be the same when scores are compared, beside the arena and the budget."""
+        seals = {"isolation": sandbox.best_level(), "machinery": sources.machinery()}
+        return devices.describe(self.device) | seals
 
-def cache_folder():
-    return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser().absolute()
+    def run(self, job):
+        return referee.run(job._replace(device=self.device))
 
-
-# ----------------------------------------------------------------------------------------------------
-# Devices
-
-
-def nvml(device):
-    """(library, handle) of a CUDA device, or None where there is no NVIDIA driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        index = int(device.partition(":")[2] or 0)
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        name = visible[index] if index < len(visible) and visible[index] else str(index)
-        if name.isdigit():
-            return pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(name))
-        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(name)
-    except (pynvml.NVMLError, ValueError):
-        return None
+    def preflight(self, job):
+        return referee.preflight(job._replace(device=self.device))
 
 
-def devices():
-    """Names of the devices here, best first."""
-    found = []
-    while nvml(name := f"cuda:{len(found)}"):
-        found.append(name)
-    mac = sys.platform == "darwin" and platform.machine() == "arm64"
-    return found + ["mps"] * mac + ["cpu"]
+def places(on=None, names=None, slots=None):
+    """The places that runs can execute in, of one kind: [Local] by default. Raises Refused.
 
-
-def choose_device(name=None):
-    """The device of this name, by default the best here. Raises Refused."""
-    if name and name not in devices():
-        raise Refused(f"there is no device {name!r} here: choose one of {', '.join(devices())}")
-    return name or devices()[0]
-
-
-def cpu_name():
-    info = Path("/proc/cpuinfo")
-    names = re.findall("model name.*: (.*)", info.read_text()) if info.exists() else []
-    return f"{(names or [platform.processor() or platform.machine()])[0]}, {psutil.cpu_count()} cores"
-
-
-def describe(device):
-    """{"device": the kind that scores can be compared on, "driver", "torch"}."""
-    facts = {"device": f"{device}: {cpu_name()}", "driver": "", "torch": importlib.metadata.version("torch")}
-    if device.startswith("cuda") and (found := nvml(device)):
-        library, handle = found
-        facts |= {"device": library.nvmlDeviceGetName(handle), "driver": library.nvmlSystemGetDriverVersion()}
-    return facts
-
-
-def joules(device):
-    """Energy that the device has used since its driver was loaded, or None."""
-    if device.startswith("cuda") and (found := nvml(device)):
-        with suppress(found[0].NVMLError):
-            return found[0].nvmlDeviceGetTotalEnergyConsumption(found[1]) / 1000
-    return None
-
-
-def throttled(device):
-    """Why the device's clocks are held down, or "". Power and heat limits, not idleness."""
-    if not device.startswith("cuda") or not (found := nvml(device)):
-        return ""
-    library, handle = found
-    words = {"SwThermalSlowdown": "heat", "HwThermalSlowdown": "heat", "HwPowerBrakeSlowdown": "power brake"}
-    with suppress(library.NVMLError):
-        bits = library.nvmlDeviceGetCurrentClocksEventReasons(handle)
-        held = {w for k, w in words.items() if bits & getattr(library, f"nvmlClocksEventReason{k}", 0)}
-        return ", ".join(sorted(held))
-    return ""
-
-
-@contextmanager
-def exclusive(device):
-    """Hold a device: waits while another run of this user has it. The lock dies with the process."""
-    place = cache_folder() / f".device-{device.replace(':', '')}.lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with open(place, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-# ----------------------------------------------------------------------------------------------------
-# Load
-
-
-class Load:
-    """What else used the device between two looks: begin() and share()."""
-
-    def __init__(self, device, process):
-        self.device, self.process = device, process
-
-    def begin(self):
-        self.start = self._look()
-
-    def _look(self):
-        """(now, busy seconds of all cores, {other process: its seconds})."""
-        times, own, others = psutil.cpu_times(), {os.getpid()}, {}
-        own |= {process.pid for process in self.process.tree()}
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.pid not in own:
-                    others[process.pid, process.create_time()] = sum(process.cpu_times()[:4])
-        idle = times.idle + getattr(times, "iowait", 0) + getattr(times, "steal", 0)
-        return time.monotonic(), sum(times[:8]) - idle, others
-
-    def seen(self):
-        """{"foreign_cpu": share of all cores that others used, "foreign_gpu": their number, "shared"}.
-
-        Only what other processes are seen to have used: a contestant that hides its own time by not waiting
-        for its children would else spoil the runs that it dislikes.
-        """
-        (begin, busy, before), (now, busy_now, after) = self.start, self._look()
-        used = sum(max(0.0, spent - before.get(process, 0.0)) for process, spent in after.items())
-        cores = min(used, busy_now - busy) / max(now - begin, 1e-9)
-        share, others = cores / psutil.cpu_count(), self._others()
-        limit = FOREIGN_CPU[self.device.partition(":")[0]]
-        long_enough = now - begin >= 2  # the clock of the kernel's figures ticks 100 times a second
-        shared = bool(others or (share > limit and long_enough))
-        return {"foreign_cpu": round(share, 3), "foreign_gpu": len(others), "shared": shared}
-
-    def _others(self):
-        if not self.device.startswith("cuda") or not (found := nvml(self.device)):
-            return []
-        with suppress(found[0].NVMLError):
-            own = {process.pid for process in self.process.tree()}
-            running = found[0].nvmlDeviceGetComputeRunningProcesses(found[1])
-            return [process.pid for process in running if process.pid not in own]
-        return []
-
-
-# ----------------------------------------------------------------------------------------------------
-# Processes
-
-
-def clean(data):
-    """Bytes of a log as text that no terminal obeys: control characters are gone, lines stay."""
-    text = re.sub(
-        r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))", "", data.decode(errors="replace")
-    )
-    return "".join(c for c in text.replace("\r", "\n") if c.isprintable() or c in "\n\t")
-
-
-class Watched:
-    """An untrusted program in a session of its own; its log is capped, its memory polled, all of it killed.
-
-    argv, environment, folder: as for subprocess. log: file for what it prints. mark: value of RATCHET_RUN in
-    its environment, by which processes that left its tree are found. passed: a socket of it, closed here.
-    given: an open file that is its stdin.
+    on: None, "ray" or "slurm". names: devices of this machine, by default the best. slots: jobs at a time.
     """
-
-    def __init__(self, argv, environment, folder, log, mark, passed=None, given=subprocess.DEVNULL):
-        self.log, self.mark, self.printed, self.peak_bytes = open(log, "wb"), mark, 0, 0
-        self.folder, self.checked = folder, 0.0
-        self.limit = MEMORY_SHARE * psutil.virtual_memory().available
-        adopt_orphans()
-        self.popen = subprocess.Popen(
-            argv, env=environment, cwd=folder, stdin=given, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, pass_fds=[passed.fileno()] if passed else [],
-            start_new_session=True, preexec_fn=die_with_parent)  # fmt: skip
-        if passed:
-            passed.close()
-        os.set_blocking(self.popen.stdout.fileno(), False)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.kill()
-        self.log.close()
-        self.popen.stdout.close()
-
-    def tree(self):
-        """Its processes: the first and its descendants."""
-        with suppress(psutil.Error):
-            first = psutil.Process(self.popen.pid)
-            return [first, *first.children(recursive=True)]
-        return []
-
-    def drain(self):
-        """Copy what it has printed into the log; raises Ended when that is too much."""
-        while data := os.read(self.popen.stdout.fileno(), 2**16) if self._readable() else b"":
-            self.printed += len(data)
-            self.log.write(clean(data).encode())
-            if self.printed > LOG_BYTES:
-                raise Ended("output", f"it printed more than {LOG_BYTES >> 20} MB")
-        self.log.flush()
-
-    def _readable(self):
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.popen.stdout, selectors.EVENT_READ)
-            return bool(selector.select(0))
-
-    def check(self):
-        """Raises Ended when it takes too much memory, disk or too many processes."""
-        processes, total = self.tree(), 0
-        for process in processes:
-            with suppress(psutil.Error):
-                total += process.memory_info().rss
-        if total > self.limit:  # pages that forks share are in it many times
-            total = sum(map(own_bytes, processes))
-        self.peak_bytes = max(self.peak_bytes, total)
-        if total > self.limit:
-            raise Ended(
-                "memory", f"it took {total / 2**30:.1f} GB of memory, {self.limit / 2**30:.1f} were free"
-            )
-        if len(processes) > MOST_PROCESSES:
-            raise Ended("processes", f"it started more than {MOST_PROCESSES} processes")
-        if shutil.disk_usage(self.folder).free < LEAST_DISK_BYTES:
-            raise Ended("disk", "it filled the disk")
-
-    def tick(self):
-        self.drain()
-        if time.monotonic() > self.checked + 4 * POLL_SECONDS:
-            self.checked = time.monotonic()
-            self.check()
-
-    def wait(self, seconds):
-        """Its exit code; raises Ended("timeout") after that many seconds."""
-        stop = time.monotonic() + seconds
-        while self.popen.poll() is None:
-            if time.monotonic() > stop:
-                raise Ended("timeout", f"it did not end within {seconds:.0f} seconds")
-            self.tick()
-            time.sleep(POLL_SECONDS)
-        self.drain()
-        return self.popen.returncode
-
-    def message(self, channel, seconds, slow):
-        """(its next message, when it came); raises Ended when it ends first, or, saying `slow`, too late."""
-        stop, data = time.monotonic() + seconds, b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(channel, selectors.EVENT_READ)
-            while not data.endswith(b"\n"):
-                if time.monotonic() > stop:
-                    raise Ended("timeout", slow)
-                if selector.select(POLL_SECONDS):
-                    arrived, now = channel.recv(MESSAGE_BYTES), time.monotonic()
-                    data += arrived
-                    if len(data) > MESSAGE_BYTES:
-                        raise Ended("crash", "it sent the referee too long a message")
-                    if not arrived:
-                        raise self._crash()
-                self.tick()
-                if self.popen.poll() is not None and not selector.select(0):
-                    raise self._crash()
-        try:
-            return dict(json.loads(data.splitlines()[-1])), now
-        except (ValueError, TypeError, RecursionError):
-            raise Ended("crash", "it sent the referee what is no message") from None
-
-    def _crash(self):
-        with suppress(subprocess.TimeoutExpired):
-            self.popen.wait(5)
-        self.drain()
-        code = self.popen.poll()
-        self.log.flush()
-        words = [line for line in Path(self.log.name).read_text().splitlines() if line.strip()]
-        how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
-        return Ended(
-            "crash", (words[-1].removeprefix("ratchet: ")[:300] if words else "no output") + f" ({how})"
-        )
-
-    def kill(self):
-        """Kill all of it: the session, the tree, and processes that carry its mark."""
-        for _ in range(100):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.popen.pid, signal.SIGKILL)
-            left = [*self.tree(), *marked(self.mark)]
-            for process in left:
-                with suppress(psutil.Error):
-                    process.kill()
-            self.popen.poll()
-            reap(left, self.popen.pid)
-            if not any(map(alive, left)):
-                break
-            time.sleep(0.01)
-        self.popen.wait()
-
-
-def own_bytes(process):
-    """Memory of a process, shared pages by their share: slow to find out."""
-    with suppress(psutil.Error, AttributeError):
-        return process.memory_full_info().pss
-    return 0
-
-
-def alive(process):
-    with suppress(psutil.Error):
-        return process.is_running() and process.status() != "zombie"
-    return False
-
-
-def adopt_orphans():
-    """Processes that a contestant leaves behind become children of this one (Linux), where they are found."""
-    if LIBC:
-        LIBC.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-
-
-def die_with_parent():
-    """Called in a new process: a referee that is killed takes it along."""
-    if LIBC:
-        LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-
-
-def reap(processes, first):
-    for process in processes:
-        if process.pid == first:
-            continue
-        with suppress(ChildProcessError):
-            os.waitpid(process.pid, os.WNOHANG)
-
-
-def marked(mark):
-    """Processes whose environment says RATCHET_RUN=mark."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.environ().get("RATCHET_RUN") == mark and process.pid != os.getpid():
-                found.append(process)
+    if on not in (None, "ray", "slurm"):
+        raise Refused(f"--on {on} is not known: say ray or slurm, or leave it out for this machine")
+    if on and names:
+        raise Refused(f"--on {on} chooses devices itself: leave out --device and --devices")
+    if on:
+        return RayCluster().places(slots) if on == "ray" else SlurmCluster(slots or 1).places()
+    found = [Local(name) for name in names or [None]]
+    if len({place.device for place in found}) < len(found):
+        raise Refused(f"a device is named twice in {', '.join(names)}: one run at a time has it")
+    if len(kinds := {place.conditions()["device"] for place in found}) > 1:
+        raise Refused(f"devices of several kinds can't be compared: {', '.join(sorted(kinds))}")
     return found
 
 
 # ----------------------------------------------------------------------------------------------------
-# The doctor
+# Travel: what goes to a node, what comes back
 
 
-class Finding(NamedTuple):
-    """One check: what was looked at, whether it is well, what was seen, what to do about it."""
-
-    name: str
-    well: bool
-    seen: str
-    advice: str = ""
-
-
-def matmul_peak(device, level):
-    """(FLOP/s, of what) as prepare.py measures it, in the sandbox; (0, why) where torch fails there."""
-    code = "import json, torch, prepare; prepare.settle()"
-    code += f"; print(json.dumps(prepare.matmul_peak(torch.device({device!r}))))"
+def carry_out(verb, job, kind, arena_files, gpu=None):
+    """On a node: do a job there. Returns (what referee's `verb` gives, {name: bytes} of what it left)."""
+    if (found := conditions_here(gpu)) != kind:
+        raise Refused(f"the job was given {found}, its scores are to be compared with those of {kind}")
+    device = f"cuda:{gpu}" if gpu is not None else devices.choose()
+    compiled = devices.cache_folder() / ".compiled" / sources.sha256(str(job.compiled).encode())[:12]
+    compiled.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(Path(__file__).resolve().parent.parent / "prepare.py", folder)
-        view = sandbox.View(write=(Path(folder),), device=device)
-        argv = sandbox.command([sys.executable, "-c", code], view, level)
-        home = dict.fromkeys(("HOME", "TMPDIR", "PYTHONPATH"), folder)
-        done = subprocess.run(argv, cwd=folder, env=os.environ | home, capture_output=True, text=True)
-    words = done.stderr.strip().splitlines() or ["no reason given"]
-    return json.loads(done.stdout) if not done.returncode else (0.0, words[-1])
+        arena, target = at_hand(job.arena, arena_files), Path(folder) / "run"
+        here = job._replace(arena=arena, device=device, target=target, compiled=compiled)
+        found = getattr(referee, verb)(here)
+        files = target.iterdir() if target.exists() else ()
+        return found, {p.name: p.read_bytes() for p in files if p.stat().st_size <= TRAVEL_BYTES}
 
 
-def examine(device):
-    """Findings on a device, this machine, its arenas and its sandbox: what a run depends on."""
-    level, linux = sandbox.best_level(), sys.platform == "linux"
-    facts, (peak, what), why = describe(device), matmul_peak(device, level), throttled(device)
-    load, memory, disk = psutil.cpu_percent(0.5), psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
-    arenas = ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
-    free, quiet = f"{memory.available / 1e9:.1f} GB free", load < 100 * FOREIGN_CPU[device.partition(":")[0]]
-    install = "install bubblewrap (apt install bubblewrap)" if linux else "use Linux: this system has none"
-    driver = f", driver {facts['driver']}" if facts["driver"] else ""
-    found = [
-        ("device", True, facts["device"] + driver, ""),
-        ("torch", peak > 0, facts["torch"], "it doesn't work on this device in the sandbox: run `uv sync`"),
-        ("matmul peak", peak > 0, f"{peak / 1e12:.2f} TFLOP/s ({what})", "mend torch first"),
-        ("clocks", not why, why or "not throttled", "cool the device, raise its power cap"),
-        ("load", quiet, f"{load:.0f}% of the CPU in use", "close other programs, or run with --busy"),
-        ("memory", memory.available > 4e9, free, "close programs: a run may need 4 GB"),
-        ("disk", disk.free > 2e10, f"{disk.free / 1e9:.0f} GB free", "free some: a night may leave 20 GB"),
-        ("arenas", bool(arenas), arenas or "none", "run `uv run prepare.py`"),
-        ("isolation", level == sandbox.LEVELS[0], level, install),
-    ]
-    for claim, holds, detail in sandbox.prove(level):
-        found.append((f"  {claim}", holds, detail or "tried", f"open at level {level}: {install}"))
-    return [Finding(name, well, seen, "" if well else advice) for name, well, seen, advice in found]
+def at_hand(arena, files):
+    """The arena as this node has it, under the same seal; else files(), {name: bytes}, are written."""
+    shipped = devices.cache_folder() / ".shipped" / arena.seal / arena.name
+    for folder in (devices.cache_folder() / arena.name, shipped):
+        path = folder / "arena.json"
+        if path.exists() and sources.sha256(path.read_bytes())[:12] == arena.seal:
+            return referee.load_arena(arena.name, folder)
+    part = shipped.with_name(f"{arena.name}.{time.monotonic_ns()}.part")
+    part.mkdir(parents=True)
+    for name, data in files().items():
+        (part / name).write_bytes(data)
+    try:
+        part.rename(shipped)
+    except OSError:  # another run brought it
+        shutil.rmtree(part)
+    return referee.load_arena(arena.name, shipped)
+
+
+def read_arena(arena):
+    """{name: bytes} of an arena's files."""
+    return {path.name: path.read_bytes() for path in arena.folder.iterdir() if path.name[0] != "."}
+
+
+def unpack(found, files, target):
+    """What a run left, into its folder on this machine, all at once; returns what was found."""
+    if files:
+        part = target.with_name(target.name + ".part")
+        for folder in (part, target):
+            referee.remove(folder)
+        part.mkdir(parents=True)
+        for name, data in files.items():
+            (part / Path(name).name).write_bytes(data)
+        part.rename(target)
+    return found
+
+
+def conditions_here(gpu=None):
+    """Local.conditions() of a node."""
+    return Local(f"cuda:{gpu}" if gpu is not None else None).conditions()
+
+
+class Remote:
+    """One run at a time, on whichever node of a cluster is free."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+
+    def conditions(self):
+        return self.cluster.kind
+
+    def run(self, job):
+        return unpack(*self.cluster.carry_out("run", job), job.target)
+
+    def preflight(self, job):
+        return unpack(*self.cluster.carry_out("preflight", job), job.target)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Ray
+
+
+class RayCluster:
+    """The Ray cluster that this machine belongs to. A node offers its GPUs or, if it has none, its CPU."""
+
+    def __init__(self):
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # nodes use the Python that they have
+        ray = imported("ray", "ray")
+        code = {"working_dir": str(sources.ROOT), "excludes": ["runs", "ledger.jsonl", ".git", ".venv"]}
+        code["env_vars"] = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}  # a device has one name
+        try:
+            ray.init("auto", runtime_env=code, log_to_driver=False, ignore_reinit_error=True)
+        except ConnectionError:
+            raise Refused("no Ray cluster is here: run `ray start --head`, or set RAY_ADDRESS") from None
+        self.ray, self.lock, self.busy, self.known, self.arenas = ray, threading.Lock(), Counter(), {}, {}
+        self.kind = None
+
+    def nodes(self):
+        """{id: how many runs at a time} of the nodes that are there now."""
+        alive = [node for node in self.ray.nodes() if node["Alive"]]
+        return {node["NodeID"]: int(node["Resources"].get("GPU", 0)) or 1 for node in alive}
+
+    def options(self, node):
+        """Of a task on that node."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        gpus = next(n["Resources"].get("GPU", 0) for n in self.ray.nodes() if n["NodeID"] == node)
+        share = {"num_gpus": 1} if gpus else {"num_cpus": 1}
+        where = NodeAffinitySchedulingStrategy(node, soft=False)
+        return share | {"scheduling_strategy": where, "max_retries": 0}
+
+    def conditions(self, node):
+        """Of a node, asked once; None when it does not answer."""
+        if node not in self.known:
+            try:
+                task = self.ray.remote(on_ray).options(**self.options(node)).remote(conditions_here)
+                self.known[node] = self.ray.get(task, timeout=120)
+            except (self.ray.exceptions.RayError, StopIteration):
+                return None
+        return self.known[node]
+
+    def places(self, slots=None):
+        """As many places as nodes of one kind offer: that of GPUs if there are any."""
+        kinds = Counter()
+        for node, number in self.nodes().items():
+            if found := self.conditions(node):
+                kinds[tuple(found.items())] += number
+        if not kinds:
+            raise Refused("no node of the Ray cluster answers: see `ray status`")
+        best = max(kinds, key=lambda kind: (not dict(kind)["device"].startswith("cpu"), kinds[kind]))
+        self.kind = dict(best)
+        return [Remote(self) for _ in range(min(slots or kinds[best], kinds[best]))]
+
+    @contextmanager
+    def node(self):
+        """A node of the kind that has room for one more run, held until the block ends. Raises Refused."""
+        stop = time.monotonic() + LONELY_SECONDS
+        while not (chosen := self.take()):
+            if time.monotonic() > stop:
+                raise Refused(f"no node with {self.kind['device']} is left in the Ray cluster")
+            watch.pause(LOOK_SECONDS)
+        try:
+            yield chosen
+        finally:
+            with self.lock:
+                self.busy[chosen] -= 1
+
+    def take(self):
+        with self.lock:
+            for node, number in self.nodes().items():
+                if self.busy[node] < number and self.conditions(node) == self.kind:
+                    self.busy[node] += 1
+                    return node
+        return None
+
+    def files(self, arena):
+        """The arena's files in the object store, put there once."""
+        with self.lock:
+            if arena.seal not in self.arenas:
+                self.arenas[arena.seal] = self.ray.put(read_arena(arena))
+            return self.arenas[arena.seal]
+
+    def carry_out(self, verb, job):
+        """Have a node do a job; when it dies, another one. Raises Refused."""
+        ray, files = self.ray, [self.files(job.arena)]  # in a list it travels as a name
+        for _ in range(NODE_TRIES):
+            with self.node() as node:
+                try:
+                    task = ray.remote(on_ray).options(**self.options(node))
+                    return self.result(task.remote(carry_out, verb, job, self.kind, files))
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from None
+                except (ray.exceptions.RayError, StopIteration):
+                    self.known.pop(node, None)
+        raise Refused(f"{NODE_TRIES} nodes of the Ray cluster died under one run: see `ray status`")
+
+    def result(self, task):
+        try:
+            while not self.ray.wait([task], timeout=LOOK_SECONDS)[0]:
+                watch.pause(0)
+        except watch.Cancelled:
+            self.ray.cancel(task, force=True)
+            raise
+        return self.ray.get(task)
+
+
+def on_ray(function, *args):
+    """The task: a function of this module, with the GPU that Ray gave it; files last, by their name."""
+    import ray
+
+    gpus = ray.get_gpu_ids()
+    more = {"gpu": int(gpus[0])} if gpus else {}
+    if args:
+        *args, (files,) = args
+        args.append(lambda: ray.get(files))
+    return function(*args, **more)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Slurm
+
+
+class SlurmCluster:
+    """A Slurm cluster, through submitit: each run is a job with one GPU. SBATCH_* variables choose the rest.
+
+    The repository and the arenas lie on a file system that all nodes see. Where there is no Slurm, submitit
+    runs the jobs as processes of this machine.
+    """
+
+    def __init__(self, slots):
+        submitit, self.slots = imported("submitit", "slurm"), slots
+        self.executor = submitit.AutoExecutor(folder=sources.home() / "runs/.slurm")
+        self.broken, self.kind = submitit.core.utils.UncompletedJobError, None
+
+    def places(self):
+        self.kind = self.submit(600, conditions_here)
+        return [Remote(self) for _ in range(self.slots)]
+
+    def carry_out(self, verb, job):
+        return self.submit(job.seconds + MARGIN_SECONDS, on_slurm, verb, job, self.kind)
+
+    def submit(self, seconds, function, *args):
+        """What a function gives on a node; when that dies, on another one. Raises Refused."""
+        gpus = {"slurm_gpus_per_node": 1} if self.executor.cluster == "slurm" else {}
+        self.executor.update_parameters(timeout_min=-(-int(seconds) // 60), **gpus)
+        for _ in range(NODE_TRIES):
+            job = self.executor.submit(function, *args)
+            try:
+                while not job.done():
+                    watch.pause(LOOK_SECONDS)
+                return job.result()
+            except watch.Cancelled:
+                job.cancel()
+                raise
+            except self.broken as error:
+                words = str(error).strip().splitlines()[-1]
+        raise Refused(f"a Slurm job failed {NODE_TRIES} times ({words}): see runs/.slurm")
+
+
+def on_slurm(verb, job, kind):
+    return carry_out(verb, job, kind, lambda: read_arena(job.arena))
+
+
+def imported(name, extra):
+    """A library that only one kind of cluster needs. Raises Refused."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise Refused(f"{name} is not installed: run `uv sync --extra {extra}`") from None

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ratchet import pool, sandbox
+from ratchet import devices, sandbox, watch
 from ratchet.sources import ROOT, Refused, Source, sha256
 
 FREE_SECONDS = 180  # to import, compile and rehearse; what is beyond counts against the budget
@@ -40,9 +40,9 @@ class Arena(NamedTuple):
     seconds: int
 
 
-def load_arena(name):
+def load_arena(name, folder=None):
     """An arena that is prepared; its files are what arena.json says. Raises Refused."""
-    folder = pool.cache_folder() / name
+    folder = folder or devices.cache_folder() / name
     if not (folder / "arena.json").exists():
         raise Refused(f"arena {name} is not prepared: run `uv run prepare.py --arena {name}` (--text) first")
     with suppress(OSError):
@@ -68,11 +68,11 @@ class Job(NamedTuple):
     seed: int
     budget: str
     arena: Arena
-    device: str
     target: Path
     compiled: Path
     splits: tuple = ("val",)
     is_baseline: bool = False
+    device: str = "cpu"  # chosen by the place that does it
 
     @property
     def seconds(self):
@@ -80,9 +80,14 @@ class Job(NamedTuple):
         return float(self.budget[:-1]) if self.budget.endswith("s") else 10.0 * self.arena.seconds
 
     @property
+    def torch_device(self):
+        """What PyTorch calls the device."""
+        return "cpu" if self.device.startswith("cpu") else self.device
+
+    @property
     def live(self):
         """Folder in which it runs: the same for all runs on a device, as compiler caches know their path."""
-        return pool.cache_folder() / ".live" / self.device.replace(":", "")
+        return devices.cache_folder() / ".live" / self.device.replace(":", "")
 
 
 class Clock:
@@ -105,20 +110,20 @@ def run(job):
     """
     live, level, clock = job.live, sandbox.best_level(), Clock()
     facts = {"seed": job.seed, "budget": job.budget, "status": "ok", "reason": "", "isolation": level}
-    facts |= pool.describe(job.device) | job.source.facts() | {"shared": False, "seconds": clock.seconds}
-    with pool.exclusive(job.device):
-        for process in pool.marked(str(live / "out")) + pool.marked(str(live / "score")):
+    facts |= devices.describe(job.device) | job.source.facts() | {"shared": False, "seconds": clock.seconds}
+    with devices.exclusive(job.device):
+        for process in watch.marked(str(live / "out")) + watch.marked(str(live / "score")):
             process.kill()  # of a referee that was killed
         place(job)
         try:
             told = compete(job, level, clock, facts)
             facts |= judge(job, level, facts, told)
-        except pool.Ended as end:
+        except watch.Ended as end:
             facts |= {"status": end.status, "reason": str(end)}
         except Exception as error:  # whatever a contestant provokes is a row, not a run that never was
             facts |= {"status": "crash", "reason": f"{type(error).__name__}: {error}"[:300]}
         clock.enter("end")
-        facts |= {"throttled": pool.throttled(job.device), "tail": tail(live / "run.log")}
+        facts |= {"throttled": devices.throttled(job.device), "tail": tail(live / "run.log")}
         keep_files(job)
     return facts
 
@@ -163,7 +168,7 @@ def copy_files(source, target):
             with suppress(OSError), opened(name, folder) as (old, facts):
                 room[0] -= facts.st_size
                 if room[0] < 0 or time.monotonic() > stop:
-                    raise pool.Ended("disk", "its compiler's cache is too large to keep")
+                    raise watch.Ended("disk", "its compiler's cache is too large to keep")
                 if stat.S_ISDIR(facts.st_mode) and depth:
                     copy(old, place / name, depth - 1)
                 elif stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
@@ -198,7 +203,7 @@ def environment(job):
     """All that a contestant inherits."""
     live, arena = job.live, job.arena
     told = {"ARENA": arena.name, "CACHE": arena.folder.parent, "RUN": live / "out"}
-    told |= {"SEED": job.seed, "BUDGET": job.budget, "DEVICE": job.device}
+    told |= {"SEED": job.seed, "BUDGET": job.budget, "DEVICE": job.torch_device}
     told = {f"RATCHET_{key}": value for key, value in told.items()}
     homes = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), live / "tmp")
     caches = {"TORCHINDUCTOR_CACHE_DIR": live / "cache", "TRITON_CACHE_DIR": live / "cache/triton"}
@@ -217,7 +222,7 @@ def started(job, level):
     argv = sandbox.command([sys.executable, str(live / "code/train.py")], view, level)
     env = environment(job) | {"RATCHET_REFEREE": str(theirs.fileno())}
     log, mark = live / "run.log", env["RATCHET_RUN"]
-    with ours, pool.Watched(argv, env, live / "code", log, mark, theirs) as process:
+    with ours, watch.Watched(argv, env, live / "code", log, mark, theirs) as process:
         yield process, ours
 
 
@@ -226,13 +231,13 @@ def preflight(job):
 
     Returns (status, reason, last lines of its log) if it doesn't come so far, else None. This is no run.
     """
-    with pool.exclusive(job.device):
+    with devices.exclusive(job.device):
         place(job)
         try:
             with started(job, sandbox.best_level()) as (process, ours):
                 wait_until_ready(process, ours, Clock())
                 keep_compiled(job)
-        except pool.Ended as end:
+        except watch.Ended as end:
             return end.status, str(end), tail(job.live / "run.log")
         finally:
             remove(job.live)
@@ -241,7 +246,7 @@ def preflight(job):
 def compete(job, level, clock, facts):
     """The contestant's part of a run: adds to `facts` what was seen, returns what it told. Raises Ended."""
     with started(job, level) as (process, ours):
-        load, energy = pool.Load(job.device, process), pool.joules(job.device)
+        load, energy = watch.Load(job.device, process), devices.joules(job.device)
         try:
             begin = wait_until_ready(process, ours, clock)
             keep_compiled(job)
@@ -251,10 +256,10 @@ def compete(job, level, clock, facts):
         finally:
             facts["peak_memory_mb"] = round(process.peak_bytes / 2**20)
     facts |= {key: number(told.get(key)) for key in ("steps", "tokens", "flops_per_token")}
-    facts["joules"] = energy and pool.joules(job.device) - energy
+    facts["joules"] = energy and devices.joules(job.device) - energy
     late = facts["seconds"]["train"] - job.seconds
     if late > max(LATE * job.seconds, LATE_SECONDS):
-        raise pool.Ended("overtime", f"it submitted {late:.2f} s after its {job.seconds:g} s")
+        raise watch.Ended("overtime", f"it submitted {late:.2f} s after its {job.seconds:g} s")
     return told
 
 
@@ -278,7 +283,7 @@ def train(job, process, channel, clock, spent):
     slow = f"it should have stopped after {job.seconds:g} s and did not"
     try:
         told, now = process.message(channel, 1.1 * job.seconds + 10 - spent, slow)
-    except pool.Ended:
+    except watch.Ended:
         clock.enter("score")
         raise
     clock.enter("score", now)
@@ -303,9 +308,9 @@ def collect(out, target):
         except FileNotFoundError:
             continue
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-            raise pool.Ended("invalid", f"{name} is a link or no file")
+            raise watch.Ended("invalid", f"{name} is a link or no file")
         if facts.st_size > most:
-            raise pool.Ended("invalid", f"{name} has {facts.st_size:,} bytes, {most:,} are allowed")
+            raise watch.Ended("invalid", f"{name} has {facts.st_size:,} bytes, {most:,} are allowed")
         os.replace(out / name, target / name)
 
 
@@ -323,7 +328,7 @@ def judge(job, level, facts, told):
         "arena": arena.name,
         "arena_folder": str(arena.folder),
         "seal": arena.seal,
-        "device": job.device,
+        "device": job.torch_device,
     }
     known |= {"train_seconds": seconds["train"], "rehearsal_seconds": seconds.get("rehearsal", 0.0)}
     known |= {"unscored_seconds": sum(seconds.values()), "custom_budget": job.budget != f"{arena.seconds}s"}
@@ -354,14 +359,14 @@ def have_scored(job, folder, level, split):
     program, model = str(folder / "judge/prepare.py"), str(folder / "model")
     argv = [sys.executable, program, "score", model, "--split", split]
     try:
-        with pool.Watched(argv, env, folder, folder / "score.log", str(folder)) as process:
+        with watch.Watched(argv, env, folder, folder / "score.log", str(folder)) as process:
             process.wait(SCORE_SECONDS + SCORE_SHARE * job.arena.seconds)
-    except pool.Ended as end:
-        raise pool.Ended("invalid", f"scoring: {end}") from None
+    except watch.Ended as end:
+        raise watch.Ended("invalid", f"scoring: {end}") from None
     path = folder / "model" / {"val": "result.json", "test": "test.json"}[split]
     if not path.exists():
         words = tail(folder / "score.log") or ["no output"]
-        raise pool.Ended("invalid", f"it can't be scored: {words[-1]:.300}")
+        raise watch.Ended("invalid", f"it can't be scored: {words[-1]:.300}")
     return json.loads(path.read_text())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ratchet import __main__, experiments, ledger, pool, referee, sources, verify
+from ratchet import __main__, devices, experiments, ledger, referee, sources, verify
 from ratchet.experiments import Bench
 from ratchet.sources import Refused
 
@@ -21,7 +21,7 @@ def repository(tmp_path, monkeypatch, arena):
     folder = tmp_path / "repository"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(pool, "devices", lambda: ["cpu"])
+    monkeypatch.setattr(devices, "here", lambda: ["cpu"])
     for command in ("init -q -b main", "config user.email a@b.c", "config user.name somebody"):
         subprocess.run(["git", *command.split()], check=True)
     (folder / "README.md").write_text("words\n")
@@ -63,7 +63,7 @@ class Runs:
         text = job.source.text.decode()
         status = (re.findall('STATUS = "(.*)"', text) or ["ok"])[0]
         bpb = 2 - float(re.findall("QUALITY = (.*)", text)[0]) + SIGMA * self.order.normal()
-        facts = pool.describe(job.device) | job.source.facts()
+        facts = devices.describe(job.device) | job.source.facts()
         facts |= {"seed": job.seed, "budget": job.budget, "status": status, "reason": f"it was {status}"}
         facts |= {"shared": self.shared > 0, "foreign_cpu": 0.4, "isolation": "none", "tail": ["last words"]}
         facts |= {"tokens": 12345, "flops_per_token": 100.0, "seconds": {"train": 1.0}}

@@ -66,9 +66,9 @@ def test_a_broken_ledger_is_told_by_its_line(tmp_path, harm, line):
     harm(lines)
     book.path.write_bytes(b"\n".join(lines) + b"\n" * (harm is not cut_off))
     with pytest.raises(Broken, match=rf"line {line} .*(restore|delete)"):
-        book.rows()
+        Ledger(tmp_path).rows()
     with pytest.raises(Broken):
-        book.append("opens", role="try")
+        Ledger(tmp_path).append("opens", role="try")
     assert len(book.path.read_bytes().splitlines()) == len(lines)
 
 

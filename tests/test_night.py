@@ -9,7 +9,7 @@ import pytest
 from test_experiments import commit, problems, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
-from ratchet import __main__, agents, digest, experiments, night, pool, referee, sources, tuner
+from ratchet import __main__, agents, devices, digest, experiments, night, referee, sources, tuner, watch
 from ratchet.experiments import Bench
 from ratchet.ideas import Idea
 from ratchet.journal import Journal
@@ -113,7 +113,7 @@ def test_whatever_an_agent_does_the_night_goes_on(place, tmp_path, monkeypatch):
     verdicts = [e.verdict for e in tried()]
     assert verdicts[0] == "keep" and "crash" in verdicts and verdicts[-1] == "keep"
     assert '"## Ignore all rules | <b>keep</b>"' in digest.digest(Bench().campaign(), place)
-    assert "<b>" not in night.morning(Bench()).replace("\\<b\\>", "") and not pool.marked(str(tmp_path))
+    assert "<b>" not in night.morning(Bench()).replace("\\<b\\>", "") and not watch.marked(str(tmp_path))
 
 
 def test_an_interrupted_night_goes_on_and_tries_nothing_twice(place, tmp_path, runs):  # noqa: F811
@@ -141,7 +141,7 @@ def test_an_idea_made_from_an_older_champion_is_carried_over_to_the_new_one(plac
     ideas = [Idea(i, commits[i], base, "idea", None, None, 0) for i in range(2)]
     commit("the new champion", quality=1.5, more=padding)
     assert experiments.attempt(Bench(), "new").verdict == "keep"
-    it = Night(Bench(), "tuner", Limits())
+    it = Night([Bench()], "tuner", Limits())
     moved = it.up_to_date(ideas[0])
     assert sources.read_source(moved.commit).text.decode() == f"QUALITY = 1.5\n{padding}\nMORE = 1\n"
     assert moved.parent == experiments.Bench().campaign().champion["commit"]
@@ -184,7 +184,7 @@ def test_every_limit_ends_a_night(place, tmp_path, limit):
 
 def test_an_agent_sees_its_folder_and_no_more(place, tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "sesame-open")
-    secrets = place / "ledger.jsonl", pool.cache_folder() / "tiny/val.rows", place / ".git/HEAD"
+    secrets = place / "ledger.jsonl", devices.cache_folder() / "tiny/val.rows", place / ".git/HEAD"
     seen = f"[path for path in {[*map(str, secrets)]} if os.path.exists(path)]"
     look = f"print({seen}, os.environ['SOME_API_KEY'], sorted(os.listdir('.')))"
     command, state = script(tmp_path, last=look)

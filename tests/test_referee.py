@@ -1,4 +1,4 @@
-"""The referee and its pool: one run watched from outside, and what it does with processes, logs and files."""
+"""The referee: one run watched from outside, and what it does with processes, logs and files."""
 
 import json
 import os
@@ -12,20 +12,19 @@ import psutil
 import pytest
 from conftest import ROOT, make_repository
 
-from ratchet import pool, referee, sandbox, sources
+from ratchet import devices, referee, sandbox, sources, watch
 
 
 @pytest.fixture(autouse=True)
 def busy_machine(monkeypatch):
     """Tests share their machine with other programs."""
-    monkeypatch.setattr(pool, "FOREIGN_CPU", dict.fromkeys(pool.FOREIGN_CPU, 99.0))
+    monkeypatch.setattr(watch, "FOREIGN_CPU", dict.fromkeys(watch.FOREIGN_CPU, 99.0))
 
 
 def job(tmp_path, **more):
     source = sources.read_source(ROOT / "tests/contestant.py", files=True)
-    job = referee.Job(
-        source, 7, "20000tok", referee.load_arena("tiny"), "cpu", tmp_path / "run", tmp_path / "compiled"
-    )
+    arena = referee.load_arena("tiny")
+    job = referee.Job(source, 7, "20000tok", arena, tmp_path / "run", tmp_path / "compiled")
     return job._replace(**more)
 
 
@@ -49,7 +48,7 @@ def test_a_run_is_watched_and_scored(arena, tmp_path):
         "run.log",
         "score.log",
     }
-    assert not (pool.cache_folder() / ".live/cpu").exists()
+    assert not (devices.cache_folder() / ".live/cpu").exists()
     json.dumps(facts, allow_nan=False)
 
 
@@ -96,7 +95,7 @@ def test_less_code_is_a_smaller_source():
 
 def test_a_log_cannot_speak_to_the_terminal():
     dirty = b"a\x1b[31mred\x1b[0m\x1b]0;title\x07 \x08\x00b\rc\x9b\xff\n\ttab \xe2\x80\xae"
-    assert pool.clean(dirty) == "ared b\nc\ufffd\ufffd\n\ttab "
+    assert watch.clean(dirty) == "ared b\nc\ufffd\ufffd\n\ttab "
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def test_what_a_contestant_tells_is_a_number_or_nothing(value, seen):
 
 def watched(tmp_path, code, **environment):
     argv = [sys.executable, "-I", "-S", "-c", code]
-    return pool.Watched(argv, os.environ | environment, tmp_path, tmp_path / "log", "no mark")
+    return watch.Watched(argv, os.environ | environment, tmp_path, tmp_path / "log", "no mark")
 
 
 @pytest.mark.parametrize(
@@ -122,8 +121,8 @@ def watched(tmp_path, code, **environment):
     ],
 )
 def test_what_takes_too_much_is_stopped(tmp_path, monkeypatch, limit, value, code, status):
-    monkeypatch.setattr(pool, limit, value)
-    with watched(tmp_path, code) as process, pytest.raises(pool.Ended) as end:
+    monkeypatch.setattr(watch, limit, value)
+    with watched(tmp_path, code) as process, pytest.raises(watch.Ended) as end:
         process.wait(5 if status != "timeout" else 0.3)
     assert end.value.status == status
     assert process.popen.returncode is not None and process.tree() == []
@@ -135,30 +134,30 @@ def test_nothing_outlives_its_run(tmp_path):
     with watched(tmp_path, daemon, RATCHET_RUN="no mark") as process:
         process.wait(5)
         begin = time.monotonic()
-        while len(pool.marked("no mark")) != 1 and time.monotonic() < begin + 5:
+        while len(watch.marked("no mark")) != 1 and time.monotonic() < begin + 5:
             time.sleep(0.01)
-        assert len(pool.marked("no mark")) == 1
-    assert pool.marked("no mark") == []
+        assert len(watch.marked("no mark")) == 1
+    assert watch.marked("no mark") == []
 
 
 def test_a_device_has_one_run_at_a_time(cache):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom ratchet import pool\n"
-    code += "with pool.exclusive('cpu'): print('held', flush=True); input()"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom ratchet import devices\n"
+    code += "with devices.exclusive('cpu'): print('held', flush=True); input()"
     holder = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "held\n"
     ends = []
     threading.Timer(0.5, lambda: (ends.append("killed"), holder.kill())).start()
-    with pool.exclusive("cpu"):
+    with devices.exclusive("cpu"):
         assert ends == ["killed"], "the lock dies with the process, and not before"
     holder.communicate()
 
 
 def test_foreign_load_is_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "FOREIGN_CPU", {"cpu": 0.2})
+    monkeypatch.setattr(watch, "FOREIGN_CPU", {"cpu": 0.2})
     with watched(tmp_path, "import time; time.sleep(60)") as process:
-        load = pool.Load("cpu", process)
+        load = watch.Load("cpu", process)
         load.begin()
         burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         time.sleep(2.2)

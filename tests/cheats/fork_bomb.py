@@ -3,7 +3,7 @@
 import os
 import time
 
-PATCH = {"pool.MOST_PROCESSES": 60}
+PATCH = {"watch.MOST_PROCESSES": 60}
 EXPECT = {"processes"}
 
 

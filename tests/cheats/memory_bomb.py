@@ -2,7 +2,7 @@
 
 import time
 
-PATCH = {"pool.MEMORY_SHARE": 0.06}
+PATCH = {"watch.MEMORY_SHARE": 0.06}
 EXPECT = {"memory"}
 
 

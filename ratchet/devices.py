@@ -1,0 +1,97 @@
+"""Devices: what this machine has, what they are called, how they feel, who holds them."""
+
+import fcntl
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from ratchet.sources import Refused
+
+
+def cache_folder():
+    return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser().absolute()
+
+
+def nvml(device):
+    """(library, handle) of a CUDA device, or None where there is no NVIDIA driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        index = int(device.partition(":")[2] or 0)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        name = visible[index] if index < len(visible) and visible[index] else str(index)
+        if name.isdigit():
+            return pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(name))
+        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(name)
+    except (pynvml.NVMLError, ValueError):
+        return None
+
+
+def here():
+    """Names of the devices here, best first."""
+    found = []
+    while nvml(name := f"cuda:{len(found)}"):
+        found.append(name)
+    mac = sys.platform == "darwin" and platform.machine() == "arm64"
+    return found + ["mps"] * mac + ["cpu"]
+
+
+def choose(name=None):
+    """The device of this name, by default the best here; cpu:1 is the CPU once more. Raises Refused."""
+    if name and name not in here() and not re.fullmatch(r"cpu:\d+", name):
+        raise Refused(f"there is no device {name!r} here: choose one of {', '.join(here())}")
+    return name or here()[0]
+
+
+def cpu_name():
+    info = Path("/proc/cpuinfo")
+    names = re.findall("model name.*: (.*)", info.read_text()) if info.exists() else []
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {psutil.cpu_count()} cores"
+
+
+def describe(device):
+    """{"device": the kind that scores can be compared on, "driver", "torch"}."""
+    kind = f"{device.partition(':')[0]}: {cpu_name()}"
+    facts = {"device": kind, "driver": "", "torch": importlib.metadata.version("torch")}
+    if device.startswith("cuda") and (found := nvml(device)):
+        library, handle = found
+        facts |= {"device": library.nvmlDeviceGetName(handle), "driver": library.nvmlSystemGetDriverVersion()}
+    return facts
+
+
+def joules(device):
+    """Energy that the device has used since its driver was loaded, or None."""
+    if device.startswith("cuda") and (found := nvml(device)):
+        with suppress(found[0].NVMLError):
+            return found[0].nvmlDeviceGetTotalEnergyConsumption(found[1]) / 1000
+    return None
+
+
+def throttled(device):
+    """Why the device's clocks are held down, or "". Power and heat limits, not idleness."""
+    if not device.startswith("cuda") or not (found := nvml(device)):
+        return ""
+    library, handle = found
+    words = {"SwThermalSlowdown": "heat", "HwThermalSlowdown": "heat", "HwPowerBrakeSlowdown": "power brake"}
+    with suppress(library.NVMLError):
+        bits = library.nvmlDeviceGetCurrentClocksEventReasons(handle)
+        held = {w for k, w in words.items() if bits & getattr(library, f"nvmlClocksEventReason{k}", 0)}
+        return ", ".join(sorted(held))
+    return ""
+
+
+@contextmanager
+def exclusive(device):
+    """Hold a device: waits while another run of this user has it. The lock dies with the process."""
+    place = cache_folder() / f".device-{device.replace(':', '')}.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(place, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

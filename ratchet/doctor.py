@@ -1,0 +1,77 @@
+"""The doctor: looks at what a run depends on, says what to do about it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from ratchet import sandbox
+from ratchet.devices import cache_folder, describe, throttled
+from ratchet.watch import FOREIGN_CPU
+
+
+class Finding(NamedTuple):
+    """One check: what was looked at, whether it is well, what was seen, what to do about it."""
+
+    name: str
+    well: bool
+    seen: str
+    advice: str = ""
+
+
+def matmul_peak(device, level):
+    """(FLOP/s, of what) as prepare.py measures it, in the sandbox; (0, why) where torch fails there."""
+    code = "import json, torch, prepare; prepare.settle()"
+    code += f"; print(json.dumps(prepare.matmul_peak(torch.device({device!r}))))"
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(Path(__file__).resolve().parent.parent / "prepare.py", folder)
+        view = sandbox.View(write=(Path(folder),), device=device)
+        argv = sandbox.command([sys.executable, "-c", code], view, level)
+        home = dict.fromkeys(("HOME", "TMPDIR", "PYTHONPATH"), folder)
+        done = subprocess.run(argv, cwd=folder, env=os.environ | home, capture_output=True, text=True)
+    words = done.stderr.strip().splitlines() or ["no reason given"]
+    return json.loads(done.stdout) if not done.returncode else (0.0, words[-1])
+
+
+def hardware(device, level):
+    """(name, well, seen, advice) of the device."""
+    facts, (peak, what), why = describe(device), matmul_peak(device, level), throttled(device)
+    driver = f", driver {facts['driver']}" if facts["driver"] else ""
+    yield "device", True, facts["device"] + driver, ""
+    yield "torch", peak > 0, facts["torch"], "it doesn't work on this device in the sandbox: run `uv sync`"
+    yield "matmul peak", peak > 0, f"{peak / 1e12:.2f} TFLOP/s ({what})", "mend torch first"
+    yield "clocks", not why, why or "not throttled", "cool the device, raise its power cap"
+
+
+def surroundings(device):
+    """(name, well, seen, advice) of the machine and what lies on it."""
+    load, memory, disk = psutil.cpu_percent(0.5), psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
+    quiet = load < 100 * FOREIGN_CPU[device.partition(":")[0]]
+    arenas = ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
+    yield "load", quiet, f"{load:.0f}% of the CPU in use", "close other programs, or run with --busy"
+    free = f"{memory.available / 1e9:.1f} GB free"
+    yield "memory", memory.available > 4e9, free, "close programs: a run may need 4 GB"
+    yield "disk", disk.free > 2e10, f"{disk.free / 1e9:.0f} GB free", "free some: a night may leave 20 GB"
+    yield "arenas", bool(arenas), arenas or "none", "run `uv run prepare.py`"
+
+
+def isolation(level):
+    """(name, well, seen, advice) of the sandbox."""
+    linux = sys.platform == "linux"
+    install = "install bubblewrap (apt install bubblewrap)" if linux else "use Linux: this system has none"
+    yield "isolation", level == sandbox.LEVELS[0], level, install
+    for claim, holds, detail in sandbox.prove(level):
+        yield f"  {claim}", holds, detail or "tried", f"open at level {level}: {install}"
+
+
+def examine(device):
+    """Findings on a device, this machine, its arenas and its sandbox: what a run depends on."""
+    level = sandbox.best_level()
+    found = [*hardware(device, level), *surroundings(device), *isolation(level)]
+    return [Finding(name, well, seen, "" if well else advice) for name, well, seen, advice in found]

@@ -1,0 +1,126 @@
+"""The pool: places of this machine, nodes of a Ray cluster that may die, jobs of Slurm."""
+
+import os
+import threading
+import time
+
+import pytest
+from conftest import ROOT
+
+from ratchet import devices, pool, referee, sources, watch
+from ratchet.sources import Refused
+
+CONTESTANT = ROOT / "tests/contestant.py"
+
+
+def job(folder, budget="20000tok", seed=7):
+    source = sources.read_source(CONTESTANT, files=True)
+    return referee.Job(source, seed, budget, referee.load_arena("tiny"), folder / "run", folder / "compiled")
+
+
+@pytest.fixture(scope="module")
+def nodes(arena, tmp_path_factory):
+    """A Ray cluster of two nodes, each with a CPU and a cache of its own; the first one has the arena."""
+    other = tmp_path_factory.mktemp("other node")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("USAGE_STATS_ENABLED", "ENABLE_UV_RUN_RUNTIME_ENV"):
+            patch.setenv(f"RAY_{name}", "0")
+        from ray import cluster_utils
+
+        patch.setenv("RATCHET_CACHE", str(arena.folder.parent))
+        head = dict(num_cpus=1, num_gpus=0, include_dashboard=False)
+        cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+        cluster.other = cluster.add_node(num_cpus=1, num_gpus=0, env_vars={"RATCHET_CACHE": str(other)})
+        cluster.cache = other
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster
+        pool.imported("ray", "ray").shutdown()
+        cluster.shutdown()
+
+
+def test_places_are_of_one_kind_and_named_once():
+    assert [place.device for place in pool.places(names=["cpu"])] == ["cpu"]
+    assert len(pool.places(names=["cpu:0", "cpu:1"])) == 2
+    for on, names in ((None, ["cpu", "cpu"]), (None, ["cuda:77"]), ("mars", None), ("ray", ["cpu"])):
+        with pytest.raises(Refused):
+            pool.places(on, names)
+
+
+def test_an_arena_travels_once_and_is_known_by_its_seal(arena, tmp_path, monkeypatch):
+    known, calls = referee.load_arena("tiny"), []
+    monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
+
+    def files():
+        calls.append(1)
+        return pool.read_arena(known)
+
+    for _ in range(2):
+        found = pool.at_hand(known, files)
+        assert found.seal == known.seal and found.folder.is_relative_to(tmp_path) and len(calls) == 1
+    (found.folder / "val.rows").write_bytes(b"")
+    with pytest.raises(Refused, match="val.rows is not what was prepared"):
+        pool.at_hand(known, files)
+
+
+def test_a_job_for_another_kind_of_device_is_not_done(arena, tmp_path):
+    with pytest.raises(Refused, match="to be compared"):
+        pool.carry_out("run", job(tmp_path), {"device": "NVIDIA H100"}, dict)
+
+
+def test_ray_and_this_machine_give_the_same_score(nodes, tmp_path):
+    places = pool.places("ray")
+    assert len(places) == 2 and places[0].conditions() == pool.Local().conditions()
+    here = pool.Local().run(job(tmp_path / "here"))
+    facts = {}
+
+    def work(number, place):
+        facts[number] = place.run(job(tmp_path / str(number)))
+
+    threads = [threading.Thread(target=work, args=each) for each in enumerate(places)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, found in facts.items():
+        assert found["status"] == "ok" and found["val"]["nats"] == here["val"]["nats"]
+        assert (tmp_path / str(number) / "run/model.safetensors").exists()
+    assert list(nodes.cache.glob(".shipped/*/tiny/arena.json"))  # the second node had no arena
+    assert not [*nodes.cache.glob(".live/*")]
+
+
+def test_a_run_on_a_node_that_dies_is_done_elsewhere_and_leaves_nothing_behind(nodes, tmp_path):
+    place, found = pool.places("ray")[0], []
+    cluster = place.cluster
+    with cluster.lock:  # the run is to begin on the node that will die
+        own = cluster.ray.get_runtime_context().get_node_id()
+        cluster.busy[own] += 1
+    thread = threading.Thread(target=lambda: found.append(place.run(job(tmp_path, budget="30s"))))
+    thread.start()
+    while not (nodes.cache / ".live/cpu/out").exists():
+        time.sleep(0.1)
+    nodes.remove_node(nodes.other, allow_graceful=False)
+    cluster.busy.clear()
+    thread.join(120)
+    assert [facts["status"] for facts in found] == ["ok"]
+    assert not watch.marked(str(nodes.cache / ".live/cpu/out"))
+    assert len(cluster.nodes()) == 1
+
+
+def test_slurm_jobs_give_the_same_score_and_a_lost_one_is_done_again(arena, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "home", lambda: tmp_path)  # no Slurm here: submitit starts processes
+    (place,) = pool.places("slurm")
+    assert place.conditions() == pool.Local().conditions()
+    facts = place.run(job(tmp_path))
+    assert facts["val"] == facts["val"] | {"nats": pool.Local().run(job(tmp_path / "here"))["val"]["nats"]}
+    monkeypatch.setattr(pool, "NODE_TRIES", 2)
+    with pytest.raises(Refused, match="failed 2 times"):
+        place.cluster.submit(60, os.abort)
+
+
+def test_a_cancelled_job_ends(arena, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "cancelled", threading.Event())
+    threading.Timer(2, watch.cancelled.set).start()
+    begin = time.monotonic()
+    with pytest.raises(watch.Cancelled):
+        pool.Local().run(job(tmp_path, budget="60s"))
+    assert time.monotonic() - begin < 20 and not watch.marked(str(devices.cache_folder() / ".live/cpu/out"))
