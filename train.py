@@ -28,16 +28,19 @@ import prepare
 
 # One dial, depth, sets the size of the model. rows: those of one step. windows: one letter a layer, repeated;
 # the last layer is L. tables: log2 of the rows of the table of token pairs, of that of triples, and so on.
-# "large" is for CUDA and any arena but pocket.
+# memory: log2 of the places for what followed in the training text, 0 for none. "large" is for CUDA and any
+# arena but pocket.
 PRESETS = {
-    "large": dict(depth=9, rows=64, windows="SSSL", tables=(20, 20)),  # 2^17 tokens a step of climbmix
-    "small": dict(depth=3, rows=8, windows="L", tables=(17, 17)),  # 2^12 tokens a step of pocket
+    "large": dict(depth=9, rows=64, windows="SSSL", tables=(20, 20), memory=0),  # 2^17 tokens of climbmix
+    "small": dict(depth=3, rows=8, windows="L", tables=(17, 17), memory=21),  # 2^12 tokens of pocket a step
 }
 SPANS = {"S": 4, "H": 2, "L": 1}  # a layer sees the context divided by this
 ASPECT = 64  # width = depth x ASPECT, rounded up to whole heads
 HEAD_SIZE = 128  # 64 for narrow models
 ROPE_BASE = 100_000
-COPY = 4  # repeats of 1, 2, ... COPY tokens tell the head what followed them before
+COPY = 4  # repeats of 1, 2, ... COPY tokens tell the head what followed them before in the row
+RECALL, WAYS = 5, 2  # ... of 1 to RECALL tokens what followed in the training text, the last WAYS times
+TRACE = 12  # tokens by which a row in its second pass knows what it left itself
 SOFTCAP = 15.0  # logits stay within +-SOFTCAP
 INIT_SCALE = 0.68  # of the trunk's matrices
 X0_INIT = 0.05  # how much of the embedding is added again before each layer
@@ -57,11 +60,6 @@ REPEAT_DROPOUT = 0.7  # of the tables' vectors, from the second pass on: they kn
 QUERIES = 128  # that blockwise() takes at a time
 
 
-def window_mask(q, window):
-    distance = torch.arange(q.size(1), device=q.device)[:, None] - torch.arange(q.size(1), device=q.device)
-    return (distance >= 0) & (distance < window)
-
-
 def blockwise(q, k, v, window):
     """Some queries at a time against the keys they may see; compiled on a CPU it beats the fused kernel."""
     q, k, v = (t.transpose(1, 2).contiguous() for t in (q, k, v))
@@ -76,13 +74,6 @@ def blockwise(q, k, v, window):
     return torch.cat(out, dim=2).transpose(1, 2)
 
 
-def sdpa(q, k, v, window):
-    """PyTorch's choice of kernel; its fast ones know no windows."""
-    mask = None if window >= q.size(1) else window_mask(q, window)
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None).transpose(1, 2)
-
-
 def varlen(q, k, v, window):
     """FlashAttention with exact windows (torch.nn.attention.varlen), CUDA only."""
     from torch.nn.attention.varlen import varlen_attn
@@ -95,17 +86,18 @@ def varlen(q, k, v, window):
 
 
 def choose_attention(device, dtype):
-    """The first back-end that runs here, forward and backward, and agrees with the plain arithmetic."""
+    """varlen() if it runs here, forward and backward, and agrees with blockwise()."""
+    if device.type != "cuda":
+        return blockwise
     q, k, v = (torch.randn(2, 256, 2, 64, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
-    for attend in (varlen, sdpa) if device.type == "cuda" else ():
-        try:
-            out = attend(q, k, v, 100)
-            out.backward(v)
-            torch.testing.assert_close(out, blockwise(q, k, v, 100), atol=2e-2, rtol=2e-2)
-            return attend
-        except Exception as error:
-            print(f"attention {attend.__name__} does not work here: {prepare.reason(error):.100}")
-    return blockwise
+    try:
+        out = varlen(q, k, v, 100)
+        out.backward(v)
+        torch.testing.assert_close(out, blockwise(q, k, v, 100), atol=2e-2, rtol=2e-2)
+        return varlen
+    except Exception as error:
+        print(f"varlen_attn does not work here, slower attention instead: {prepare.reason(error):.100}")
+        return blockwise
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -137,7 +129,7 @@ class Block(nn.Module):
 
     def __init__(self, width, head_size, window, has_value):
         super().__init__()
-        self.head_size, self.window, self.attend = head_size, window, sdpa
+        self.head_size, self.window, self.attend = head_size, window, blockwise
         self.readout = nn.Parameter(torch.zeros(1))
         self.stream_scale = nn.Parameter(torch.ones(1))
         self.x0_scale = nn.Parameter(torch.full((1,), X0_INIT))
@@ -172,6 +164,12 @@ def grams(tokens, n):
         yield key
 
 
+def scrambled(key):
+    """int64, every bit of which depends on every bit of the key."""
+    key = (key ^ (key >> 31)) * 0x1CE4E5B9BF58476D
+    return key ^ (key >> 29)
+
+
 class NGrams(nn.Module):
     """A vector for the last two tokens, plus one for the last three, ...: what a small vocabulary lacks.
 
@@ -187,8 +185,7 @@ class NGrams(nn.Module):
         """tokens int64 [B, T] -> float32 [B, T, C]"""
         total = 0.0
         for key, table in zip(grams(tokens, len(self.tables) + 1), self.tables):
-            mixed = (key ^ (key >> 31)) * 0x1CE4E5B9BF58476D  # so that every bit of the key moves the row
-            total = total + table((mixed ^ (mixed >> 29)) % len(table.weight))
+            total = total + table(scrambled(key) % len(table.weight))
         if self.dropout:
             total = total * F.dropout(torch.ones(*tokens.shape, 1, device=tokens.device), self.dropout)
         return total
@@ -210,6 +207,44 @@ def repeats(tokens):
     places = torch.stack([last_place(keys) for keys in (tokens, *grams(tokens, COPY))], dim=-1)
     following = F.pad(tokens, (0, 1))[..., None].expand(-1, -1, COPY)
     return following.gather(1, places + 1), places >= 0  # where they did not: the first token, which is BOS
+
+
+class Memory(nn.Module):
+    """What followed the last 1, 2, ... RECALL tokens in the training text: a nearest-neighbour model of it.
+
+    Nothing of it is learnt by gradients (arXiv:1911.00172). An entry is a check of the key, a trace of the
+    last TRACE tokens, and what followed: 22, 22 and 18 bits. One row in WAYS writes to the same places.
+    """
+
+    def __init__(self, bits):
+        super().__init__()
+        self.bits, number = bits, RECALL * WAYS if bits else 0
+        self.register_buffer("entries", torch.zeros(number, 2**bits, dtype=torch.int64))
+
+    def keys(self, tokens):
+        """(places in entries.view(-1), checks): [RECALL x WAYS, B, T], traces [B, T]."""
+        *keys, trace = (scrambled(key) for key in (tokens, *grams(tokens, TRACE)))
+        keys = torch.stack(keys[:RECALL]).repeat_interleave(WAYS, 0)[: len(self.entries)]
+        first = torch.arange(0, self.entries.numel(), 2**self.bits, device=tokens.device)
+        return first[:, None, None] + keys % 2**self.bits, keys >> 42 & 0x3FFFFF | 1, trace >> 42 & 0x3FFFFF
+
+    def forward(self, tokens):
+        """What followed, whether anything did: each [B, T, RECALL x WAYS]."""
+        places, checks, traces = self.keys(tokens)
+        entries = self.entries.view(-1)[places]
+        known = entries >> 40 == checks
+        if self.training:  # a row must not find itself
+            known &= (entries >> 18 & 0x3FFFFF) != traces
+        return torch.where(known, entries & 0x3FFFF, 0).movedim(0, -1), known.movedim(0, -1)
+
+    @torch.no_grad()
+    def learn(self, tokens, targets):
+        places, checks, traces = self.keys(tokens)
+        way, row = torch.arange(len(places)) % WAYS, torch.arange(len(tokens)) % WAYS
+        mine = (way[:, None] == row).to(tokens.device)
+        places, entries = places[mine].view(-1), (checks << 40 | traces << 18 | targets)[mine].view(-1)
+        self.entries.view(-1)[places] = 0  # of several entries for a place the largest stays, in any order
+        self.entries.view(-1).scatter_reduce_(0, places, entries, "amax")
 
 
 def first_place(tokens, vocab_size):
@@ -284,15 +319,18 @@ class Head(nn.Module):
     does what stood in the row before.
     """
 
-    def __init__(self, width, vocab_size):
+    def __init__(self, width, vocab_size, memory):
         super().__init__()
         self.out, self.norm, self.loss_of = Linear(width, vocab_size), norm, capped_loss
-        self.bonus = Linear(width, COPY + 1)
-        self.bonus_bias = nn.Parameter(F.one_hot(torch.tensor(COPY), COPY + 1).float())
+        self.memory = Memory(memory)
+        number = COPY + len(self.memory.entries)
+        self.bonus = Linear(width, number + 1)
+        self.bonus_bias = nn.Parameter(F.one_hot(torch.tensor(number), number + 1).float())
         self.seen_bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, x, tokens, targets=None):
-        x, (copied, there) = self.norm(x), repeats(tokens)
+        x, both = self.norm(x), zip(repeats(tokens), self.memory(tokens))
+        copied, there = (torch.cat(pair, dim=-1) for pair in both)
         bonus = (self.bonus(x) + self.bonus_bias.to(x.dtype)) * F.pad(there, (0, 1), value=True)
         seen = self.seen_bias, first_place(tokens, len(self.seen_bias))
         if targets is None:
@@ -302,7 +340,7 @@ class Head(nn.Module):
 
 
 class GPT(nn.Module):
-    def __init__(self, vocab_size, context, depth, width, head_size, windows, tables, dtype):
+    def __init__(self, vocab_size, context, depth, width, head_size, windows, tables, memory, dtype):
         super().__init__()
         self.dtype, self.norm = getattr(torch, dtype), norm
         self.embedding, self.ngrams = nn.Embedding(vocab_size, width), NGrams(width, tables)
@@ -311,7 +349,7 @@ class GPT(nn.Module):
         letters = (windows * depth)[: depth - 1] + "L"
         spans = [context // SPANS[letter] for letter in letters]
         self.blocks = nn.ModuleList(Block(width, head_size, spans[i], i in with_values) for i in range(depth))
-        self.head = Head(width, vocab_size)
+        self.head = Head(width, vocab_size, memory)
         frequencies = ROPE_BASE ** -(torch.arange(head_size // 2) / (head_size // 2))
         angles = torch.arange(context)[:, None] * frequencies  # [T, D / 2]
         self.register_buffer("cos", angles.cos()[:, None].to(self.dtype), persistent=False)
@@ -575,17 +613,6 @@ def compile_parts(model, muon, device):
         print(f"torch.compile does not work here, running without: {prepare.reason(error)}")
 
 
-def write_sample(model, run, tokens=80):
-    """What the model writes after BOS, at temperature 0.8."""
-    ids = torch.zeros(1, 1, dtype=torch.int64, device=run.device)
-    with torch.inference_mode():
-        for _ in range(tokens):
-            p = (model(ids[:, -run.arena.context :])[0, -1] / 0.8).softmax(-1)
-            ids = torch.cat([ids, torch.multinomial(p, 1)[None]], dim=1)
-    text = prepare.load_tokenizer(run.arena.folder).decode(ids[0].tolist())
-    print("---", "".join(c for c in text if c.isprintable() or c == "\n"), sep="\n")
-
-
 def make_step(run, model, optimizers, rows):
     """step(x, y) -> mean loss: one step of the optimizers, through parts of `rows` rows."""
 
@@ -597,6 +624,7 @@ def make_step(run, model, optimizers, rows):
             loss = model(part_x, part_y) * share
             loss.backward()
             total = total + loss.detach()
+        model.head.memory.learn(x, y)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -643,7 +671,6 @@ def main():
     if log.wandb:
         log.wandb.summary["val_bpb"] = result["val_bpb"]
         log.wandb.finish()
-    write_sample(load(run.folder).to(run.device), run)
 
 
 if __name__ == "__main__":

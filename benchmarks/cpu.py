@@ -8,30 +8,18 @@ Quality takes 7 minutes a run. What is done is kept in results/cpu.json; the sam
 
 import argparse
 
-from recipe import Stage, Variant, carry_out, results
+from recipe import PLAIN_HEAD, Stage, Variant, carry_out, presets, results
 
-AS_CONTROL = 'PRESETS = dict.fromkeys(PRESETS, dict(depth=4, rows=32, windows="HHHL", tables=()))'
-NO_TABLES = "PRESETS = {name: preset | dict(tables=()) for name, preset in PRESETS.items()}\n"
-NO_COPY = """def repeats(tokens):
-    nothing = torch.zeros(*tokens.shape, COPY, dtype=torch.int64, device=tokens.device)
-    return nothing, nothing > 0
-
-
-"""
-NO_SEEN = """def first_place(tokens, vocab_size):
-    return torch.full((len(tokens), vocab_size), torch.inf, device=tokens.device)
-
-
-"""
+AS_CONTROL = presets(depth=4, rows=32, windows="HHHL", tables=(), memory=0) + PLAIN_HEAD
 PLAIN = Variant("plain", "benchmarks/plain.py")
 DEFAULT = Variant("default", "train.py")
 
 
 def stages(arena):
-    code = Variant("our code, its architecture", "train.py", AS_CONTROL + "\n" + NO_COPY + NO_SEEN)
-    trunk = Variant("our sizes", "train.py", NO_TABLES + NO_COPY + NO_SEEN)
-    tables = Variant("with tables", "train.py", NO_COPY + NO_SEEN)
-    copying = Variant("with tables, copying", "train.py", NO_SEEN)
+    code = Variant("our code, its architecture", "train.py", AS_CONTROL)
+    trunk = Variant("our sizes", "train.py", presets(tables=(), memory=0) + PLAIN_HEAD)
+    tables = Variant("with tables", "train.py", presets(memory=0) + PLAIN_HEAD)
+    copying = Variant("with tables, copying", "train.py", presets(memory=0))
     return [
         Stage("speed", "pocket", "40s", 3, (PLAIN, code)),
         Stage("pocket", "pocket", "300s", 3, (PLAIN, DEFAULT)),

@@ -14,24 +14,24 @@ import sys
 import time
 
 import torch
-from recipe import ROOT, Stage, Variant, carry_out, load, results
+from recipe import PLAIN_HEAD, ROOT, Stage, Variant, carry_out, load, presets, results
 
 import prepare
 import train
 
 ARENA = "gpu"
-AS_CONTROL = 'PRESETS = dict.fromkeys(PRESETS, dict(depth=8, rows=256, windows="HHHL", tables=()))'
-DENSE = "PRESETS = {name: preset | dict(tables=()) for name, preset in PRESETS.items()}"
+AS_CONTROL = presets(depth=8, rows=256, windows="HHHL", tables=(), memory=0) + PLAIN_HEAD
 
 
 def stages():
     plain = Variant("plain", "benchmarks/plain.py")
     code = Variant("our code, its architecture", "train.py", AS_CONTROL)
     default = Variant("default", "train.py")
-    dense = Variant("default without tables", "train.py", DENSE)
+    dense = Variant("default without tables", "train.py", presets(tables=()))
+    memory = Variant("default with memory", "train.py", presets(memory=24))
     return [
         Stage("speed", ARENA, "30s", 2, (plain, code)),
-        Stage("minute", ARENA, "60s", 3, (plain, default, dense)),
+        Stage("minute", ARENA, "60s", 3, (plain, default, dense, memory)),
         Stage("full", ARENA, "300s", 3, (plain, default), overhead=120),
     ]
 
@@ -59,15 +59,18 @@ def pieces(device):
     shape = dict(device=device, dtype=torch.bfloat16, requires_grad=True)
     for window in (512, 1024, 2048):
         q, k, v = (torch.randn(64, 2048, 5, 128, **shape) for _ in range(3))
-        for attend in (train.varlen, train.sdpa):
+        for attend in (train.varlen, train.blockwise):
             compiled = torch.compile(attend)
             call = functools.partial(forward_and_backward, compiled, q, k, v, window)
             out[f"attention {attend.__name__}, window {window}, [64, 2048, 5, 128]"] = attempt(call)
-    head = train.Head(640, 8192).to(device)
+    head = train.Head(640, 8192, memory=0).to(device)
     head.loss_of = torch.compile(train.capped_loss, dynamic=False)
     x, y = torch.randn(64, 2048, 640, **shape), torch.randint(8192, (64, 2048), device=device)
     out["head and loss, [64, 2048, 640] -> 8192"] = attempt(lambda: head(x, y, y).backward())
     out["repeats, [64, 2048]"] = attempt(lambda: train.repeats(y))
+    memory = train.Memory(24).to(device)
+    out["memory, looked up, [64, 2048]"] = attempt(lambda: memory(y))
+    out["memory, written, [64, 2048]"] = attempt(lambda: memory.learn(y, y))
     out["first places, [64, 2048]"] = attempt(lambda: train.first_place(y, 8192))
     for m, n in ((1920, 640), (640, 640), (2560, 640), (640, 2560)):
         g = torch.randn(9, m, n, device=device)

@@ -29,6 +29,21 @@ FACTS = "val_bpb status reason steps tokens tokens_per_second mfu_percent peak_f
 FACTS += " flops_per_token peak_memory_mb rehearsal_seconds train_seconds score_seconds total_seconds"
 FACTS += " device_name torch seal"
 CONTROL = "plain"
+PLAIN_HEAD = """def repeats(tokens):
+    nothing = torch.zeros(*tokens.shape, COPY, dtype=torch.int64, device=tokens.device)
+    return nothing, nothing > 0
+
+
+def first_place(tokens, vocab_size):
+    return torch.full((len(tokens), vocab_size), torch.inf, device=tokens.device)
+
+
+"""  # of train.py without its copying and without its bonus for what stood in the row
+
+
+def presets(**changes):
+    """Code that changes all presets of train.py."""
+    return f"PRESETS = {{name: preset | {changes!r} for name, preset in PRESETS.items()}}\n\n\n"
 
 
 class Variant(NamedTuple):
