@@ -5,12 +5,11 @@ whenever it is made, and it is never longer than MOST_CHARACTERS: the oldest lin
 are somebody's words: they stand in quotation marks, on one line, as data.
 """
 
-import json
 import re
-from contextlib import suppress
 
 from ratchet import sources
-from ratchet.experiments import CANDIDATE, CHAMPION, standing, tries
+from ratchet.campaign import CANDIDATE, CHAMPION, standing, tries
+from ratchet.curves import at, read
 from ratchet.ledger import counts
 
 MOST_CHARACTERS = 24_000  # about 6,000 tokens
@@ -103,27 +102,14 @@ def conditions(campaign):
     return lines
 
 
-def curve(run, home):
-    """Loss at SHARES of a run, or []. The file is the contestant's: only numbers are taken from it."""
-    points = []
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        for line in (home / run["folder"] / "curve.jsonl").read_text().splitlines():
-            point = json.loads(line)
-            points.append((float(point["seconds"]), float(point["loss"])))
-    if len(points) < 10:
-        return []
-    end = points[-1][0]
-    near = [[loss for at, loss in points if share - 0.05 <= at / (end or 1) <= share] for share in SHARES]
-    return [sum(losses) / len(losses) for losses in near if losses]
-
-
 def curves(e, home):
     """The first run's training loss beside the champion's, at equal shares of the budget."""
     found = []
     for arm, name in ((CANDIDATE, "it"), (CHAMPION, "champion")):
-        runs = [run for run in e.runs if run["arm"] == arm and run["status"] == "ok"]
-        if runs and (losses := curve(runs[0], home)):
-            found.append(f"{name} {' '.join(f'{loss:.3f}' for loss in losses)}")
+        for run in [run for run in e.runs if run["arm"] == arm and run["status"] == "ok"][:1]:
+            points, _ = read(home / run["folder"] / "curve.jsonl", run["budget"])
+            if losses := [loss for share in SHARES if (loss := at(points, share)) is not None]:
+                found.append(f"{name} {' '.join(f'{loss:.3f}' for loss in losses)}")
     shares = " ".join(f"{share:.0%}" for share in SHARES)
     return [f"  training loss at {shares}: {'; '.join(found)}"] if found else []
 
@@ -172,8 +158,8 @@ def untried(campaign, text):
         lines.append(f"- no idea about: {', '.join(families)}")
     champion, changed = sources.constants(text), set()
     for e in tries(campaign):
-        own = sources.constants(sources.read_source(e.arms[CANDIDATE]["commit"]).text)
-        changed |= {name for name in champion if name not in own or own[name].value != champion[name].value}
+        own = sources.values_of(e.arms[CANDIDATE]["commit"])
+        changed |= {name for name, node in champion.items() if own.get(name) != node.value}
     if left := [f"{name} = {node.value}" for name, node in champion.items() if name not in changed]:
         lines.append(f"- constants that no experiment has changed: {', '.join(left[:UNTOUCHED])}")
     return lines

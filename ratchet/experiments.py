@@ -12,9 +12,9 @@ import secrets
 import subprocess
 import sys
 from contextlib import contextmanager
-from datetime import datetime
 
-from ratchet import devices, pool, referee, sources, verdicts, watch
+from ratchet import curves, devices, pool, referee, sources, verdicts, watch
+from ratchet.campaign import CANDIDATE, CHAMPION, Campaign
 from ratchet.ledger import Ledger, bpb, counts
 from ratchet.sources import Refused
 from ratchet.verdicts import Verdict
@@ -22,79 +22,17 @@ from ratchet.verdicts import Verdict
 MIN_SEEDS = 2  # of a calibration: one run has no sigma
 TOLD = "idea", "by", "gain", "near"  # facts of an experiment that don't tell whether it is the same one
 SHARED_TRIES = 3  # runs in a row that shared their device before a verb gives up
-CANDIDATE, CHAMPION = 0, 1  # arms of a try
 
 
 class Shared(Refused):
     """Other programs use the device: the same command goes on when they have ended."""
 
 
-class Campaign:
-    """What the ledger says since the last calibration, on one key (arena, budget, device)."""
-
-    def __init__(self, experiments, key=None):
-        self.all = experiments
-        baselines = [e for e in experiments if e.verdict == "baseline" and key in (None, e.key)]
-        self.baseline = baselines[-1] if baselines else None
-
-    @property
-    def since(self):
-        """Its experiments: those on its key, from the baseline on."""
-        return [e for e in self.all if e.n >= self.baseline.n and e.key == self.baseline.key]
-
-    @property
-    def kept(self):
-        """Experiments that made a champion, the baseline first."""
-        return [e for e in self.tried if e.verdict in ("baseline", "keep")]
-
-    @property
-    def tried(self):
-        """Experiments that have a verdict on a source, the baseline first."""
-        return [e for e in self.since if e.closes and e.role in ("calibrate", "try")]
-
-    @property
-    def known(self):
-        """The shapes of all sources that were tried, against whichever champion."""
-        return {e.arms[0]["source"] for e in self.tried}
-
-    @property
-    def champion(self):
-        """The facts of the champion's source."""
-        return self.kept[-1].arms[0]
-
-    def _runs(self, *phases):
-        """(source, run) of all valid runs since the baseline on its key, in the order of the ledger."""
-        for e in self.since:
-            for run in e.runs:
-                if counts(run) and run["budget"] == e.budget and run["phase"] in phases:
-                    yield e.arms[run["arm"]]["source"], run
-
-    def noise(self, before=math.inf):
-        """Sigma, from all champions' runs of earlier experiments.
-
-        What candidates do to their own spread can't move the yardstick that they are measured with.
-        """
-        groups = {}
-        for source, run in self._runs("calibrate", "reference", "champion"):
-            if run["n"] < before:
-                groups.setdefault(source, []).append(bpb(run))
-        return verdicts.pooled(groups.values())
-
-    def recent(self, source, e):
-        """Scores of a source's latest runs before an experiment."""
-        runs = self._runs("calibrate", "reference", "confirm", "champion")
-        own = (run for name, run in runs if name == source and run["n"] != e.n and run["time"] <= e.time)
-        return verdicts.recent(sorted((seconds(run["time"]), bpb(run)) for run in own), seconds(e.time))
-
-
-def seconds(text):
-    """Of a time in the ledger, since 1970."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp()
-
-
 def failure(runs):
     """The verdict that a run which gave no score forces, or None."""
     for run in runs:
+        if run["status"] == "hopeless":
+            return Verdict("discard", f"it could not catch up: {run['reason']}")
         if run["status"] in ("crash", "timeout", "overtime", "invalid"):
             return Verdict(run["status"], run["reason"])
         if run["status"] != "ok":
@@ -132,26 +70,14 @@ def next_step(e, campaign):
     return arm, "confirm" if arm == CANDIDATE else "champion"
 
 
-def tries(campaign):
-    """Its experiments on ideas, with a verdict."""
-    return [e for e in campaign.tried if e.role == "try"]
-
-
-def standing(e, campaign):
-    """How a try compares with its champion so far, by fresh seeds if there are any; None without a score."""
-    own = e.scores(CANDIDATE, "confirm") or e.scores(CANDIDATE, "screen")
-    before = e.scores(CHAMPION, "reference") or campaign.recent(e.arms[CHAMPION]["source"], e)
-    others, noise = before + e.scores(CHAMPION, "champion"), campaign.noise(before=e.n)
-    return verdicts.compare(own, others, noise) if own and others and noise.df else None
-
-
 class Bench:
     """Where to experiment: the repository with its ledger, a place of the pool, an arena, who to tell."""
 
-    def __init__(self, device=None, arena=None, budget=None, busy=False, tell=lambda text: None, place=None):
+    def __init__(self, device=None, arena=None, budget=None, busy=False, tell=lambda text: None, place=None,
+                 stop_hopeless=False):  # fmt: skip
         self.home = sources.home()
         self.ledger, self.place = Ledger(self.home), place or pool.Local(device)
-        self.busy, self.tell, self.budget = busy, tell, budget
+        self.busy, self.tell, self.budget, self.stop_hopeless = busy, tell, budget, stop_hopeless
         known = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)", budget or "1s")
         if not known or not 0 < float(known[1]) < math.inf:
             raise Refused(f"budget {budget!r} is not understood: write 300s, 20e6tok or 1e15flop")
@@ -252,7 +178,10 @@ class Bench:
             asked = seed_now, budget or self.budget, self.arena
             self.tell(f"experiment {n}: {phase} run of {source.name}, {asked[1]}, seed {seed_now}")
             where = target, self.compiled()
-            facts = self.place.run(referee.Job(source, *asked, *where, tuple(splits), is_baseline))
+            job = referee.Job(source, *asked, *where, tuple(splits), is_baseline)
+            if self.stop_hopeless and phase == "screen":
+                job = job._replace(reference=self.reference(e))
+            facts = self.place.run(job)
             facts |= {"arm": arm, "phase": phase, "folder": str(target.relative_to(self.home))}
             facts["busy"] = self.busy
             self.ledger.append("run", n=n, **facts)
@@ -263,6 +192,13 @@ class Bench:
             f"experiment {n} waits: other programs use this machine ({facts['foreign_cpu']:.0%} of its CPU); "
             "close them and run the same command again, or say --busy to count such runs"
         )
+
+    def reference(self, e):
+        """The curve of the champion's latest runs, as a job takes it."""
+        same, source = (o for o in self.experiments() if o.key == e.key), e.arms[CHAMPION]["source"]
+        found = [run for other in same for run in other.runs if run["source"] == source and counts(run)]
+        paths = [self.home / run["folder"] / "curve.jsonl" for run in found[-verdicts.RECENT :]]
+        return tuple(curves.reference([curves.read(path, self.budget)[0] for path in paths]))
 
     def close(self, n, decision):
         e = self.now(n)

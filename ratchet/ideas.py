@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ratchet import sources, tuner, watch
+from ratchet.campaign import tries
 from ratchet.digest import digest, expectation, quoted
-from ratchet.experiments import tries
 from ratchet.journal import Journal
 
 AHEAD = 1  # ideas that wait while the devices are busy, beside one for each
@@ -57,6 +57,7 @@ class Ideas:
         self.bench, self.agent, self.most_calls, self.ahead = bench, agent, most_calls, ahead
         self.journal = Journal(bench.home)
         self.ready, self.broken = queue.Queue(), queue.Queue()  # to be tried; to go back to the agent
+        self.lock = threading.Lock()  # of the tuner
         self.enough, self.refused = threading.Event(), ""  # refused: why there will be no more
         self.thread = threading.Thread(target=self.propose, daemon=True) if agent else None
 
@@ -77,15 +78,16 @@ class Ideas:
     def put(self, event):
         self.ready.put(Idea(**{key: event[key] for key in Idea._fields if key != "failure"}))
 
-    def next(self):
-        """The next one, or None when there is none now."""
-        if not self.agent and self.ready.empty():
-            try:
-                self.tuned()
-            except sources.Refused as error:
-                self.refused = str(error)
+    def next(self, seconds):
+        """The next one, or None when there is none within so many seconds."""
+        with self.lock:
+            if not self.agent and self.ready.empty():
+                try:
+                    self.tuned()
+                except sources.Refused as error:
+                    self.refused = str(error)
         with suppress(queue.Empty):
-            return self.ready.get_nowait()
+            return self.ready.get(timeout=seconds)
         return None
 
     def propose(self):
@@ -157,8 +159,7 @@ class Ideas:
             return {"outcome": "repeat", "reason": "the same as an idea that waits for its verdict"}
         changed = sources.changed_lines(sources.read_source(parent).text, text)
         for e in reversed(tries(campaign)):
-            old, new = (sources.read_source(arm["commit"]).text for arm in (e.arms[1], e.arms[0]))
-            other = sources.changed_lines(old, new)
+            other = sources.edit_of(e.arms[1]["commit"], e.arms[0]["commit"])
             if len(changed & other) >= LIKE * len(changed | other):
                 return {"near": e.n}
         return {}

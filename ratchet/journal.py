@@ -12,7 +12,7 @@ import json
 import os
 import time
 
-from ratchet.experiments import seconds
+from ratchet.campaign import seconds
 
 
 class Journal:

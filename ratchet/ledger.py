@@ -113,23 +113,40 @@ class Ledger:
 
     def __init__(self, folder):
         self.path, self.held = Path(folder) / "ledger.jsonl", threading.RLock()
-        self._rows, self._head, self._size = [], "", 0  # what was read, and checked, so far
+        self._forget()
+
+    def _forget(self):
+        self._rows, self._found, self._head, self._size = [], {}, "", 0  # what was read, and checked, so far
 
     def rows(self):
         """All lines' facts, the chain checked. Raises Broken. A second call reads only what is new."""
         with self.held:
-            if self.path.exists():
-                with open(self.path, "rb") as file:
-                    self._read(file)
+            self._refresh()
             return [*self._rows]
+
+    def _refresh(self):
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                self._read(file)
 
     def _read(self, file):
         if os.fstat(file.fileno()).st_size < self._size:
-            self._rows, self._head, self._size = [], "", 0  # it is another one
+            self._forget()  # it is another one
         file.seek(self._size)
         data = file.read()
         rows, self._head = parse(data, len(self._rows) + 1, self._head)
-        self._rows, self._size = self._rows + rows, self._size + len(data)
+        self._size += len(data)
+        for row in rows:
+            self._note(row)
+
+    def _note(self, row):
+        self._rows.append(row)
+        if row["kind"] == "opens":
+            self._found[row["n"]] = Experiment(row)
+        elif row["kind"] == "run":
+            self._found[row["n"]].runs.append(row)
+        else:
+            self._found[row["n"]].closes = row
 
     def head(self):
         """Hash of the last line: note it down elsewhere, and nobody can cut the ledger unnoticed."""
@@ -138,15 +155,9 @@ class Ledger:
 
     def experiments(self):
         """{n: Experiment} in the order in which they were opened."""
-        found = {}
-        for row in self.rows():
-            if row["kind"] == "opens":
-                found[row["n"]] = Experiment(row)
-            elif row["kind"] == "run":
-                found[row["n"]].runs.append(row)
-            else:
-                found[row["n"]].closes = row
-        return found
+        with self.held:
+            self._refresh()
+            return {**self._found}
 
     def check_room(self):
         """Raise Full when a run should not begin."""
@@ -159,7 +170,7 @@ class Ledger:
         """Write one line; an experiment that opens gets the next number. Returns its number."""
         with self.held, self._locked() as file:
             self._read(file)
-            facts.setdefault("n", 1 + max((row["n"] for row in self._rows), default=0))
+            facts.setdefault("n", 1 + max(self._found, default=0))
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             line = json.dumps({"kind": kind, "time": now, "before": self._head} | facts, allow_nan=False)
             self._write(file, self._size, line.encode() + b"\n")

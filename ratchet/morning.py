@@ -2,8 +2,9 @@
 
 import re
 
+from ratchet.campaign import CANDIDATE, CHAMPION, standing, tries
 from ratchet.digest import expectation, near_misses, quoted, signed
-from ratchet.experiments import CANDIDATE, CHAMPION, contrast, standing, tries
+from ratchet.experiments import contrast
 from ratchet.verdicts import compare
 
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from ratchet import devices, experiments, referee, sources, watch
 from ratchet.agents import Agent
+from ratchet.campaign import seconds
 from ratchet.digest import quoted
-from ratchet.experiments import Shared, seconds
+from ratchet.experiments import Shared
 from ratchet.ideas import AHEAD, REPAIRS, Ideas
 from ratchet.journal import Journal, active_seconds
 from ratchet.morning import summary
@@ -39,7 +40,7 @@ class Night:
         self.benches, self.bench, self.name, self.limits = benches, benches[0], name, limits
         self.journal = Journal(self.bench.home)
         self.ideas = Ideas(self.bench, agent, limits.calls, ahead=AHEAD + len(benches))
-        self.lock, self.running = threading.Lock(), 0  # experiments that run now
+        self.lock, self.working = threading.Lock(), set()  # threads that have, or wait for, an idea
         self.idle = self.busy = 0.0  # seconds of all devices
         self.why, self.errors = "", []
 
@@ -59,24 +60,23 @@ class Night:
         runs = (run for e in self.bench.experiments() if e.role == "try" for run in e.runs)
         return Limits(
             hours=(self.before + time.monotonic() - self.begin) / 3600,
-            experiments=len(self.journal.verdicts()) + self.running,
+            experiments=len(self.journal.verdicts()),
             device_seconds=sum(sum(run["seconds"].values()) for run in runs if seconds(run["time"]) >= first),
             calls=len(answers), cost=sum(event["cost"] for event in answers))  # fmt: skip
 
-    def over(self, own=0):
-        """Why no further experiment begins beside `own` that run, or ""."""
+    def over(self):
+        """Why the night ends now, or ""."""
         if self.why or self.errors:
             return self.why or "an error ended it"
         if (self.bench.home / "runs/.stop").exists():
             return "it was stopped"
         spent = self.spent()
-        spent = spent._replace(experiments=spent.experiments - own)
         names = {"device_seconds": "seconds of the device", "cost": "dollars", "calls": "calls of the agent"}
         for key, most in self.limits._asdict().items():
             waits = key == "calls" and self.journal.waiting()  # what was paid for is tried
             if getattr(spent, key) >= most and not waits:
                 return f"{most:g} {names.get(key, key)} are spent"
-        return self.ideas.refused
+        return "" if self.ideas.ready.qsize() else self.ideas.refused
 
     def run(self):
         """The whole night. Returns why it ended. Raises what a device's thread raised."""
@@ -108,28 +108,30 @@ class Night:
         try:
             while not self.why:
                 begin = time.monotonic()
-                if idea := self.take():
+                idea = self.ideas.next(POLL_SECONDS) if self.may_begin() else watch.pause(POLL_SECONDS)
+                waited = time.monotonic()
+                if idea:
                     self.handle(bench, idea)
-                    with self.lock:
-                        self.running -= 1
-                        self.busy += time.monotonic() - begin
-                elif not self.why:
+                with self.lock:
+                    self.idle += waited - begin
+                    self.busy += time.monotonic() - waited
+                if not idea and not self.why:
                     bench.tell("waiting for the agent's next idea")
-                    watch.pause(POLL_SECONDS)
-                    with self.lock:
-                        self.idle += time.monotonic() - begin
+                self.working.discard(threading.get_ident())
         except watch.Cancelled:
             pass
         except BaseException as error:  # the main thread raises it
             self.errors.append(error)
 
-    def take(self):
-        """The next idea, or None; notes in `why` that there is to be none any more."""
+    def may_begin(self):
+        """Whether this thread may take an idea: it is counted as working then. Notes in `why` that none may."""
         with self.lock:
             self.why = self.over()
-            idea = None if self.why else self.ideas.next()
-            self.running += bool(idea)
-            return idea
+            enough = len(self.journal.verdicts()) + len(self.working) >= self.limits.experiments
+            if self.why or enough:
+                return False
+            self.working.add(threading.get_ident())
+            return True
 
     def handle(self, bench, idea):
         """One idea to its verdict, or back to the agent."""
@@ -155,7 +157,7 @@ class Night:
             except Shared as error:
                 bench.tell(f"  {error}")
                 watch.pause(PATIENCE)
-                if self.over(own=1):
+                if self.over():
                     return None
 
     def up_to_date(self, idea):

@@ -6,6 +6,7 @@ weights go to `prepare.py score`, which runs its model in a second sandbox. Coun
 knows (steps, tokens) are noted as told.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ratchet import devices, sandbox, watch
+from ratchet.curves import Hope
 from ratchet.sources import ROOT, Refused, Source, sha256
 
 FREE_SECONDS = 180  # to import, compile and rehearse; what is beyond counts against the budget
@@ -50,18 +52,24 @@ def load_arena(name, folder=None):
     data = (folder / "arena.json").read_bytes()
     facts = json.loads(data)
     for file, known in facts["sha256"].items():
-        with open(folder / file, "rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != known:
-                raise Refused(
-                    f"{folder / file} is not what was prepared: delete {folder} and prepare it again"
-                )
+        found = (folder / file).stat()
+        if hash_of(folder / file, found.st_size, found.st_mtime_ns) != known:
+            raise Refused(f"{folder / file} is not what was prepared: delete {folder} and prepare it again")
     return Arena(name, folder, sha256(data)[:12], facts["seconds"])
+
+
+@functools.cache
+def hash_of(path, size, changed):
+    """SHA-256 of a file, read once as long as its size and its time stay what they are."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class Job(NamedTuple):
     """One run to do: everything that execution needs to know, on whatever machine.
 
     target: new folder for what the run leaves. compiled: kept compiler caches. splits: what to score.
+    reference: the champion's curve, to end a run that can't catch up with it.
     """
 
     source: Source
@@ -73,6 +81,7 @@ class Job(NamedTuple):
     splits: tuple = ("val",)
     is_baseline: bool = False
     device: str = "cpu"  # chosen by the place that does it
+    reference: tuple = ()
 
     @property
     def seconds(self):
@@ -105,8 +114,9 @@ class Clock:
 def run(job):
     """Run one contestant with one seed, have it scored; returns the facts of the run.
 
-    status: ok, crash, timeout (no submit), overtime (late), invalid (its score or its files), or what it took
-    too much of: memory, output, processes, disk. The device is held meanwhile.
+    status: ok, crash, timeout (no submit), overtime (late), invalid (its score or its files), hopeless (if a
+    reference is given), or what it took too much of: memory, output, processes, disk. The device is held
+    meanwhile.
     """
     live, level, clock = job.live, sandbox.best_level(), Clock()
     facts = {"seed": job.seed, "budget": job.budget, "status": "ok", "reason": "", "isolation": level}
@@ -282,7 +292,8 @@ def train(job, process, channel, clock, spent):
     clock.since -= spent
     slow = f"it should have stopped after {job.seconds:g} s and did not"
     try:
-        told, now = process.message(channel, 1.1 * job.seconds + 10 - spent, slow)
+        hope = Hope(job.live / "out/curve.jsonl", job.budget, job.reference)
+        told, now = process.message(channel, 1.1 * job.seconds + 10 - spent, slow, hope)
     except watch.Ended:
         clock.enter("score")
         raise

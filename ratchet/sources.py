@@ -1,6 +1,7 @@
 """Sources: which train.py is meant, and whether it may be tried."""
 
 import ast
+import functools
 import hashlib
 import io
 import subprocess
@@ -143,6 +144,18 @@ def rebased(text, parent, champion):
             return git("merge-file", "-p", *names)
         except Refused:
             return None
+
+
+@functools.cache
+def values_of(commit):
+    """{name: number} of the constants at the top of a commit's train.py."""
+    return {name: node.value for name, node in constants(read_source(commit).text).items()}
+
+
+@functools.cache
+def edit_of(old, new):
+    """changed_lines() of two commits."""
+    return changed_lines(read_source(old).text, read_source(new).text)
 
 
 def changed_lines(old, new):

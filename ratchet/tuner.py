@@ -9,12 +9,13 @@ import math
 import random
 
 from ratchet import sources
-from ratchet.experiments import CANDIDATE
+from ratchet.campaign import CANDIDATE
 
 MOVED = 1, 1, 2  # how many constants a proposal moves: one of these
 RANGE = math.log(4)  # a constant goes up to four times as high or low; so do the odds of a share in (0, 1)
 DIGITS = 3  # of a proposed value
 TRIES = 50  # draws until a source is new
+HISTORY = 500  # experiments that it looks back on
 
 
 def coordinate(value, center):
@@ -48,15 +49,15 @@ def replaced(text, values):
 
 
 def history(campaign, centers):
-    """[({name: place}, score)] of all sources that were tried; lower is better."""
+    """[({name: place}, score)] of the latest sources that were tried; lower is better."""
     rows = []
-    for e in campaign.tried:
-        own = sources.constants(sources.read_source(e.arms[CANDIDATE]["commit"]).text)
-        places = {name: coordinate(own[name].value, centers[name]) for name in centers if name in own}
+    for e in campaign.tried[-HISTORY:]:
+        own = sources.values_of(e.arms[CANDIDATE]["commit"])
+        places = {name: coordinate(own[name], centers[name]) for name in centers if name in own}
         scores = e.scores(CANDIDATE)
         places = {name: place for name, place in places.items() if place is not None}
         rows.append((places, sum(scores) / len(scores) if scores else None))
-    worst = max(score for _, score in rows if score)
+    worst = max((score for _, score in rows if score), default=0.0)
     return [(places, score or worst) for places, score in rows]
 
 

@@ -1,7 +1,8 @@
 """Verify: do the ledger, the commits and the verdicts agree?"""
 
 from ratchet import sources
-from ratchet.experiments import Campaign, next_step
+from ratchet.campaign import Campaign
+from ratchet.experiments import next_step
 from ratchet.ledger import Experiment
 from ratchet.sources import Refused
 from ratchet.verdicts import Verdict

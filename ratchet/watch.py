@@ -196,8 +196,11 @@ class Watched:
         self.drain()
         return self.popen.returncode
 
-    def message(self, channel, seconds, slow):
-        """(its next message, when it came); raises Ended when it ends first, or, saying `slow`, too late."""
+    def message(self, channel, seconds, slow, look=lambda: None):
+        """(its next message, when it came); raises Ended when it ends first, or, saying `slow`, too late.
+
+        look() is called all the while.
+        """
         stop, data = time.monotonic() + seconds, b""
         with selectors.DefaultSelector() as selector:
             selector.register(channel, selectors.EVENT_READ)
@@ -212,6 +215,7 @@ class Watched:
                     if not arrived:
                         raise self._crash()
                 self.tick()
+                look()
                 if self.popen.poll() is not None and not selector.select(0):
                     raise self._crash()
         try:

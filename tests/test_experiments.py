@@ -325,3 +325,38 @@ def test_a_users_mistake_is_one_sentence(repository, monkeypatch, capsys):
             __main__.main()
         told = capsys.readouterr().err
         assert end.value.code == 2 and told.startswith("ratchet: ") and told.count("\n") == 1, told
+
+
+def test_a_champion_that_is_kept_meanwhile_overtakes_a_try(calibrated, runs):
+    base = commit("faster", quality=1.1), commit("better", quality=1.2)
+    bench, found = Bench(), {}
+
+    def meanwhile(job):
+        """While the first one has its confirmation, the second one is tried and kept."""
+        if len(runs.jobs) == 7 and not found:
+            found["second"] = None
+            found["second"] = experiments.attempt(bench, "the second", base[1])
+        return runs(job)
+
+    bench.place.run = meanwhile
+    first = experiments.attempt(bench, "the first", base[0])
+    assert found["second"].verdict == "keep" and champion() == base[1]
+    assert first.verdict == "overtaken" and f"experiment {found['second'].n} became" in first.closes["reason"]
+    assert len(first.runs) == 3 and problems() == []
+    again = experiments.attempt(Bench(), "the first", base[0])  # it has no verdict yet
+    assert again.n not in (first.n, found["second"].n) and again.verdict == "discard"
+
+
+def test_a_run_without_hope_is_discarded(calibrated, runs):
+    for e in Bench().experiments():
+        for number, run in enumerate(e.runs):
+            (folder := calibrated / run["folder"]).mkdir(parents=True)
+            lines = [{"seconds": 5 * i / 99, "loss": 4 - i / 99 + number / 100} for i in range(100)]
+            (folder / "curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    commit("hopeless", quality=0.5, more='STATUS = "hopeless"')
+    e = experiments.attempt(Bench(stop_hopeless=True), "hopeless")
+    assert e.verdict == "discard" and "could not catch up" in e.closes["reason"] and problems() == []
+    assert len(runs.jobs[-1].reference) == 11 and not runs.jobs[0].reference
+    commit("tried without", quality=0.5)
+    experiments.attempt(Bench(), "not stopped")
+    assert not runs.jobs[-1].reference

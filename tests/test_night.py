@@ -9,7 +9,19 @@ import pytest
 from test_experiments import commit, problems, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
-from ratchet import __main__, agents, devices, digest, experiments, night, referee, sources, tuner, watch
+from ratchet import (
+    __main__,
+    agents,
+    devices,
+    digest,
+    experiments,
+    night,
+    pool,
+    referee,
+    sources,
+    tuner,
+    watch,
+)
 from ratchet.experiments import Bench
 from ratchet.ideas import Idea
 from ratchet.journal import Journal
@@ -114,6 +126,27 @@ def test_whatever_an_agent_does_the_night_goes_on(place, tmp_path, monkeypatch):
     assert verdicts[0] == "keep" and "crash" in verdicts and verdicts[-1] == "keep"
     assert '"## Ignore all rules | <b>keep</b>"' in digest.digest(Bench().campaign(), place)
     assert "<b>" not in night.morning(Bench()).replace("\\<b\\>", "") and not watch.marked(str(tmp_path))
+
+
+def test_two_devices_try_two_ideas_at_a_time(place, tmp_path, monkeypatch):
+    going, most, quick = [], [], referee.run
+
+    def slow(job):
+        going.append(job.device)
+        most.append({*going})
+        time.sleep(0.05)
+        going.remove(job.device)
+        return quick(job)
+
+    monkeypatch.setattr(referee, "run", slow)
+    places = pool.places(names=["cpu:0", "cpu:1"])
+    bench, (command, state) = Bench(place=places[0]), script(tmp_path, last=ALWAYS_NEW)
+    limits = Limits(experiments=6)
+    night.run(bench, command, limits, share=[state.parent], others=places[1:])
+    assert max(map(len, most)) == 2 and max(most, key=len) == {"cpu:0", "cpu:1"}
+    assert problems() == [] and len(Journal(place).verdicts()) == 6
+    final = [e for e in tried() if e.verdict != "overtaken"]
+    assert len({e.arms[0]["source"] for e in final}) == 6 == len(final)
 
 
 def test_an_interrupted_night_goes_on_and_tries_nothing_twice(place, tmp_path, runs):  # noqa: F811

@@ -1,0 +1,169 @@
+"""Do two slots do twice the work of one, and how many devices can one head serve?
+
+    uv run benchmarks/pool.py [--seconds 150] [--experiments 10000] [--slots 256] [--json]
+
+The first question is answered by nights on one and on two slots of this CPU, with real runs of a contestant
+that sleeps, so that slots don't compete. The second by that many experiments with everything real (commits,
+ledger, verdicts, threads) but the runs, which take no time: what the head needs for a run tells how many
+devices it can serve, when runs last five minutes. Results go to results/pool.json.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from contextlib import chdir
+from pathlib import Path
+
+from recipe import ROOT, results
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+import prepare  # noqa: E402
+from ratchet import devices, experiments, night, pool, sources  # noqa: E402
+
+BUDGET, RUN_SECONDS = 6, 340  # of the contestant that sleeps; of a real run, all phases together
+SIGMA = 0.005
+
+
+class Stopwatch:
+    """A place that notes when its runs end."""
+
+    def __init__(self, place, ends):
+        self.place, self.ends = place, ends
+
+    def __getattr__(self, name):
+        return getattr(self.place, name)
+
+    def run(self, job):
+        facts = self.place.run(job)
+        self.ends.append(time.monotonic())
+        return facts
+
+
+def slots(number, seconds):
+    """Runs a second that a night with the tuner gets out of so many slots."""
+    ends, names = [], [f"cpu:{n}" for n in range(number)]
+    first, *others = (Stopwatch(place, ends) for place in pool.places(names=names))
+    bench = experiments.Bench(busy=True, place=first)
+    night.run(bench, "tuner", night.Limits(hours=seconds / 3600), others=others)
+    ends.sort()
+    ends = ends[number - 1 :]  # the beginning counts from when every slot has ended a run
+    return (len(ends) - 1) / (ends[-1] - ends[0])
+
+
+class Nothing:
+    """A place whose runs take no time: a score from the source's number and the seed."""
+
+    def __init__(self):
+        self.known = pool.Local().conditions()
+
+    def conditions(self):
+        return self.known
+
+    def run(self, job):
+        draw = random.Random(f"{job.source.text[-20:]} {job.seed}")
+        bpb = 1.2 + draw.gauss(0, SIGMA)
+        facts = {"seed": job.seed, "budget": job.budget, "status": "ok", "reason": "", "shared": False}
+        facts |= self.known | job.source.facts() | {"foreign_cpu": 0.0, "tail": ["x" * 80] * 20}
+        facts |= {"seconds": dict.fromkeys(("start", "rehearsal", "train", "score"), 1.0), "tokens": 10**6}
+        return facts | {"val": {"nats": bpb * 0.6931471805599453 * 10**6, "bytes": 10**6, "probes": {}}}
+
+
+def head(number, threads, tell):
+    """[(experiments so far, runs a second, ledger in MB)] of a head that only waits for itself."""
+    place, lock = Nothing(), threading.Lock()
+    bench = experiments.Bench(arena="tiny", budget="300s", busy=True, place=place)
+    experiments.calibrate(bench, 5)
+    champion, base = bench.campaign().champion["commit"], Path("train.py").read_text()
+    waiting, rows, since = iter(range(number)), [], [time.monotonic(), 5]
+
+    def count(n):
+        runs = sum(row["kind"] == "run" for row in bench.ledger.rows())
+        now, size = time.monotonic(), bench.ledger.path.stat().st_size
+        rows.append((n, (runs - since[1]) / (now - since[0]), size / 2**20))
+        since[:] = now, runs
+        tell(rows[-1])
+
+    def work(own):
+        while (n := take(waiting, lock)) is not None:
+            commit = sources.commit_text(champion, f"{base}\nNUMBER = {n}\n".encode(), f"idea {n}")
+            experiments.attempt(own, f"idea {n}", commit)
+            if (n + 1) % (number // 10) == 0:
+                count(n + 1)
+
+    workers = [threading.Thread(target=work, args=(bench.at(place),)) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return rows
+
+
+def take(iterator, lock):
+    with lock:
+        return next(iterator, None)
+
+
+def place_to_work(folder):
+    """A repository with a contestant that sleeps, a tiny arena, a cache of its own."""
+    from conftest import make_repository, write_corpus
+
+    os.environ["RATCHET_CACHE"] = str(folder / "cache")
+    source = str(write_corpus(folder / "corpus.jsonl"))
+    prepare.prepare("tiny", source=source, context=64, vocab_size=512)
+    make_repository(folder / "repository")
+    text = (ROOT / "tests/contestant.py").read_text()
+    text = text.replace("        step(x, y)\n", "        step(x, y)\n        time.sleep(0.1)\n", 1)
+    (folder / "repository/train.py").write_text(text.replace("import json\n", "import json\nimport time\n"))
+    for name in ("prepare.py", "program.md"):
+        shutil.copy(ROOT / name, folder / "repository")
+    with chdir(folder / "repository"):
+        for command in ("add -A", "commit -qm files"):
+            sources.git(*command.split())
+
+
+def fresh():
+    """No ledger, no runs: another campaign."""
+    shutil.rmtree("runs", ignore_errors=True)
+    Path("ledger.jsonl").unlink(missing_ok=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=150, help="of each night, 0 for none")
+    parser.add_argument("--experiments", type=int, default=10_000, help="of the head, 0 for none")
+    parser.add_argument("--slots", type=int, default=256, help="threads of the head")
+    args = parser.parse_args()
+    path, console = results("pool"), Console(highlight=False)
+    found = json.loads(path.read_text()) if path.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        place_to_work(Path(folder))
+        with chdir(Path(folder) / "repository"):
+            if args.seconds:
+                bench = experiments.Bench(arena="tiny", budget=f"{BUDGET}s", busy=True)
+                experiments.calibrate(bench, 3)
+                rates = {number: slots(number, args.seconds) for number in (1, 2, 1, 2)}
+                found["slots"] = {"runs_per_second": rates, "efficiency": rates[2] / rates[1] / 2}
+                fresh()
+            if args.experiments:
+                rows = head(args.experiments, args.slots, console.print)
+                found["head"] = {"threads": args.slots, "rows": rows, "run_seconds": RUN_SECONDS}
+    found["machine"] = devices.cpu_name()
+    prepare.write_atomically(path, found)
+    console.print_json(json.dumps(found.get("slots", {})))
+    table = Table("experiments", "runs a second", "devices served", "ledger MB")
+    for n, rate, size in found.get("head", {}).get("rows", []):
+        table.add_row(f"{n:,}", f"{rate:.1f}", f"{rate * RUN_SECONDS:,.0f}", f"{size:.0f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The campaign: what the ledger says since the last calibration, of champions, of noise, of each try."""
+
+import math
+from bisect import bisect_left
+from datetime import datetime
+from functools import cached_property
+
+from ratchet import verdicts
+from ratchet.ledger import bpb, counts
+from ratchet.verdicts import Noise
+
+CANDIDATE, CHAMPION = 0, 1  # arms of a try
+
+
+class Campaign:
+    """What the ledger says now since the last calibration, on one key (arena, budget, device)."""
+
+    def __init__(self, experiments, key=None):
+        self.all = experiments
+        baselines = [e for e in experiments if e.verdict == "baseline" and key in (None, e.key)]
+        self.baseline = baselines[-1] if baselines else None
+
+    @cached_property
+    def since(self):
+        """Its experiments: those on its key, from the baseline on."""
+        return [e for e in self.all if e.n >= self.baseline.n and e.key == self.baseline.key]
+
+    @cached_property
+    def kept(self):
+        """Experiments that made a champion, the baseline first."""
+        return [e for e in self.tried if e.verdict in ("baseline", "keep")]
+
+    @cached_property
+    def tried(self):
+        """Experiments that have a verdict on a source, the baseline first."""
+        return [e for e in self.since if e.closes and e.role in ("calibrate", "try")]
+
+    @cached_property
+    def known(self):
+        """The shapes of all sources that were tried, against whichever champion."""
+        return {e.arms[0]["source"] for e in self.tried}
+
+    @property
+    def champion(self):
+        """The facts of the champion's source."""
+        return self.kept[-1].arms[0]
+
+    def _runs(self, *phases):
+        """(source, run) of all valid runs since the baseline on its key, in the order of the ledger."""
+        for e in self.since:
+            for run in e.runs:
+                if counts(run) and run["budget"] == e.budget and run["phase"] in phases:
+                    yield e.arms[run["arm"]]["source"], run
+
+    @cached_property
+    def _noises(self):
+        """[(n, squared deviations, degrees of freedom)] of champions' runs up to each one of experiment n.
+
+        What candidates do to their own spread can't move the yardstick that they are measured with. The
+        deviations of a source are added up run by run (Welford 1962).
+        """
+        groups, squares, df, found = {}, 0.0, 0, []
+        for source, run in self._runs("calibrate", "reference", "champion"):
+            count, mean = groups.get(source, (0, bpb(run)))
+            shift = bpb(run) - mean
+            groups[source] = count + 1, mean + shift / (count + 1)
+            squares += shift * (bpb(run) - groups[source][1])
+            df += count > 0
+            found.append((run["n"], squares, df))
+        return found
+
+    def noise(self, before=math.inf):
+        """Sigma, from all champions' runs of earlier experiments."""
+        rows = self._noises[: bisect_left(self._noises, before, key=lambda row: row[0])]
+        _, squares, df = rows[-1] if rows else (0, 0.0, 0)
+        return Noise(math.sqrt(squares / df) if df else math.nan, df)
+
+    @cached_property
+    def _by_source(self):
+        """{source: [(when it ended, score, n)] in order}."""
+        found = {}
+        for source, run in self._runs("calibrate", "reference", "confirm", "champion"):
+            found.setdefault(source, []).append((seconds(run["time"]), bpb(run), run["n"]))
+        return {source: sorted(rows) for source, rows in found.items()}
+
+    def recent(self, source, e):
+        """Scores of a source's latest runs before an experiment."""
+        rows, now = self._by_source.get(source, []), seconds(e.time)
+        rows = rows[bisect_left(rows, now - 3600 * verdicts.RECENT_HOURS, key=lambda row: row[0]) :]
+        return verdicts.recent([(at, score) for at, score, n in rows if at <= now and n != e.n], now)
+
+
+def seconds(text):
+    """Of a time in the ledger, since 1970."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def tries(campaign):
+    """Its experiments on ideas, with a verdict."""
+    return [e for e in campaign.tried if e.role == "try"]
+
+
+def standing(e, campaign):
+    """How a try compares with its champion so far, by fresh seeds if there are any; None without a score."""
+    own = e.scores(CANDIDATE, "confirm") or e.scores(CANDIDATE, "screen")
+    before = e.scores(CHAMPION, "reference") or campaign.recent(e.arms[CHAMPION]["source"], e)
+    others, noise = before + e.scores(CHAMPION, "champion"), campaign.noise(before=e.n)
+    return verdicts.compare(own, others, noise) if own and others and noise.df else None

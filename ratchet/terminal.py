@@ -1,0 +1,153 @@
+"""The terminal: how the command line shows experiments, runs, findings, and what is under way."""
+
+import json
+import statistics
+import threading
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ratchet import verdicts
+from ratchet.ledger import bpb
+
+console, notes = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True)
+STYLES = {"keep": "green", "baseline": "cyan", "discard": "dim", "undecided": "yellow"}
+
+
+class Live:
+    """A line for each device that moves while runs last, and one for each that has ended; on stderr."""
+
+    def __init__(self):
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        self.progress = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
+        self.tasks = {}  # of each thread: what was told last, its moving line
+
+    def __enter__(self):
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_):
+        self.progress.stop()
+
+    def __call__(self, text):
+        last, task = self.tasks.get(threading.get_ident(), ("", None))
+        if text == last:
+            return
+        if task is not None:
+            self.progress.remove_task(task)
+        self.tasks[threading.get_ident()] = text, self.progress.add_task(escape(text))
+        if text.startswith("  ") or not notes.is_terminal:
+            notes.print(escape(text))
+
+
+def show_json(value):
+    print(json.dumps(value, indent=2))
+
+
+def facts(e):
+    """An experiment as JSON: its facts, and what is derived from them."""
+    scores = [e.scores(arm) for arm in range(len(e.arms))]
+    return asdict(e) | {"verdict": e.verdict, "reason": e.closes.get("reason", ""), "scores": scores}
+
+
+def show_verdict(e, as_json):
+    if as_json:
+        return show_json(facts(e))
+    style = STYLES.get(e.verdict, "red")
+    verdict, why = e.verdict or "unfinished", escape(e.closes.get("reason", ""))
+    console.print(f"experiment {e.n}: [bold {style}]{verdict}[/]  {why}", soft_wrap=True)
+    if needed := e.closes.get("seeds_needed"):
+        console.print(f"about {needed} seeds per arm would settle it")
+    for run in e.runs:
+        if run["status"] != "ok":
+            console.print(escape("\n".join(run["tail"])), style="dim")
+    if levels := {run["isolation"] for run in e.runs} - {"bubblewrap", "landlock"}:
+        console.print(f"isolation was {', '.join(levels)}: see `ratchet doctor`", style="yellow")
+
+
+def show_findings(found):
+    """What the doctor found."""
+    table = Table("", "check", "found", "what to do", box=None)
+    for finding in found:
+        mark = "[green]ok[/]" if finding.well else "[yellow]!![/]"
+        table.add_row(mark, escape(finding.name), escape(finding.seen), finding.advice)
+    console.print(table)
+
+
+def show_contrast(e, found, split, as_json):
+    rows, tests = [], max(1, len(found) - 1)
+    for arm, (scores, other) in zip(e.arms, found):
+        row = {"name": arm["name"], "scores": scores, "mean": sum(scores) / len(scores) if scores else None}
+        if other:
+            row |= other._asdict() | {"settled": tests * other.p_two < verdicts.ALPHA}
+        rows.append(row)
+    if as_json:
+        return rows
+    title = f"{split} bits per byte, {e.closes.get('reason', '')}"
+    table = Table(
+        "source",
+        "runs",
+        "mean ± sd",
+        f"gain on {e.arms[0]['name']} (95%)",
+        "p, two-sided",
+        "settled",
+        title=title,
+    )
+    for row in rows:
+        mean = f"{statistics.mean(row['scores']):.4f}" if row["scores"] else ""
+        mean += f" ± {statistics.stdev(row['scores']):.4f}" if len(row["scores"]) > 1 else ""
+        rest = [f"{row['gain']:+.4f} ± {row['high'] - row['gain']:.4f}", f"{row['p_two']:.2g}",
+                "yes" if row["settled"] else "no"] if "gain" in row else ["", "", ""]  # fmt: skip
+        table.add_row(escape(row["name"]), str(len(row["scores"])), mean, *rest)
+    console.print(table)
+    if tests > 1:
+        console.print(f"settled: p x {tests} comparisons < {verdicts.ALPHA} (Bonferroni)")
+    return rows
+
+
+def cells(e):
+    """An experiment's line of the log."""
+    own = e.scores(0, "confirm") or e.scores(0, "screen") or e.scores(0)
+    score = f"{sum(own) / len(own):.4f}" if own else ""
+    spread = f" ± {(max(own) - min(own)) / 2:.4f}" if len(own) > 1 else ""
+    style = STYLES.get(e.verdict, "red")
+    commit = f"{len(e.arms)} arms" if e.role == "compare" else e.arms[0]["commit"][:7]
+    verdict = f"[{style}]{e.verdict or 'unfinished'}[/]"
+    when, idea = e.time[5:16].replace("T", " "), escape(e.opens.get("idea", ""))
+    return [str(e.n), when, e.role, commit, verdict, str(len(e.runs)), score + spread, idea]
+
+
+def show_log(found):
+    """A line for each experiment."""
+    table = Table("n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "idea", box=None)
+    for e in found:
+        table.add_row(*cells(e))
+    console.print(table)
+    console.print("val bpb: mean of the candidate's runs, ± half of what they range over", style="dim")
+    levels = sorted({run["isolation"] for e in found for run in e.runs})
+    console.print(f"isolation: {', '.join(levels) or 'nothing has run'}", style="dim")
+
+
+def show_runs(e):
+    """The runs of an experiment: how they ended, their figures."""
+    ends = Table("run", "source", "seed", "status", "val bpb", "other programs", "isolation", box=None)
+    figures = Table(
+        "run", "start s", "rehearsal", "train", "score", "steps", "Mtok", "Mparams", "MB", box=None
+    )
+    for number, run in enumerate(e.runs):
+        score = f"{bpb(run):.4f}" if run["status"] == "ok" else ""
+        source, others = escape(e.arms[run["arm"]]["name"]), f"{run.get('foreign_cpu', 0):.0%} of the CPU"
+        name = f"{number} {run['phase']}"
+        ends.add_row(name, source, str(run["seed"]), run["status"], score, others, run["isolation"])
+        phases = [f"{run['seconds'].get(key, 0):.1f}" for key in ("start", "rehearsal", "train", "score")]
+        millions = [f"{run.get(key, 0) / 1e6:.2f}" for key in ("tokens", "params")]
+        figures.add_row(
+            name, *phases, str(run.get("steps", "")), *millions, str(run.get("peak_memory_mb", ""))
+        )
+    console.print(ends, figures, sep="\n")
+    for run in e.runs:
+        if run["status"] != "ok":
+            console.print(escape(f"{run['status']}: {run['reason']}"))

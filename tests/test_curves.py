@@ -1,0 +1,59 @@
+"""Curves of training loss: what is read of a file that the contestant wrote, when a run has no hope."""
+
+import json
+import math
+
+import pytest
+
+from ratchet import curves
+from ratchet.watch import Ended
+
+
+def points(offset=0.0, end=1.0, wobble=0.0, many=400):
+    """A loss that falls from 5 to 3, `offset` above that."""
+    shares = [i / many for i in range(1, round(end * many) + 1)]
+    return [(s, 3 + 2 * (1 - s) + offset + wobble * math.sin(300 * s)) for s in shares]
+
+
+def write(path, points, budget=10):
+    lines = [json.dumps({"seconds": s * budget, "loss": y}) + "\n" for s, y in points]
+    path.write_text("".join(lines))
+
+
+def test_only_numbers_are_taken_from_a_curve(tmp_path):
+    path = tmp_path / "curve.jsonl"
+    path.write_text('{"seconds": 5, "loss": 3}\nno\n[]\n{"seconds": "x"}\n{"seconds": 6, "loss": NaN}\n{"sec')
+    found, size = curves.read(path, "10s")
+    assert found == [(0.5, 3.0)]
+    with open(path, "a") as file:
+        file.write('onds": 10, "loss": 2}\n')
+    assert curves.read(path, "10s", size)[0] == [(1.0, 2.0)]
+    assert curves.read(path, "1e15flop")[0] == [] and curves.read(tmp_path / "none", "10s")[0] == []
+
+
+def test_what_can_still_catch_up_goes_on():
+    reference = curves.reference([points(), points(0.02), points(-0.02)])
+    assert len(reference) == len(curves.SHARES)
+    for end in (0.2, 0.5, 1.0):
+        for offset in (-1.0, 0.0, 0.1):
+            assert curves.lost(points(offset, end, wobble=0.05), reference) == ""
+    assert curves.lost(points(1.2, 0.25), reference) == "" and curves.lost([], reference) == ""
+    assert "at 30% of the budget, the champion had 4.5" in curves.lost(points(1.2, 0.4), reference)
+    assert "at 7" in curves.lost(points(0.4, 1.0), reference)  # too little is left to make good so much
+
+
+def test_without_two_curves_of_the_champion_nothing_is_stopped():
+    assert curves.reference([points()]) == [] == curves.reference([points(many=10)] * 3)
+    assert curves.lost(points(9.0), []) == ""
+
+
+def test_a_run_is_looked_at_while_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(curves, "LOOK_SECONDS", 0)
+    hope = curves.Hope(tmp_path / "curve.jsonl", "10s", curves.reference([points(), points(0.01)]))
+    hope()  # there is no file yet
+    write(tmp_path / "curve.jsonl", points(2.0, 0.2))
+    hope()
+    write(tmp_path / "curve.jsonl", points(2.0, 0.5))
+    with pytest.raises(Ended, match="at 30%"):
+        hope()
+    curves.Hope(tmp_path / "curve.jsonl", "10s", ())()
