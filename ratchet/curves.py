@@ -59,12 +59,12 @@ def reference(curves):
     return found
 
 
-def lost(points, reference):
+def lost(points, reference, catch_up=CATCH_UP):
     """Why a run can't catch up with the champion any more, at the first share where that is seen; or ""."""
     for share, mean, gained, deviation in reference:
         if not points or points[-1][0] < share or (loss := at(points, share)) is None:
             return ""
-        if loss - mean > (CATCH_UP - 1) * max(gained, 0.0) + NOISE * deviation:
+        if loss - mean > (catch_up - 1) * max(gained, 0.0) + NOISE * deviation:
             return f"loss {loss:.3f} at {share:.0%} of the budget, the champion had {mean:.3f}"
     return ""
 

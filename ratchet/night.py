@@ -124,7 +124,7 @@ class Night:
             self.errors.append(error)
 
     def may_begin(self):
-        """Whether this thread may take an idea: it is counted as working then. Notes in `why` that none may."""
+        """Whether this thread may take an idea: it counts as working then. Notes in `why` that none may."""
         with self.lock:
             self.why = self.over()
             enough = len(self.journal.verdicts()) + len(self.working) >= self.limits.experiments
