@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ratchet import referee, sandbox, sources, watch
+from ratchet import guard, referee, sandbox, sources
 
 FILES = "prepare.py", "program.md"  # that lie beside train.py, not to be edited
 ANSWER = "idea.txt"  # first line: the idea; second: the gain in bpb that is expected of it
@@ -88,7 +88,7 @@ class Agent:
         try:
             code = self.run(argv, work, log)
             answer = self.look(champion, code, log)
-        except watch.Ended as end:
+        except guard.Ended as end:
             answer = Answer(end.status, str(end))
         clock.enter("end")
         log.write_text(self.masked(log.read_text()))
@@ -107,13 +107,13 @@ class Agent:
             read=(self.folder / "prompt", program.parent, *programs),
             write=(work, self.folder / "tmp", *settings), network=self.network)  # fmt: skip
         argv, mark = sandbox.command(argv, view, self.level), str(self.folder)
-        for process in watch.marked(mark):
+        for process in guard.marked(mark):
             process.kill()  # of a night that was killed
         told = {"RATCHET_RUN": mark, "TMPDIR": str(self.folder / "tmp")}
         env = {key: value for key, value in os.environ.items() if not key.startswith("RATCHET_")} | told
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
         with open(self.folder / "prompt", "rb") as given:
-            with watch.Watched(argv, env, work, log, mark, given=given) as process:
+            with guard.Watched(argv, env, work, log, mark, given=given) as process:
                 self.process = process
                 try:
                     return process.wait(SECONDS)
@@ -172,7 +172,7 @@ def read_idea(path, text):
     for word in () if len(lines) >= 2 else ("IDEA", "GAIN"):
         said = re.findall(rf"^\W*{word}\W*:[\s*_`]*(.+?)[\s*_`]*$", text, re.MULTILINE)
         lines += said[-1:] if word == "GAIN" or not lines else []
-    idea = watch.clean(lines[0].encode())[:IDEA_CHARACTERS] if lines else ""
+    idea = guard.clean(lines[0].encode())[:IDEA_CHARACTERS] if lines else ""
     number = re.search(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", lines[1]) if len(lines) > 1 else None
     gain = float(number[0]) if number else None
     return idea.removeprefix("IDEA:").strip(), gain if gain is not None and abs(gain) < 10 else None

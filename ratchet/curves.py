@@ -12,7 +12,7 @@ from bisect import bisect_right
 from contextlib import suppress
 from statistics import fmean, stdev
 
-from ratchet.watch import Ended
+from ratchet.guard import Ended
 
 WINDOW = 0.1  # share of a run over which its loss is averaged
 SHARES = tuple(n / 20 for n in range(6, 17))  # of a run, at which it is compared

@@ -13,7 +13,7 @@ import psutil
 
 from ratchet import sandbox
 from ratchet.devices import cache_folder, describe, throttled
-from ratchet.watch import FOREIGN_CPU
+from ratchet.guard import FOREIGN_CPU
 
 
 class Finding(NamedTuple):

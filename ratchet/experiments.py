@@ -13,7 +13,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-from ratchet import curves, devices, pool, referee, sources, verdicts, watch
+from ratchet import curves, devices, guard, pool, referee, sources, verdicts
 from ratchet.campaign import CANDIDATE, CHAMPION, Campaign
 from ratchet.ledger import Ledger, bpb, counts
 from ratchet.sources import Refused
@@ -256,7 +256,7 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", **told):
     if known and not again:
         return known[-1]
     champion = campaign.champion
-    idea, by = (watch.clean(text.encode(errors="replace"))[:1000] for text in (idea, by))
+    idea, by = (guard.clean(text.encode(errors="replace"))[:1000] for text in (idea, by))
     arms = source, sources.read_source(champion["commit"])._replace(name="champion")
     more = {"parent": champion["commit"], "quick": quick, "baseline": campaign.baseline.n} | told
     n = bench.open("try", arms, idea=idea, by=by, **more)

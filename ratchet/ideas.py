@@ -5,7 +5,7 @@ import threading
 from contextlib import suppress
 from typing import NamedTuple
 
-from ratchet import sources, tuner, watch
+from ratchet import guard, sources, tuner
 from ratchet.campaign import tries
 from ratchet.digest import digest, expectation, quoted
 from ratchet.journal import Journal
@@ -100,7 +100,7 @@ class Ideas:
             try:
                 broken = self.broken.get_nowait() if not self.broken.empty() else None
                 failures = 0 if self.answer(broken) else failures + 1
-            except watch.Cancelled:
+            except guard.Cancelled:
                 return
             except Exception as error:  # of a thread nobody would see it
                 self.refused = f"the agent can't be asked: {type(error).__name__}: {error}"
@@ -212,4 +212,4 @@ class Ideas:
 
 def fenced(lines):
     """Lines of a log as a quoted block that they can't end."""
-    return "\n".join("> " + watch.clean(line.encode())[:300] for line in lines)
+    return "\n".join("> " + guard.clean(line.encode())[:300] for line in lines)

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import NamedTuple
 
-from ratchet import devices, experiments, referee, sources, watch
+from ratchet import devices, experiments, guard, referee, sources
 from ratchet.agents import Agent
 from ratchet.campaign import seconds
 from ratchet.digest import quoted
@@ -98,17 +98,17 @@ class Night:
 
     def cancel(self, threads):
         """End what still runs."""
-        watch.cancelled.set()
+        guard.cancelled.set()
         for thread in threads:
             thread.join()
-        watch.cancelled.clear()
+        guard.cancelled.clear()
 
     def work(self, bench):
         """A device's thread: idea after idea, until the night is over."""
         try:
             while not self.why:
                 begin = time.monotonic()
-                idea = self.ideas.next(POLL_SECONDS) if self.may_begin() else watch.pause(POLL_SECONDS)
+                idea = self.ideas.next(POLL_SECONDS) if self.may_begin() else guard.pause(POLL_SECONDS)
                 waited = time.monotonic()
                 if idea:
                     self.handle(bench, idea)
@@ -118,7 +118,7 @@ class Night:
                 if not idea and not self.why:
                     bench.tell("waiting for the agent's next idea")
                 self.working.discard(threading.get_ident())
-        except watch.Cancelled:
+        except guard.Cancelled:
             pass
         except BaseException as error:  # the main thread raises it
             self.errors.append(error)
@@ -156,7 +156,7 @@ class Night:
                 return experiments.attempt(bench, idea.idea, idea.commit, **told)
             except Shared as error:
                 bench.tell(f"  {error}")
-                watch.pause(PATIENCE)
+                guard.pause(PATIENCE)
                 if self.over():
                     return None
 
@@ -195,7 +195,7 @@ def run(bench, name, limits, share=(), network=True, others=()):
 
     others: places of the pool that work beside that of the bench.
     """
-    name, benches = watch.clean(name.encode()), [bench, *map(bench.at, others)]
+    name, benches = guard.clean(name.encode()), [bench, *map(bench.at, others)]
     for each in benches:
         each.campaign()  # refuses before an agent is asked
     (bench.home / "runs/.stop").unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-from ratchet import devices, referee, sandbox, sources, watch
+from ratchet import devices, guard, referee, sandbox, sources
 from ratchet.sources import Refused
 
 NODE_TRIES = 5  # nodes that may die under a run until it is given up
@@ -201,7 +201,7 @@ class RayCluster:
         while not (chosen := self.take()):
             if time.monotonic() > stop:
                 raise Refused(f"no node with {self.kind['device']} is left in the Ray cluster")
-            watch.pause(LOOK_SECONDS)
+            guard.pause(LOOK_SECONDS)
         try:
             yield chosen
         finally:
@@ -240,8 +240,8 @@ class RayCluster:
     def result(self, task):
         try:
             while not self.ray.wait([task], timeout=LOOK_SECONDS)[0]:
-                watch.pause(0)
-        except watch.Cancelled:
+                guard.pause(0)
+        except guard.Cancelled:
             self.ray.cancel(task, force=True)
             raise
         return self.ray.get(task)
@@ -290,9 +290,9 @@ class SlurmCluster:
             job = self.executor.submit(function, *args)
             try:
                 while not job.done():
-                    watch.pause(LOOK_SECONDS)
+                    guard.pause(LOOK_SECONDS)
                 return job.result()
-            except watch.Cancelled:
+            except guard.Cancelled:
                 job.cancel()
                 raise
             except self.broken as error:

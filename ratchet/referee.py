@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ratchet import devices, sandbox, watch
+from ratchet import devices, guard, sandbox
 from ratchet.curves import Hope
 from ratchet.sources import ROOT, Refused, Source, sha256
 
@@ -122,13 +122,13 @@ def run(job):
     facts = {"seed": job.seed, "budget": job.budget, "status": "ok", "reason": "", "isolation": level}
     facts |= devices.describe(job.device) | job.source.facts() | {"shared": False, "seconds": clock.seconds}
     with devices.exclusive(job.device):
-        for process in watch.marked(str(live / "out")) + watch.marked(str(live / "score")):
+        for process in guard.marked(str(live / "out")) + guard.marked(str(live / "score")):
             process.kill()  # of a referee that was killed
         place(job)
         try:
             told = compete(job, level, clock, facts)
             facts |= judge(job, level, facts, told)
-        except watch.Ended as end:
+        except guard.Ended as end:
             facts |= {"status": end.status, "reason": str(end)}
         except Exception as error:  # whatever a contestant provokes is a row, not a run that never was
             facts |= {"status": "crash", "reason": f"{type(error).__name__}: {error}"[:300]}
@@ -178,7 +178,7 @@ def copy_files(source, target):
             with suppress(OSError), opened(name, folder) as (old, facts):
                 room[0] -= facts.st_size
                 if room[0] < 0 or time.monotonic() > stop:
-                    raise watch.Ended("disk", "its compiler's cache is too large to keep")
+                    raise guard.Ended("disk", "its compiler's cache is too large to keep")
                 if stat.S_ISDIR(facts.st_mode) and depth:
                     copy(old, place / name, depth - 1)
                 elif stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
@@ -232,7 +232,7 @@ def started(job, level):
     argv = sandbox.command([sys.executable, str(live / "code/train.py")], view, level)
     env = environment(job) | {"RATCHET_REFEREE": str(theirs.fileno())}
     log, mark = live / "run.log", env["RATCHET_RUN"]
-    with ours, watch.Watched(argv, env, live / "code", log, mark, theirs) as process:
+    with ours, guard.Watched(argv, env, live / "code", log, mark, theirs) as process:
         yield process, ours
 
 
@@ -247,7 +247,7 @@ def preflight(job):
             with started(job, sandbox.best_level()) as (process, ours):
                 wait_until_ready(process, ours, Clock())
                 keep_compiled(job)
-        except watch.Ended as end:
+        except guard.Ended as end:
             return end.status, str(end), tail(job.live / "run.log")
         finally:
             remove(job.live)
@@ -256,7 +256,7 @@ def preflight(job):
 def compete(job, level, clock, facts):
     """The contestant's part of a run: adds to `facts` what was seen, returns what it told. Raises Ended."""
     with started(job, level) as (process, ours):
-        load, energy = watch.Load(job.device, process), devices.joules(job.device)
+        load, energy = guard.Load(job.device, process), devices.joules(job.device)
         try:
             begin = wait_until_ready(process, ours, clock)
             keep_compiled(job)
@@ -269,7 +269,7 @@ def compete(job, level, clock, facts):
     facts["joules"] = energy and devices.joules(job.device) - energy
     late = facts["seconds"]["train"] - job.seconds
     if late > max(LATE * job.seconds, LATE_SECONDS):
-        raise watch.Ended("overtime", f"it submitted {late:.2f} s after its {job.seconds:g} s")
+        raise guard.Ended("overtime", f"it submitted {late:.2f} s after its {job.seconds:g} s")
     return told
 
 
@@ -294,7 +294,7 @@ def train(job, process, channel, clock, spent):
     try:
         hope = Hope(job.live / "out/curve.jsonl", job.budget, job.reference)
         told, now = process.message(channel, 1.1 * job.seconds + 10 - spent, slow, hope)
-    except watch.Ended:
+    except guard.Ended:
         clock.enter("score")
         raise
     clock.enter("score", now)
@@ -319,9 +319,9 @@ def collect(out, target):
         except FileNotFoundError:
             continue
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-            raise watch.Ended("invalid", f"{name} is a link or no file")
+            raise guard.Ended("invalid", f"{name} is a link or no file")
         if facts.st_size > most:
-            raise watch.Ended("invalid", f"{name} has {facts.st_size:,} bytes, {most:,} are allowed")
+            raise guard.Ended("invalid", f"{name} has {facts.st_size:,} bytes, {most:,} are allowed")
         os.replace(out / name, target / name)
 
 
@@ -370,14 +370,14 @@ def have_scored(job, folder, level, split):
     program, model = str(folder / "judge/prepare.py"), str(folder / "model")
     argv = [sys.executable, program, "score", model, "--split", split]
     try:
-        with watch.Watched(argv, env, folder, folder / "score.log", str(folder)) as process:
+        with guard.Watched(argv, env, folder, folder / "score.log", str(folder)) as process:
             process.wait(SCORE_SECONDS + SCORE_SHARE * job.arena.seconds)
-    except watch.Ended as end:
-        raise watch.Ended("invalid", f"scoring: {end}") from None
+    except guard.Ended as end:
+        raise guard.Ended("invalid", f"scoring: {end}") from None
     path = folder / "model" / {"val": "result.json", "test": "test.json"}[split]
     if not path.exists():
         words = tail(folder / "score.log") or ["no output"]
-        raise watch.Ended("invalid", f"it can't be scored: {words[-1]:.300}")
+        raise guard.Ended("invalid", f"it can't be scored: {words[-1]:.300}")
     return json.loads(path.read_text())
 
 

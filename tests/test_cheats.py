@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from test_prepare import CHEATS as SCORED_BY_PREPARE
 
 import prepare
-from ratchet import devices, referee, sandbox, sources, watch
+from ratchet import devices, guard, referee, sandbox, sources
 
 FOLDER = Path(__file__).parent / "cheats"
 HONEST = (FOLDER.parent / "contestant.py").read_text()
 HERE = "# what a cheat replaces comes here\n"
 SEED, BUDGET = 3, "20000tok"  # of a budget in tokens, scores are equal to the last bit
-BUSY = dict.fromkeys(watch.FOREIGN_CPU, 99.0)  # others may use this machine
+BUSY = dict.fromkeys(guard.FOREIGN_CPU, 99.0)  # others may use this machine
 PORT, VICTIM, LEFT = 45871, "271828", "31.4159"  # of a server; of who is to be killed, who is left behind
 
 # cheats that are ready to be scored from the start: {file: the probe that finds it, or what else is said}
@@ -87,7 +87,7 @@ def bait(cache):
 
 def kill_what_is_left(live):
     """Number of processes that a run left behind, which are killed."""
-    left = watch.marked(str(live / "out")) + watch.marked(str(live / "score"))
+    left = guard.marked(str(live / "out")) + guard.marked(str(live / "score"))
     for process in psutil.process_iter(["cmdline", "status"]):
         if LEFT in (process.info["cmdline"] or []) and process.info["status"] != "zombie":
             left.append(process)
@@ -104,7 +104,7 @@ def compete(name, folder, level):
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         for key, value in {"RATCHET_ISOLATION": level, **getattr(cheat, "ENVIRONMENT", {})}.items():
             patch.setenv(key, value)
-        for place, value in {"watch.FOREIGN_CPU": BUSY, **getattr(cheat, "PATCH", {})}.items():
+        for place, value in {"guard.FOREIGN_CPU": BUSY, **getattr(cheat, "PATCH", {})}.items():
             patch.setattr(f"ratchet.{place}", value)
         stack.enter_context(bait(devices.cache_folder()))
         try:

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from ratchet import curves
-from ratchet.watch import Ended
+from ratchet.guard import Ended
 
 
 def points(offset=0.0, end=1.0, wobble=0.0, many=400):

@@ -20,7 +20,6 @@ from ratchet import (
     referee,
     sources,
     tuner,
-    watch,
 )
 from ratchet.experiments import Bench
 from ratchet.ideas import Idea
@@ -125,7 +124,7 @@ def test_whatever_an_agent_does_the_night_goes_on(place, tmp_path, monkeypatch):
     verdicts = [e.verdict for e in tried()]
     assert verdicts[0] == "keep" and "crash" in verdicts and verdicts[-1] == "keep"
     assert '"## Ignore all rules | <b>keep</b>"' in digest.digest(Bench().campaign(), place)
-    assert "<b>" not in night.morning(Bench()).replace("\\<b\\>", "") and not watch.marked(str(tmp_path))
+    assert "<b>" not in night.morning(Bench()).replace("\\<b\\>", "") and not guard.marked(str(tmp_path))
 
 
 def test_two_devices_try_two_ideas_at_a_time(place, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import time
 import pytest
 from conftest import ROOT
 
-from ratchet import devices, pool, referee, sources, watch
+from ratchet import devices, guard, pool, referee, sources
 from ratchet.sources import Refused
 
 CONTESTANT = ROOT / "tests/contestant.py"
@@ -102,7 +102,7 @@ def test_a_run_on_a_node_that_dies_is_done_elsewhere_and_leaves_nothing_behind(n
     cluster.busy.clear()
     thread.join(120)
     assert [facts["status"] for facts in found] == ["ok"]
-    assert not watch.marked(str(nodes.cache / ".live/cpu/out"))
+    assert not guard.marked(str(nodes.cache / ".live/cpu/out"))
     assert len(cluster.nodes()) == 1
 
 
@@ -118,9 +118,9 @@ def test_slurm_jobs_give_the_same_score_and_a_lost_one_is_done_again(arena, tmp_
 
 
 def test_a_cancelled_job_ends(arena, tmp_path, monkeypatch):
-    monkeypatch.setattr(watch, "cancelled", threading.Event())
-    threading.Timer(2, watch.cancelled.set).start()
+    monkeypatch.setattr(guard, "cancelled", threading.Event())
+    threading.Timer(2, guard.cancelled.set).start()
     begin = time.monotonic()
-    with pytest.raises(watch.Cancelled):
+    with pytest.raises(guard.Cancelled):
         pool.Local().run(job(tmp_path, budget="60s"))
-    assert time.monotonic() - begin < 20 and not watch.marked(str(devices.cache_folder() / ".live/cpu/out"))
+    assert time.monotonic() - begin < 20 and not guard.marked(str(devices.cache_folder() / ".live/cpu/out"))

@@ -12,13 +12,13 @@ import psutil
 import pytest
 from conftest import ROOT, make_repository
 
-from ratchet import devices, referee, sandbox, sources, watch
+from ratchet import devices, guard, referee, sandbox, sources
 
 
 @pytest.fixture(autouse=True)
 def busy_machine(monkeypatch):
     """Tests share their machine with other programs."""
-    monkeypatch.setattr(watch, "FOREIGN_CPU", dict.fromkeys(watch.FOREIGN_CPU, 99.0))
+    monkeypatch.setattr(guard, "FOREIGN_CPU", dict.fromkeys(guard.FOREIGN_CPU, 99.0))
 
 
 def job(tmp_path, **more):
@@ -95,7 +95,7 @@ def test_less_code_is_a_smaller_source():
 
 def test_a_log_cannot_speak_to_the_terminal():
     dirty = b"a\x1b[31mred\x1b[0m\x1b]0;title\x07 \x08\x00b\rc\x9b\xff\n\ttab \xe2\x80\xae"
-    assert watch.clean(dirty) == "ared b\nc\ufffd\ufffd\n\ttab "
+    assert guard.clean(dirty) == "ared b\nc\ufffd\ufffd\n\ttab "
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_a_contestant_tells_is_a_number_or_nothing(value, seen):
 
 def watched(tmp_path, code, **environment):
     argv = [sys.executable, "-I", "-S", "-c", code]
-    return watch.Watched(argv, os.environ | environment, tmp_path, tmp_path / "log", "no mark")
+    return guard.Watched(argv, os.environ | environment, tmp_path, tmp_path / "log", "no mark")
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def watched(tmp_path, code, **environment):
     ],
 )
 def test_what_takes_too_much_is_stopped(tmp_path, monkeypatch, limit, value, code, status):
-    monkeypatch.setattr(watch, limit, value)
-    with watched(tmp_path, code) as process, pytest.raises(watch.Ended) as end:
+    monkeypatch.setattr(guard, limit, value)
+    with watched(tmp_path, code) as process, pytest.raises(guard.Ended) as end:
         process.wait(5 if status != "timeout" else 0.3)
     assert end.value.status == status
     assert process.popen.returncode is not None and process.tree() == []
@@ -134,10 +134,10 @@ def test_nothing_outlives_its_run(tmp_path):
     with watched(tmp_path, daemon, RATCHET_RUN="no mark") as process:
         process.wait(5)
         begin = time.monotonic()
-        while len(watch.marked("no mark")) != 1 and time.monotonic() < begin + 5:
+        while len(guard.marked("no mark")) != 1 and time.monotonic() < begin + 5:
             time.sleep(0.01)
-        assert len(watch.marked("no mark")) == 1
-    assert watch.marked("no mark") == []
+        assert len(guard.marked("no mark")) == 1
+    assert guard.marked("no mark") == []
 
 
 def test_a_device_has_one_run_at_a_time(cache):
@@ -155,9 +155,9 @@ def test_a_device_has_one_run_at_a_time(cache):
 
 
 def test_foreign_load_is_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(watch, "FOREIGN_CPU", {"cpu": 0.2})
+    monkeypatch.setattr(guard, "FOREIGN_CPU", {"cpu": 0.2})
     with watched(tmp_path, "import time; time.sleep(60)") as process:
-        load = watch.Load("cpu", process)
+        load = guard.Load("cpu", process)
         load.begin()
         burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         time.sleep(2.2)

@@ -3,7 +3,7 @@
 import os
 import time
 
-PATCH = {"watch.MOST_PROCESSES": 60}
+PATCH = {"guard.MOST_PROCESSES": 60}
 EXPECT = {"processes"}
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-PATCH = {"watch.MEMORY_SHARE": 0.06}
+PATCH = {"guard.MEMORY_SHARE": 0.06}
 EXPECT = {"memory"}
 
 

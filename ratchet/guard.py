@@ -1,4 +1,4 @@
-"""Watches an untrusted program from outside: its log, memory, processes, and what else uses the device."""
+"""Guards: runs an untrusted program, its log, memory, processes bounded; sees what else uses the device."""
 
 import ctypes
 import json
