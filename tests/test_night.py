@@ -15,6 +15,7 @@ from ratchet import (
     devices,
     digest,
     experiments,
+    guard,
     night,
     pool,
     referee,
