@@ -515,7 +515,8 @@ def inspect_model(model, context, vocab_size, device, flops=True):
     """{"flops_per_token", "lookup"}: both seen in a forward and backward pass over one row; clears gradients.
 
     FLOPs are those of the matrix products made; PyTorch's own attention counts as the whole T x T square.
-    `lookup` is the number of parameters in tables of which only the rows of the tokens there get a gradient.
+    `lookup` is the number of parameters in tables of which only the rows of the tokens there get a gradient,
+    and of saved integers, which nothing multiplies.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -529,6 +530,7 @@ def inspect_model(model, context, vocab_size, device, flops=True):
             out.backward()
     tables = [p for p in model.parameters() if p.grad is not None and p.ndim == 2 and len(p) > context]
     lookup = sum(t.numel() for t in tables if t.grad.is_sparse or t.grad.any(1).sum() <= context)
+    lookup += sum(t.numel() for t in model.state_dict().values() if not t.is_floating_point())
     model.zero_grad(set_to_none=True)
     seen = {"flops_per_token": counter.get_total_flops() / context} if flops else {}
     return seen | {"lookup": int(lookup)}
