@@ -529,11 +529,11 @@ def inspect_model(model, context, vocab_size, device, flops=True):
         if out.requires_grad:
             out.backward()
     tables = [p for p in model.parameters() if p.grad is not None and p.ndim == 2 and len(p) > context]
-    lookup = sum(t.numel() for t in tables if t.grad.is_sparse or t.grad.any(1).sum() <= context)
-    lookup += sum(t.numel() for t in model.state_dict().values() if not t.is_floating_point())
+    looked_up = [t for t in model.state_dict().values() if not t.is_floating_point()]
+    looked_up += [t for t in tables if t.grad.is_sparse or t.grad.any(1).sum() <= context]
     model.zero_grad(set_to_none=True)
     seen = {"flops_per_token": counter.get_total_flops() / context} if flops else {}
-    return seen | {"lookup": int(lookup)}
+    return seen | {"lookup": sum(t.numel() for t in looked_up)}
 
 
 def row_order(count, rows, seed):

@@ -32,7 +32,7 @@ def screened(folder):
         earlier = (run for other in experiments if other.n < e.n and other.key == e.key for run in other.runs)
         champion = [run for run in earlier if run["source"] == e.arms[CHAMPION]["source"] and counts(run)]
         own, *others = (
-            curves.read(folder / run["folder"] / "curve.jsonl", e.budget)[0]
+            curves.shares(curves.read(folder / run["folder"] / "curve.jsonl")[0], e.budget)
             for run in runs[-1:] + champion[-verdicts.RECENT :])  # fmt: skip
         passed = any(run["phase"] == "confirm" for run in e.runs)
         yield own, others, passed, e.verdict == "keep"

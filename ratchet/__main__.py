@@ -2,6 +2,7 @@
 
 import math
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +10,7 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.syntax import Syntax
 
-from ratchet import devices, experiments, pool, sources
+from ratchet import devices, experiments, live, pool, report, sources
 from ratchet import night as night_of
 from ratchet.doctor import examine
 from ratchet.ledger import Broken, Full, Ledger
@@ -234,6 +235,33 @@ def night(
     why, summary = carry_out(whole, busy=busy, stop_hopeless=stop_hopeless)
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(summary))
+
+
+@app.command(name="report")
+def make_report(
+    to: Annotated[Path, typer.Option(help="Folder for report.html and progress.png. Default: runs/.")] = None,
+):
+    """Make one page of the ledger, that needs no network, and a picture."""
+    home = sources.home()
+    folder = to or home / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    data = report.collect(Ledger(home), home)
+    (folder / "report.html").write_text(report.render(data))
+    console.print(f"{folder / 'report.html'}")
+    if data["campaigns"]:
+        report.picture(data, folder / "progress.png")
+        console.print(f"{folder / 'progress.png'}")
+
+
+@app.command()
+def watch(port: Annotated[int, typer.Option(help="Of this machine; 0 takes a free one.")] = 8000):
+    """Serve the report on 127.0.0.1 while a night runs: it refreshes itself."""
+    with live.server(sources.home(), port) as server:
+        console.print(f"http://{live.HOST}:{server.server_address[1]}/  (Ctrl-C ends it)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
 
 
 @app.command()

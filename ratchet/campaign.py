@@ -13,7 +13,11 @@ CANDIDATE, CHAMPION = 0, 1  # arms of a try
 
 
 class Campaign:
-    """What the ledger says now since the last calibration, on one key (arena, budget, device)."""
+    """What the ledger says now since the last calibration, on one key (arena, budget, device).
+
+    What was known when an experiment was opened are the lines before its first one: whatever else ran at the
+    same time, its verdict follows from the ledger.
+    """
 
     def __init__(self, experiments, key=None):
         self.all = experiments
@@ -40,6 +44,11 @@ class Campaign:
         """The shapes of all sources that were tried, against whichever champion."""
         return {e.arms[0]["source"] for e in self.tried}
 
+    def kept_beside(self, e):
+        """Experiments that were kept while e ran."""
+        end = e.closes.get("line", math.inf)
+        return [other for other in self.kept if e.line < other.closes["line"] < end]
+
     @property
     def champion(self):
         """The facts of the champion's source."""
@@ -54,40 +63,45 @@ class Campaign:
 
     @cached_property
     def _noises(self):
-        """[(n, squared deviations, degrees of freedom)] of champions' runs up to each one of experiment n.
+        """[(line, squared deviations, degrees of freedom)] of champions' runs up to the one in that line.
 
         What candidates do to their own spread can't move the yardstick that they are measured with. The
         deviations of a source are added up run by run (Welford 1962).
         """
         groups, squares, df, found = {}, 0.0, 0, []
-        for source, run in self._runs("calibrate", "reference", "champion"):
+        runs = self._runs("calibrate", "reference", "champion")
+        for source, run in sorted(runs, key=lambda pair: pair[1]["line"]):
             count, mean = groups.get(source, (0, bpb(run)))
             shift = bpb(run) - mean
             groups[source] = count + 1, mean + shift / (count + 1)
             squares += shift * (bpb(run) - groups[source][1])
             df += count > 0
-            found.append((run["n"], squares, df))
+            found.append((run["line"], squares, df))
         return found
 
     def noise(self, before=math.inf):
-        """Sigma, from all champions' runs of earlier experiments."""
+        """Sigma, from all champions' runs before a line of the ledger."""
         rows = self._noises[: bisect_left(self._noises, before, key=lambda row: row[0])]
         _, squares, df = rows[-1] if rows else (0, 0.0, 0)
         return Noise(math.sqrt(squares / df) if df else math.nan, df)
 
     @cached_property
     def _by_source(self):
-        """{source: [(when it ended, score, n)] in order}."""
+        """{source: [(when it ended, score, line)] in order}."""
         found = {}
         for source, run in self._runs("calibrate", "reference", "confirm", "champion"):
-            found.setdefault(source, []).append((seconds(run["time"]), bpb(run), run["n"]))
+            found.setdefault(source, []).append((seconds(run["time"]), bpb(run), run["line"]))
         return {source: sorted(rows) for source, rows in found.items()}
+
+    def scores_of(self, source):
+        """Scores of all valid runs of a source that were not selected."""
+        return [score for _, score, _ in self._by_source.get(source, [])]
 
     def recent(self, source, e):
         """Scores of a source's latest runs before an experiment."""
         rows, now = self._by_source.get(source, []), seconds(e.time)
         rows = rows[bisect_left(rows, now - 3600 * verdicts.RECENT_HOURS, key=lambda row: row[0]) :]
-        return verdicts.recent([(at, score) for at, score, n in rows if at <= now and n != e.n], now)
+        return verdicts.recent([(at, score) for at, score, line in rows if line < e.line], now)
 
 
 def seconds(text):
@@ -104,5 +118,5 @@ def standing(e, campaign):
     """How a try compares with its champion so far, by fresh seeds if there are any; None without a score."""
     own = e.scores(CANDIDATE, "confirm") or e.scores(CANDIDATE, "screen")
     before = e.scores(CHAMPION, "reference") or campaign.recent(e.arms[CHAMPION]["source"], e)
-    others, noise = before + e.scores(CHAMPION, "champion"), campaign.noise(before=e.n)
+    others, noise = before + e.scores(CHAMPION, "champion"), campaign.noise(before=e.line)
     return verdicts.compare(own, others, noise) if own and others and noise.df else None

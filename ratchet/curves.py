@@ -22,10 +22,9 @@ LEAST_RUNS, LEAST_POINTS = 2, 20  # of the champion; of a curve
 LOOK_SECONDS = 1
 
 
-def read(path, budget, begin=0):
-    """([(share of the budget, loss)], bytes read) of a curve.jsonl from a byte on; [] for FLOP budgets."""
-    amount, unit = re.fullmatch(r"(.*\d)([a-z]+)", budget).groups()
-    key, found = {"s": "seconds", "tok": "tokens"}.get(unit), []
+def read(path, begin=0):
+    """([(seconds, tokens, loss)], bytes read) of a curve.jsonl from a byte on."""
+    found = []
     with suppress(OSError), open(path, "rb") as file:
         file.seek(begin)
         for line in file:
@@ -34,10 +33,18 @@ def read(path, budget, begin=0):
             begin += len(line)
             with suppress(ValueError, TypeError, KeyError, RecursionError):
                 point = json.loads(line)
-                share, loss = float(point[key]) / float(amount), float(point["loss"])
-                if math.isfinite(share + loss):
-                    found.append((share, loss))
+                point = tuple(float(point[key]) for key in ("seconds", "tokens", "loss"))
+                if all(map(math.isfinite, point)):
+                    found.append(point)
     return found, begin
+
+
+def shares(points, budget):
+    """[(share of the budget, loss)] of points; [] for FLOP budgets."""
+    amount, unit = re.fullmatch(r"(.*\d)([a-z]+)", budget).groups()
+    if unit not in ("s", "tok"):
+        return []
+    return [((s if unit == "s" else tokens) / float(amount), loss) for s, tokens, loss in points]
 
 
 def at(points, share):
@@ -79,7 +86,7 @@ class Hope:
     def __call__(self):
         if self.reference and time.monotonic() >= self.next:
             self.next = time.monotonic() + LOOK_SECONDS
-            new, self.read = read(self.path, self.budget, self.read)
-            self.points += new
+            new, self.read = read(self.path, self.read)
+            self.points += shares(new, self.budget)
             if why := lost(self.points, self.reference):
                 raise Ended("hopeless", why)

@@ -9,7 +9,7 @@ import re
 
 from ratchet import sources
 from ratchet.campaign import CANDIDATE, CHAMPION, standing, tries
-from ratchet.curves import at, read
+from ratchet.curves import at, read, shares
 from ratchet.ledger import counts
 
 MOST_CHARACTERS = 24_000  # about 6,000 tokens
@@ -107,11 +107,11 @@ def curves(e, home):
     found = []
     for arm, name in ((CANDIDATE, "it"), (CHAMPION, "champion")):
         for run in [run for run in e.runs if run["arm"] == arm and run["status"] == "ok"][:1]:
-            points, _ = read(home / run["folder"] / "curve.jsonl", run["budget"])
+            points = shares(read(home / run["folder"] / "curve.jsonl")[0], run["budget"])
             if losses := [loss for share in SHARES if (loss := at(points, share)) is not None]:
                 found.append(f"{name} {' '.join(f'{loss:.3f}' for loss in losses)}")
-    shares = " ".join(f"{share:.0%}" for share in SHARES)
-    return [f"  training loss at {shares}: {'; '.join(found)}"] if found else []
+    places = " ".join(f"{share:.0%}" for share in SHARES)
+    return [f"  training loss at {places}: {'; '.join(found)}"] if found else []
 
 
 def latest(campaign, home):

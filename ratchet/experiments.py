@@ -45,8 +45,8 @@ def next_step(e, campaign):
     own = [run for run in e.runs if run["arm"] == CANDIDATE]
     if decision := failure(own):
         return decision
-    if campaign.champion["commit"] != e.parent:
-        return Verdict("overtaken", f"experiment {campaign.kept[-1].n} became the champion meanwhile")
+    if kept := campaign.kept_beside(e):
+        return Verdict("overtaken", f"experiment {kept[-1].n} became the champion meanwhile")
     reference = e.scores(CHAMPION, "reference")
     before = reference or campaign.recent(e.arms[CHAMPION]["source"], e)
     screened, tried = e.scores(CANDIDATE, "screen"), e.scores(CANDIDATE, "confirm")
@@ -55,7 +55,7 @@ def next_step(e, campaign):
         return CHAMPION, "reference"
     if not screened:
         return CANDIDATE, "screen"
-    noise = campaign.noise(before=e.n)
+    noise = campaign.noise(before=e.line)
     if e.quick:
         return verdicts.decide_quick(screened[0], before, noise)
     if not verdicts.screen(screened[0], before, noise):
@@ -198,7 +198,8 @@ class Bench:
         same, source = (o for o in self.experiments() if o.key == e.key), e.arms[CHAMPION]["source"]
         found = [run for other in same for run in other.runs if run["source"] == source and counts(run)]
         paths = [self.home / run["folder"] / "curve.jsonl" for run in found[-verdicts.RECENT :]]
-        return tuple(curves.reference([curves.read(path, self.budget)[0] for path in paths]))
+        points = (curves.read(path)[0] for path in paths)
+        return tuple(curves.reference([curves.shares(each, self.budget) for each in points]))
 
     def close(self, n, decision):
         e = self.now(n)

@@ -7,7 +7,8 @@ notes the head hash elsewhere can also tell that nothing was cut off at the end.
     run      one run of one arm: seed, status, nats and bytes, probes, seconds of each phase, side figures
     closes   the verdict
 
-Facts are stored, everything else (scores, champion, sigma) is derived by who reads. An experiment that never
+Facts are stored, everything else (scores, champion, sigma) is derived by who reads; `line`, a row's place,
+is added to it then. An experiment that never
 closes was interrupted; the same command goes on with it.
 """
 
@@ -100,7 +101,7 @@ def parse(data, first=1, before=""):
                 else "line 1 is not the first"
             )
             raise Broken(f"{what}: one of them was edited, moved or dropped; restore the file from a copy")
-        rows.append(row)
+        rows.append(row | {"line": number})
         before = sha256(line)
     return rows, before
 

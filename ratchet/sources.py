@@ -4,6 +4,7 @@ import ast
 import functools
 import hashlib
 import io
+import re
 import subprocess
 import tempfile
 import tokenize
@@ -144,6 +145,33 @@ def rebased(text, parent, champion):
             return git("merge-file", "-p", *names)
         except Refused:
             return None
+
+
+def texts(commits):
+    """{commit: its train.py, None where there is none} of many commits, by one git process."""
+    commits, found = [*commits], {}
+    given = "".join(f"{commit}:train.py\n" for commit in commits)
+    answer = io.BytesIO(git("cat-file", "--batch", given=given.encode()))
+    for commit in commits:
+        *_, kind, size = answer.readline().split()
+        if size.isdigit() and kind == b"blob":
+            found[commit] = answer.read(int(size))
+            answer.readline()
+        else:
+            found[commit] = None
+    return found
+
+
+def diffs(pairs):
+    """{(old, new): what changed, as text} of pairs of commits, by one git process."""
+    pairs = [*dict.fromkeys(pairs)]
+    given = "".join(f"{new} {old}\n" for old, new in pairs)
+    text = git("diff-tree", "--stdin", "-p", "-r", given=given.encode()).decode(errors="replace")
+    found, pieces = {}, re.split(r"^([0-9a-f]{40,64})\n", text, flags=re.M)[1:]
+    by_new = dict(zip(pieces[::2], pieces[1::2]))
+    for old, new in pairs:
+        found[old, new] = by_new.get(new, "").strip("\n")
+    return found
 
 
 @functools.cache

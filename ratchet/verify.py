@@ -1,61 +1,70 @@
 """Verify: do the ledger, the commits and the verdicts agree?"""
 
 from ratchet import sources
-from ratchet.campaign import Campaign
+from ratchet.campaign import CANDIDATE, CHAMPION, Campaign
 from ratchet.experiments import next_step
-from ratchet.ledger import Experiment
-from ratchet.sources import Refused
 from ratchet.verdicts import Verdict
 
 
 def find_problems(ledger):
     """Problems of the ledger: sources, verdicts, refs; the chain is checked by reading. [] is a clean one."""
-    problems, found = [], {}
-    for row in ledger.rows():
-        n, kind = row["n"], row["kind"]
-        if kind == "opens":
-            found[n] = Experiment(row)
-            problems += [f"experiment {n}: {what}" for what in lost_sources(row["arms"])]
-            if row["role"] == "try" and row["arms"][1]["commit"] != row["parent"]:
-                problems.append(f"experiment {n}: its second arm is not the champion")
-        elif kind == "run":
-            found[n].runs.append(row)
-            if row["file"] != found[n].arms[row["arm"]]["file"]:
-                problems.append(f"experiment {n}: a {row['phase']} run had another train.py than its arm")
-        else:
-            problems += wrong_verdict(row, found[n], Campaign([*found.values()], found[n].key))
-            found[n].closes = row
-    return problems + [*wrong_refs(found)]
+    found = [*ledger.experiments().values()]
+    campaign_of = {e.n: campaign for campaign in campaigns(found) for e in campaign.since}
+    problems = [*wrong_sources(found)]
+    for e in found:
+        own = [*wrong_runs(e), *(wrong_try(e, campaign_of.get(e.n)) if e.role == "try" else [])]
+        problems += [f"experiment {e.n}: {what}" for what in own]
+    return problems + [*wrong_refs({e.n: e for e in found})]
 
 
-def wrong_verdict(row, e, campaign):
-    """What the runs of a try say where its verdict says otherwise."""
-    if e.role == "try":
-        step = next_step(e, campaign) if campaign.baseline else None
+def campaigns(found):
+    """The ledger's campaigns, each as it was when the next one on its key began."""
+    for key in {e.key for e in found}:
+        own = [e for e in found if e.key == key]
+        begins = [e.n for e in own if e.verdict == "baseline"]
+        for end in [*begins[1:], None] if begins else []:
+            yield Campaign([e for e in own if end is None or e.n < end])
+
+
+def wrong_runs(e):
+    """What is wrong with the lines of an experiment."""
+    for run in e.runs:
+        if run["file"] != e.arms[run["arm"]]["file"]:
+            yield f"a {run['phase']} run had another train.py than its arm"
+        if e.closes and run["line"] > e.closes["line"]:
+            yield f"a {run['phase']} run came after the verdict"
+
+
+def wrong_try(e, campaign):
+    """What is wrong with the arms and the verdict of a try."""
+    if e.arms[CHAMPION]["commit"] != e.parent:
+        yield "its second arm is not the champion"
+    if e.closes:
+        step = next_step(e, campaign) if campaign else None
         says = step.verdict if isinstance(step, Verdict) else "that there can't be one yet"
-        if says != row["verdict"]:
-            yield f"experiment {e.n}: the verdict is {row['verdict']}, its runs say {says}"
+        if says != e.verdict:
+            yield f"the verdict is {e.verdict}, its runs say {says}"
 
 
-def lost_sources(arms):
+def wrong_sources(found):
     """Arms whose train.py git doesn't have any more as it ran."""
-    for arm in arms:
-        if arm["commit"]:
-            try:
-                if sources.sha256(sources.git("show", f"{arm['commit']}:train.py")) != arm["file"]:
-                    yield f"train.py of commit {arm['commit'][:7]} is not what ran"
-            except Refused:
-                yield f"commit {arm['commit'][:7]} is gone"
+    arms = [(e, arm) for e in found for arm in e.arms if arm["commit"]]
+    texts = sources.texts({arm["commit"] for _, arm in arms})
+    hashes = {commit: text and sources.sha256(text) for commit, text in texts.items()}
+    for e, arm in arms:
+        if not hashes[arm["commit"]]:
+            yield f"experiment {e.n}: commit {arm['commit'][:7]} is gone"
+        elif hashes[arm["commit"]] != arm["file"]:
+            yield f"experiment {e.n}: train.py of commit {arm['commit'][:7]} is not what ran"
 
 
 def wrong_refs(found):
     """refs/ratchet/<n> that differ from the ledger."""
     lines = sources.git_lines("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/ratchet")
     refs = dict(line.split() for line in lines)
-    for n, commit in (
-        (int(name.split("/")[-1]), commit) for name, commit in refs.items() if name[-1].isdigit()
-    ):
+    numbers = {int(name.split("/")[-1]): commit for name, commit in refs.items() if name[-1].isdigit()}
+    for n, commit in numbers.items():
         if n not in found:
             yield f"refs/ratchet/{n} has no line in the ledger: its end was cut off"
-        elif found[n].arms[0]["commit"] != commit:
+        elif found[n].arms[CANDIDATE]["commit"] != commit:
             yield f"refs/ratchet/{n} is not the commit of experiment {n}"

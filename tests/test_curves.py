@@ -16,19 +16,21 @@ def points(offset=0.0, end=1.0, wobble=0.0, many=400):
 
 
 def write(path, points, budget=10):
-    lines = [json.dumps({"seconds": s * budget, "loss": y}) + "\n" for s, y in points]
+    lines = [json.dumps({"seconds": s * budget, "tokens": 0, "loss": y}) + "\n" for s, y in points]
     path.write_text("".join(lines))
 
 
 def test_only_numbers_are_taken_from_a_curve(tmp_path):
     path = tmp_path / "curve.jsonl"
-    path.write_text('{"seconds": 5, "loss": 3}\nno\n[]\n{"seconds": "x"}\n{"seconds": 6, "loss": NaN}\n{"sec')
-    found, size = curves.read(path, "10s")
-    assert found == [(0.5, 3.0)]
+    good = '{"seconds": 5, "tokens": 9, "loss": 3}\n'
+    path.write_text(good + 'no\n[]\n{"seconds": "x"}\n{"seconds": 6, "tokens": 1, "loss": NaN}\n{"sec')
+    found, size = curves.read(path)
+    assert found == [(5.0, 9.0, 3.0)]
+    assert curves.shares(found, "10s") == [(0.5, 3.0)] and curves.shares(found, "9e0tok") == [(1.0, 3.0)]
     with open(path, "a") as file:
-        file.write('onds": 10, "loss": 2}\n')
-    assert curves.read(path, "10s", size)[0] == [(1.0, 2.0)]
-    assert curves.read(path, "1e15flop")[0] == [] and curves.read(tmp_path / "none", "10s")[0] == []
+        file.write('onds": 10, "tokens": 11, "loss": 2}\n')
+    assert curves.read(path, size)[0] == [(10.0, 11.0, 2.0)]
+    assert curves.shares(found, "1e15flop") == [] and curves.read(tmp_path / "none")[0] == []
 
 
 def test_what_can_still_catch_up_goes_on():

@@ -67,6 +67,7 @@ class Runs:
         facts |= {"seed": job.seed, "budget": job.budget, "status": status, "reason": f"it was {status}"}
         facts |= {"shared": self.shared > 0, "foreign_cpu": 0.4, "isolation": "none", "tail": ["last words"]}
         facts |= {"tokens": 12345, "flops_per_token": 100.0, "seconds": {"train": 1.0}}
+        facts |= {"params": 3000, "lookup": 1000, "peak_memory_mb": 512, "steps": 10, "mfu_percent": 5.0}
         self.shared -= 1
         if status == "ok":
             for split in job.splits:
@@ -194,7 +195,7 @@ def test_budgets_do_not_mix(calibrated, runs):
     commit("better", quality=1.0 + 6 * SIGMA)
     e = experiments.attempt(Bench(), "better")
     assert e.budget == "9s" and {run["budget"] for run in e.runs} == {"9s"}
-    assert Bench().campaign().noise(before=e.n).df == 1
+    assert Bench().campaign().noise(before=e.line).df == 1
 
 
 def test_quick_is_one_seed(calibrated, runs):
@@ -351,7 +352,7 @@ def test_a_run_without_hope_is_discarded(calibrated, runs):
     for e in Bench().experiments():
         for number, run in enumerate(e.runs):
             (folder := calibrated / run["folder"]).mkdir(parents=True)
-            lines = [{"seconds": 5 * i / 99, "loss": 4 - i / 99 + number / 100} for i in range(100)]
+            lines = [{"seconds": i / 20, "tokens": 0, "loss": 4 - i / 99 + number / 100} for i in range(100)]
             (folder / "curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     commit("hopeless", quality=0.5, more='STATUS = "hopeless"')
     e = experiments.attempt(Bench(stop_hopeless=True), "hopeless")

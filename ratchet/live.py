@@ -1,0 +1,81 @@
+"""Live: serves the report of a ledger that grows, to this machine alone."""
+
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from ratchet import report
+from ratchet.ledger import Broken, Ledger
+from ratchet.sources import Refused
+
+HOST = "127.0.0.1"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data: blob:; worker-src blob:",
+    "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+}  # fmt: skip
+
+
+class Live:
+    """What is served of one ledger: its page, its data, a stamp that changes when it does."""
+
+    def __init__(self, home):
+        self.home, self.made = home, ("", None)
+
+    def stamp(self):
+        path = self.home / "ledger.jsonl"
+        facts = path.stat() if path.exists() else None
+        return f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ino}" if facts else "empty"
+
+    def data(self):
+        """Collected data; a ledger that has changed is read from its first line on: it may be another."""
+        stamp = self.stamp()
+        if stamp != self.made[0]:
+            self.made = stamp, report.collect(Ledger(self.home), self.home)
+        return self.made[1]
+
+    def answer(self, path):
+        """(type, text) of what is at a path, or None."""
+        if path == "/":
+            return "text/html", report.render(self.data(), live=True)
+        if path == "/data":
+            return "text/plain", report.packed(self.data())
+        if path == "/stamp":
+            return "text/plain", self.stamp()
+        return None
+
+
+def handler(live, port):
+    """The request handler of a server on a port."""
+    names = {f"{name}:{port}" for name in (HOST, "localhost")}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.headers.get("Host") not in names:  # a name of somebody else's that leads here
+                return self.send_error(421, "this page is for this machine alone")
+            try:
+                found = live.answer(self.path.partition("?")[0])
+            except (Broken, Refused) as error:
+                return self.send_error(503, "the ledger can't be read now", str(error))
+            if not found:
+                return self.send_error(404)
+            kind, text = found
+            data = text.encode()
+            self.send_response(200)
+            facts = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(data))}
+            for name, value in (facts | HEADERS).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    return Handler
+
+
+def server(home, port=0):
+    """A server of the live report, not yet started. Raises Refused when the port is taken."""
+    try:
+        made = ThreadingHTTPServer((HOST, port), BaseHTTPRequestHandler)
+    except OSError as error:
+        raise Refused(f"port {port} can't be used ({error.strerror}): choose another with --port") from None
+    made.RequestHandlerClass = handler(Live(home), made.server_address[1])
+    return made

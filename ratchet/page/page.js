@@ -1,0 +1,404 @@
+"use strict";
+// Draws the page from its data. Whatever comes from the ledger is put in as text, never as HTML.
+
+const STYLES = { // colours that the colour-blind tell apart (Okabe and Ito), and a shape for each
+  baseline: ["#0072b2", "square", "square"], keep: ["#009e73", "star", "diamond"],
+  discard: ["#8a8a90", "x", "x"], undecided: ["#e69f00", "diamond", "diamond-open"],
+  overtaken: ["#cc79a7", "triangle-down", "circle-open"], unfinished: ["#56b4e9", "circle-open", "circle-open"],
+};
+const FAILED = ["#d55e00", "triangle-up", "cross"];
+const style = (verdict) => STYLES[verdict] || FAILED;
+const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a90"];
+const MEASURES = { // what experiments can be drawn over: name with unit, value, on a log axis or not
+  params: ["parameters", (e) => e.params, true],
+  trunk: ["parameters but tables", (e) => e.params - e.lookup, true],
+  memory: ["peak memory (GB)", (e) => e.peak_memory_mb / 1024, false],
+  rate: ["training tokens/s", (e) => e.rate, true],
+  flops: ["training FLOPs", (e) => e.tokens * e.flops_per_token, true],
+  train: ["training seconds", (e) => e.train, false],
+  joules: ["joules of the device", (e) => e.joules, false],
+  bpb: ["val_bpb", (e) => e.mean, false],
+};
+const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+const $ = (selector, root = document) => root.querySelector(selector);
+let data, campaign, open = null, ticked = new Set(), order = ["n", -1];
+
+// ---------------------------------------------------------------------------------------------------
+// Text
+
+const escape = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+const known = (x) => typeof x === "number" && isFinite(x);
+const fixed = (x, digits = 4) => (known(x) ? x.toFixed(digits) : "");
+const signed = (x, digits = 4) => (known(x) ? (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits) : "");
+const short = (x) => (known(x) ? x.toLocaleString("en", { notation: "compact", maximumFractionDigits: 2 }) : "");
+const clip = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
+const gain = (e) => (known(e.gain) ? `${signed(e.gain)} ± ${fixed((e.high - e.low) / 2)}` : "");
+const minutes = (time) => time.slice(5, 16).replace("T", " ");
+
+function wrap(text, width = 60, lines = 4) {
+  const out = [""];
+  for (const word of clip(text, width * lines).split(/\s+/)) {
+    if (out.at(-1).length + word.length > width) out.push("");
+    out[out.length - 1] += word + " ";
+  }
+  return out.map(escape).join("<br>");
+}
+
+function make(tag, facts = {}, ...children) {
+  const { data: dataset, ...rest } = facts, node = Object.assign(document.createElement(tag), rest);
+  Object.assign(node.dataset, dataset);
+  node.append(...children);
+  return node;
+}
+
+function hover(e) {
+  const facts = [
+    `<b>${e.n} ${escape(e.verdict)}</b>  ${fixed(e.mean)}${e.half ? " ± " + fixed(e.half) : ""} bpb`,
+    wrap(e.idea || e.role), gain(e) && `gain ${gain(e)} (95 %)`,
+    known(e.size) && `${signed(e.size, 0)} tokens of code`,
+    [e.commit, e.by && escape(clip(e.by, 40))].filter(Boolean).join("  "),
+    known(e.params) && `${short(e.params - e.lookup)} parameters, ${short(e.lookup)} in tables`,
+    known(e.rate) && `${short(e.rate)} tokens/s, MFU ${fixed(e.mfu_percent, 1)} %, ${short(e.steps)} steps`,
+    known(e.peak_memory_mb) && `${fixed(e.peak_memory_mb / 1024, 2)} GB, ${fixed(e.train, 1)} s`,
+  ];
+  return facts.filter(Boolean).join("<br>");
+}
+
+// everything, for the explorer
+function hoverAll(e) {
+  const probes = Object.keys(e.probes || {}).join(", ");
+  return [
+    hover(e), known(e.params) && `checkpoint about ${short(4 * e.params)}B`, wrap(e.architecture || "", 70, 3),
+    `seeds ${e.seeds.slice(0, 6).join(", ")}`, probes && `probes ${escape(probes)}`,
+    `isolation ${escape(e.isolation || "")}, ${escape(campaign.device)}`,
+  ].filter(Boolean).join("<br>");
+}
+
+// ---------------------------------------------------------------------------------------------------
+// Charts
+
+const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function layout(x, y, more = {}) {
+  const axis = { gridcolor: variable("--line"), linecolor: variable("--line"), zeroline: false, automargin: true };
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
+    font: { color: variable("--text"), size: 12, family: "system-ui, sans-serif" },
+    margin: { l: 62, r: 18, t: 18, b: 46 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+    hoverlabel: { align: "left", bgcolor: variable("--panel"), font: { color: variable("--text") } },
+    xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } }, ...more,
+  };
+}
+
+function draw(node, traces, facts) {
+  const clicks = node.dataset.drawn;
+  node.dataset.drawn = "yes";
+  Plotly.react(node, traces, facts, CONFIG);
+  if (!clicks) node.on("plotly_click", ({ points: [point] }) => known(point.customdata) && show(point.customdata));
+}
+
+// one trace for each verdict, so that the legend names them
+function byVerdict(found, place, facts, text = hover) {
+  const verdicts = [...new Set(found.map((e) => e.verdict))].sort();
+  return verdicts.map((verdict) => {
+    const own = found.filter((e) => e.verdict === verdict), [color, symbol] = style(verdict);
+    return {
+      mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map(text), customdata: own.map((e) => e.n),
+      marker: { color, symbol, size: verdict === "discard" ? 7 : 10, line: { width: 0.5, color: variable("--back") } },
+      ...place(own), ...facts,
+    };
+  });
+}
+
+const scored = () => campaign.experiments.filter((e) => known(e.mean) && ["try", "calibrate"].includes(e.role));
+
+function drawProgress() {
+  const found = scored(), steps = campaign.champions, accent = variable("--accent"), traces = [];
+  if (steps.length && known(campaign.sigma)) {
+    const last = found.at(-1).ended, x = steps.map((c) => c.time), y = steps.map((c) => c.mean);
+    const line = { shape: "hv", color: accent, width: 2 }, ends = (ys) => [...ys, ys.at(-1)];
+    const edge = (sign) => ends(y.map((mean) => mean + sign * campaign.sigma)), skip = { hoverinfo: "skip", showlegend: false };
+    const times = [...x, last > x.at(-1) ? last : x.at(-1)];
+    traces.push(
+      { x: times, y: edge(1), mode: "lines", line: { ...line, width: 0 }, ...skip },
+      { x: times, y: edge(-1), mode: "lines", line: { ...line, width: 0 }, ...skip, fill: "tonexty",
+        fillcolor: variable("--band"), name: "± 1 sigma", showlegend: true },
+      { x: times, y: ends(y), mode: "lines", line, name: "champion", hoverinfo: "skip" },
+      { x, y, mode: "markers", marker: { color: accent, size: 1 }, ...skip, error_y: bars(steps, accent) },
+    );
+  }
+  traces.push(...byVerdict(found, (own) => ({ x: own.map((e) => e.ended), y: own.map((e) => e.mean) })));
+  const scale = { xaxis: { ...layout("UTC").xaxis, type: "date" } };
+  draw($("#progress .chart"), traces, layout("", "val_bpb (lower is better)", { ...scale, ...(found.length ? {} : empty()) }));
+}
+
+const bars = (rows, color) => ({ type: "data", array: rows.map((row) => row.half || 0), color, thickness: 1.2, width: 3 });
+const empty = () => ({ annotations: [{ text: "no experiment with a score yet", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }] });
+
+function drawExplorer() {
+  const axes = ["x", "y", "z"], chosen = axes.map((_, i) => MEASURES[$("#explorer").querySelectorAll("select")[i].value]);
+  const found = scored().filter((e) => chosen.every(([, value]) => known(value(e)))), scores = found.map((e) => e.mean);
+  const verdicts = [...new Set(found.map((e) => e.verdict))].sort();
+  const traces = verdicts.map((verdict, index) => {
+    const own = found.filter((e) => e.verdict === verdict);
+    return {
+      type: "scatter3d", mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map(hoverAll),
+      customdata: own.map((e) => e.n), ...Object.fromEntries(axes.map((axis, i) => [axis, own.map(chosen[i][1])])),
+      marker: {
+        symbol: style(verdict)[2], size: 6, color: own.map((e) => e.mean), colorscale: "Viridis", reversescale: true,
+        cmin: Math.min(...scores), cmax: Math.max(...scores), showscale: index === 0, opacity: 0.92,
+        colorbar: { title: { text: "val_bpb" }, thickness: 12, len: 0.8 },
+      },
+    };
+  });
+  const look = { gridcolor: variable("--line"), color: variable("--text"), backgroundcolor: "rgba(0,0,0,0)" };
+  const scene = { camera: { eye: { x: 1.5, y: 1.5, z: 0.8 } }, uirevision: "kept" };
+  axes.forEach((axis, i) => (scene[axis + "axis"] = { ...look, title: { text: chosen[i][0] }, type: chosen[i][2] ? "log" : "linear" }));
+  draw($("#explorer .chart"), traces, layout("", "", { scene, margin: { l: 0, r: 0, t: 30, b: 0 }, ...(found.length ? {} : empty()) }));
+}
+
+// what nothing else beats in both: sign 1 where more is better, -1 where less is; y is always better when lower
+function front(points, sign) {
+  let best = Infinity;
+  return [...points].sort((a, b) => sign * (b.x - a.x) || a.y - b.y).filter((p) => p.y < best && ((best = p.y), true)).reverse();
+}
+
+function drawTradeoffs() {
+  const grid = $("#tradeoffs .grid");
+  for (const [key, sign] of [["rate", 1], ["memory", -1], ["params", -1], ["flops", -1]]) {
+    const [name, value, log] = MEASURES[key], found = scored().filter((e) => known(value(e)) && value(e) > 0);
+    const node = $(`[data-key="${key}"]`, grid) || grid.appendChild(make("div", { className: "cell", data: { key } }));
+    const best = front(found.map((e) => ({ x: value(e), y: e.mean })), sign);
+    const line = { mode: "lines", x: best.map((p) => p.x), y: best.map((p) => p.y), hoverinfo: "skip", name: "front",
+      line: { color: variable("--accent"), dash: "dot" } };
+    const place = (own) => ({ x: own.map(value), y: own.map((e) => e.mean), error_y: { ...bars(own), thickness: 0.7, width: 0 } });
+    const x = { ...layout(name).xaxis, type: log ? "log" : "linear" };
+    draw(node, [line, ...byVerdict(found, place, { showlegend: false })], layout(name, "val_bpb", { xaxis: x, showlegend: false }));
+  }
+}
+
+function drawCurves() {
+  const over = $("#curves select").value, ends = campaign.champions, first = ends[0]?.n, last = ends.at(-1)?.n;
+  const chosen = campaign.experiments.filter((e) => e.curve.length && (ticked.has(e.n) || e.n === first || e.n === last));
+  const traces = chosen.map((e, i) => {
+    const value = { seconds: (p) => p[0], tokens: (p) => p[1], flops: (p) => p[1] * (e.flops_per_token || NaN) }[over];
+    const name = e.n === last ? `${e.n} champion` : e.n === first ? `${e.n} baseline` : `${e.n} ${clip(e.idea, 30)}`;
+    return {
+      mode: "lines", name: escape(name), x: e.curve.map(value), y: e.curve.map((p) => p[2]), customdata: e.curve.map(() => e.n),
+      line: { color: LINES[i % LINES.length], width: 1.6 }, hovertemplate: "%{y:.3f}<extra>" + escape(name) + "</extra>",
+    };
+  });
+  const name = { seconds: "seconds of training", tokens: "tokens", flops: "training FLOPs" }[over];
+  draw($("#curves .chart"), traces, layout(name, "training loss (nats per token)", { showlegend: true, ...(chosen.length ? {} : empty()) }));
+}
+
+function drawHonesty() {
+  const grid = $("#honesty .grid"), cell = (key) =>
+    $(`[data-key="${key}"]`, grid) || grid.appendChild(make("div", { className: "cell", data: { key } }));
+  const base = campaign.experiments.filter((e) => e.verdict === "baseline").at(-1);
+  const sigma = campaign.sigma, accent = variable("--accent"), dots = { mode: "markers", marker: { color: accent, size: 8 } };
+  if (base) {
+    const line = (y, dash) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: accent, width: 1, dash } });
+    const shapes = known(sigma) ? [line(base.mean), line(base.mean - sigma, "dot"), line(base.mean + sigma, "dot")] : [];
+    draw(cell("calibration"), [{ ...dots, x: base.scores.map((_, i) => i + 1), y: base.scores, hovertemplate: "%{y:.4f}<extra></extra>" }],
+      layout("seed of the calibration (mean ± sigma)", "val_bpb", { shapes }));
+    draw(cell("sigma"), [{ ...dots, mode: "lines+markers", x: campaign.sigmas.map((s) => s.n), y: campaign.sigmas.map((s) => s.sigma),
+      hovertemplate: "%{y:.5f}<extra></extra>" }], layout("experiment", "sigma (bpb)", { yaxis: { ...layout("", "sigma (bpb)").yaxis, rangemode: "tozero" } }));
+  }
+  const said = campaign.experiments.filter((e) => known(e.said) && known(e.gain));
+  if (said.length) {
+    const ends = [Math.min(...said.map((e) => e.said)), Math.max(...said.map((e) => e.said))];
+    draw(cell("said"), [{ mode: "lines", x: ends, y: ends, hoverinfo: "skip", line: { dash: "dot", color: variable("--dim") } },
+      ...byVerdict(said, (own) => ({ x: own.map((e) => e.said), y: own.map((e) => e.gain),
+        error_y: { type: "data", array: own.map((e) => (e.high - e.low) / 2), thickness: 0.7, width: 0 } }), { showlegend: false })],
+      layout("gain that the agent expected (bpb)", "gain found (bpb, 95 %)", { showlegend: false }));
+  }
+  if (campaign.audit.length) {
+    const rows = campaign.audit, half = (split) => ({ type: "data", array: rows.map((r) => (r[split].high - r[split].low) / 2), thickness: 0.7 });
+    draw(cell("audit"), [{ ...dots, x: rows.map((r) => r.val.gain), y: rows.map((r) => r.test.gain), text: rows.map((r) => escape(r.name)),
+      hovertemplate: "%{text}<br>val %{x:.4f}, test %{y:.4f}<extra></extra>", error_x: half("val"), error_y: half("test") }],
+      layout("audited gain on val (bpb)", "audited gain on test (bpb)"));
+  }
+  for (const node of [...grid.children]) {
+    const gone = { calibration: !base, sigma: !base, said: !said.length, audit: !campaign.audit.length };
+    if (gone[node.dataset.key]) node.remove();
+  }
+  const levels = [...new Set(campaign.experiments.map((e) => e.isolation).filter(Boolean))].join(", ");
+  facts($("#honesty .facts"), {
+    sigma: known(sigma) ? `${fixed(sigma, 5)} bpb, ${campaign.df} degrees of freedom` : "unknown: nothing is calibrated",
+    audit: campaign.audit.length ? "gains on the baseline, above" : "none yet: uv run ratchet audit",
+    isolation: `${levels || "nothing has run"}; what is covered at which level stands in the README`,
+    ledger: `${data.lines} lines, ${data.problems.length ? data.problems.length + " problems" : "verified"}, head ${data.head || "none"}`,
+    arena: `${campaign.arena} (${campaign.seal}), ${campaign.budget}`, device: [campaign.device, campaign.driver, `torch ${campaign.torch}`].filter(Boolean).join(", "),
+  });
+}
+
+function facts(list, found) {
+  list.replaceChildren(...Object.entries(found).flatMap(([key, value]) => [make("dt", { textContent: key }), make("dd", { textContent: value })]));
+}
+
+// ---------------------------------------------------------------------------------------------------
+// Words and the table
+
+function drawSummary() {
+  const tried = campaign.experiments.filter((e) => e.role === "try"), kept = tried.filter((e) => e.verdict === "keep").length;
+  const champion = campaign.champions.at(-1), several = campaign.champions.length > 1;
+  const count = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
+  let text = `${count(tried.length, "experiment")} on ${campaign.arena} (${campaign.budget} a run, ${campaign.device}): `;
+  if (!champion) text += "there is no baseline yet, so nothing can be compared.";
+  else if (!kept) text += "nothing was kept so far, the baseline is the champion.";
+  else text += `${kept} kept, and the champion, experiment ${champion.n}, ${known(champion.gain) ? `beats the baseline by ${gain(champion)} bpb` : "awaits more runs"}.`;
+  $("#sentence").textContent = data.campaigns.length ? text : "The ledger is empty: begin with uv run ratchet calibrate.";
+  const sigmas = known(champion?.gain) && campaign.sigma ? `${fixed(champion.gain / campaign.sigma, 1)} sigma` : "";
+  const numbers = [
+    ["champion, val_bpb", fixed(champion?.mean) || "–", champion ? `± ${fixed(champion.half)} (95 %), ${count(champion.runs, "run")}` : ""],
+    ["gain on the baseline", several ? signed(champion.gain) || "–" : "–", several && known(champion.gain) ? `± ${fixed((champion.high - champion.low) / 2)} (95 %), ${sigmas}` : ""],
+    ["experiments", String(tried.length), `${kept} kept`],
+    ["hours of the device", fixed(campaign.hours, 2), data.nights.calls ? `${data.nights.calls} calls of the agent${data.nights.cost ? `, ${fixed(data.nights.cost, 2)} dollars` : ""}` : ""],
+  ];
+  $("#numbers").replaceChildren(...numbers.map(([name, value, more]) =>
+    make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }, make("small", { textContent: more })))));
+  const warnings = [...campaign.warnings, ...data.problems.map((problem) => `the ledger: ${problem}`)];
+  $("#warnings").replaceChildren(...warnings.slice(0, 12).map((text) => make("li", { textContent: text })));
+  $("#made").textContent = LIVE ? `live, ${data.made}` : data.made;
+}
+
+const COLUMNS = [ // heading, value to sort by, cell
+  ["n", (e) => e.n, (e) => e.n, "number"], ["UTC", (e) => e.time, (e) => minutes(e.time)],
+  ["verdict", (e) => e.verdict, (e) => make("span", { className: "mark", textContent: e.verdict, style: `color: ${style(e.verdict)[0]}` })],
+  ["val_bpb", (e) => e.mean, (e) => fixed(e.mean) + (known(e.half) ? ` ± ${fixed(e.half)}` : ""), "number"],
+  ["gain", (e) => e.gain, gain, "number"], ["runs", (e) => e.runs, (e) => e.runs, "number"],
+  ["by", (e) => e.by, (e) => make("bdi", { textContent: clip(e.by, 24) })],
+  ["idea", (e) => e.idea, (e) => make("bdi", { textContent: clip(e.idea || `${e.role}: ${e.arms.join(", ")}`, 240) }), "idea"],
+];
+
+function rows() {
+  const words = $("#experiments input").value.toLowerCase(), [verdict, by] = ["#by-verdict", "#by-agent"].map((id) => $(id).value);
+  const [key, sign] = order, value = COLUMNS.find(([name]) => name === key)[1];
+  const missing = (x) => x === null || x === undefined;
+  return campaign.experiments
+    .filter((e) => (!verdict || e.verdict === verdict) && (!by || e.by === by))
+    .filter((e) => !words || [e.n, e.idea, e.reason, e.commit, e.by, e.verdict].join(" ").toLowerCase().includes(words))
+    .sort((a, b) => {
+      const [x, y] = [value(a), value(b)];
+      return missing(x) - missing(y) || (x < y ? -sign : x > y ? sign : a.n - b.n);
+    });
+}
+
+function drawTable() {
+  const head = make("tr", {}, make("th", { textContent: "curve" }), ...COLUMNS.map(([name, , , kind]) => {
+    const sorted = order[0] === name, button = make("button", { type: "button", textContent: name + (sorted ? (order[1] > 0 ? " ↑" : " ↓") : "") });
+    button.onclick = () => ((order = [name, sorted ? -order[1] : 1]), drawTable());
+    const cell = make("th", { className: kind || "" }, button);
+    cell.setAttribute("aria-sort", sorted ? (order[1] > 0 ? "ascending" : "descending") : "none");
+    return cell;
+  }));
+  const found = rows();
+  $("#experiments thead").replaceChildren(head);
+  $("#experiments tbody").replaceChildren(...found.flatMap((e) => (e.n === open ? [row(e), details(e)] : [row(e)])));
+  $("#count").textContent = `${found.length} of ${campaign.experiments.length}`;
+}
+
+function row(e) {
+  const tick = make("input", { type: "checkbox", checked: ticked.has(e.n), disabled: !e.curve.length, ariaLabel: `curve of experiment ${e.n}` });
+  tick.onclick = (event) => (event.stopPropagation(), ticked.has(e.n) ? ticked.delete(e.n) : ticked.add(e.n), drawCurves());
+  const node = make("tr", { className: e.n === open ? "row open" : "row", tabIndex: 0, id: `e${e.n}` }, make("td", {}, tick),
+    ...COLUMNS.map(([, , cell, kind]) => make("td", { className: kind || "" }, cell(e))));
+  node.onclick = () => ((open = e.n === open ? null : e.n), drawTable(), $(`#e${e.n}`).focus());
+  node.onkeydown = (event) => event.target === node && ["Enter", " "].includes(event.key) && (event.preventDefault(), node.onclick());
+  return node;
+}
+
+function details(e) {
+  const list = make("dl", { className: "facts" });
+  const said = known(e.said) ? { expected: `${signed(e.said)} bpb` } : {}, near = e.near ? { like: `experiment ${e.near}` } : {};
+  facts(list, {
+    idea: e.idea, reason: e.reason, ...said, ...near, commit: e.commit, seeds: e.seeds.join(", "), scores: e.scores.map((s) => fixed(s)).join(", "),
+    figures: hoverAll(e).replace(/<br>/g, "; ").replace(/<\/?b>/g, "").replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&"),
+    ...Object.fromEntries(Object.entries(e.probes || {}).map(([name, seen]) => [`probe ${name}`, seen])),
+  });
+  const parts = [list];
+  if (e.diff) parts.push(make("details", { open: true }, make("summary", { textContent: "what it changed" }), diff(e.diff)));
+  if (e.tail) parts.push(make("details", {}, make("summary", { textContent: "last lines of its log" }), make("pre", { textContent: e.tail })));
+  return make("tr", { className: "details" }, make("td", { colSpan: COLUMNS.length + 1 }, ...parts));
+}
+
+function diff(text) {
+  const kind = (line) => (line.startsWith("@@") ? "place" : line.startsWith("+") ? "plus" : line.startsWith("-") ? "minus" : "");
+  const lines = text.split("\n").filter((line) => !/^(diff |index |--- |\+\+\+ )/.test(line));
+  return make("pre", {}, ...lines.map((line) => make("span", { className: kind(line), textContent: line || " " })));
+}
+
+function show(n) {
+  open = n;
+  for (const id of ["#experiments input", "#by-verdict", "#by-agent"]) $(id).value = "";
+  drawTable();
+  $(`#e${n}`).scrollIntoView({ block: "center", behavior: "smooth" });
+  $(`#e${n}`).focus({ preventScroll: true });
+}
+
+// ---------------------------------------------------------------------------------------------------
+// The page
+
+function fill(select, options, chosen) {
+  select.replaceChildren(...options.map(([value, name]) => make("option", { value, textContent: name })));
+  if (chosen !== undefined) select.value = chosen;
+}
+
+function choices() {
+  const unique = (key) => [...new Set(campaign.experiments.map((e) => e[key]).filter(Boolean))].sort();
+  for (const [id, key] of [["#by-verdict", "verdict"], ["#by-agent", "by"]])
+    fill($(id), [["", "all"], ...unique(key).map((value) => [value, clip(value, 40)])], $(id).value);
+  const picker = $("#campaigns select"), names = data.campaigns.map((c, i) => [i, `${c.arena}, ${c.budget}, ${c.device}`]);
+  $("#campaigns").hidden = names.length < 2;
+  fill(picker, names, data.campaigns.indexOf(campaign));
+}
+
+const NOTHING = { experiments: [], champions: [], sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
+
+function drawAll() {
+  drawSummary(), choices(), drawTable();
+  for (const part of [drawProgress, drawTradeoffs, drawCurves, drawHonesty, drawExplorer]) part();
+}
+
+async function unpack(packed) {
+  const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
+  return JSON.parse(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text());
+}
+
+async function load(packed, chosen) {
+  data = await unpack(packed);
+  campaign = data.campaigns[chosen ?? data.campaigns.length - 1] || data.campaigns.at(-1) || NOTHING;
+  drawAll();
+}
+
+function theme(name) {
+  document.documentElement.dataset.theme = name;
+  $("#theme").textContent = name === "dark" ? "Light" : "Dark";
+}
+
+async function listen() { // of `ratchet watch`: asks whether the ledger has changed, then for the data
+  let seen = null;
+  for (;;) {
+    try {
+      const stamp = await (await fetch("/stamp")).text();
+      if (seen !== null && stamp !== seen) await load(await (await fetch("/data")).text(), data.campaigns.indexOf(campaign));
+      seen = stamp;
+    } catch { $("#made").textContent = "not live any more"; }
+    await new Promise((done) => setTimeout(done, 1000));
+  }
+}
+
+theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+$("#theme").onclick = () => (theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"), drawAll());
+["params", "memory", "rate"].forEach((value, i) => {
+  const select = $("#explorer").querySelectorAll("select")[i];
+  fill(select, Object.entries(MEASURES).map(([key, [name]]) => [key, name]), value);
+  select.onchange = drawExplorer;
+});
+fill($("#curves select"), [["seconds", "seconds"], ["tokens", "tokens"], ["flops", "FLOPs"]], "seconds");
+$("#curves select").onchange = drawCurves;
+for (const id of ["#by-verdict", "#by-agent"]) $(id).onchange = drawTable;
+$("#experiments input").oninput = drawTable;
+$("#campaigns select").onchange = (event) => ((campaign = data.campaigns[event.target.value]), (open = null), ticked.clear(), drawAll());
+load(PACKED).then(() => LIVE && listen());

@@ -1,0 +1,240 @@
+"""The report: the ledger in, one offline HTML page out."""
+
+import base64
+import json
+import math
+import time
+import zlib
+from pathlib import Path
+
+from ratchet import curves, sources, verdicts
+from ratchet.campaign import CANDIDATE, Campaign, standing
+from ratchet.experiments import contrast
+from ratchet.journal import Journal
+from ratchet.ledger import bpb, counts
+from ratchet.verify import find_problems
+
+PAGE = Path(__file__).with_name("page")
+WORDS, DIFF, TAIL = 2_000, 20_000, 2_000  # characters of an idea, a diff, a log that the page has
+POINTS = 60  # of a curve
+CURVES = 150  # experiments that have one on the page: champions, then the latest
+MARKS = {  # colour, marker and its size, as on the page
+    "baseline": ("#0072b2", "s", 45), "keep": ("#009e73", "*", 130), "discard": ("#8a8a90", "x", 28),
+    "undecided": ("#e69f00", "D", 32), "overtaken": ("#cc79a7", "v", 32), "unfinished": ("#56b4e9", "o", 28),
+}  # fmt: skip
+FAILED = "#d55e00", "^", 32
+FIGURES = "steps tokens flops_per_token mfu_percent peak_memory_mb params lookup joules".split()
+
+
+def build(ledger, home):
+    """The page as a text."""
+    return render(collect(ledger, home))
+
+
+def render(data, live=False):
+    """The page of collected data, plotly, style and script in one file. live: it asks for news itself."""
+    import plotly
+
+    parts = {"plotly": plotly.offline.get_plotlyjs(), "data": packed(data), "live": json.dumps(live)}
+    parts |= {name: (PAGE / name).read_text() for name in ("style.css", "page.js")}
+    head, *rest = (PAGE / "page.html").read_text().split("{{")
+    return head + "".join(parts[piece.partition("}}")[0]] + piece.partition("}}")[2] for piece in rest)
+
+
+def picture(data, path):
+    """progress.png of the last campaign: every experiment, the champion's staircase, its noise."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    campaign = data["campaigns"][-1]
+    figure, axes = pyplot.subplots(figsize=(10, 4.2), dpi=160, layout="constrained")
+    rows = [e for e in campaign["experiments"] if e["mean"] and e["role"] in ("try", "calibrate")]
+    for verdict in sorted({e["verdict"] for e in rows}):
+        own = [(e["n"], e["mean"]) for e in rows if e["verdict"] == verdict]
+        color, marker, size = MARKS.get(verdict, FAILED)
+        axes.scatter(*zip(*own), c=color, marker=marker, s=size, label=verdict, zorder=3, linewidths=1)
+    if champions := campaign["champions"]:
+        x, y = [row["n"] for row in champions], [row["mean"] for row in champions]
+        x, y = [*x, max(rows[-1]["n"], x[-1]) if rows else x[-1]], [*y, y[-1]]
+        axes.step(x, y, where="post", color="#0072b2", lw=2, label="champion")
+        if sigma := campaign["sigma"]:
+            edges = [value - sigma for value in y], [value + sigma for value in y]
+            axes.fill_between(x, *edges, step="post", color="#0072b2", alpha=0.13, label="± 1 sigma", lw=0)
+        halves = [row["half"] or 0 for row in champions]
+        axes.errorbar(x[:-1], y[:-1], halves, fmt="none", ecolor="#0072b2", capsize=3, lw=1)
+    axes.set(xlabel="experiment", ylabel="val_bpb (lower is better)")
+    axes.set_title(f"{campaign['arena']}, {campaign['budget']} a run, {campaign['device']}", fontsize=10)
+    axes.legend(fontsize=8, frameon=False, ncols=4)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def packed(data):
+    """Data as a text without any character that HTML knows."""
+    return base64.b64encode(zlib.compress(json.dumps(data, allow_nan=False).encode())).decode()
+
+
+# ----------------------------------------------------------------------------------------------------
+# Data: what the page shows, as JSON; every derived number is made here
+
+
+def collect(ledger, home):
+    """{"campaigns": one for each arena, budget and device; facts of the ledger}."""
+    experiments = [*ledger.experiments().values()]
+    tried = [e for e in experiments if e.role == "try"]
+    diffs = sources.diffs([(e.opens["parent"], e.arms[CANDIDATE]["commit"]) for e in tried])
+    shown = [e for e in experiments if e.verdict in ("baseline", "keep")]
+    shown = {e.n for e in shown[-CURVES // 2 :] + experiments[-CURVES // 2 :]}
+    campaigns = []
+    for key in dict.fromkeys(e.key for e in experiments):
+        campaigns.append(campaign_data(Campaign(experiments, key), key, home, diffs, shown))
+    return {
+        "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "lines": len(ledger.rows()),
+        "head": ledger.head(), "problems": find_problems(ledger), "campaigns": campaigns,
+        "nights": nights(home)}  # fmt: skip
+
+
+def nights(home):
+    """What the last night's agent cost."""
+    answers = Journal(home).answers() if (home / "runs").exists() else []
+    return {"calls": len(answers), "cost": sum(a["cost"] for a in answers)}
+
+
+def campaign_data(campaign, key, home, diffs, shown):
+    """All that the page has on one arena, budget and device."""
+    own = [e for e in campaign.all if e.key == key]
+    last, noise = own[-1], campaign.noise() if campaign.baseline else None
+    found = {name: last.opens[name] for name in ("arena", "seal", "budget", "device", "driver", "torch")}
+    found |= {"sigma": noise and finite(noise.sigma), "df": noise and noise.df}
+    found["experiments"] = [experiment_data(e, campaign, home, diffs, shown) for e in own]
+    found |= {"champions": champions(campaign), "sigmas": sigmas(campaign), "audit": audit(own)}
+    found["warnings"] = warnings([run for e in own for run in e.runs])
+    found["hours"] = sum(sum(run["seconds"].values()) for e in own for run in e.runs) / 3600
+    return found
+
+
+def finite(value):
+    return value if value is not None and math.isfinite(value) else None
+
+
+def mean_of(scores, noise):
+    """(mean, half of its 95% interval) of scores, by the campaign's sigma."""
+    if not scores:
+        return None, None
+    mean = sum(scores) / len(scores)
+    if not noise or not noise.df:
+        return mean, None
+    return mean, finite(verdicts.student(noise.df, 0.975) * noise.sigma / math.sqrt(len(scores)))
+
+
+def champions(campaign):
+    """[{n, mean, half, gain, low, high}] of all valid runs of each champion; gains are on the first."""
+    if not campaign.baseline:
+        return []
+    noise, rows, first = campaign.noise(), [], None
+    for e in campaign.kept:
+        scores = campaign.scores_of(e.arms[CANDIDATE]["source"])
+        first = first or scores
+        mean, half = mean_of(scores, noise)
+        row = {"n": e.n, "time": e.closes["time"], "mean": mean, "half": half, "runs": len(scores)}
+        if noise.df and scores is not first and scores and first:
+            row |= interval(verdicts.compare(scores, first, noise))
+        rows.append(row)
+    return rows
+
+
+def interval(found):
+    return {"gain": found.gain, "low": found.low, "high": found.high}
+
+
+def sigmas(campaign):
+    """[{n, sigma}]: what the noise was thought to be, experiment after experiment."""
+    if not campaign.baseline:
+        return []
+    found = [(e.n, campaign.noise(before=e.closes["line"])) for e in campaign.tried]
+    return [{"n": n, "sigma": finite(noise.sigma), "df": noise.df} for n, noise in found]
+
+
+def audit(own):
+    """The last audit: gains of each champion on the baseline, on val and test."""
+    audits = [e for e in own if e.role == "audit" and e.closes]
+    if not audits:
+        return []
+    val, test = (contrast(audits[-1], split) for split in ("val", "test"))
+    rows = []
+    for arm, (_, on_val), (_, on_test) in zip(audits[-1].arms, val, test):
+        if on_val and on_test:
+            rows.append({"name": arm["name"], "val": interval(on_val), "test": interval(on_test)})
+    return rows
+
+
+def warnings(runs):
+    """What a reader should know before any number."""
+    found = []
+    if levels := {run["isolation"] for run in runs} - {"bubblewrap", "landlock"}:
+        found.append(f"isolation was {', '.join(sorted(levels))}: what a contestant could reach, nobody saw")
+    if why := {run.get("throttled") for run in runs} - {"", None}:
+        found.append(f"the device was throttled by {', '.join(sorted(why))}")
+    if shared := sum(run["shared"] for run in runs):
+        busy = sum(run["shared"] and run["busy"] for run in runs)
+        found.append(f"other programs used the device in {shared} runs, of which {busy} count (--busy)")
+    return found
+
+
+def experiment_data(e, campaign, home, diffs, shown):
+    """One experiment as the page shows it."""
+    own = [run for run in e.runs if run["arm"] == CANDIDATE]
+    valid = [run for run in own if counts(run)]
+    run = (valid or own or [{}])[-1]
+    scores = e.scores(0, "confirm") or e.scores(0, "screen") or e.scores(0)
+    noise = campaign.noise() if campaign.baseline else None
+    mean, half = mean_of(scores, noise)
+    found = {
+        "n": e.n, "time": e.time, "role": e.role, "by": cut(e.opens.get("by", "")),
+        "idea": cut(e.opens.get("idea", "")), "verdict": e.verdict or "unfinished",
+        "reason": cut(e.closes.get("reason", "")), "runs": len(e.runs), "mean": mean, "half": half,
+        "scores": scores, "said": e.opens.get("gain"), "near": e.opens.get("near"),
+        "commit": e.arms[CANDIDATE]["commit"][:10], "arms": [cut(arm["name"]) for arm in e.arms],
+        "ended": (e.closes or e.opens)["time"], "seeds": [r["seed"] for r in own]}  # fmt: skip
+    if e.role == "try" and campaign.baseline and e in campaign.since:
+        found |= interval(gained) if (gained := standing(e, campaign)) else {}
+        found["diff"] = diffs.get((e.opens["parent"], e.arms[CANDIDATE]["commit"]), "")[:DIFF]
+        found["size"] = e.arms[CANDIDATE]["size"] - e.arms[1]["size"]
+    found |= figures(run, home) | {"curve": curve(run, home) if e.n in shown else []}
+    failed = [run for run in e.runs if run["status"] != "ok"]
+    found["tail"] = cut("\n".join(failed[-1]["tail"]), TAIL) if failed else ""
+    return found
+
+
+def cut(text, most=WORDS):
+    text = str(text)
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def figures(run, home):
+    """Side figures of one run."""
+    if not run:
+        return {}
+    seconds = run["seconds"].get("train")
+    found = {key: run.get(key) for key in FIGURES} | {"isolation": run["isolation"], "train": seconds}
+    found["rate"] = run["tokens"] / seconds if seconds and run.get("tokens") else None
+    found["probes"] = {name: shown for name, (_, shown) in (run.get("val", {}).get("probes") or {}).items()}
+    found["bpb"] = bpb(run) if run["status"] == "ok" else None
+    config = home / run.get("folder", "none") / "config.json"
+    try:
+        facts = json.loads(config.read_text())
+        found["architecture"] = cut(", ".join(f"{key} {value}" for key, value in facts.items()), 300)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        found["architecture"] = ""
+    return found
+
+
+def curve(run, home):
+    """[(seconds, tokens, loss)] of a run, thinned out to POINTS means."""
+    points = curves.read(home / run["folder"] / "curve.jsonl")[0] if "folder" in run else []
+    size = math.ceil(len(points) / POINTS) or 1
+    pieces = [points[i : i + size] for i in range(0, len(points), size)]
+    return [[float(f"{sum(column) / len(piece):.5g}") for column in zip(*piece)] for piece in pieces]

@@ -1,0 +1,237 @@
+"""The report: its data, hostile words, and what a real browser makes of the page."""
+
+import json
+import re
+import shutil
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+from test_experiments import SIGMA, commit, problems, repository, runs  # noqa: F401
+from typer.testing import CliRunner
+
+from ratchet import __main__, experiments, guard, live, report, sources
+from ratchet.experiments import Bench
+from ratchet.ledger import Ledger
+
+EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'><b>bold</b>"
+EVIL += "\u202etxet\x1b[31m"
+
+
+@pytest.fixture
+def night(repository, runs, monkeypatch):  # noqa: F811
+    """A campaign with a gain, a dead end, a crash, an audit, and curves; its words are hostile."""
+    monkeypatch.setattr(guard, "clean", lambda data: data.decode())
+    experiments.calibrate(Bench(arena="tiny", budget="5s"), 5)
+    for number, (quality, more) in enumerate([(1.1, ""), (1.0, ""), (1.2, 'STATUS = "crash"'), (1.05, "")]):
+        commit(f"idea {number}", quality=quality, more=f"NUMBER = {number}\n{more}")
+        told = {"gain": 0.1 - number / 30}
+        experiments.attempt(Bench(), f"idea {number}, {EVIL}", by=f"agent {number % 2} {EVIL}", **told)
+    experiments.audit(Bench(), 2)
+    for e in Bench().experiments():
+        for run in e.runs:
+            (folder := repository / run["folder"]).mkdir(parents=True, exist_ok=True)
+            points = ({"seconds": i / 50, "tokens": 100 * i, "loss": 5 - i / 100} for i in range(250))
+            (folder / "curve.jsonl").write_text("".join(json.dumps(p) + "\n" for p in points))
+            (folder / "config.json").write_text(json.dumps({"width": 64, "words": EVIL}))
+    return repository
+
+
+def collected(home):
+    return report.collect(Ledger(home), home)
+
+
+def test_the_data_are_those_of_the_ledger(night):
+    data = collected(night)
+    (campaign,) = data["campaigns"]
+    rows = campaign["experiments"]
+    assert [row["verdict"] for row in rows] == ["baseline", "keep", "discard", "crash", "discard", "audited"]
+    assert data["problems"] == [] and data["head"] == Ledger(night).head() and data["lines"] > 20
+    first, last = campaign["champions"]
+    assert (first["n"], last["n"]) == (1, 2) and last["low"] < 0.1 < last["high"]
+    assert 0.3 * SIGMA < campaign["sigma"] < 3 * SIGMA and campaign["df"] >= 4
+    assert rows[1]["gain"] == pytest.approx(0.1, abs=5 * SIGMA) and rows[1]["said"] == 0.1
+    assert "+QUALITY = 1.1" in rows[1]["diff"] and rows[3]["tail"] == "last words"
+    assert len(rows[0]["curve"]) <= report.POINTS and rows[0]["curve"][-1][0] == pytest.approx(5, abs=0.2)
+    assert [row["name"] for row in campaign["audit"]] == ["experiment 2"]
+    assert any("isolation was none" in words for words in campaign["warnings"])
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_an_empty_ledger_and_one_without_a_verdict_make_a_page(repository, runs, rows):  # noqa: F811
+    if rows:
+        Bench(arena="tiny", budget="5s").ledger.append(
+            "opens", role="calibrate", arms=[sources.read_source("HEAD").facts()], arena="tiny", seal="x",
+            budget="5s", device="cpu", driver="", torch="2", salt="y")  # fmt: skip
+    data = collected(repository)
+    assert len(data["campaigns"]) == rows and "Ratchet" in report.render(data)
+
+
+def test_the_page_is_one_file_and_holds_no_word_of_the_ledger_as_html(night):
+    page = report.render(collected(night))
+    assert "window.hacked" not in page and len(page) < 8e6
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page.replace(report_plotly(), ""))
+
+
+def report_plotly():
+    import plotly
+
+    return plotly.offline.get_plotlyjs()
+
+
+def test_the_command_line_writes_page_and_picture(night, tmp_path):
+    done = CliRunner().invoke(__main__.app, ["report", "--to", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out/report.html").stat().st_size > 4e6
+    assert (tmp_path / "out/progress.png").read_bytes()[:4] == b"\x89PNG"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Live
+
+
+@pytest.fixture
+def served(night):
+    with live.server(night) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def get(url, **headers):
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
+        return answer.read().decode()
+
+
+def test_the_live_page_follows_the_ledger(served, night):
+    first = get(served + "/stamp"), get(served + "/data")
+    assert "Ratchet" in get(served + "/") and get(served + "/stamp") == first[0]
+    commit("another", quality=1.0, more="NUMBER = 9")
+    experiments.attempt(Bench(), "another")
+    assert get(served + "/stamp") != first[0] and get(served + "/data") != first[1]
+    (night / "ledger.jsonl").unlink()
+    assert get(served + "/stamp") == "empty" and get(served + "/data")
+    (night / "ledger.jsonl").write_text("broken")
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        get(served + "/data")
+
+
+def test_the_live_page_is_for_this_machine_alone(served):
+    assert served.startswith("http://127.0.0.1:")
+    for host in ("evil.example", "127.0.0.1", "evil.example:" + served.rsplit(":")[-1]):
+        with pytest.raises(urllib.error.HTTPError, match="421"):
+            get(served + "/data", Host=host)
+    for path in ("/../ledger.jsonl", "/ledger.jsonl", "/%2e%2e/ledger.jsonl", "/data/../../etc/passwd"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(served + path)
+
+
+# ----------------------------------------------------------------------------------------------------
+# A browser
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if not program:
+        pytest.skip("there is no chromium here: apt install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as tools:
+        options = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        browser = tools.chromium.launch(executable_path=program, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def look(chromium):
+    """look(url, width=, theme=) -> a page, loaded and drawn; errors, requests: what it said and asked for."""
+    contexts = []
+
+    def open_page(url, width=1440, theme="light"):
+        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+        contexts.append(context)
+        page = context.new_page()
+        page.errors, page.requests = [], []
+        page.on("console", lambda said: said.type in ("error", "warning") and page.errors.append(said.text))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.goto(url)
+        page.wait_for_selector("#explorer .chart.js-plotly-plot, #explorer .chart .plot-container")
+        page.wait_for_function("document.querySelector('#count').textContent")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def written(home, folder):
+    path = folder / "report.html"
+    path.write_text(report.render(collected(home)))
+    return path.as_uri()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_browser_draws_it_without_an_error_and_without_the_network(night, tmp_path, look, theme, width):
+    page = look(url := written(night, tmp_path), width, theme)
+    assert page.requests[0] == url and all(r.startswith(("data:", "blob:")) for r in page.requests[1:])
+    assert [e for e in page.errors if "GPU stall" not in e and "WebGL" not in e] == []
+    assert "1 kept, and the champion, experiment 2, beats" in page.inner_text("#sentence")
+    assert page.evaluate("window.hacked") is None
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+
+def test_points_and_rows_can_be_opened_and_filtered(night, tmp_path, look):
+    page = look(written(night, tmp_path))
+    rows = page.locator("tr.row")
+    assert rows.count() == 6
+    page.fill("#experiments input[type=search]", "idea 2")
+    assert rows.count() == 1 and "</script>" in rows.inner_text()
+    page.fill("#experiments input[type=search]", "")
+    page.select_option("#by-verdict", "discard")
+    assert rows.count() == 2
+    page.select_option("#by-verdict", "")
+    page.locator("#e2").focus()
+    page.keyboard.press("Enter")
+    assert "QUALITY = 1.1" in page.inner_text("tr.details pre .plus >> nth=0")
+    page.click("th button:has-text('val_bpb')")
+    assert page.locator("tr.row td:nth-child(2)").first.inner_text() == "2"
+    page.locator("#e3 input").check()
+    page.wait_for_function("document.querySelector('#curves .chart').data.length === 3")
+    click = "gd => gd.emit('plotly_click', {points: [{customdata: 4}]})"
+    page.eval_on_selector("#progress .chart", click)
+    assert "last words" in page.text_content("tr.details")
+
+
+def test_the_explorer_has_a_scene_and_axes_to_choose(night, tmp_path, look):
+    page = look(written(night, tmp_path))
+    assert page.eval_on_selector("#explorer .chart canvas", "c => c.width * c.height") > 10_000
+    page.locator("#explorer select").nth(0).select_option("train")
+    title = "document.querySelector('#explorer .chart').layout.scene.xaxis.title.text"
+    page.wait_for_function(f"{title} === 'training seconds'")
+
+
+def test_a_row_appears_within_two_seconds(served, night, look):
+    page = look(served + "/")
+    count = page.locator("tr.row").count()
+    commit("late", quality=1.0, more="NUMBER = 11")
+    experiments.attempt(Bench(), "late")
+    page.locator("tr.row").nth(count).wait_for(timeout=2000)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_browser_draws_a_page_with_nothing(repository, runs, tmp_path, look, rows):  # noqa: F811
+    if rows:
+        commit("breaks", more='STATUS = "crash"')
+        experiments.calibrate(Bench(arena="tiny", budget="5s"), 5)
+    page = look(written(repository, tmp_path))
+    assert [e for e in page.errors if "GPU stall" not in e and "WebGL" not in e] == []
+    assert ("empty" in page.inner_text("#sentence")) == (rows == 0)
