@@ -44,6 +44,9 @@ Busy = Annotated[bool, typer.Option("--busy", help="Count runs although other pr
 Hopeless = Annotated[
     bool, typer.Option("--stop-hopeless", help="End screening runs whose loss can't catch up any more.")
 ]
+Wandb = Annotated[
+    bool, typer.Option("--wandb", help="Send each run to Weights & Biases. Also if WANDB_PROJECT is set.")
+]
 Names = typer.Argument(metavar="A B", help="Commits or files; each is compared with the first.")
 def main():
     """Run the verb; a user's mistake is one sentence and exit code 2."""
@@ -58,12 +61,13 @@ def main():
 
 
 def carry_out(
-    verb, *args, device=None, on=None, arena=None, budget=None, busy=False, stop_hopeless=False, **options,
+    verb, *args, device=None, on=None, arena=None, budget=None, busy=False, stop_hopeless=False, wandb=False,
+    **options,
 ):  # fmt: skip
     """Call a function of experiments.py, alone in this repository, and tell of it; returns the experiment."""
     with Live() as tell:
         place = pool.places(on, device and [device])[0]
-        more = dict(busy=busy, tell=tell, place=place, stop_hopeless=stop_hopeless)
+        more = dict(busy=busy, tell=tell, place=place, stop_hopeless=stop_hopeless, wandb=wandb)
         bench = experiments.Bench(arena=arena, budget=budget, **more)
         try:
             with bench.alone():
@@ -101,12 +105,12 @@ def attempt(
     quick: Annotated[bool, typer.Option(help="One seed against the known sigma: quicker, weaker.")] = False,
     again: Annotated[bool, typer.Option(help="Run it although the same source was tried before.")] = False,
     by: Annotated[str, typer.Option(help="Who had the idea.")] = "",
-    stop_hopeless: Hopeless = False, device: Device = None, on: On = None, busy: Busy = False,
-    as_json: AsJson = False,
+    stop_hopeless: Hopeless = False, wandb: Wandb = False, device: Device = None, on: On = None,
+    busy: Busy = False, as_json: AsJson = False,
 ):  # fmt: skip
     """Try HEAD's train.py against the champion: screen on one seed, confirm on fresh ones, decide."""
     before = {e.n for e in Ledger(sources.home()).experiments().values() if e.closes}
-    where = dict(device=device, on=on, busy=busy, stop_hopeless=stop_hopeless)
+    where = dict(device=device, on=on, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
     e = carry_out(experiments.attempt, idea, quick=quick, again=again, by=by, **where)
     if e.n in before:
         notes.print(f"this source was tried before, as experiment {e.n}; --again runs it once more")
@@ -223,7 +227,7 @@ def night(
     network: Annotated[bool, typer.Option(help="Agents need their API.")] = True,
     names: Annotated[str, typer.Option("--devices", help="cuda:0,cuda:1: an experiment on each.")] = None,
     on: On = None, slots: Annotated[int, typer.Option(help="With --on: experiments at a time.")] = None,
-    stop_hopeless: Hopeless = False, busy: Busy = False,
+    stop_hopeless: Hopeless = False, wandb: Wandb = False, busy: Busy = False,
 ):  # fmt: skip
     """Try an agent's ideas one after the other, until a limit or `ratchet stop`. The same command resumes."""
     limits = night_of.Limits(hours, most, device_seconds, calls, dollars)
@@ -232,7 +236,7 @@ def night(
         bench.place, *others = pool.places(on, names and names.split(","), slots)
         return night_of.run(bench, agent, limits, share, network, others), night_of.morning(bench)
 
-    why, summary = carry_out(whole, busy=busy, stop_hopeless=stop_hopeless)
+    why, summary = carry_out(whole, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(summary))
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-from ratchet import curves, devices, guard, pool, referee, sources, verdicts
+from ratchet import curves, devices, guard, pool, referee, relay, sources, verdicts
 from ratchet.campaign import CANDIDATE, CHAMPION, Campaign
 from ratchet.ledger import Ledger, bpb, counts
 from ratchet.sources import Refused
@@ -74,10 +74,11 @@ class Bench:
     """Where to experiment: the repository with its ledger, a place of the pool, an arena, who to tell."""
 
     def __init__(self, device=None, arena=None, budget=None, busy=False, tell=lambda text: None, place=None,
-                 stop_hopeless=False):  # fmt: skip
+                 stop_hopeless=False, wandb=False):  # fmt: skip
         self.home = sources.home()
         self.ledger, self.place = Ledger(self.home), place or pool.Local(device)
         self.busy, self.tell, self.budget, self.stop_hopeless = busy, tell, budget, stop_hopeless
+        self.wandb = wandb or relay.asked()
         known = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)", budget or "1s")
         if not known or not 0 < float(known[1]) < math.inf:
             raise Refused(f"budget {budget!r} is not understood: write 300s, 20e6tok or 1e15flop")
@@ -212,6 +213,15 @@ class Bench:
             sources.git("update-ref", "refs/ratchet/champion", e.arms[0]["commit"])
         return self.now(n)
 
+    def sent(self, e):
+        """The experiment; wandb is told of it if the user wants. What goes wrong there harms nothing here."""
+        try:
+            if self.wandb:
+                relay.send(e, self.home)
+        except Exception as error:
+            self.tell(f"  wandb could not be told: {type(error).__name__}: {error}")
+        return e
+
 
 def result_line(facts):
     """How a run ended, and where its time went."""
@@ -265,8 +275,9 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", **told):
         bench.campaign()  # refuses when the judge has changed
         with bench.ledger.held:  # no line comes between a verdict and what it follows from
             step = next_step(bench.now(n), Campaign(bench.experiments(), bench.now(n).key))
-            if isinstance(step, Verdict):
-                return bench.close(n, step)
+            ended = isinstance(step, Verdict) and bench.close(n, step)
+        if ended:
+            return bench.sent(ended)
         facts = bench.run(n, *step, arms[step[0]])
         if step[0] == CHAMPION and facts["status"] != "ok":
             raise Refused(

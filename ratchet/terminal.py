@@ -11,6 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ratchet import verdicts
+from ratchet.campaign import Campaign
 from ratchet.ledger import bpb
 
 console, notes = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True)
@@ -121,14 +122,29 @@ def cells(e):
 
 
 def show_log(found):
-    """A line for each experiment."""
+    """A line for each experiment, and how far the champions have come."""
     table = Table("n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "idea", box=None)
     for e in found:
         table.add_row(*cells(e))
     console.print(table)
+    for line in story(found):
+        console.print(line)
     console.print("val bpb: mean of the candidate's runs, ± half of what they range over", style="dim")
     levels = sorted({run["isolation"] for e in found for run in e.runs})
     console.print(f"isolation: {', '.join(levels) or 'nothing has run'}", style="dim")
+
+
+def story(found):
+    """How the champions' val_bpb went down, a line for each campaign."""
+    for key in dict.fromkeys(e.key for e in found):
+        campaign = Campaign(found, key)
+        if not campaign.baseline or len(campaign.kept) < 2:
+            continue
+        scores = [campaign.scores_of(e.arms[0]["source"]) for e in campaign.kept]
+        means = [statistics.mean(own) for own in scores if own]
+        height = [round((mean - min(means)) / ((max(means) - min(means)) or 1) * 7) for mean in means]
+        line = "".join("▁▂▃▄▅▆▇█"[h] for h in height)
+        yield f"champions {line} {means[0]:.4f} to {means[-1]:.4f}, sigma {campaign.noise().sigma:.4f} bpb"
 
 
 def show_runs(e):

@@ -84,7 +84,7 @@ function layout(x, y, more = {}) {
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
     font: { color: variable("--text"), size: 12, family: "system-ui, sans-serif" },
-    margin: { l: 62, r: 18, t: 18, b: 46 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+    margin: { l: 62, r: 18, t: 18, b: 52 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
     hoverlabel: { align: "left", bgcolor: variable("--panel"), font: { color: variable("--text") } },
     xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } }, ...more,
   };
@@ -157,6 +157,13 @@ function drawExplorer() {
   draw($("#explorer .chart"), traces, layout("", "", { scene, margin: { l: 0, r: 0, t: 30, b: 0 }, ...(found.length ? {} : empty()) }));
 }
 
+// the cells of a grid, all there before one is drawn, as each takes its size from the others
+function cells(grid, keys) {
+  for (const node of [...grid.children]) if (!keys.includes(node.dataset.key)) node.remove();
+  return Object.fromEntries(keys.map((key) =>
+    [key, $(`[data-key="${key}"]`, grid) || grid.appendChild(make("div", { className: "cell", data: { key } }))]));
+}
+
 // what nothing else beats in both: sign 1 where more is better, -1 where less is; y is always better when lower
 function front(points, sign) {
   let best = Infinity;
@@ -164,11 +171,10 @@ function front(points, sign) {
 }
 
 function drawTradeoffs() {
-  const grid = $("#tradeoffs .grid");
-  for (const [key, sign] of [["rate", 1], ["memory", -1], ["params", -1], ["flops", -1]]) {
+  const signs = { rate: 1, memory: -1, params: -1, flops: -1 };
+  for (const [key, node] of Object.entries(cells($("#tradeoffs .grid"), Object.keys(signs)))) {
     const [name, value, log] = MEASURES[key], found = scored().filter((e) => known(value(e)) && value(e) > 0);
-    const node = $(`[data-key="${key}"]`, grid) || grid.appendChild(make("div", { className: "cell", data: { key } }));
-    const best = front(found.map((e) => ({ x: value(e), y: e.mean })), sign);
+    const best = front(found.map((e) => ({ x: value(e), y: e.mean })), signs[key]);
     const line = { mode: "lines", x: best.map((p) => p.x), y: best.map((p) => p.y), hoverinfo: "skip", name: "front",
       line: { color: variable("--accent"), dash: "dot" } };
     const place = (own) => ({ x: own.map(value), y: own.map((e) => e.mean), error_y: { ...bars(own), thickness: 0.7, width: 0 } });
@@ -193,35 +199,31 @@ function drawCurves() {
 }
 
 function drawHonesty() {
-  const grid = $("#honesty .grid"), cell = (key) =>
-    $(`[data-key="${key}"]`, grid) || grid.appendChild(make("div", { className: "cell", data: { key } }));
   const base = campaign.experiments.filter((e) => e.verdict === "baseline").at(-1);
+  const said = campaign.experiments.filter((e) => known(e.said) && known(e.gain));
+  const shown = { calibration: base, sigma: base, said: said.length, audit: campaign.audit.length };
+  const cell = cells($("#honesty .grid"), Object.keys(shown).filter((key) => shown[key]));
   const sigma = campaign.sigma, accent = variable("--accent"), dots = { mode: "markers", marker: { color: accent, size: 8 } };
   if (base) {
     const line = (y, dash) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: accent, width: 1, dash } });
     const shapes = known(sigma) ? [line(base.mean), line(base.mean - sigma, "dot"), line(base.mean + sigma, "dot")] : [];
-    draw(cell("calibration"), [{ ...dots, x: base.scores.map((_, i) => i + 1), y: base.scores, hovertemplate: "%{y:.4f}<extra></extra>" }],
+    draw(cell.calibration, [{ ...dots, x: base.scores.map((_, i) => i + 1), y: base.scores, hovertemplate: "%{y:.4f}<extra></extra>" }],
       layout("seed of the calibration (mean ± sigma)", "val_bpb", { shapes }));
-    draw(cell("sigma"), [{ ...dots, mode: "lines+markers", x: campaign.sigmas.map((s) => s.n), y: campaign.sigmas.map((s) => s.sigma),
+    draw(cell.sigma, [{ ...dots, mode: "lines+markers", x: campaign.sigmas.map((s) => s.n), y: campaign.sigmas.map((s) => s.sigma),
       hovertemplate: "%{y:.5f}<extra></extra>" }], layout("experiment", "sigma (bpb)", { yaxis: { ...layout("", "sigma (bpb)").yaxis, rangemode: "tozero" } }));
   }
-  const said = campaign.experiments.filter((e) => known(e.said) && known(e.gain));
   if (said.length) {
     const ends = [Math.min(...said.map((e) => e.said)), Math.max(...said.map((e) => e.said))];
-    draw(cell("said"), [{ mode: "lines", x: ends, y: ends, hoverinfo: "skip", line: { dash: "dot", color: variable("--dim") } },
+    draw(cell.said, [{ mode: "lines", x: ends, y: ends, hoverinfo: "skip", line: { dash: "dot", color: variable("--dim") } },
       ...byVerdict(said, (own) => ({ x: own.map((e) => e.said), y: own.map((e) => e.gain),
         error_y: { type: "data", array: own.map((e) => (e.high - e.low) / 2), thickness: 0.7, width: 0 } }), { showlegend: false })],
       layout("gain that the agent expected (bpb)", "gain found (bpb, 95 %)", { showlegend: false }));
   }
   if (campaign.audit.length) {
     const rows = campaign.audit, half = (split) => ({ type: "data", array: rows.map((r) => (r[split].high - r[split].low) / 2), thickness: 0.7 });
-    draw(cell("audit"), [{ ...dots, x: rows.map((r) => r.val.gain), y: rows.map((r) => r.test.gain), text: rows.map((r) => escape(r.name)),
+    draw(cell.audit, [{ ...dots, x: rows.map((r) => r.val.gain), y: rows.map((r) => r.test.gain), text: rows.map((r) => escape(r.name)),
       hovertemplate: "%{text}<br>val %{x:.4f}, test %{y:.4f}<extra></extra>", error_x: half("val"), error_y: half("test") }],
       layout("audited gain on val (bpb)", "audited gain on test (bpb)"));
-  }
-  for (const node of [...grid.children]) {
-    const gone = { calibration: !base, sigma: !base, said: !said.length, audit: !campaign.audit.length };
-    if (gone[node.dataset.key]) node.remove();
   }
   const levels = [...new Set(campaign.experiments.map((e) => e.isolation).filter(Boolean))].join(", ");
   facts($("#honesty .facts"), {
