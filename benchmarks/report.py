@@ -1,0 +1,72 @@
+"""How long the report of a large ledger takes to build and to open, and how large it is.
+
+    uv run benchmarks/report.py [--experiments 1000]
+
+The ledger is that of benchmarks/pool.py's head: real lines and commits, runs that took no time, each with a
+curve. Opening is measured in a headless Chromium, until the last chart is drawn. Goes to results/report.json.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from contextlib import chdir
+from pathlib import Path
+
+import pool as pool_benchmark
+from recipe import results
+
+import prepare
+from ratchet import report
+from ratchet.ledger import Ledger
+
+
+def write_curves(home):
+    """A curve of 300 points for every run."""
+    lines = "".join(
+        json.dumps({"seconds": i, "tokens": 1000 * i, "loss": 9 - i / 50}) + "\n" for i in range(300)
+    )
+    for row in Ledger(home).rows():
+        if row["kind"] == "run":
+            (folder := home / row["folder"]).mkdir(parents=True, exist_ok=True)
+            (folder / "curve.jsonl").write_text(lines)
+
+
+def seconds_to_open(path):
+    """From navigation to the last chart, in a browser of this machine; None where there is none."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if not program:
+        return None
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as tools:
+        options = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        page = tools.chromium.launch(executable_path=program, args=options).new_page()
+        begin = time.monotonic()
+        page.goto(path.as_uri())
+        page.wait_for_selector("#explorer .plot-container")
+        return time.monotonic() - begin
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--experiments", type=int, default=1000)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        pool_benchmark.place_to_work(Path(folder))
+        home = Path(folder) / "repository"
+        with chdir(home):
+            pool_benchmark.head(args.experiments, 8, print)
+            write_curves(home)
+            begin = time.monotonic()
+            page = report.build(Ledger(home), home)
+            found = {"experiments": args.experiments, "seconds_to_build": time.monotonic() - begin}
+        (path := Path(folder) / "report.html").write_text(page)
+        found |= {"megabytes": len(page.encode()) / 1e6, "seconds_to_open": seconds_to_open(path)}
+    prepare.write_atomically(results("report"), found)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
