@@ -84,7 +84,7 @@ function layout(x, y, more = {}) {
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
     font: { color: variable("--text"), size: 12, family: "system-ui, sans-serif" },
-    margin: { l: 62, r: 18, t: 18, b: 52 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+    margin: { l: 62, r: 18, t: 18, b: 60 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
     hoverlabel: { align: "left", bgcolor: variable("--panel"), font: { color: variable("--text") } },
     xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } }, ...more,
   };
