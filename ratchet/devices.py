@@ -87,10 +87,18 @@ def throttled(device):
     return ""
 
 
+def seat(device):
+    """A name of the device that no other has: machines may share a home, or give one name to several."""
+    name = device
+    if device.startswith("cuda") and (found := nvml(device)):
+        name = found[0].nvmlDeviceGetUUID(found[1])
+    return re.sub(r"[^\w-]", "", f"{platform.node()}-{name}")
+
+
 @contextmanager
 def exclusive(device):
     """Hold a device: waits while another run of this user has it. The lock dies with the process."""
-    place = cache_folder() / f".device-{device.replace(':', '')}.lock"
+    place = cache_folder() / f".device-{seat(device)}.lock"
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(place, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

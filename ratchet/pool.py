@@ -23,6 +23,7 @@ NODE_TRIES = 5  # nodes that may die under a run until it is given up
 LOOK_SECONDS = 1  # between two looks at a cluster, and at whether the work is to be stopped
 LONELY_SECONDS = 600  # without any node of the kind, after which a night gives up
 TRAVEL_BYTES = 2**28  # larger files that a run leaves stay behind: the weights of a large model
+STAYS = ".git .venv runs ledger.jsonl benchmarks tests".split()  # of the repository, when its code travels
 MARGIN_SECONDS = 3600  # of a Slurm job, beside its training and scoring
 
 
@@ -149,7 +150,7 @@ class RayCluster:
     def __init__(self):
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # nodes use the Python that they have
         ray = imported("ray", "ray")
-        code = {"working_dir": str(sources.ROOT), "excludes": ["runs", "ledger.jsonl", ".git", ".venv"]}
+        code = {"working_dir": str(sources.ROOT), "excludes": STAYS}
         code["env_vars"] = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}  # a device has one name
         try:
             ray.init("auto", runtime_env=code, log_to_driver=False, ignore_reinit_error=True)

@@ -88,6 +88,7 @@ def test_ray_and_this_machine_give_the_same_score(nodes, tmp_path):
     assert not [*nodes.cache.glob(".live/*")]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_node_that_dies_is_done_elsewhere_and_leaves_nothing_behind(nodes, tmp_path):
     place, found = pool.places("ray")[0], []
     cluster = place.cluster
@@ -96,16 +97,18 @@ def test_a_run_on_a_node_that_dies_is_done_elsewhere_and_leaves_nothing_behind(n
         cluster.busy[own] += 1
     thread = threading.Thread(target=lambda: found.append(place.run(job(tmp_path, budget="30s"))))
     thread.start()
-    while not (nodes.cache / ".live/cpu/out").exists():
+    live = nodes.cache / ".live" / devices.seat("cpu") / "out"
+    while not live.exists():
         time.sleep(0.1)
     nodes.remove_node(nodes.other, allow_graceful=False)
     cluster.busy.clear()
     thread.join(120)
     assert [facts["status"] for facts in found] == ["ok"]
-    assert not guard.marked(str(nodes.cache / ".live/cpu/out"))
+    assert not guard.marked(str(live))
     assert len(cluster.nodes()) == 1
 
 
+@pytest.mark.slow
 def test_slurm_jobs_give_the_same_score_and_a_lost_one_is_done_again(arena, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "home", lambda: tmp_path)  # no Slurm here: submitit starts processes
     (place,) = pool.places("slurm")
@@ -123,4 +126,4 @@ def test_a_cancelled_job_ends(arena, tmp_path, monkeypatch):
     begin = time.monotonic()
     with pytest.raises(guard.Cancelled):
         pool.Local().run(job(tmp_path, budget="60s"))
-    assert time.monotonic() - begin < 20 and not guard.marked(str(devices.cache_folder() / ".live/cpu/out"))
+    assert time.monotonic() - begin < 20 and not guard.marked(str(job(tmp_path).live / "out"))

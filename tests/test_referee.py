@@ -48,7 +48,7 @@ def test_a_run_is_watched_and_scored(arena, tmp_path):
         "run.log",
         "score.log",
     }
-    assert not (devices.cache_folder() / ".live/cpu").exists()
+    assert not [*(devices.cache_folder() / ".live").iterdir()]
     json.dumps(facts, allow_nan=False)
 
 
