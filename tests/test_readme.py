@@ -96,4 +96,5 @@ def test_every_option_is_understood(capsys, monkeypatch):
     options |= {
         name for verb in verbs for option in verb.params for name in option.opts + option.secondary_opts
     }
+    options |= {"--all-extras", "--extra", "--head", "--address"}  # of uv and ray
     assert set(re.findall(r"--[a-z][a-z-]+", README)) <= options
