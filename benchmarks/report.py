@@ -60,7 +60,7 @@ def main():
             pool_benchmark.head(args.experiments, 8, print)
             write_curves(home)
             begin = time.monotonic()
-            page = report.build(Ledger(home), home)
+            page = report.render(report.collect(Ledger(home), home))
             found = {"experiments": args.experiments, "seconds_to_build": time.monotonic() - begin}
         (path := Path(folder) / "report.html").write_text(page)
         found |= {"megabytes": len(page.encode()) / 1e6, "seconds_to_open": seconds_to_open(path)}

@@ -48,6 +48,8 @@ Wandb = Annotated[
     bool, typer.Option("--wandb", help="Send each run to Weights & Biases. Also if WANDB_PROJECT is set.")
 ]
 Names = typer.Argument(metavar="A B", help="Commits or files; each is compared with the first.")
+
+
 def main():
     """Run the verb; a user's mistake is one sentence and exit code 2."""
     try:
@@ -61,12 +63,12 @@ def main():
 
 
 def carry_out(
-    verb, *args, device=None, on=None, arena=None, budget=None, busy=False, stop_hopeless=False, wandb=False,
-    **options,
+    verb, *args, device=None, on=None, place=None, arena=None, budget=None, busy=False, stop_hopeless=False,
+    wandb=False, **options,
 ):  # fmt: skip
     """Call a function of experiments.py, alone in this repository, and tell of it; returns the experiment."""
     with Live() as tell:
-        place = pool.places(on, device and [device])[0]
+        place = place or pool.places(on, device and [device])[0]
         more = dict(busy=busy, tell=tell, place=place, stop_hopeless=stop_hopeless, wandb=wandb)
         bench = experiments.Bench(arena=arena, budget=budget, **more)
         try:
@@ -231,12 +233,12 @@ def night(
 ):  # fmt: skip
     """Try an agent's ideas one after the other, until a limit or `ratchet stop`. The same command resumes."""
     limits = night_of.Limits(hours, most, device_seconds, calls, dollars)
+    first, *others = pool.places(on, names and names.split(","), slots)
 
     def whole(bench):
-        bench.place, *others = pool.places(on, names and names.split(","), slots)
         return night_of.run(bench, agent, limits, share, network, others), night_of.morning(bench)
 
-    why, summary = carry_out(whole, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
+    why, summary = carry_out(whole, place=first, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(summary))
 

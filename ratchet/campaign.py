@@ -81,8 +81,8 @@ class Campaign:
 
     def noise(self, before=math.inf):
         """Sigma, from all champions' runs before a line of the ledger."""
-        rows = self._noises[: bisect_left(self._noises, before, key=lambda row: row[0])]
-        _, squares, df = rows[-1] if rows else (0, 0.0, 0)
+        count = bisect_left(self._noises, before, key=lambda row: row[0])
+        _, squares, df = self._noises[count - 1] if count else (0, 0.0, 0)
         return Noise(math.sqrt(squares / df) if df else math.nan, df)
 
     @cached_property

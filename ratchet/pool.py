@@ -59,7 +59,7 @@ def places(on=None, names=None, slots=None):
     found = [Local(name) for name in names or [None]]
     if len({place.device for place in found}) < len(found):
         raise Refused(f"a device is named twice in {', '.join(names)}: one run at a time has it")
-    if len(kinds := {place.conditions()["device"] for place in found}) > 1:
+    if len(kinds := {devices.describe(place.device)["device"] for place in found}) > 1:
         raise Refused(f"devices of several kinds can't be compared: {', '.join(sorted(kinds))}")
     return found
 
@@ -69,16 +69,15 @@ def places(on=None, names=None, slots=None):
 
 
 def carry_out(verb, job, kind, arena_files, gpu=None):
-    """On a node: do a job there. Returns (what referee's `verb` gives, {name: bytes} of what it left)."""
-    if (found := conditions_here(gpu)) != kind:
+    """On a node: do a job there. Returns (what a place's `verb` gives, {name: bytes} of what it left)."""
+    place = place_here(gpu)
+    if (found := place.conditions()) != kind:
         raise Refused(f"the job was given {found}, its scores are to be compared with those of {kind}")
-    device = f"cuda:{gpu}" if gpu is not None else devices.choose()
     compiled = devices.cache_folder() / ".compiled" / sources.sha256(str(job.compiled).encode())[:12]
     compiled.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         arena, target = at_hand(job.arena, arena_files), Path(folder) / "run"
-        here = job._replace(arena=arena, device=device, target=target, compiled=compiled)
-        found = getattr(referee, verb)(here)
+        found = getattr(place, verb)(job._replace(arena=arena, target=target, compiled=compiled))
         files = target.iterdir() if target.exists() else ()
         return found, {p.name: p.read_bytes() for p in files if p.stat().st_size <= TRAVEL_BYTES}
 
@@ -109,19 +108,20 @@ def read_arena(arena):
 def unpack(found, files, target):
     """What a run left, into its folder on this machine, all at once; returns what was found."""
     if files:
-        part = target.with_name(target.name + ".part")
-        for folder in (part, target):
-            referee.remove(folder)
-        part.mkdir(parents=True)
-        for name, data in files.items():
-            (part / Path(name).name).write_bytes(data)
-        part.rename(target)
+        with referee.all_at_once(target) as part:
+            for name, data in files.items():
+                (part / Path(name).name).write_bytes(data)
     return found
+
+
+def place_here(gpu):
+    """The place of a node on which it was given that GPU, or none."""
+    return Local(f"cuda:{gpu}" if gpu is not None else None)
 
 
 def conditions_here(gpu=None):
     """Local.conditions() of a node."""
-    return Local(f"cuda:{gpu}" if gpu is not None else None).conditions()
+    return place_here(gpu).conditions()
 
 
 class Remote:

@@ -385,16 +385,23 @@ def tail(log):
     return [line[:300] for line in log.read_text().strip().splitlines()[-TAIL_LINES:]] if log.exists() else []
 
 
-def keep_files(job):
-    """Move what a run leaves to its folder, all at once."""
-    part = job.target.with_name(job.target.name + ".part")
-    for folder in (job.target, part):
+@contextmanager
+def all_at_once(target):
+    """An empty folder that takes the place of `target` when the block has ended."""
+    part = target.with_name(target.name + ".part")
+    for folder in (target, part):
         remove(folder)
     part.mkdir(parents=True)
+    yield part
+    os.replace(part, target)
+
+
+def keep_files(job):
+    """Move what a run leaves to its folder."""
     score, model = job.live / "score", job.live / "score/model"
-    for path in [*(model.iterdir() if model.exists() else []), job.live / "run.log", score / "score.log"]:
-        if path.exists():
-            shutil.move(path, part / path.name)
-    (part / "train.py").write_bytes(job.source.text)
-    os.replace(part, job.target)
+    with all_at_once(job.target) as part:
+        for path in [*(model.iterdir() if model.exists() else []), job.live / "run.log", score / "score.log"]:
+            if path.exists():
+                shutil.move(path, part / path.name)
+        (part / "train.py").write_bytes(job.source.text)
     remove(job.live)

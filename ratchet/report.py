@@ -11,7 +11,7 @@ from ratchet import curves, sources, verdicts
 from ratchet.campaign import CANDIDATE, Campaign, standing
 from ratchet.experiments import contrast
 from ratchet.journal import Journal
-from ratchet.ledger import bpb, counts
+from ratchet.ledger import counts
 from ratchet.verify import find_problems
 
 PAGE = Path(__file__).with_name("page")
@@ -24,11 +24,6 @@ MARKS = {  # colour, marker and its size, as on the page
 }  # fmt: skip
 FAILED = "#d55e00", "^", 32
 FIGURES = "steps tokens flops_per_token mfu_percent peak_memory_mb params lookup joules".split()
-
-
-def build(ledger, home):
-    """The page as a text."""
-    return render(collect(ledger, home))
 
 
 def render(data, live=False):
@@ -199,7 +194,7 @@ def experiment_data(e, campaign, home, diffs, shown):
         "scores": scores, "said": e.opens.get("gain"), "near": e.opens.get("near"),
         "commit": e.arms[CANDIDATE]["commit"][:10], "arms": [cut(arm["name"]) for arm in e.arms],
         "ended": (e.closes or e.opens)["time"], "seeds": [r["seed"] for r in own]}  # fmt: skip
-    if e.role == "try" and campaign.baseline and e in campaign.since:
+    if e.role == "try" and campaign.baseline and e.n > campaign.baseline.n:
         found |= interval(gained) if (gained := standing(e, campaign)) else {}
         found["diff"] = diffs.get((e.opens["parent"], e.arms[CANDIDATE]["commit"]), "")[:DIFF]
         found["size"] = e.arms[CANDIDATE]["size"] - e.arms[1]["size"]
@@ -222,7 +217,6 @@ def figures(run, home):
     found = {key: run.get(key) for key in FIGURES} | {"isolation": run["isolation"], "train": seconds}
     found["rate"] = run["tokens"] / seconds if seconds and run.get("tokens") else None
     found["probes"] = {name: shown for name, (_, shown) in (run.get("val", {}).get("probes") or {}).items()}
-    found["bpb"] = bpb(run) if run["status"] == "ok" else None
     config = home / run.get("folder", "none") / "config.json"
     try:
         facts = json.loads(config.read_text())
