@@ -15,6 +15,7 @@ last, its targets all but the first.
 """
 
 import argparse
+import atexit
 import bisect
 import ctypes
 import errno
@@ -30,10 +31,12 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -45,6 +48,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
 from rich.console import Console
 
@@ -480,6 +484,50 @@ def prepare(name, **options):
 
 
 # ----------------------------------------------------------------------------------------------------
+# Several processes with a device each, one run: `torchrun --nproc-per-node=8 train.py`
+
+
+def peers():
+    """(rank of this process, number of processes) of this run."""
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def gather(tensor):
+    """The tensors of all processes, which have one shape, concatenated."""
+    parts = [torch.empty_like(tensor) for _ in range(peers()[1])]
+    distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def shared(part, own, size):
+    """[size, ...] from what each process has of it: part = whole[own], own a slice, no two alike."""
+    if not distributed.is_initialized():
+        return part
+    whole = part.new_zeros(size, *part.shape[1:])
+    whole[own] = part
+    distributed.all_reduce(whole)
+    return whole
+
+
+def add_gradients(model, *more):
+    """Replace gradients, and more tensors, by their sums over all processes.
+
+    A sparse gradient has equally many rows in all of them.
+    """
+    if not distributed.is_initialized():
+        return
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    dense = [*(p.grad for p in parameters if not p.grad.is_sparse), *more]
+    flat = torch.cat([tensor.flatten() for tensor in dense])
+    distributed.all_reduce(flat)
+    for tensor, piece in zip(dense, flat.split([tensor.numel() for tensor in dense])):
+        tensor.copy_(piece.view_as(tensor))
+    for p in (p for p in parameters if p.grad.is_sparse):
+        rows, values = gather(p.grad._indices()[0]), gather(p.grad._values())
+        p.grad = torch.sparse_coo_tensor(rows[None], values, p.shape, check_invariants=False)
+
+
+# ----------------------------------------------------------------------------------------------------
 # A run: its conditions, its clock
 
 
@@ -601,6 +649,7 @@ class Run:
         self._limit, self._unit = parse_budget(budget)
         self._begin, self.rehearsal_seconds, self.interrupted = None, 0.0, False
         self._durations, self._saving = deque(maxlen=8), 0.0  # seconds of the last steps, of saving the model
+        self._told = None  # seconds on the clock of the first of several processes when this step began
         self.steps, self.tokens, self.flops_per_token, self.peak_flops = 0, 0, 0, 0
         self._queue = []  # events of the steps that the GPU may still be working on
         referee = os.environ.get("RATCHET_REFEREE")  # its end of a socket, where there is a referee
@@ -621,6 +670,7 @@ class Run:
             seen = inspect_model(model, arena.context, arena.vocab_size, self.device)
             self.flops_per_token = seen["flops_per_token"]
             self.peak_flops, self.peak_of = matmul_peak(self.device)
+            self.peak_flops *= peers()[1]
             for _ in range(calls):
                 targets = np.random.randint(arena.vocab_size, size=(rows, arena.context))
                 step(*(tensor.to(self.device) for tensor in self._stage(targets, False)))
@@ -648,12 +698,17 @@ class Run:
     @property
     def progress(self):
         """The share of the budget that is spent, in [0, 1]: what schedules are made of."""
-        return min(1.0, self._share(self.tokens, self.seconds))
+        return min(1.0, self._share(self.tokens, self.seconds if self._told is None else self._told))
 
     def _may_step(self, tokens):
         """True if the budget has room for one more step; there is always room for the first."""
         ahead = self.seconds + self._saving + max(self._durations, default=0.0) * (1 + len(self._queue))
-        return not self.interrupted and (self.steps == 0 or self._share(self.tokens + tokens, ahead) <= 1)
+        going = not self.interrupted and (self.steps == 0 or self._share(self.tokens + tokens, ahead) <= 1)
+        if distributed.is_initialized():  # all have the first one's clock
+            told = torch.tensor([going, self.seconds], dtype=torch.float64)
+            distributed.broadcast(told, 0)
+            going, self._told = told.tolist()
+        return bool(going)
 
     def _stage(self, targets, documents):
         """One batch on the host, made while the step before it runs."""
@@ -737,10 +792,17 @@ class Run:
 
         `config` is any JSON value, saved as config.json beside model.safetensors and train.py. The scorer
         takes the GPU's memory: CUDA tensors of this process are empty afterwards. If invalid, exit code 1.
-        Does not return to a contestant that a referee watches: its process ends when the weights are saved.
+        Does not return to a contestant that a referee watches: its process ends when the weights are saved;
+        nor in any but the first of several processes.
         """
         synchronize(self.device)
         facts = self.facts()
+        if distributed.is_initialized():
+            rank, _ = peers()
+            distributed.barrier()
+            distributed.destroy_process_group()
+            if rank:
+                raise SystemExit
         save_weights(model, self.folder)
         write_atomically(self.folder / "config.json", config)
         if self._referee:
@@ -765,7 +827,11 @@ def enter():
     name, seed, budget, device, folder = (os.environ.get(f"RATCHET_{key}") for key in names)
     mps, cuda = torch.backends.mps.is_available(), torch.cuda.device_count()
     here = [*(f"cuda:{i}" for i in range(cuda)), *["mps"] * mps, "cpu"]
-    device, seed = "cuda:0" if device == "cuda" else device or here[0], seed or "0"
+    rank, local = (int(os.environ.get(key, 0)) for key in ("RANK", "LOCAL_RANK"))
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    device = f"cuda:{local}" if device == "cuda" else device or here[local if cuda > local else 0]
+    seed = seed or "0"
     large = device.startswith("cuda") and (cache_folder() / "climbmix" / "arena.json").exists()
     name = name or ("climbmix" if large else "pocket")
     if device not in here:
@@ -779,6 +845,10 @@ def enter():
     if not watched:
         plainly(prepare, name)
     arena = load_arena(cache_folder() / name, *FILES[: 1 if watched else 3])
+    if rank:  # the first one speaks for all, and keeps what there is to keep
+        console.quiet, folder = True, tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     folder = Path(folder or time.strftime("runs/%Y-%m-%d_%H%M%S")).resolve()
     if folder.exists() and any(folder.iterdir()):
         refuse(f"{folder} is not empty: name a new folder in RATCHET_RUN.")

@@ -8,12 +8,14 @@ causal and stateless; main() enters, rehearses, trains on run.batches(), submits
 Letters in shapes: B rows, T context, V vocabulary, C width, H heads, D head size, K matrices of one shape.
 """
 
+import itertools
 import json
 import logging
 import math
 import os
 import time
 from collections import deque
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +74,17 @@ def blockwise(q, k, v, window):
         scores = scores.masked_fill((distance < 0) | (distance >= window), -torch.inf)
         out.append(scores.softmax(-1).to(v.dtype) @ v[:, :, first:end])
     return torch.cat(out, dim=2).transpose(1, 2)
+
+
+def latest(q, k, v, window):
+    """q [B, n, H, D] of the last n tokens alone, for decoding."""
+    n, mask = q.size(1), None
+    q, k, v = (t[:, -(window + n - 1) :].transpose(1, 2) for t in (q, k, v))
+    if n > 1:
+        position = torch.arange(k.size(2), device=q.device)
+        distance = position[-n:, None] - position
+        mask = (distance >= 0) & (distance < window)
+    return F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2)
 
 
 def varlen(q, k, v, window):
@@ -140,20 +153,39 @@ class Block(nn.Module):
         self.gate = Linear(32, width // head_size) if has_value else None
         self.temperature = nn.Parameter(torch.ones(width // head_size))
 
-    def forward(self, x, x0, out, value, cos, sin):
+    def forward(self, x, x0, out, value, cos, sin, past=None):
         """The stream x after this layer, and `out`, to which a learned share of it is added."""
         x = self.stream_scale.to(x.dtype) * x + self.x0_scale.to(x.dtype) * x0
-        x = x + self.out(self.attention(norm(x), value, cos, sin))
+        x = x + self.out(self.attention(norm(x), value, cos, sin, past))
         x = x + self.down(F.relu(self.up(norm(x))).square())  # relu^2: Primer, arXiv:2109.08668
         return x, out + self.readout.to(x.dtype) * x
 
-    def attention(self, x, value, cos, sin):
+    def attention(self, x, value, cos, sin, past):
         heads = (-1, self.head_size)
         q, k, v = (t.unflatten(-1, heads) for t in self.qkv(x).chunk(3, dim=-1))  # [B, T, H, D]
         if self.gate is not None:  # value embeddings: ResFormer, arXiv:2410.17897
             v = v + 2 * self.gate(x[..., :32]).sigmoid()[..., None] * value.unflatten(-1, heads)
         q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))  # QK-norm: arXiv:2302.05442
-        return self.attend(q * self.temperature[:, None].to(q.dtype), k, v, self.window).flatten(2)
+        q = q * self.temperature[:, None].to(q.dtype)
+        if past is None:
+            return self.attend(q, k, v, self.window).flatten(2)
+        return latest(q, *past(k, v), self.window).flatten(2)
+
+
+class Past:
+    """The keys and values of a layer, of up to T tokens: decoding needs no more of what was said."""
+
+    def __init__(self, B, T, block, dtype):
+        heads, device = len(block.temperature), block.temperature.device
+        self.kv = torch.zeros(2, B, heads, T, block.head_size, device=device, dtype=dtype)
+        self.length = 0
+
+    def __call__(self, k, v):
+        """Those of all tokens so far, [B, T, H, D] each, given those of the latest."""
+        start, self.length = self.length, self.length + k.size(1)
+        for kept, new in zip(self.kv, (k, v)):
+            kept[:, :, start : self.length] = new.transpose(1, 2)
+        return self.kv[:, :, :, : self.length].transpose(2, 3)
 
 
 def grams(tokens, n):
@@ -191,20 +223,25 @@ class NGrams(nn.Module):
         return total
 
 
-def last_place(keys):
-    """keys int64 [B, T] -> [B, T]: the latest earlier position in the row of the same key, or -1."""
+def last_place(keys, n):
+    """keys int64 [B, T] -> [B, n], for the last n: the latest earlier position of the same key, or -1."""
+    if n == 1:
+        position = torch.arange(keys.size(1) - 1, device=keys.device)
+        places = torch.where(keys[:, :-1] == keys[:, -1:], position, -1)
+        return F.pad(places, (1, 0), value=-1).amax(1, keepdim=True)
     order = keys.argsort(dim=1, stable=True)  # what is equal stands together, in the order of the row
     ordered = keys.gather(1, order)
     same = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
-    return torch.empty_like(order).scatter_(1, order, torch.where(same, order.roll(1, 1), -1))
+    return torch.empty_like(order).scatter_(1, order, torch.where(same, order.roll(1, 1), -1))[:, -n:]
 
 
-def repeats(tokens):
-    """What followed the last n tokens when they stood in this row before, whether they did: each [B, T, n].
+def repeats(tokens, n):
+    """What followed the last 1, 2, ... COPY tokens when they stood in the row before: int64 [B, n, COPY].
 
-    Induction heads (arXiv:2209.11895) learn this in time; five minutes on a CPU are not enough for it.
+    And whether they did; both for the last n tokens of the row. Induction heads (arXiv:2209.11895) learn this
+    in time; five minutes on a CPU are not enough for it.
     """
-    places = torch.stack([last_place(keys) for keys in (tokens, *grams(tokens, COPY))], dim=-1)
+    places = torch.stack([last_place(keys, n) for keys in (tokens, *grams(tokens, COPY))], dim=-1)
     following = F.pad(tokens, (0, 1))[..., None].expand(-1, -1, COPY)
     return following.gather(1, places + 1), places >= 0  # where they did not: the first token, which is BOS
 
@@ -223,7 +260,8 @@ class Memory(nn.Module):
 
     def keys(self, tokens):
         """(places in entries.view(-1), checks): [RECALL x WAYS, B, T], traces [B, T]."""
-        *keys, trace = (scrambled(key) for key in (tokens, *grams(tokens, TRACE)))
+        longest = TRACE if self.training else RECALL + 1
+        *keys, trace = (scrambled(key) for key in (tokens, *grams(tokens, longest)))
         keys = torch.stack(keys[:RECALL]).repeat_interleave(WAYS, 0)[: len(self.entries)]
         first = torch.arange(0, self.entries.numel(), 2**self.bits, device=tokens.device)
         return first[:, None, None] + keys % 2**self.bits, keys >> 42 & 0x3FFFFF | 1, trace >> 42 & 0x3FFFFF
@@ -329,10 +367,11 @@ class Head(nn.Module):
         self.seen_bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, x, tokens, targets=None):
-        x, both = self.norm(x), zip(repeats(tokens), self.memory(tokens))
-        copied, there = (torch.cat(pair, dim=-1) for pair in both)
+        n, past = x.size(1), tokens.size(1) - x.size(1)
+        x, both = self.norm(x), zip(repeats(tokens, n), self.memory(tokens[:, max(0, past - TRACE) :]))
+        copied, there = (torch.cat([part[:, -n:] for part in pair], dim=-1) for pair in both)
         bonus = (self.bonus(x) + self.bonus_bias.to(x.dtype)) * F.pad(there, (0, 1), value=True)
-        seen = self.seen_bias, first_place(tokens, len(self.seen_bias))
+        seen = self.seen_bias, first_place(tokens, len(self.seen_bias)) - past
         if targets is None:
             return cap(add_at(self.out(x), copied, bonus[..., :-1]), bonus[..., -1:], *seen)[0]
         rows = max(1, (2**10 if x.device.type == "cpu" else 2**14) // tokens.size(1))
@@ -371,22 +410,38 @@ class GPT(nn.Module):
         for table in self.values.values():
             nn.init.uniform_(table.weight, -bound, bound)
 
-    def forward(self, tokens, targets=None):
-        """tokens int64 [B, T] -> logits float32 [B, T, V]; with targets [B, T] -> their mean loss in nats."""
-        T = tokens.size(1)
-        ngrams = self.ngrams(tokens)  # on the way in and, with the value embeddings, on the way of the values
-        x0 = self.norm((self.embedding(tokens) + ngrams).to(self.dtype))
+    def forward(self, tokens, targets=None, cache=None):
+        """tokens int64 [B, T] -> logits float32 [B, T, V]; with targets [B, T] -> their mean loss in nats.
+
+        With what a cache holds of the first of these tokens -> the logits of the others.
+        """
+        past, T = cache[0].length if cache else 0, tokens.size(1)
+        new, cos, sin = tokens[:, past:], self.cos[past:T], self.sin[past:T]
+        ngrams = self.ngrams(tokens[:, max(0, past - TRACE) :])[:, past - T :]
+        x0 = self.norm((self.embedding(new) + ngrams).to(self.dtype))
         x, out = x0.clone(), torch.zeros_like(x0)  # an alias would have the first block compiled apart
-        for i, block in enumerate(self.blocks):
-            value = (self.values[str(i)](tokens) + ngrams).to(x.dtype) if str(i) in self.values else None
-            x, out = block(x, x0, out, value, self.cos[:T], self.sin[:T])
+        for i, block in enumerate(self.blocks):  # the n-grams are on the way of the values, too
+            value = (self.values[str(i)](new) + ngrams).to(x.dtype) if str(i) in self.values else None
+            x, out = block(x, x0, out, value, cos, sin, cache and cache[i])
         return self.head(out, tokens, targets)
+
+    def init_cache(self, B, T):
+        """What decode() keeps of up to T tokens: themselves, in each layer their keys and values."""
+        tokens = torch.zeros(B, 0, dtype=torch.int64, device=self.cos.device)
+        return SimpleNamespace(tokens=tokens, layers=[Past(B, T, block, self.dtype) for block in self.blocks])
+
+    def decode(self, cache, ids):
+        """ids int64 [B, n], which follow what the cache holds -> forward()'s logits of them [B, n, V]."""
+        cache.tokens = torch.cat([cache.tokens, ids], dim=1)
+        return self(cache.tokens, cache=cache.layers)
 
 
 def load(folder):
     """The model that submit() saved in `folder`: weights, and the config it was given."""
     model = GPT(**json.loads((folder / "config.json").read_text()))
     load_model(model, str(folder / "model.safetensors"))
+    for part in (model.blocks, model.head.out, model.head.bonus):
+        part.to(model.dtype)  # as they are used: half of what a decoded token has to read
     return model
 
 
@@ -439,18 +494,20 @@ class Muon(torch.optim.Optimizer):
         groups = [{"params": ps, "lr": MATRIX_LR * max(1, m / n) ** 0.5} for (m, n), ps in shapes.items()]
         super().__init__(groups, dict(momentum=MOMENTUM, weight_decay=MATRIX_WEIGHT_DECAY))
         self.dtype, self.update = dtype, muon_update
+        rank, processes = prepare.peers()
+        self.own = slice(rank, None, processes)  # of each stack: several processes share the work
         for ps in shapes.values():
-            stack = torch.zeros(len(ps), *ps[0].shape, device=ps[0].device)
+            stack = torch.zeros(len(ps[self.own]), *ps[0].shape, device=ps[0].device)
             self.state[ps[0]] = {"momentum": stack, "variance": torch.zeros_like(stack[..., :1])}
 
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
             ps, state = group["params"], self.state[group["params"][0]]
-            stacks = [torch.stack(ts) for ts in ([p.grad for p in ps], [p.data for p in ps])]
+            stacks = [torch.stack(ts)[self.own] for ts in ([p.grad for p in ps], [p.data for p in ps])]
             numbers = [torch.tensor(group[key]) for key in ("lr", "momentum", "weight_decay")]
             change = self.update(*stacks, *state.values(), *numbers, self.dtype)
-            torch._foreach_add_(ps, list(change.unbind()))
+            torch._foreach_add_(ps, list(prepare.shared(change, self.own, len(ps)).unbind()))
 
 
 class RowAdam(torch.optim.Optimizer):
@@ -614,16 +671,21 @@ def compile_parts(model, muon, device):
 
 
 def make_step(run, model, optimizers, rows):
-    """step(x, y) -> mean loss: one step of the optimizers, through parts of `rows` rows."""
+    """step(x, y) -> mean loss: one step of the optimizers, through parts of `rows` rows.
+
+    Of several processes each takes its share of the parts.
+    """
+    rank, processes = prepare.peers()
 
     def step(x, y):
         set_schedules(optimizers, spent(run))
         model.ngrams.dropout = REPEAT_DROPOUT * (run.tokens >= run.arena.train_tokens)
         total, share = 0.0, rows / len(x)
-        for part_x, part_y in zip(x.split(rows), y.split(rows)):
+        for part_x, part_y in itertools.islice(zip(x.split(rows), y.split(rows)), rank, None, processes):
             loss = model(part_x, part_y) * share
             loss.backward()
             total = total + loss.detach()
+        prepare.add_gradients(model, total)
         model.head.memory.learn(x, y)
         for optimizer in optimizers:
             optimizer.step()
@@ -635,7 +697,7 @@ def make_step(run, model, optimizers, rows):
 
 def rehearse(run, model, optimizers, rows):
     """A step that fits into memory, compiled."""
-    part = rows
+    part = rows // prepare.peers()[1]
     while True:
         step = make_step(run, model, optimizers, part)
         try:

@@ -67,7 +67,7 @@ def pieces(device):
     head.loss_of = torch.compile(train.capped_loss, dynamic=False)
     x, y = torch.randn(64, 2048, 640, **shape), torch.randint(8192, (64, 2048), device=device)
     out["head and loss, [64, 2048, 640] -> 8192"] = attempt(lambda: head(x, y, y).backward())
-    out["repeats, [64, 2048]"] = attempt(lambda: train.repeats(y))
+    out["repeats, [64, 2048]"] = attempt(lambda: train.repeats(y, 2048))
     memory = train.Memory(24).to(device)
     out["memory, looked up, [64, 2048]"] = attempt(lambda: memory(y))
     out["memory, written, [64, 2048]"] = attempt(lambda: memory.learn(y, y))

@@ -29,8 +29,8 @@ FACTS = "val_bpb status reason steps tokens tokens_per_second mfu_percent peak_f
 FACTS += " flops_per_token peak_memory_mb rehearsal_seconds train_seconds score_seconds total_seconds"
 FACTS += " device_name torch seal"
 CONTROL = "plain"
-PLAIN_HEAD = """def repeats(tokens):
-    nothing = torch.zeros(*tokens.shape, COPY, dtype=torch.int64, device=tokens.device)
+PLAIN_HEAD = """def repeats(tokens, n):
+    nothing = torch.zeros(len(tokens), n, COPY, dtype=torch.int64, device=tokens.device)
     return nothing, nothing > 0
 
 

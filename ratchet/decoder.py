@@ -1,0 +1,228 @@
+"""The model's process for `ratchet speak` and its kin: decodes with a run's model, times it, counts its work.
+
+Started by speak.py in the sandbox, as the model is the contestant's code. Questions and answers are lines of
+JSON on a socket.
+
+Letters in shapes: B rows, P tokens of a prompt, T context, V vocabulary.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import prepare
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+LOGITS = 2**27  # of a prompt that are made at a time
+SECONDS = 20  # of a batch size, at most; two repeats at least
+BANDWIDTH_BYTES = 2**28
+PRODUCTS = "mm", "bmm", "addmm", "baddbmm", "_scaled_mm"  # of torch.ops.aten; and all attention
+
+
+class Cached:
+    """Decoding through init_cache() and decode(): a token costs a token."""
+
+    def __init__(self, model, prompt, total):
+        """prompt int64 [B, P]; total: tokens that there will be."""
+        self.model, self.cache = model, model.init_cache(len(prompt), total)
+        self.prompt = prompt
+
+    def first(self, vocab_size):
+        """Logits [B, V] after the prompt, which is taken in pieces: its own logits may not fit into memory."""
+        size = max(1, LOGITS // (len(self.prompt) * vocab_size))
+        for piece in self.prompt.split(size, dim=1):
+            logits = self.step(piece)
+        return logits
+
+    def step(self, ids):
+        return self.model.decode(self.cache, ids)[:, -1]
+
+
+class Recomputed:
+    """Decoding for a model that offers no cache: every token costs the whole row."""
+
+    def __init__(self, model, prompt, total):
+        self.model, self.tokens, self.prompt = model, prompt[:, :0], prompt
+
+    def first(self, vocab_size):
+        return self.step(self.prompt)
+
+    def step(self, ids):
+        self.tokens = torch.cat([self.tokens, ids], dim=1)
+        return self.model(self.tokens)[:, -1]
+
+
+class ReadBytes(TorchDispatchMode):
+    """Bytes of all that products and attention are made of: what decoding has to read, weights above all."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in PRODUCTS or "attention" in name or "linear" in name:
+            self.total += sum(t.numel() * t.element_size() for t in args if torch.is_tensor(t))
+        return func(*args, **(kwargs or {}))
+
+
+def choose(logits, temperature, top_k, generator):
+    """Token ids [B, 1] from logits [B, V]; temperature 0 takes the likeliest."""
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    logits = logits.float() / temperature
+    if top_k:
+        least = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator).to(logits.device)
+
+
+class Speaker:
+    """Answers questions about one run's model."""
+
+    def __init__(self, folder, device, say):
+        run = json.loads((folder / "run.json").read_text())
+        self.arena = prepare.load_arena(Path(run["arena_folder"]), "tokenizer.json")
+        if self.arena.seal != run["seal"]:
+            prepare.refuse(f"{folder} was trained in another arena than {self.arena.folder} is now.")
+        self.tokenizer = prepare.load_tokenizer(self.arena.folder)
+        self.device, self.say = device, say
+        self.model = prepare.load_contestant(folder, device)
+        self.cached = hasattr(self.model, "init_cache") and hasattr(self.model, "decode")
+
+    def about(self, ask):
+        return {"cached": self.cached, "context": self.arena.context, "device_name": prepare.device_name(self.device)}
+
+    def decoding(self, prompt, total, cached=True):
+        return (Cached if cached and self.cached else Recomputed)(self.model, prompt, total)
+
+    def speak(self, ask):
+        """Continue a prompt, `samples` times side by side; the text is said as it comes, sample by sample."""
+        ids = [prepare.BOS, *self.tokenizer.encode(ask["prompt"], add_special_tokens=False).ids]
+        room = self.arena.context - len(ids)
+        if room < 1:
+            return {"error": f"the prompt has {len(ids)} tokens, the model sees {self.arena.context}"}
+        for number in range(ask["samples"]):
+            generator = torch.Generator().manual_seed(ask["seed"] + number)
+            prompt = torch.tensor([ids], device=self.device)
+            decoding, said, spoken = self.decoding(prompt, self.arena.context), [], ""
+            logits = decoding.first(self.arena.vocab_size)
+            for _ in range(min(ask["tokens"], room)):
+                token = choose(logits, ask["temperature"], ask["top_k"], generator)
+                if token.item() == prepare.BOS:  # the document ends
+                    break
+                said.append(token.item())
+                text = self.tokenizer.decode(said)
+                if not text.endswith("\ufffd"):  # else half of a character
+                    self.say({"text": text[len(spoken) :], "sample": number})
+                    spoken = text
+                logits = decoding.step(token) if len(ids) + len(said) < self.arena.context else None
+        return {}
+
+    def bench(self, ask):
+        """Seconds to the first token, and of each token after it, of `repeats` batches decoded greedily."""
+        batch, length, new = ask["batch"], ask["prompt"], ask["new"]
+        ids = torch.randint(len(prepare.SPECIALS), self.arena.vocab_size, (batch, length), device=self.device)
+        ids[:, 0] = prepare.BOS
+        first, gaps, stop = [], [], time.monotonic() + SECONDS
+        for number in range(ask["repeats"] + 1):  # the first one warms up
+            decoding, times = self.decoding(ids, length + new), [time.perf_counter()]
+            token = decoding.first(self.arena.vocab_size).argmax(-1, keepdim=True)
+            self.tick(times)
+            for _ in range(new - 1):
+                token = decoding.step(token).argmax(-1, keepdim=True)
+                self.tick(times)
+            if number:
+                first.append(times[1] - times[0])
+                gaps.append([b - a for a, b in zip(times[1:], times[2:])])
+            if number >= 2 and time.monotonic() > stop:
+                break
+        return {"first": first, "gaps": gaps} | self.work(decoding, token, length + new)
+
+    def tick(self, times):
+        prepare.synchronize(self.device)
+        times.append(time.perf_counter())
+
+    def work(self, decoding, token, length):
+        """FLOPs and bytes of one more step, counted as it is made; bytes of its weights and of its cache."""
+        with ReadBytes() as read, FlopCounterMode(display=False) as flops:
+            decoding.step(token) if length < self.arena.context else None
+        return {"flops": flops.get_total_flops(), "bytes": read.total}
+
+    def against(self, ask):
+        """Seconds of the last token of a full row, with the cache and recomputed; medians."""
+        ids = torch.randint(len(prepare.SPECIALS), self.arena.vocab_size, (1, self.arena.context), device=self.device)
+        found = {}
+        for name, cached in (("cached", True), ("recomputed", False)):
+            seconds = []
+            for _ in range(ask["repeats"]):
+                decoding = self.decoding(ids[:, :-1], self.arena.context, cached)
+                decoding.first(self.arena.vocab_size)
+                times = [time.perf_counter()]
+                decoding.step(ids[:, -1:])
+                self.tick(times)
+                seconds.append(times[1] - times[0])
+            found[name] = sorted(seconds)[len(seconds) // 2]
+        return found
+
+    def limits(self, ask):
+        """What the device can do at best: FLOP/s, bytes/s, seconds to start nothing at all (a graph, CUDA)."""
+        flops, what = prepare.matmul_peak(self.device)
+        data = torch.ones(BANDWIDTH_BYTES // 4, device=self.device)
+        best = min(self.timed(lambda: data.sum()) for _ in range(10))
+        return {"peak_flops": flops, "peak_of": what, "bandwidth": data.nbytes / best, "floor": self.floor()}
+
+    def timed(self, function):
+        times = [time.perf_counter()]
+        function()
+        self.tick(times)
+        return times[1] - times[0]
+
+    def floor(self):
+        """Seconds that an empty captured graph takes, where there are graphs; else None."""
+        if self.device.type != "cuda":
+            return None
+        graph, data = torch.cuda.CUDAGraph(), torch.zeros(1, device=self.device)
+        with torch.cuda.graph(graph):
+            data.add_(1)
+        return sorted(self.timed(graph.replay) for _ in range(200))[100]
+
+    def export(self, ask):
+        """Save the weights as another library wants them; how the model is called."""
+        from safetensors.torch import save_model
+
+        save_model(torch.nn.ModuleDict({"model": self.model}), ask["to"])
+        return {"class": type(self.model).__name__, "dtype": str(next(self.model.parameters()).dtype)[6:]}
+
+
+def main():
+    folder, device, number = Path(sys.argv[1]), torch.device(sys.argv[2]), int(os.environ["RATCHET_SOCKET"])
+    prepare.settle()
+    with socket.socket(fileno=number) as channel, channel.makefile("r") as questions:
+
+        def say(answer):
+            channel.sendall(json.dumps(answer).encode() + b"\n")
+
+        speaker = Speaker(folder, device, say)
+        say({"ready": True})
+        for line in questions:
+            ask = json.loads(line)
+            try:
+                with torch.inference_mode():
+                    answer = getattr(speaker, ask["do"])(ask)
+            except (torch.OutOfMemoryError, MemoryError):
+                answer = {"memory": True}
+            except RuntimeError as error:
+                if "allocate memory" not in str(error):
+                    raise
+                answer = {"memory": True}
+            say({"done": True} | answer)
+
+
+if __name__ == "__main__":
+    main()
