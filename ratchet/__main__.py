@@ -10,20 +10,24 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.syntax import Syntax
 
-from ratchet import devices, experiments, live, pool, report, sources
+from ratchet import devices, experiments, export, live, pool, report, scaling, sources
 from ratchet import night as night_of
+from ratchet import speak as voice
 from ratchet.doctor import examine
 from ratchet.ledger import Broken, Full, Ledger
 from ratchet.terminal import (
     Live,
+    Spoken,
     console,
     facts,
     notes,
     show_contrast,
+    show_decoding,
     show_findings,
     show_json,
     show_log,
     show_runs,
+    show_scaling,
     show_verdict,
 )
 from ratchet.verify import find_problems
@@ -285,6 +289,84 @@ def stop():
     """Have the night end after the experiment that runs now."""
     night_of.stop(experiments.Bench())
     console.print("the night will end when the experiment that runs now has its verdict")
+
+
+# ----------------------------------------------------------------------------------------------------
+# What a trained model can do
+
+Run = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's folder, or an experiment's number.")]
+
+
+def trained(name=None):
+    """The folder of the run that is meant; by default the champion's."""
+    home = sources.home()
+    return voice.find_run(Ledger(home), home, name)
+
+
+def keep_result(name, found):
+    """Keep what was measured where the report looks for it."""
+    path = sources.home() / "runs" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    report.write(path, found)
+
+
+@app.command()
+def speak(
+    words: Annotated[list[str], typer.Argument(metavar="[RUN] [PROMPT]", help="Or neither.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="At most so many.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=0, help="Of the so many likeliest tokens; 0 of all.")] = 50,
+    samples: Annotated[int, typer.Option(min=1, help="So many. Default: 1, without a prompt 3.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same one gives the same text.")] = 0,
+    device: Device = None,
+):
+    """Have the champion, or another run's model, continue a prompt."""
+    words = [*(words or [])]
+    named = words and (words[0].isdigit() or "/" in words[0] or Path(words[0]).is_dir())
+    run, prompt = trained(words.pop(0) if named else None), " ".join(words)
+    ask = dict(tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
+    with Spoken(prompt) as show:
+        voice.say(run, prompt, samples or (1 if prompt else 3), device, show=show, **ask)
+
+
+@app.command()
+def serve_bench(
+    run: Run = None, device: Device = None,
+    rows: Annotated[int, typer.Option(min=1, help="The largest batch.")] = voice.MOST_ROWS,
+    prompt: Annotated[int, typer.Option(min=1, help="Its tokens. Default: half of the context.")] = None,
+    new: Annotated[int, typer.Option(min=2, help="Tokens decoded after it. Default: at most 64.")] = None,
+    eager: Annotated[bool, typer.Option("--eager", help="Don't compile the model.")] = False,
+    as_json: AsJson = False,
+):  # fmt: skip
+    """Measure decoding: tokens/s of the device against tokens/s of a user, at growing batches."""
+    with Live() as tell:
+        found = voice.serve_bench(trained(run), device, rows, prompt, new, eager, tell)
+    keep_result("decoding", found)
+    show_json(found) if as_json else show_decoding(found)
+
+
+@app.command(name="scaling")
+def forecast(
+    run: Run = None, device: Device = None,
+    most: Annotated[int, typer.Option("--devices", min=2, help="Of them at most.")] = scaling.MOST_DEVICES,
+    links: Annotated[str, typer.Option(help="A file that nccl-tests printed, or `external`.")] = None,
+    as_json: AsJson = False,
+):  # fmt: skip
+    """Forecast training and decoding on several devices, from times of all-reduce measured here."""
+    folder, device = trained(run), devices.choose(device)
+    with Live() as tell:
+        tell("measuring all-reduce")
+        known = scaling.choose_links(links, device)
+    found = scaling.scaling(folder, known, voice.token_seconds(sources.home(), folder), most)
+    keep_result("scaling", found)
+    show_json(found) if as_json else show_scaling(found)
+
+
+@app.command(name="export")
+def take_out(run: str, to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")]):
+    """Write a run's model as a folder that `transformers` loads. RUN may be `champion`."""
+    folder = export.export(trained(None if run == "champion" else run), to)
+    console.print(f"{folder}: AutoModelForCausalLM.from_pretrained({str(to)!r}, trust_remote_code=True)")
 
 
 if __name__ == "__main__":

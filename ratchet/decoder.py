@@ -13,10 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-import prepare
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+
+import prepare
 
 LOGITS = 2**27  # of a prompt that are made at a time
 SECONDS = 20  # of a batch size, at most; two repeats at least
@@ -27,34 +28,33 @@ PRODUCTS = "mm", "bmm", "addmm", "baddbmm", "_scaled_mm"  # of torch.ops.aten; a
 class Cached:
     """Decoding through init_cache() and decode(): a token costs a token."""
 
-    def __init__(self, model, prompt, total):
-        """prompt int64 [B, P]; total: tokens that there will be."""
-        self.model, self.cache = model, model.init_cache(len(prompt), total)
-        self.prompt = prompt
+    def __init__(self, model, calls, prompt, total):
+        """calls: {"decode", "forward"}, compiled or not; prompt int64 [B, P]; total: tokens there will be."""
+        self.calls, self.cache, self.prompt = calls, model.init_cache(len(prompt), total), prompt
 
     def first(self, vocab_size):
-        """Logits [B, V] after the prompt, which is taken in pieces: its own logits may not fit into memory."""
+        """Logits [B, V] after the prompt. It is taken in pieces: all its logits may not fit into memory."""
         size = max(1, LOGITS // (len(self.prompt) * vocab_size))
         for piece in self.prompt.split(size, dim=1):
             logits = self.step(piece)
         return logits
 
     def step(self, ids):
-        return self.model.decode(self.cache, ids)[:, -1]
+        return self.calls["decode"](self.cache, ids)[:, -1]
 
 
 class Recomputed:
     """Decoding for a model that offers no cache: every token costs the whole row."""
 
-    def __init__(self, model, prompt, total):
-        self.model, self.tokens, self.prompt = model, prompt[:, :0], prompt
+    def __init__(self, model, calls, prompt, total):
+        self.calls, self.tokens, self.prompt = calls, prompt[:, :0], prompt
 
     def first(self, vocab_size):
         return self.step(self.prompt)
 
     def step(self, ids):
         self.tokens = torch.cat([self.tokens, ids], dim=1)
-        return self.model(self.tokens)[:, -1]
+        return self.calls["forward"](self.tokens)[:, -1]
 
 
 class ReadBytes(TorchDispatchMode):
@@ -94,44 +94,72 @@ class Speaker:
         self.device, self.say = device, say
         self.model = prepare.load_contestant(folder, device)
         self.cached = hasattr(self.model, "init_cache") and hasattr(self.model, "decode")
+        self.eager = {"forward": self.model} | ({"decode": self.model.decode} if self.cached else {})
+        self.calls = self.eager
 
     def about(self, ask):
-        return {"cached": self.cached, "context": self.arena.context, "device_name": prepare.device_name(self.device)}
+        sizes = {"context": self.arena.context, "vocab_size": self.arena.vocab_size}
+        return sizes | {"cached": self.cached, "class": type(self.model).__name__}
 
     def decoding(self, prompt, total, cached=True):
-        return (Cached if cached and self.cached else Recomputed)(self.model, prompt, total)
+        return (Cached if cached and self.cached else Recomputed)(self.model, self.calls, prompt, total)
+
+    def compile(self, ask):
+        """Compile the model, for any number of rows and tokens: it takes a minute, a token then half."""
+        self.calls = {name: torch.compile(call, dynamic=True) for name, call in self.eager.items()}
+        try:
+            for cached in (True, False):
+                decoding = self.decoding(
+                    self.any_tokens(2, self.arena.context // 2), self.arena.context, cached
+                )
+                decoding.step(decoding.first(self.arena.vocab_size).argmax(-1, keepdim=True))
+        except Exception as error:  # a compiler has a hundred types of them
+            self.calls = self.eager
+            return {"compiled": False, "why": prepare.reason(error)[:200]}
+        return {"compiled": True}
 
     def speak(self, ask):
-        """Continue a prompt, `samples` times side by side; the text is said as it comes, sample by sample."""
+        """Continue a prompt `samples` times, one after the other; the text is said as it comes."""
         ids = [prepare.BOS, *self.tokenizer.encode(ask["prompt"], add_special_tokens=False).ids]
         room = self.arena.context - len(ids)
         if room < 1:
-            return {"error": f"the prompt has {len(ids)} tokens, the model sees {self.arena.context}"}
+            return {
+                "error": f"the prompt has {len(ids)} tokens, the model sees {self.arena.context}: shorten it"
+            }
         for number in range(ask["samples"]):
-            generator = torch.Generator().manual_seed(ask["seed"] + number)
-            prompt = torch.tensor([ids], device=self.device)
-            decoding, said, spoken = self.decoding(prompt, self.arena.context), [], ""
-            logits = decoding.first(self.arena.vocab_size)
-            for _ in range(min(ask["tokens"], room)):
-                token = choose(logits, ask["temperature"], ask["top_k"], generator)
-                if token.item() == prepare.BOS:  # the document ends
-                    break
-                said.append(token.item())
+            said, spoken = [], ""
+            for token in self.continuation(ids, ask, torch.Generator().manual_seed(ask["seed"] + number)):
+                said.append(token)
                 text = self.tokenizer.decode(said)
                 if not text.endswith("\ufffd"):  # else half of a character
                     self.say({"text": text[len(spoken) :], "sample": number})
                     spoken = text
-                logits = decoding.step(token) if len(ids) + len(said) < self.arena.context else None
         return {}
+
+    def continuation(self, ids, ask, generator):
+        """Tokens after these, until the document or the room ends."""
+        decoding = self.decoding(torch.tensor([ids], device=self.device), self.arena.context)
+        logits = decoding.first(self.arena.vocab_size)
+        for left in range(min(ask["tokens"], self.arena.context - len(ids)), 0, -1):
+            token = choose(logits, ask["temperature"], ask["top_k"], generator)
+            if token.item() == prepare.BOS:
+                break
+            yield token.item()
+            if left > 1:
+                logits = decoding.step(token)
+
+    def any_tokens(self, rows, length):
+        ids = torch.randint(len(prepare.SPECIALS), self.arena.vocab_size, (rows, length), device=self.device)
+        ids[:, 0] = prepare.BOS
+        return ids
 
     def bench(self, ask):
         """Seconds to the first token, and of each token after it, of `repeats` batches decoded greedily."""
         batch, length, new = ask["batch"], ask["prompt"], ask["new"]
-        ids = torch.randint(len(prepare.SPECIALS), self.arena.vocab_size, (batch, length), device=self.device)
-        ids[:, 0] = prepare.BOS
+        ids = self.any_tokens(batch, length)
         first, gaps, stop = [], [], time.monotonic() + SECONDS
         for number in range(ask["repeats"] + 1):  # the first one warms up
-            decoding, times = self.decoding(ids, length + new), [time.perf_counter()]
+            decoding, times = self.decoding(ids, length + new + 1), [time.perf_counter()]
             token = decoding.first(self.arena.vocab_size).argmax(-1, keepdim=True)
             self.tick(times)
             for _ in range(new - 1):
@@ -142,22 +170,22 @@ class Speaker:
                 gaps.append([b - a for a, b in zip(times[1:], times[2:])])
             if number >= 2 and time.monotonic() > stop:
                 break
-        return {"first": first, "gaps": gaps} | self.work(decoding, token, length + new)
+        return {"first": first, "gaps": gaps} | self.work(decoding, token)
 
     def tick(self, times):
         prepare.synchronize(self.device)
         times.append(time.perf_counter())
 
-    def work(self, decoding, token, length):
-        """FLOPs and bytes of one more step, counted as it is made; bytes of its weights and of its cache."""
+    def work(self, decoding, token):
+        """FLOPs of one more step, and bytes that its products read, counted as it is made."""
+        decoding.calls = self.eager  # compiled code can't be looked into
         with ReadBytes() as read, FlopCounterMode(display=False) as flops:
-            decoding.step(token) if length < self.arena.context else None
+            decoding.step(token)
         return {"flops": flops.get_total_flops(), "bytes": read.total}
 
     def against(self, ask):
         """Seconds of the last token of a full row, with the cache and recomputed; medians."""
-        ids = torch.randint(len(prepare.SPECIALS), self.arena.vocab_size, (1, self.arena.context), device=self.device)
-        found = {}
+        ids, found = self.any_tokens(1, self.arena.context), {}
         for name, cached in (("cached", True), ("recomputed", False)):
             seconds = []
             for _ in range(ask["repeats"]):
@@ -171,7 +199,7 @@ class Speaker:
         return found
 
     def limits(self, ask):
-        """What the device can do at best: FLOP/s, bytes/s, seconds to start nothing at all (a graph, CUDA)."""
+        """What the device can do at best: FLOP/s, bytes/s read, seconds to start next to nothing (CUDA)."""
         flops, what = prepare.matmul_peak(self.device)
         data = torch.ones(BANDWIDTH_BYTES // 4, device=self.device)
         best = min(self.timed(lambda: data.sum()) for _ in range(10))
@@ -192,13 +220,6 @@ class Speaker:
             data.add_(1)
         return sorted(self.timed(graph.replay) for _ in range(200))[100]
 
-    def export(self, ask):
-        """Save the weights as another library wants them; how the model is called."""
-        from safetensors.torch import save_model
-
-        save_model(torch.nn.ModuleDict({"model": self.model}), ask["to"])
-        return {"class": type(self.model).__name__, "dtype": str(next(self.model.parameters()).dtype)[6:]}
-
 
 def main():
     folder, device, number = Path(sys.argv[1]), torch.device(sys.argv[2]), int(os.environ["RATCHET_SOCKET"])
@@ -213,7 +234,7 @@ def main():
         for line in questions:
             ask = json.loads(line)
             try:
-                with torch.inference_mode():
+                with torch.no_grad():  # torch.compile makes slow code of what inference_mode() made
                     answer = getattr(speaker, ask["do"])(ask)
             except (torch.OutOfMemoryError, MemoryError):
                 answer = {"memory": True}

@@ -26,6 +26,13 @@ FAILED = "#d55e00", "^", 32
 FIGURES = "steps tokens flops_per_token mfu_percent peak_memory_mb params lookup joules".split()
 
 
+def write(path, found):
+    """What a measurement found, as JSON that is whole or absent."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(found, indent=1) + "\n")
+    part.replace(path)
+
+
 def render(data, live=False):
     """The page of collected data, plotly, style and script in one file. live: it asks for news itself."""
     import plotly
@@ -89,7 +96,16 @@ def collect(ledger, home):
     return {
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "lines": len(ledger.rows()),
         "head": ledger.head(), "problems": find_problems(ledger), "campaigns": campaigns,
-        "nights": nights(home)}  # fmt: skip
+        "nights": nights(home),
+        **{name: kept(home / f"runs/{name}.json") for name in ("decoding", "scaling")}}  # fmt: skip
+
+
+def kept(path):
+    """What `serve-bench` or `scaling` has left, or None."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def nights(home):

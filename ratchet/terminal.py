@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ratchet import verdicts
 from ratchet.campaign import Campaign
+from ratchet.guard import clean
 from ratchet.ledger import bpb
 
 console, notes = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True)
@@ -167,3 +168,71 @@ def show_runs(e):
     for run in e.runs:
         if run["status"] != "ok":
             console.print(escape(f"{run['status']}: {run['reason']}"))
+
+
+class Spoken:
+    """Shows samples as they come: each under the prompt, what a terminal would obey taken out."""
+
+    def __init__(self, prompt):
+        self.prompt, self.number = prompt, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        console.print()
+
+    def __call__(self, number, text):
+        if number != self.number:
+            console.print("" if self.number is None else "\n---\n", end="")
+            console.print(escape(self.prompt), end="", style="dim", soft_wrap=True)
+            self.number = number
+        console.print(escape(clean(text.encode())), end="", soft_wrap=True)
+
+
+def show_decoding(found):
+    """The sweep over batch sizes, and how far each is from what the device could do at best."""
+    limits, against = found["limits"], found["against"]
+    peak = f"{limits['bandwidth'] / 1e9:.1f} GB/s, {limits['peak_flops'] / 1e12:.2f} TFLOP/s"
+    kind = "with a KV cache" if found["cached"] else "no KV cache: every token recomputes its row"
+    heads = (
+        "rows",
+        "TTFT ms",
+        "TPOT ms",
+        "tokens/s of a user",
+        "p99",
+        "tokens/s of the device",
+        "of the bound",
+    )
+    table = Table(*heads)
+    kind += ", compiled" if found["compiled"] else ", not compiled"
+    table.title = f"{found['prompt']} tokens, then {found['new']}, {kind}; {found['device']}"
+    for point in found["points"]:
+        times = f"{1e3 * point['ttft']:.1f}", f"{1e3 * point['tpot']:.2f}"
+        users = f"{point['interactivity']:,.1f}", f"{point['interactivity_p99']:,.1f}"
+        share = f"{point['bound'] / point['tpot']:.0%}"
+        table.add_row(str(point["rows"]), *times, *users, f"{point['rate']:,.0f}", share)
+    console.print(table)
+    console.print(f"measured; bound: bytes read and FLOPs of a step at {peak}, measured here", style="dim")
+    if found["cached"]:
+        ratio = against["recomputed"] / against["cached"]
+        last = 1e3 * against["cached"]
+        console.print(f"the last token of a full row: {last:.2f} ms, recomputed {ratio:.1f} times as long")
+
+
+def show_scaling(found):
+    """Efficiency of training and the bound of decoding, by the number of devices."""
+    table = Table("devices", "all-reduce ms", "strong", "weak", "tokens/s of a user, at most", "")
+    table.title = f"all-reduce: {found['source']} ({found['tag']})"
+    bounds = {row["n"]: row["bound"] for row in found["decoding"]}
+    for row in found["training"]:
+        strong = f"{row['strong']:.0%}" if row["strong"] else "no rows left"
+        bound = f"{bounds[row['n']]:,.0f}" if row["n"] in bounds else ""
+        seconds = f"{1e3 * row['all_reduce']:.3f}"
+        table.add_row(str(row["n"]), seconds, strong, f"{row['weak']:.0%}", bound, row["tag"])
+    console.print(table)
+    model = found["model"]
+    size = f"{model['gradients'] / 1e6:.1f} MB of gradients"
+    console.print(f"a step takes {model['step']:.3f} s on one device and has {size}")
+    if not found["decoding"]:
+        console.print("`ratchet serve-bench` first, and decoding is in the table, too")
