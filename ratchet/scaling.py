@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import psutil
 
-from ratchet import devices, referee
+from ratchet import devices, referee, speak
 from ratchet.sources import ROOT, Refused
 
 SMALL_BYTES = 8192  # a message that is all latency
@@ -192,6 +192,6 @@ def scaling(run, links, token_seconds=None, most=MOST_DEVICES):
         for size, seconds in sorted(times.items())
     ]
     lines = [{"n": n, "alpha": links.line(n)[0], "beta": links.line(n)[1]} for n in links.times]
-    return {"run": str(run), "model": model, "tag": links.tag, "source": links.source, "table": table} | {
-        "lines": lines, "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    } | forecast(model, links, token_seconds, most)  # fmt: skip
+    found = {"run": speak.name_of(run), "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
+    found |= {"model": model, "tag": links.tag, "source": links.source, "table": table, "lines": lines}
+    return found | forecast(model, links, token_seconds, most)

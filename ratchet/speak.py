@@ -45,6 +45,11 @@ def find_run(ledger, home, name=None):
     return found
 
 
+def name_of(run):
+    """What a run's folder is called in results: 12/3-confirm-0."""
+    return "/".join(run.parts[-2:])
+
+
 def weights_of(experiments, home, n):
     """The last run of an experiment, or of the last champion, that left its weights here."""
     chosen = [experiments[n]] if n in experiments else []
@@ -168,7 +173,7 @@ def serve_bench(run, device=None, most=MOST_ROWS, prompt=None, new=None, eager=F
         against = model.ask("against", repeats=REPEATS)
     facts = json.loads((run / "run.json").read_text())
     return {
-        "run": str(run), "arena": facts["arena"], "device": devices.describe(device)["device"],
+        "run": name_of(run), "arena": facts["arena"], "device": devices.describe(device)["device"],
         "cached": about["cached"], "compiled": compiled, "prompt": prompt, "new": new, "points": points,
         "limits": limits, "against": against, "frontier": [p["rows"] for p in frontier(points)],
         "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}  # fmt: skip
@@ -209,4 +214,4 @@ def token_seconds(home, run):
     """Seconds of a token at batch 1 that serve_bench() found for this run, or None."""
     path = home / "runs/decoding.json"
     found = json.loads(path.read_text()) if path.exists() else {}
-    return found["points"][0]["tpot"] if found.get("run") == str(run) and found["points"] else None
+    return found["points"][0]["tpot"] if found.get("run") == name_of(run) and found["points"] else None

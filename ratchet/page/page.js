@@ -198,6 +198,90 @@ function drawCurves() {
   draw($("#curves .chart"), traces, layout(name, "training loss (nats per token)", { showlegend: true, ...(chosen.length ? {} : empty()) }));
 }
 
+const logs = (x, y, more = {}) => {
+  const plain = layout(x, y, more);
+  return { ...plain, xaxis: { ...plain.xaxis, type: "log" }, yaxis: { ...plain.yaxis, type: "log" }, showlegend: true };
+};
+const tagged = (rows, color) => ({ color, size: 8, symbol: rows.map((row) => (row.tag === "modelled" ? "circle-open" : "circle")) });
+
+// what serve-bench and scaling have left: of one model, whichever campaign is shown
+function drawServing() {
+  const { decoding, scaling } = data, forecast = scaling?.decoding.length;
+  const shown = { frontier: decoding, training: scaling, bound: forecast, links: scaling };
+  const cell = cells($("#serving .grid"), Object.keys(shown).filter((key) => shown[key]));
+  if (decoding) drawDecoding(cell.frontier, decoding);
+  if (scaling) drawTraining(cell.training, scaling.training), drawLinks(cell.links, scaling);
+  if (forecast) drawBound(cell.bound, scaling.decoding);
+  const lines = [...(decoding ? aboutDecoding(decoding) : []), ...(scaling ? aboutScaling(scaling) : [])];
+  $("#to-serve").hidden = lines.length;
+  facts($("#serving .facts"), Object.fromEntries(lines));
+}
+
+function drawDecoding(node, { points, limits, frontier }) {
+  const best = points.filter((p) => frontier.includes(p.rows)), accent = variable("--accent"), dim = variable("--dim");
+  const text = points.map((p) => `<b>${p.rows} rows</b><br>${short(p.rate)} output tokens/s of the device<br>${fixed(p.interactivity, 1)} of a user, ` +
+    `${fixed(p.interactivity_p99, 1)} in the slowest 1 % of gaps<br>first token after ${fixed(1e3 * p.ttft, 1)} ms<br>${fixed(100 * p.bound / p.tpot, 0)} % of the bound`);
+  const traces = [
+    { mode: "lines", name: "frontier", x: best.map((p) => p.interactivity).reverse(), y: best.map((p) => p.rate).reverse(),
+      line: { color: accent, dash: "dot" }, hoverinfo: "skip" },
+    { mode: "markers+text", name: "measured, by rows of a batch", x: points.map((p) => p.interactivity), y: points.map((p) => p.rate),
+      text: points.map((p) => String(p.rows)), textposition: "top right", hovertext: text, hoverinfo: "text", marker: { color: accent, size: 9 } },
+    { mode: "lines", name: "speed of light, modelled", x: points.map((p) => 1 / p.bound), y: points.map((p) => p.rows / p.bound),
+      line: { color: dim }, hovertemplate: "%{y:.3s} tokens/s, %{x:.3s} of a user<extra></extra>" },
+  ];
+  if (limits.floor) traces.push({ mode: "lines", name: "launch floor, measured", x: [1 / limits.floor, 1 / limits.floor],
+    y: [points[0].rate, points.at(-1).rows / points.at(-1).bound], line: { color: LINES[1], dash: "dash" }, hoverinfo: "skip" });
+  draw(node, traces, logs("output tokens/s of one user", "output tokens/s of the device"));
+}
+
+function drawTraining(node, rows) {
+  const line = (key, name, color) => {
+    const own = rows.filter((row) => known(row[key]));
+    return { mode: "lines+markers", name, x: own.map((r) => r.n), y: own.map((r) => 100 * r[key]), line: { color }, marker: tagged(own, color),
+      text: own.map((r) => r.tag), hovertemplate: "%{x} devices: %{y:.1f} %, %{text}<extra></extra>" };
+  };
+  const plain = logs("devices, data-parallel training (open: modelled)", "efficiency (%)");
+  draw(node, [line("strong", "the same batch, split", LINES[0]), line("weak", "a batch for each", LINES[1])],
+    { ...plain, yaxis: { ...plain.yaxis, type: "linear", rangemode: "tozero" } });
+}
+
+function drawBound(node, rows) {
+  const trace = { mode: "lines+markers", name: "at most", x: rows.map((r) => r.n), y: rows.map((r) => r.bound), line: { color: LINES[2] },
+    marker: tagged(rows, LINES[2]), text: rows.map((r) => r.tag), hovertemplate: "%{x} devices: %{y:.3s} tokens/s, %{text}<extra></extra>" };
+  draw(node, [trace], logs("devices, tensor-parallel decoding (open: modelled)", "tokens/s of one user, at most", {}));
+}
+
+function drawLinks(node, { table, lines, tag }) {
+  const traces = lines.flatMap(({ n }, i) => {
+    const own = table.filter((row) => row.n === n), color = LINES[i % LINES.length];
+    return [
+      { mode: "markers", name: `${n} devices, ${tag}`, x: own.map((r) => r.bytes), y: own.map((r) => 1e3 * r.seconds), marker: { color, size: 8 },
+        hovertemplate: "%{x:.3s}B: %{y:.3f} ms<extra></extra>" },
+      { mode: "lines", name: "ring model", x: own.map((r) => r.bytes), y: own.map((r) => 1e3 * r.ring), line: { color, dash: "dot" }, hoverinfo: "skip", showlegend: i === 0 },
+    ];
+  });
+  draw(node, traces, logs("bytes of an all-reduce", "milliseconds"));
+}
+
+function aboutDecoding(found) {
+  const { limits, against } = found, how = [found.cached ? "with a KV cache" : "no KV cache: every token recomputes its row", found.compiled ? "compiled" : "not compiled"];
+  return [
+    ["decoding", `measured on ${found.device}, ${found.run}: ${found.prompt} tokens, then ${found.new}, greedy, ${how.join(", ")}; output tokens only`],
+    ["a sweep", "rows of a batch begin and end together, so tokens/s of the device = rows x tokens/s of a user: no serving test with arrivals"],
+    ["definitions", "TPOT = (t_end - t_first) / (G - 1), median of the repeats; of a user = 1 / TPOT; of the device = rows (G - 1) / (t_end - t_first)"],
+    ["speed of light", `bytes read by products at ${fixed(limits.bandwidth / 1e9, 1)} GB/s or FLOPs at ${fixed(limits.peak_flops / 1e12, 2)} TFLOP/s, both measured there`],
+    ...(found.cached ? [["cache", `the last token of a full row takes ${fixed(1e3 * against.cached, 2)} ms, recomputed ${fixed(against.recomputed / against.cached, 1)} times as long`]] : []),
+  ];
+}
+
+function aboutScaling({ source, tag, model }) {
+  return [
+    ["all-reduce", `${source} (${tag}); the ring model alpha(n) + 2 (n - 1) / n bytes / beta(n) is drawn over it, and is used beyond it`],
+    ["training", `a step of ${fixed(model.step, 3)} s on one device, then an all-reduce of ${short(model.gradients)}B; nothing overlaps`],
+    ["tensor parallel", `2 all-reduces in each of ${model.layers} layers: 1 / (2 layers alpha(n) + compute / n)`],
+  ];
+}
+
 function drawHonesty() {
   const base = campaign.experiments.filter((e) => e.verdict === "baseline").at(-1);
   const said = campaign.experiments.filter((e) => known(e.said) && known(e.gain));
@@ -360,7 +444,7 @@ const NOTHING = { experiments: [], champions: [], sigmas: [], audit: [], warning
 
 function drawAll() {
   drawSummary(), choices(), drawTable();
-  for (const part of [drawProgress, drawTradeoffs, drawCurves, drawHonesty, drawExplorer]) part();
+  for (const part of [drawProgress, drawTradeoffs, drawCurves, drawServing, drawHonesty, drawExplorer]) part();
 }
 
 async function unpack(packed) {

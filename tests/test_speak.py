@@ -1,0 +1,251 @@
+"""speak.py and decoder.py: which model, its text, its speed; figures against slow arithmetic."""
+
+import itertools
+import json
+import random
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import save_model
+from test_train import SMALL
+
+import train
+from ratchet import decoder, speak
+from ratchet.ledger import Ledger
+from ratchet.sources import Refused
+
+LIMITS = {"bandwidth": 1e10, "peak_flops": 1e12}
+
+
+def write_run(folder, arena, source=None):
+    """The folder of a finished run of a small default model."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    model = train.GPT(**SMALL)
+    model.init_weights()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    save_model(model, str(folder / "model.safetensors"))
+    (folder / "train.py").write_text(source or (ROOT / "train.py").read_text())
+    facts = {"arena": "tiny", "arena_folder": str(arena.folder), "seal": arena.seal, "device": "cpu"}
+    facts |= {"val_bpb": 2.5, "budget": "1e5tok", "train_seconds": 8.0, "steps": 4, "tokens": 4 * 8 * 64}
+    facts |= {"params": 3_000_000, "lookup": 1_000_000, "device_name": "a test"}
+    for name, value in {"config": SMALL, "run": facts, "result": facts}.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(arena, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "2026-01-31_120000", arena)
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return train.load(run).eval()
+
+
+# ----------------------------------------------------------------------------------------------------
+# Arithmetic
+
+
+def test_time_per_token_is_the_time_after_the_first_over_the_tokens_after_it():
+    stamps = [0.0, 0.5, 0.6, 0.8, 0.9]  # the start, then a token each: G = 4
+    gaps = [b - a for a, b in zip(stamps[1:], stamps[2:])]
+    assert speak.tpot(gaps) == pytest.approx((stamps[-1] - stamps[1]) / (4 - 1))
+    seen = {"first": [0.5, 0.7, 0.6], "gaps": [gaps, [0.3] * 3, [0.1] * 3], "bytes": 5e8, "flops": 1e9}
+    point = speak.point(8, seen, LIMITS)
+    assert point["ttft"] == 0.6 and point["tpot"] == pytest.approx(0.4 / 3)
+    assert point["interactivity"] == pytest.approx(7.5) and point["rate"] == pytest.approx(8 * 7.5)
+    assert point["interactivity_p99"] == pytest.approx(1 / 0.3)
+    assert point["bound"] == pytest.approx(0.05)  # 5e8 bytes at 1e10 a second: more than 1e9 FLOPs at 1e12
+    assert speak.speed_of_light(1e6, 1e12, LIMITS) == pytest.approx(1.0)
+
+
+def test_the_frontier_is_what_no_other_point_beats():
+    chance = random.Random(0)
+    for _ in range(50):
+        points = [
+            {"interactivity": chance.randrange(8), "rate": chance.randrange(8)}
+            for _ in range(chance.randrange(12))
+        ]
+
+        def beaten(p, points=points):
+            at_least = [
+                q for q in points if q["interactivity"] >= p["interactivity"] and q["rate"] >= p["rate"]
+            ]
+            return any((q["interactivity"], q["rate"]) != (p["interactivity"], p["rate"]) for q in at_least)
+
+        expected = {(p["interactivity"], p["rate"]) for p in points if not beaten(p)}
+        assert {(p["interactivity"], p["rate"]) for p in speak.frontier(points)} == expected
+
+
+def test_batches_double_up_to_the_largest():
+    assert speak.batches(1) == [1] and speak.batches(20) == [1, 2, 4, 8, 16]
+
+
+@pytest.mark.parametrize("length", [5, 40])
+def test_bytes_of_a_step_are_those_of_weights_keys_and_values_by_hand(model, length):
+    """Windows of 16, 32 and 64 tokens; float32; the activations that products read, too."""
+    width, vocab, heads, batch = SMALL["width"], SMALL["vocab_size"], 2, 3
+    bonuses = train.COPY + train.RECALL * train.WAYS + 1
+    weights = 3 * 12 * width**2 + 2 * heads * 32 + vocab * width + bonuses * width
+    inputs = 3 * (1 + 1 + 1 + 4) * width + 2 * 32 + 2 * width  # of each linear map, for a token
+    seen = sum(min(window, length + 1) for window in (16, 32, 64))  # the new token sees itself
+    attention = 3 * width + 2 * width * seen
+    with torch.no_grad(), decoder.ReadBytes() as read:
+        cache = model.init_cache(batch, 64)
+        model.decode(cache, torch.randint(4, (batch, length)))
+        read.total = 0
+        model.decode(cache, torch.randint(4, (batch, 1)))
+    assert read.total == 4 * (weights + batch * (inputs + attention))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Decoding
+
+
+def greedy(decoding, steps):
+    token, said = decoding.first(512).argmax(-1, keepdim=True), []
+    for _ in range(steps):
+        said.append(token)
+        token = decoding.step(token).argmax(-1, keepdim=True)
+    return torch.cat(said, dim=1)
+
+
+def test_decoding_with_and_without_a_cache_says_the_same(model):
+    prompt = torch.randint(4, 512, (3, 9))
+    calls = {"decode": model.decode, "forward": model}
+    with torch.no_grad():
+        both = [greedy(kind(model, calls, prompt, 64), 20) for kind in (decoder.Cached, decoder.Recomputed)]
+    assert torch.equal(*both) and both[0].shape == (3, 20)
+
+
+def test_a_long_prompt_is_taken_in_pieces(model, monkeypatch):
+    prompt, calls = torch.randint(4, 512, (2, 50)), {"decode": model.decode}
+    with torch.no_grad():
+        whole = decoder.Cached(model, calls, prompt, 64).first(512)
+        monkeypatch.setattr(decoder, "LOGITS", 2 * 512 * 7)
+        torch.testing.assert_close(decoder.Cached(model, calls, prompt, 64).first(512), whole)
+
+
+def test_tokens_are_drawn_as_asked():
+    logits = torch.tensor([[0.0, 2.0, 1.0, -5.0]]).expand(4000, 4)
+    draw = lambda **more: decoder.choose(  # noqa: E731
+        logits, **dict(temperature=1.0, top_k=0, generator=torch.Generator().manual_seed(1)) | more
+    )
+    assert (draw(temperature=0) == 1).all()
+    assert {*draw(top_k=2).flatten().tolist()} == {1, 2}
+    shares = torch.bincount(draw().flatten(), minlength=4) / 4000
+    torch.testing.assert_close(shares, logits[0].softmax(-1), atol=0.03, rtol=0)
+    hot = torch.bincount(draw(temperature=5.0).flatten(), minlength=4) / 4000
+    torch.testing.assert_close(hot, (logits[0] / 5).softmax(-1), atol=0.03, rtol=0)
+    assert torch.equal(draw(), draw())
+
+
+def test_a_model_speaks_in_its_sandbox(run):
+    ask = dict(tokens=12, temperature=0.8, top_k=50, seed=3)
+    said = [[], [], []]
+    for out in said[:2]:
+        speak.say(run, "The people", 2, show=lambda number, text, out=out: out.append((number, text)), **ask)
+    speak.say(run, "The people", 2, show=lambda *words: said[2].append(words), **ask | {"seed": 4})
+    texts = ["".join(text for number, text in said[0] if number == sample) for sample in (0, 1)]
+    assert said[0] == said[1] and texts[0] != texts[1] and all(texts)
+    assert texts[1] == "".join(text for number, text in said[2] if number == 0)  # sample n has seed + n
+
+
+def test_a_prompt_that_is_too_long_is_one_sentence(run):
+    with pytest.raises(Refused, match="the prompt has .* tokens, the model sees 64: shorten it"):
+        speak.say(run, "of the people " * 100, 1, tokens=5, temperature=0.0, top_k=0, seed=0)
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ("raise ValueError('no such thing')", "no such thing"),
+        ("os._exit(3)", "exit code 3"),
+        ("open('/etc/shadow').read()", "shadow"),
+    ],
+)
+def test_a_model_that_breaks_is_one_sentence(arena, tmp_path, change, why):
+    source = (
+        (ROOT / "train.py").read_text().replace("def load(folder):", f"def load(folder):\n    {change}", 1)
+    )
+    with pytest.raises(Refused, match=f"the model's process ended: .*{why}"):
+        speak.say(
+            write_run(tmp_path / "run", arena, source), "x", 1, tokens=5, temperature=0.0, top_k=0, seed=0
+        )
+
+
+def test_decoding_is_measured(run):
+    found = speak.serve_bench(run, "cpu", 4, prompt=20, new=6, eager=True)
+    assert [point["rows"] for point in found["points"]] == [1, 2, 4] and found["cached"]
+    assert found["run"].endswith("2026-01-31_120000") and found["frontier"]
+    for point in found["points"]:
+        assert 0 < point["bound"] < point["tpot"] and point["rate"] == pytest.approx(
+            point["rows"] / point["tpot"]
+        )
+    assert found["against"]["recomputed"] > found["against"]["cached"] > 0
+    more = [point["bytes"] for point in found["points"]]
+    assert more[2] - more[1] == 2 * (more[1] - more[0])  # weights once, the rest for each row
+    with pytest.raises(Refused, match="60 \\+ 6 tokens are too many: the model sees 64"):
+        speak.serve_bench(run, "cpu", 4, prompt=60, new=6, eager=True)
+
+
+def test_a_model_without_a_cache_recomputes_and_says_so(arena, tmp_path):
+    source = (ROOT / "train.py").read_text().replace("def init_cache(", "def no_cache(")
+    found = speak.serve_bench(write_run(tmp_path / "run", arena, source), "cpu", 1, 20, 3, eager=True)
+    assert not found["cached"] and len(found["points"]) == 1
+
+
+# ----------------------------------------------------------------------------------------------------
+# Which model
+
+
+def test_a_run_is_found_by_its_folder_its_number_or_as_the_latest(arena, tmp_path):
+    ledger = Ledger(tmp_path)
+    with pytest.raises(Refused, match="no trained model yet"):
+        speak.find_run(ledger, tmp_path)
+    older, newer = (write_run(tmp_path / f"runs/2026-0{month}-01_000000", arena) for month in (1, 2))
+    assert speak.find_run(ledger, tmp_path) == newer
+    assert speak.find_run(ledger, tmp_path, str(older)) == older
+    with pytest.raises(Refused, match="experiment 7 has left no weights"):
+        speak.find_run(ledger, tmp_path, "7")
+    with pytest.raises(Refused, match="is no folder of a finished run"):
+        speak.find_run(ledger, tmp_path, "elsewhere")
+    (newer / "config.json").unlink()
+    with pytest.raises(Refused, match="lacks config.json"):
+        speak.find_run(ledger, tmp_path)
+
+
+def test_the_champion_is_the_last_kept_and_leaves_its_last_run(tmp_path, monkeypatch):
+    counter = itertools.count()
+
+    def close(role, verdict, weights=True):
+        arm = {"name": "x", "commit": "c", "file": "f", "source": f"s{next(counter)}", "size": 1}
+        facts = {
+            "role": role,
+            "arms": [arm, arm],
+            "arena": "tiny",
+            "seal": "s",
+            "budget": "1s",
+            "device": "cpu",
+        }
+        n = ledger.append("opens", **facts, salt="a", busy=False)
+        folder = f"runs/{n}/0-confirm-0"
+        good = dict(status="ok", shared=False, busy=False, seed=1, budget="1s", val={"nats": 1.0, "bytes": 1})
+        ledger.append("run", n=n, arm=0, phase="confirm", folder=folder, **good)
+        if weights:
+            (tmp_path / folder).mkdir(parents=True)
+            for name in speak.NEEDED:
+                (tmp_path / folder / name).touch()
+        ledger.append("closes", n=n, verdict=verdict, reason="")
+        return tmp_path / folder
+
+    ledger = Ledger(tmp_path)
+    first, kept = close("calibrate", "baseline"), close("try", "keep")
+    close("try", "discard", weights=False)
+    assert speak.find_run(ledger, tmp_path) == kept and speak.find_run(ledger, tmp_path, "1") == first
+    with pytest.raises(Refused, match="experiment 3 has left no weights"):
+        speak.find_run(ledger, tmp_path, "3")
