@@ -1,5 +1,6 @@
 """The command line: `uv run ratchet VERB`."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -304,10 +305,12 @@ def trained(name=None):
 
 
 def keep_result(name, found):
-    """Keep what was measured where the report looks for it."""
-    path = sources.home() / "runs" / f"{name}.json"
+    """Keep what was measured, whole or not at all, where the report looks for it."""
+    path = sources.home() / name
     path.parent.mkdir(exist_ok=True)
-    report.write(path, found)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(found, indent=1) + "\n")
+    part.replace(path)
 
 
 @app.command()
@@ -341,7 +344,7 @@ def serve_bench(
     """Measure decoding: tokens/s of the device against tokens/s of a user, at growing batches."""
     with Live() as tell:
         found = voice.serve_bench(trained(run), device, rows, prompt, new, eager, tell)
-    keep_result("decoding", found)
+    keep_result(report.MEASURED[0], found)
     show_json(found) if as_json else show_decoding(found)
 
 
@@ -358,7 +361,7 @@ def forecast(
         tell("measuring all-reduce")
         known = scaling.choose_links(links, device)
     found = scaling.scaling(folder, known, voice.token_seconds(sources.home(), folder), most)
-    keep_result("scaling", found)
+    keep_result(report.MEASURED[1], found)
     show_json(found) if as_json else show_scaling(found)
 
 

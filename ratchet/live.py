@@ -20,9 +20,9 @@ class Live:
         self.home, self.made = home, ("", None)
 
     def stamp(self):
-        path = self.home / "ledger.jsonl"
-        facts = path.stat() if path.exists() else None
-        return f"{facts.st_size} {facts.st_mtime_ns} {facts.st_ino}" if facts else "empty"
+        paths = [self.home / name for name in ("ledger.jsonl", *report.MEASURED)]
+        facts = [path.stat() for path in paths if path.exists()]
+        return " ".join(f"{each.st_size} {each.st_mtime_ns} {each.st_ino}" for each in facts) or "empty"
 
     def data(self):
         """Collected data; a ledger that has changed is read from its first line on: it may be another."""

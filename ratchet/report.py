@@ -14,6 +14,7 @@ from ratchet.journal import Journal
 from ratchet.ledger import counts
 from ratchet.verify import find_problems
 
+MEASURED = "runs/decoding.json", "runs/scaling.json"  # what serve-bench and scaling leave
 PAGE = Path(__file__).with_name("page")
 WORDS, DIFF, TAIL = 2_000, 20_000, 2_000  # characters of an idea, a diff, a log that the page has
 POINTS = 60  # of a curve
@@ -24,13 +25,6 @@ MARKS = {  # colour, marker and its size, as on the page
 }  # fmt: skip
 FAILED = "#d55e00", "^", 32
 FIGURES = "steps tokens flops_per_token mfu_percent peak_memory_mb params lookup joules".split()
-
-
-def write(path, found):
-    """What a measurement found, as JSON that is whole or absent."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(found, indent=1) + "\n")
-    part.replace(path)
 
 
 def render(data, live=False):
@@ -97,7 +91,7 @@ def collect(ledger, home):
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "lines": len(ledger.rows()),
         "head": ledger.head(), "problems": find_problems(ledger), "campaigns": campaigns,
         "nights": nights(home),
-        **{name: kept(home / f"runs/{name}.json") for name in ("decoding", "scaling")}}  # fmt: skip
+        "decoding": kept(home / MEASURED[0]), "scaling": kept(home / MEASURED[1])}  # fmt: skip
 
 
 def kept(path):

@@ -11,7 +11,7 @@ import pytest
 from test_experiments import SIGMA, commit, problems, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
-from ratchet import __main__, experiments, guard, live, report, sources
+from ratchet import __main__, experiments, guard, live, report, scaling, sources, speak
 from ratchet.experiments import Bench
 from ratchet.ledger import Ledger
 
@@ -66,6 +66,48 @@ def test_an_empty_ledger_and_one_without_a_verdict_make_a_page(repository, runs,
             budget="5s", device="cpu", driver="", torch="2", salt="y")  # fmt: skip
     data = collected(repository)
     assert len(data["campaigns"]) == rows and "Ratchet" in report.render(data)
+
+
+def write_measured(home):
+    """What serve-bench and scaling leave, with figures made up."""
+    limits = {"bandwidth": 1e10, "peak_flops": 1e12, "floor": 1e-4}
+
+    def seen(rows):
+        gaps = [[1e-3 * (1 + rows / 8)] * 5] * 3
+        return {"first": [0.01] * 3, "gaps": gaps, "bytes": 1e6 * (4 + rows), "flops": 1e6 * rows}
+
+    points = [speak.point(rows, seen(rows), limits) for rows in (1, 2, 4, 8)]
+    decoding = {
+        "run": "2/3-confirm-0",
+        "device": EVIL,
+        "cached": True,
+        "compiled": True,
+        "prompt": 256,
+        "new": 64,
+    }
+    decoding |= {"points": points, "limits": limits, "against": {"cached": 0.001, "recomputed": 0.02}}
+    decoding |= {"frontier": [p["rows"] for p in speak.frontier(points)]}
+    model = {"step": 0.3, "rows": 8, "gradients": 10**7, "layers": 3, "width": 192}
+    links = scaling.Links({2: {256: 1e-5, 2**20: 1e-3}, 4: {256: 2e-5, 2**20: 3e-3}}, "measured", EVIL)
+    found = {"model": model, "tag": "measured", "source": EVIL} | scaling.forecast(model, links, 0.001)
+    rows = [(n, size, links.times[n][size]) for n in links.times for size in links.times[n]]
+    found["table"] = [
+        {"n": n, "bytes": size, "seconds": seconds, "ring": seconds} for n, size, seconds in rows
+    ]
+    found["lines"] = [{"n": 2}, {"n": 4}]
+    for name, value in zip(report.MEASURED, (decoding, found)):
+        (home / name).write_text(json.dumps(value))
+
+
+def test_what_was_measured_of_decoding_is_in_the_data_and_what_is_broken_is_not(night):
+    assert collected(night)["decoding"] is None
+    write_measured(night)
+    assert (
+        len(collected(night)["decoding"]["points"]) == 4
+        and collected(night)["scaling"]["model"]["layers"] == 3
+    )
+    (night / report.MEASURED[0]).write_text("{")
+    assert collected(night)["decoding"] is None and collected(night)["scaling"]
 
 
 def test_the_page_is_one_file_and_holds_no_word_of_the_ledger_as_html(night):
@@ -209,6 +251,24 @@ def test_points_and_rows_can_be_opened_and_filtered(night, tmp_path, look):
     click = "gd => gd.emit('plotly_click', {points: [{customdata: 4}]})"
     page.eval_on_selector("#progress .chart", click)
     assert "last words" in page.text_content("tr.details")
+
+
+def test_decoding_and_scaling_have_panels_once_they_are_measured(night, tmp_path, look):
+    page = look(written(night, tmp_path))
+    assert "Not measured yet" in page.inner_text("#serving") and page.locator("#serving .cell").count() == 0
+    write_measured(night)
+    page = look(written(night, tmp_path), 390, "dark")
+    assert page.errors == [] and page.evaluate("window.hacked") is None
+    assert page.locator("#serving .cell.js-plotly-plot").count() == 4
+    assert "Not measured yet" not in page.inner_text("#serving")
+    assert "recomputed 20.0 times as long" in page.inner_text("#serving .facts")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    names = (
+        "[...document.querySelectorAll('#serving .cell')].flatMap(cell => cell.data.map(trace => trace.name))"
+    )
+    assert {"frontier", "speed of light, modelled", "launch floor, measured", "ring model"} <= {
+        *page.evaluate(names)
+    }
 
 
 def test_the_explorer_has_a_scene_and_axes_to_choose(night, tmp_path, look):
