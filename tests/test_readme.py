@@ -18,7 +18,9 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
 LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
 COMMANDS = [line.partition("  #")[0].strip() for line in LINES]
-TRAIN, REFEREE = ((ROOT / f"tests/test_{name}.py").read_text() for name in ("train", "referee"))
+TRAIN, REFEREE, NIGHT, SPEAK = (
+    (ROOT / f"tests/test_{name}.py").read_text() for name in ("train", "referee", "night", "speak")
+)
 ELSEWHERE = {  # commands that other tests run, that another one here contains, or that run this
     "RATCHET_BUDGET=20s uv run train.py": lambda: (
         "RATCHET_ARENA=mine RATCHET_BUDGET=20s uv run train.py" in COMMANDS
@@ -35,6 +37,15 @@ ELSEWHERE = {  # commands that other tests run, that another one here contains, 
     "uv run ratchet doctor": lambda: '"doctor"' in REFEREE,
     "uv run ratchet calibrate": lambda: '"calibrate"' in REFEREE,
     "uv run ratchet log": lambda: '"log"' in REFEREE,
+    'uv run ratchet night --agent "claude -p" --hours 8': lambda: "claude" in NIGHT,
+    "uv run ratchet night --agent tuner --experiments 30": lambda: '"tuner"' in NIGHT,
+    'uv run ratchet speak "My fellow citizens"': lambda: '"speak", "My fellow citizens"' in SPEAK,
+    'uv run ratchet speak runs/first "..." --temperature 0.5 --tokens 100': lambda: (
+        '"speak", str(run)' in SPEAK
+    ),
+    "uv run ratchet serve-bench": lambda: '"serve-bench"' in SPEAK,
+    "uv run ratchet scaling": lambda: '"scaling"' in SPEAK,
+    "uv run ratchet export champion my_model/": lambda: '"export", "champion"' in SPEAK,
 }
 RUN = r"((?:\w+=\S+ )*)uv run (.+)"
 
@@ -82,8 +93,8 @@ def test_every_condition_is_documented():
 
 
 def test_every_verb_is_explained():
-    verbs = {command.name or command.callback.__name__ for command in __main__.app.registered_commands}
-    assert verbs <= set(re.findall(r"`(\w+)", README))
+    verbs = {*typer.main.get_command(__main__.app).commands}
+    assert verbs <= set(re.findall(r"`([\w-]+)", README))
 
 
 def test_every_option_is_understood(capsys, monkeypatch):
@@ -96,5 +107,5 @@ def test_every_option_is_understood(capsys, monkeypatch):
     options |= {
         name for verb in verbs for option in verb.params for name in option.opts + option.secondary_opts
     }
-    options |= {"--all-extras", "--extra", "--head", "--address"}  # of uv and ray
+    options |= {"--all-extras", "--extra", "--head", "--address", "--nproc-per-node"}  # of uv, ray, torchrun
     assert set(re.findall(r"--[a-z][a-z-]+", README)) <= options

@@ -3,15 +3,17 @@
 import itertools
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, make_repository
 from safetensors.torch import save_model
 from test_train import SMALL
+from typer.testing import CliRunner
 
 import train
-from ratchet import decoder, speak
+from ratchet import __main__, decoder, report, speak
 from ratchet.ledger import Ledger
 from ratchet.sources import Refused
 
@@ -197,6 +199,39 @@ def test_a_model_without_a_cache_recomputes_and_says_so(arena, tmp_path):
     source = (ROOT / "train.py").read_text().replace("def init_cache(", "def no_cache(")
     found = speak.serve_bench(write_run(tmp_path / "run", arena, source), "cpu", 1, 20, 3, eager=True)
     assert not found["cached"] and len(found["points"]) == 1
+
+
+# ----------------------------------------------------------------------------------------------------
+# The command line
+
+
+@pytest.fixture
+def verb(arena, tmp_path, monkeypatch):
+    """verb(words ...) -> output, in a repository with one run by hand."""
+    make_repository(tmp_path / "repository")
+    write_run(tmp_path / "repository/runs/2026-01-31_120000", arena)
+    monkeypatch.chdir(tmp_path / "repository")
+
+    def invoke(*words):
+        done = CliRunner().invoke(__main__.app, [*words])
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.output
+
+    return invoke
+
+
+def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path):
+    assert "My fellow citizens" in verb("speak", "My fellow citizens", "--tokens", "5")
+    assert len(verb("speak", "--tokens", "3").split("---")) == 3
+    assert "The people" in verb("speak", str(run), "The people", "--temperature", "0.5", "--tokens", "5")
+    short = "--rows", "2", "--prompt", "8", "--new", "4", "--eager"
+    assert "with a KV cache, not compiled" in verb("serve-bench", *short)
+    assert json.loads(verb("serve-bench", *short, "--json"))["points"][1]["rows"] == 2
+    assert "external" in verb("scaling", "--links", "external", "--devices", "4")
+    kept = [json.loads(Path(name).read_text()) for name in report.MEASURED]
+    assert [len(kept[0]["points"]), len(kept[1]["decoding"]), len(kept[1]["training"])] == [2, 3, 3]
+    verb("export", "champion", str(tmp_path / "out"))
+    assert (tmp_path / "out/modeling_ratchet.py").exists()
 
 
 # ----------------------------------------------------------------------------------------------------
