@@ -85,13 +85,13 @@ def choose(logits, temperature, top_k, generator):
 class Speaker:
     """Answers questions about one run's model."""
 
-    def __init__(self, folder, device, say):
+    def __init__(self, folder, device, say, heard):
         run = json.loads((folder / "run.json").read_text())
         self.arena = prepare.load_arena(Path(run["arena_folder"]), "tokenizer.json")
         if self.arena.seal != run["seal"]:
             prepare.refuse(f"{folder} was trained in another arena than {self.arena.folder} is now.")
         self.tokenizer = prepare.load_tokenizer(self.arena.folder)
-        self.device, self.say = device, say
+        self.device, self.say, self.heard = device, say, heard
         self.model = prepare.load_contestant(folder, device)
         self.cached = hasattr(self.model, "init_cache") and hasattr(self.model, "decode")
         self.eager = {"forward": self.model} | ({"decode": self.model.decode} if self.cached else {})
@@ -133,6 +133,7 @@ class Speaker:
                 text = self.tokenizer.decode(said)
                 if not text.endswith("\ufffd"):  # else half of a character
                     self.say({"text": text[len(spoken) :], "sample": number})
+                    self.heard()
                     spoken = text
         return {}
 
@@ -229,9 +230,9 @@ def main():
         def say(answer):
             channel.sendall(json.dumps(answer).encode() + b"\n")
 
-        speaker = Speaker(folder, device, say)
+        speaker = Speaker(folder, device, say, questions.readline)
         say({"ready": True})
-        for line in questions:
+        while line := questions.readline():
             ask = json.loads(line)
             try:
                 with torch.no_grad():  # torch.compile makes slow code of what inference_mode() made

@@ -81,6 +81,8 @@ class Load:
         """
         (begin, busy, before), (now, busy_now, after) = self.start, self._look()
         used = sum(max(0.0, spent - before.get(process, 0.0)) for process, spent in after.items())
+        ended = sum(spent for process, spent in before.items() if process not in after)
+        used = max(0.0, used - ended)  # what it had used before is now among its parent's
         cores = min(used, busy_now - busy) / max(now - begin, 1e-9)
         share, others = cores / psutil.cpu_count(), self._others()
         limit = FOREIGN_CPU[self.device.partition(":")[0]]

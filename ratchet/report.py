@@ -90,12 +90,23 @@ def collect(ledger, home):
     return {
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "lines": len(ledger.rows()),
         "head": ledger.head(), "problems": find_problems(ledger), "campaigns": campaigns,
-        "nights": nights(home),
+        "nights": nights(home), "cheats": cheats(),
         "decoding": kept(home / MEASURED[0]), "scaling": kept(home / MEASURED[1])}  # fmt: skip
 
 
+def cheats():
+    """{isolation level: {"known": number of cheats that competed there, "open": those that get through}}."""
+    found, results = {}, (kept(sources.ROOT / "benchmarks/cheats.json") or {"results": {}})["results"]
+    for name, levels in results.items():
+        for level, seen in levels.items():
+            row = found.setdefault(level, {"known": 0, "open": []})
+            row["known"] += 1
+            row["open"] += [name] * seen["ended"].startswith("**")
+    return found
+
+
 def kept(path):
-    """What `serve-bench` or `scaling` has left, or None."""
+    """What is in a file of JSON, or None."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):

@@ -91,6 +91,7 @@ class Decoder:
             if said.get("done"):
                 return said
             hear(said)
+            self.channel.sendall(b"\n")  # heard: two messages at once would pass for one
 
     def listen(self, seconds):
         try:

@@ -39,8 +39,10 @@ def run(arena, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(run, tmp_path_factory):
-    return export.export(run, tmp_path_factory.mktemp("exported") / "model")
+def exported(run, cache, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RATCHET_CACHE", str(cache))
+        return export.export(run, tmp_path_factory.mktemp("exported") / "model")
 
 
 def test_transformers_load_it_and_say_the_same(run, exported, arena, tmp_path):

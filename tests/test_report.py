@@ -56,6 +56,7 @@ def test_the_data_are_those_of_the_ledger(night):
     assert len(rows[0]["curve"]) <= report.POINTS and rows[0]["curve"][-1][0] == pytest.approx(5, abs=0.2)
     assert [row["name"] for row in campaign["audit"]] == ["experiment 2"]
     assert any("isolation was none" in words for words in campaign["warnings"])
+    assert data["cheats"]["bubblewrap"]["known"] > 40 > 2 > len(data["cheats"]["bubblewrap"]["open"])
 
 
 @pytest.mark.parametrize("rows", [0, 1])

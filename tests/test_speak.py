@@ -147,14 +147,18 @@ def test_tokens_are_drawn_as_asked():
 
 
 def test_a_model_speaks_in_its_sandbox(run):
-    ask = dict(tokens=12, temperature=0.8, top_k=50, seed=3)
-    said = [[], [], []]
-    for out in said[:2]:
-        speak.say(run, "The people", 2, show=lambda number, text, out=out: out.append((number, text)), **ask)
-    speak.say(run, "The people", 2, show=lambda *words: said[2].append(words), **ask | {"seed": 4})
-    texts = ["".join(text for number, text in said[0] if number == sample) for sample in (0, 1)]
-    assert said[0] == said[1] and texts[0] != texts[1] and all(texts)
-    assert texts[1] == "".join(text for number, text in said[2] if number == 0)  # sample n has seed + n
+    ask = dict(tokens=12, temperature=0.8, top_k=50)
+    said = []
+    for seed in (3, 4):
+        speak.say(
+            run, "The people", 2, show=lambda *words, seed=seed: said.append((seed, *words)), **ask, seed=seed
+        )
+    texts = [
+        "".join(text for *which, text in said if which == [seed, number])
+        for seed in (3, 4)
+        for number in (0, 1)
+    ]
+    assert texts[1] == texts[2] != texts[0] and all(texts)  # sample n has seed + n
 
 
 def test_a_prompt_that_is_too_long_is_one_sentence(run):
@@ -215,7 +219,7 @@ def verb(arena, tmp_path, monkeypatch):
     def invoke(*words):
         done = CliRunner().invoke(__main__.app, [*words])
         assert done.exit_code == 0, (done.output, done.exception)
-        return done.output
+        return done.stdout
 
     return invoke
 

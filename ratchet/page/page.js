@@ -309,11 +309,16 @@ function drawHonesty() {
       hovertemplate: "%{text}<br>val %{x:.4f}, test %{y:.4f}<extra></extra>", error_x: half("val"), error_y: half("test") }],
       layout("audited gain on val (bpb)", "audited gain on test (bpb)"));
   }
-  const levels = [...new Set(campaign.experiments.map((e) => e.isolation).filter(Boolean))].join(", ");
+  const levels = [...new Set(campaign.experiments.map((e) => e.isolation).filter(Boolean))];
+  const covered = levels.filter((level) => data.cheats[level]).map((level) => {
+    const { known, open } = data.cheats[level];
+    return `${level}: of ${known} known cheats ${known - open.length} come to nothing, ${open.length} get through${open.length ? ` (${open.join(", ")})` : ""}`;
+  });
   facts($("#honesty .facts"), {
     sigma: known(sigma) ? `${fixed(sigma, 5)} bpb, ${campaign.df} degrees of freedom` : "unknown: nothing is calibrated",
     audit: campaign.audit.length ? "gains on the baseline, above" : "none yet: uv run ratchet audit",
-    isolation: `${levels || "nothing has run"}; what is covered at which level stands in the README`,
+    isolation: `${levels.join(", ") || "nothing has run"}; what is covered at which level stands in the README`,
+    ...(covered.length ? { cheats: covered.join("; ") } : {}),
     ledger: `${data.lines} lines, ${data.problems.length ? data.problems.length + " problems" : "verified"}, head ${data.head || "none"}`,
     arena: `${campaign.arena} (${campaign.seal}), ${campaign.budget}`, device: [campaign.device, campaign.driver, `torch ${campaign.torch}`].filter(Boolean).join(", "),
   });
