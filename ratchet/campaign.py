@@ -116,7 +116,7 @@ def tries(campaign):
 
 def standing(e, campaign):
     """How a try compares with its champion so far, by fresh seeds if there are any; None without a score."""
-    own = e.scores(CANDIDATE, "confirm") or e.scores(CANDIDATE, "screen")
+    own = e.own_scores()
     before = e.scores(CHAMPION, "reference") or campaign.recent(e.arms[CHAMPION]["source"], e)
     others, noise = before + e.scores(CHAMPION, "champion"), campaign.noise(before=e.line)
     return verdicts.compare(own, others, noise) if own and others and noise.df else None

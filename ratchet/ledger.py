@@ -70,6 +70,10 @@ class Experiment:
         rows = (run for run in self.runs if run["arm"] == arm and (not phases or run["phase"] in phases))
         return [bpb(run) for run in rows if counts(run)]
 
+    def own_scores(self):
+        """Those of the candidate that weigh most: on fresh seeds, else of its screening, else all."""
+        return self.scores(0, "confirm") or self.scores(0, "screen") or self.scores(0)
+
 
 def bpb(run, split="val"):
     """Bits per byte of a run's split, from its raw sums."""

@@ -54,7 +54,7 @@ def opening(campaign, events, found, kept):
 
 def whole_gain(campaign, kept):
     """The last champion against the one that the night began with, from the runs of both."""
-    own = kept[-1].scores(CANDIDATE, "confirm") or kept[-1].scores(CANDIDATE, "screen")
+    own = kept[-1].own_scores()
     before = kept[0].scores(CHAMPION, "champion") + campaign.recent(kept[0].arms[CHAMPION]["source"], kept[0])
     return compare(own, before or kept[0].scores(CHAMPION, "reference"), campaign.noise())
 

@@ -205,7 +205,7 @@ def experiment_data(e, campaign, home, diffs, shown):
     own = [run for run in e.runs if run["arm"] == CANDIDATE]
     valid = [run for run in own if counts(run)]
     run = (valid or own or [{}])[-1]
-    scores = e.scores(0, "confirm") or e.scores(0, "screen") or e.scores(0)
+    scores = e.own_scores()
     noise = campaign.noise() if campaign.baseline else None
     mean, half = mean_of(scores, noise)
     found = {

@@ -7,7 +7,6 @@ two are tied: this is a sweep over batch sizes, not a test of serving with arriv
 """
 
 import json
-import os
 import shutil
 import socket
 import statistics
@@ -107,17 +106,18 @@ def decoder(run, device=None):
     facts = json.loads((run / "run.json").read_text())
     arena = Path(facts["arena_folder"])
     with tempfile.TemporaryDirectory() as folder, devices.exclusive(device):
-        code, model, own = (Path(folder) / name for name in ("code", "model", "tmp"))
-        for place in (code, model, own):
+        code, own = Path(folder) / "code", Path(folder) / "tmp"
+        for place in (code, own):
             place.mkdir()
         for file in (ROOT / "prepare.py", ROOT / "ratchet/decoder.py"):
             shutil.copy(file, code)
-        for name in NEEDED:
-            os.symlink(run / name, model / name) if level == "none" else shutil.copy(run / name, model / name)
         ours, theirs = socket.socketpair()
-        view = sandbox.View((code, model, arena / "arena.json", arena / "tokenizer.json"), (own,), device)
-        name = "cpu" if device.startswith("cpu") else device
-        argv = sandbox.command([sys.executable, str(code / "decoder.py"), str(model), name], view, level)
+        read = [run / name for name in NEEDED] + [arena / name for name in ("arena.json", "tokenizer.json")]
+        view, name = (
+            sandbox.View((code, *read), (own,), device),
+            "cpu" if device.startswith("cpu") else device,
+        )
+        argv = sandbox.command([sys.executable, str(code / "decoder.py"), str(run), name], view, level)
         env = referee.inherited() | dict.fromkeys(("HOME", "TMPDIR"), str(own))
         env |= {"RATCHET_SOCKET": str(theirs.fileno()), "RATCHET_RUN": folder}
         with ours, guard.Watched(argv, env, code, Path(folder) / "log", folder, theirs) as process:
@@ -169,7 +169,7 @@ def serve_bench(run, device=None, most=MOST_ROWS, prompt=None, new=None, eager=F
             if seen.get("memory"):
                 tell(f"  no memory for {rows} rows")
                 break
-            points.append(point(rows, seen, limits))
+            points.append(point(rows, new, seen, limits))
             tell("  {rows} rows: {rate:,.0f} tokens/s, {interactivity:,.1f} a user".format(**points[-1]))
         against = model.ask("against", repeats=REPEATS)
     facts = json.loads((run / "run.json").read_text())
@@ -180,20 +180,14 @@ def serve_bench(run, device=None, most=MOST_ROWS, prompt=None, new=None, eager=F
         "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}  # fmt: skip
 
 
-def tpot(gaps):
-    """Seconds per output token of one batch: gaps are the G - 1 pauses after its first token."""
-    return sum(gaps) / len(gaps)
-
-
-def point(rows, seen, limits):
-    """The figures of a batch size: medians over its repeats; p99 over all gaps between tokens."""
-    each, every = [tpot(gaps) for gaps in seen["gaps"]], sorted(gap for gaps in seen["gaps"] for gap in gaps)
-    middle, slow = statistics.median(each), every[min(len(every) - 1, int(0.99 * len(every)))]
-    bound = speed_of_light(seen["bytes"], seen["flops"], limits)
+def point(rows, new, seen, limits):
+    """The figures of a batch size, G = `new` tokens a row: medians over its repeats, p99 over all gaps."""
+    each = [span / (new - 1) for span in seen["spans"]]
+    tpot, bound = statistics.median(each), speed_of_light(seen["bytes"], seen["flops"], limits)
     return {
-        "rows": rows, "ttft": statistics.median(seen["first"]), "tpot": middle, "tpots": each,
-        "interactivity": 1 / middle, "interactivity_p99": 1 / slow, "rate": rows / middle,
-        "bytes": seen["bytes"], "flops": seen["flops"], "bound": bound, "repeats": len(each)}  # fmt: skip
+        "rows": rows, "ttft": statistics.median(seen["first"]), "tpot": tpot, "tpots": each,
+        "interactivity": 1 / tpot, "interactivity_p99": 1 / seen["slow_gap"], "rate": rows / tpot,
+        "bytes": seen["bytes"], "flops": seen["flops"], "bound": bound}  # fmt: skip
 
 
 def speed_of_light(read, flops, limits):

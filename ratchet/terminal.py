@@ -112,7 +112,7 @@ def show_contrast(e, found, split, as_json):
 
 def cells(e):
     """An experiment's line of the log."""
-    own = e.scores(0, "confirm") or e.scores(0, "screen") or e.scores(0)
+    own = e.own_scores()
     score = f"{sum(own) / len(own):.4f}" if own else ""
     spread = f" ± {(max(own) - min(own)) / 2:.4f}" if len(own) > 1 else ""
     style = STYLES.get(e.verdict, "red")

@@ -74,10 +74,10 @@ def write_measured(home):
     limits = {"bandwidth": 1e10, "peak_flops": 1e12, "floor": 1e-4}
 
     def seen(rows):
-        gaps = [[1e-3 * (1 + rows / 8)] * 5] * 3
-        return {"first": [0.01] * 3, "gaps": gaps, "bytes": 1e6 * (4 + rows), "flops": 1e6 * rows}
+        times = {"first": [0.01] * 3, "spans": [5e-3 * (1 + rows / 8)] * 3, "slow_gap": 0.002}
+        return times | {"bytes": 1e6 * (4 + rows), "flops": 1e6 * rows}
 
-    points = [speak.point(rows, seen(rows), limits) for rows in (1, 2, 4, 8)]
+    points = [speak.point(rows, 6, seen(rows), limits) for rows in (1, 2, 4, 8)]
     decoding = {
         "run": "2/3-confirm-0",
         "device": EVIL,

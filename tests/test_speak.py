@@ -54,10 +54,9 @@ def model(run):
 
 def test_time_per_token_is_the_time_after_the_first_over_the_tokens_after_it():
     stamps = [0.0, 0.5, 0.6, 0.8, 0.9]  # the start, then a token each: G = 4
-    gaps = [b - a for a, b in zip(stamps[1:], stamps[2:])]
-    assert speak.tpot(gaps) == pytest.approx((stamps[-1] - stamps[1]) / (4 - 1))
-    seen = {"first": [0.5, 0.7, 0.6], "gaps": [gaps, [0.3] * 3, [0.1] * 3], "bytes": 5e8, "flops": 1e9}
-    point = speak.point(8, seen, LIMITS)
+    spans = [stamps[-1] - stamps[1], 0.9, 0.3]
+    seen = {"first": [0.5, 0.7, 0.6], "spans": spans, "slow_gap": 0.3, "bytes": 5e8, "flops": 1e9}
+    point = speak.point(8, 4, seen, LIMITS)
     assert point["ttft"] == 0.6 and point["tpot"] == pytest.approx(0.4 / 3)
     assert point["interactivity"] == pytest.approx(7.5) and point["rate"] == pytest.approx(8 * 7.5)
     assert point["interactivity_p99"] == pytest.approx(1 / 0.3)
