@@ -2,7 +2,7 @@
 
 import re
 
-from ratchet.campaign import CANDIDATE, CHAMPION, standing, tries
+from ratchet.campaign import CHAMPION, standing, tries
 from ratchet.digest import expectation, near_misses, quoted, signed
 from ratchet.experiments import contrast
 from ratchet.verdicts import compare
