@@ -531,6 +531,12 @@ def add_gradients(model, *more):
 # A run: its conditions, its clock
 
 
+def use(device):
+    """Make a CUDA device the one that events, streams and waiting are about."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def synchronize(device):
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
@@ -675,10 +681,11 @@ class Run:
                 targets = np.random.randint(arena.vocab_size, size=(rows, arena.context))
                 step(*(tensor.to(self.device) for tensor in self._stage(targets, False)))
                 synchronize(self.device)
-                if time.monotonic() - begin > REHEARSAL_SECONDS:
+                if time.monotonic() - begin > REHEARSAL_SECONDS and peers()[1] == 1:  # all do the same
                     break
-            self._saving = save_weights(model, self.folder)
-            (self.folder / "model.safetensors").unlink()
+            if peers()[0] == 0:
+                self._saving = save_weights(model, self.folder)
+                (self.folder / "model.safetensors").unlink()
         finally:
             restore()
             self.rehearsal_seconds += time.monotonic() - begin
@@ -778,6 +785,7 @@ class Run:
         return plain | {
             "arena": self.arena.name, "seal": self.arena.seal, "arena_folder": str(self.arena.folder),
             "custom_budget": self.budget != f"{self.arena.seconds}s", "train_seconds": self.seconds,
+            "processes": peers()[1],
             "device": str(self.device), "device_name": device_name(self.device), "torch": torch.__version__,
             "peak_memory_mb": peak / 2**20}  # fmt: skip
 
@@ -827,10 +835,10 @@ def enter():
     name, seed, budget, device, folder = (os.environ.get(f"RATCHET_{key}") for key in names)
     mps, cuda = torch.backends.mps.is_available(), torch.cuda.device_count()
     here = [*(f"cuda:{i}" for i in range(cuda)), *["mps"] * mps, "cpu"]
-    rank, local = (int(os.environ.get(key, 0)) for key in ("RANK", "LOCAL_RANK"))
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-    device = f"cuda:{local}" if device == "cuda" else device or here[local if cuda > local else 0]
+    rank, local, processes = (int(os.environ.get(key, 0)) for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    if processes > 1 and ((device or "cpu") not in ("cuda", "cpu") or 0 < cuda <= local):  # torchrun
+        refuse(f"{processes} processes need a device each, of {cuda} GPUs here: leave RATCHET_DEVICE unset.")
+    device = f"cuda:{local}" if device == "cuda" else device or here[local if cuda else 0]
     seed = seed or "0"
     large = device.startswith("cuda") and (cache_folder() / "climbmix" / "arena.json").exists()
     name = name or ("climbmix" if large else "pocket")
@@ -841,6 +849,9 @@ def enter():
     if name != "pocket" and not (cache_folder() / name / "arena.json").exists():
         refuse(f"arena {name!r} is not prepared: run `uv run prepare.py --arena {name}` (--text) first.")
     parse_budget(budget or "1s")  # refuses it before anything is prepared
+    use(torch.device(device))
+    if processes > 1:
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
     watched = "RATCHET_REFEREE" in os.environ  # then the rows are out of sight
     if not watched:
         plainly(prepare, name)
@@ -849,6 +860,7 @@ def enter():
         console.quiet, folder = True, tempfile.mkdtemp()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.environ["WANDB_MODE"] = "disabled"
     folder = Path(folder or time.strftime("runs/%Y-%m-%d_%H%M%S")).resolve()
     if folder.exists() and any(folder.iterdir()):
         refuse(f"{folder} is not empty: name a new folder in RATCHET_RUN.")
@@ -931,6 +943,7 @@ def load_contestant(folder, device):
 def serve_model(folder, device, channel, tokens, logits, number=0):
     """The model's process: import the saved train.py, load the weights, answer. It never sees a target."""
     settle()
+    use(device)
     if number or "RATCHET_PYTHON" not in os.environ:  # the second has nothing to read that the first wrote
         log = os.devnull if number else folder / "score.log"
         for stream in (1, 2):
@@ -1067,7 +1080,7 @@ def score(folder, batch=None, split="val"):
 
     settle()
     begin, run = time.monotonic(), json.loads((folder / "run.json").read_text())
-    device = torch.device(run["device"])
+    use(device := torch.device(run["device"]))
     arena = load_arena(Path(run["arena_folder"]), "tokenizer.json", f"{split}.rows")
     if arena.seal != run["seal"]:
         refuse(f"{folder} was trained in another arena than {arena.folder} is now: scores can't be compared.")

@@ -697,14 +697,19 @@ def make_step(run, model, optimizers, rows):
 
 def rehearse(run, model, optimizers, rows):
     """A step that fits into memory, compiled."""
-    part = rows // prepare.peers()[1]
+    _, processes = prepare.peers()
+    if rows % processes:
+        prepare.refuse(
+            f"{rows} rows of a step can't be shared by {processes} processes: start another number."
+        )
+    part = rows // processes
     while True:
         step = make_step(run, model, optimizers, part)
         try:
             run.rehearse(step, rows, model, *optimizers)
             return step
         except torch.OutOfMemoryError:
-            if part == 1:
+            if part == 1 or processes > 1:
                 raise
             part //= 2
             print(f"no memory for {2 * part} rows at once: a step goes through {part} rows at a time")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -62,6 +63,11 @@ def main():
     except (sources.Refused, Broken, Full, ValueError) as error:
         name = "ledger.jsonl, " if isinstance(error, Broken) else ""
         print(f"ratchet: {name}{error}.", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"ratchet: {error.filename}: {error.strerror}; mend that, then try again.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -301,7 +307,9 @@ Run = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's folder, or an
 def trained(name=None):
     """The folder of the run that is meant; by default the champion's."""
     home = sources.home()
-    return voice.find_run(Ledger(home), home, name)
+    run = voice.find_run(Ledger(home), home, name)
+    notes.print(f"model: {escape(voice.name_of(run))}", style="dim")
+    return run
 
 
 def keep_result(name, found):
@@ -309,7 +317,10 @@ def keep_result(name, found):
     path = sources.home() / name
     path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=1) + "\n")
+    with open(part, "w") as file:
+        file.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
 
 
@@ -325,11 +336,12 @@ def speak(
 ):
     """Have the champion, or another run's model, continue a prompt."""
     words = [*(words or [])]
-    named = words and (words[0].isdigit() or "/" in words[0] or Path(words[0]).is_dir())
+    named = words and (words[0].isdigit() or os.path.isfile(os.path.join(words[0], "run.json")))
+    named = named or len(words) > 1 and "/" in words[0]
     run, prompt = trained(words.pop(0) if named else None), " ".join(words)
     ask = dict(tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     with Spoken(prompt) as show:
-        voice.say(run, prompt, samples or (1 if prompt else 3), device, show=show, **ask)
+        voice.say(run, prompt, samples or (1 if prompt else 3), device, show=show, tell=notes.print, **ask)
 
 
 @app.command()
@@ -357,10 +369,12 @@ def forecast(
 ):  # fmt: skip
     """Forecast training and decoding on several devices, from times of all-reduce measured here."""
     folder, device = trained(run), devices.choose(device)
+    model, kind = scaling.describe(folder), devices.describe(device)["device"]
     with Live() as tell:
         tell("measuring all-reduce")
         known = scaling.choose_links(links, device)
-    found = scaling.scaling(folder, known, voice.token_seconds(sources.home(), folder), most)
+    found = scaling.scaling(
+        folder, model, known, kind, voice.token_seconds(sources.home(), folder, device), most)  # fmt: skip
     keep_result(report.MEASURED[1], found)
     show_json(found) if as_json else show_scaling(found)
 
@@ -368,7 +382,7 @@ def forecast(
 @app.command(name="export")
 def take_out(run: str, to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")]):
     """Write a run's model as a folder that `transformers` loads. RUN may be `champion`."""
-    folder = export.export(trained(None if run == "champion" else run), to)
+    folder = export.export(trained(run), to)
     console.print(f"{folder}: AutoModelForCausalLM.from_pretrained({str(to)!r}, trust_remote_code=True)")
 
 

@@ -96,10 +96,14 @@ def seat(device):
 
 
 @contextmanager
-def exclusive(device):
+def exclusive(device, tell=lambda text: None):
     """Hold a device: waits while another run of this user has it. The lock dies with the process."""
     place = cache_folder() / f".device-{seat(device)}.lock"
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(place, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(f"  {device} is in use by another run: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

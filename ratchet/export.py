@@ -3,9 +3,10 @@
 import ast
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
-from ratchet import referee, speak
+from ratchet import speak
 from ratchet.sources import Refused
 
 BOS = "<|bos|>"
@@ -71,39 +72,58 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=50, do_sample=True, to
 
 def export(run, to):
     """Write model.safetensors, tokenizer.json, their configs and a modelling file into a folder, at once."""
-    to = Path(to).absolute()
-    if to.exists() and any(to.iterdir()):
-        raise Refused(f"{to} is not empty: name a new folder")
+    to, facts = Path(to).absolute(), json.loads((run / "result.json").read_text())
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise Refused(f"{to} is not an empty folder: name a new one")
+    if facts["status"] != "ok":
+        raise Refused(f"{run} has no valid score ({facts['reason']}): choose another run")
+    own = json.loads((run / "config.json").read_text())
     with speak.decoder(run, "cpu") as model:
         about = model.ask("about")
-    facts = json.loads((run / "result.json").read_text())
-    arena = Path(facts["arena_folder"])
-    text = (run / "train.py").read_text()
-    with referee.all_at_once(to) as part:
-        (part / "modeling_ratchet.py").write_text(modelling(text, about["class"]))
-        rename((run / "model.safetensors"), part / "model.safetensors", "model.")
-        write_json(part / "config.json", config(json.loads((run / "config.json").read_text()), about))
-        write_json(part / "tokenizer.json", with_bos(json.loads((arena / "tokenizer.json").read_text())))
-        named = {"bos_token": BOS, "eos_token": BOS, "model_max_length": about["context"]}
-        named |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        write_json(part / "tokenizer_config.json", named)
+        sizes = {"vocab_size": model.vocab_size, "max_position_embeddings": model.context}
+    with open(run / "model.safetensors", "rb") as file:
+        saved = sorted(header_of(file).keys() - {"__metadata__"})
+    if about["names"] != saved or not isinstance(own, dict):
+        raise Refused(
+            "load() does more than to fill Class(**config) with what was saved: it can't be exported"
+        )
+    source = modelling((run / "train.py").read_text(), about["class"])
+    tokenizer = json.loads((Path(facts["arena_folder"]) / "tokenizer.json").read_text())
+    to.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=to.parent))
+    try:
+        (part / "modeling_ratchet.py").write_text(source)
+        with open(run / "model.safetensors", "rb") as old, open(part / "model.safetensors", "wb") as new:
+            rename(old, new, "model.")
+        write_json(part / "config.json", config(own, sizes))
+        write_json(part / "tokenizer.json", with_bos(tokenizer))
+        write_json(part / "tokenizer_config.json", tokenizer_config(model.context))
         score = "val_bpb {val_bpb:.4f} on the arena {arena} ({seal}), {budget}.".format(**facts)
         (part / "README.md").write_text(CARD.format(score=score, bos=BOS))
+        part.chmod(0o755)
+        part.replace(to)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return to
+
+
+def tokenizer_config(context):
+    """tokenizer_config.json of transformers."""
+    named = {"bos_token": BOS, "eos_token": BOS, "model_max_length": context}
+    return named | {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 
 
 def write_json(path, value):
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def config(own, about):
+def config(own, sizes):
     """config.json of transformers, for a model that is built as Class(**own)."""
     names = {"AutoConfig": "RatchetConfig", "AutoModelForCausalLM": "RatchetForCausalLM"}
     return {
         "model_type": "ratchet", "architectures": ["RatchetForCausalLM"], "model": own,
         "auto_map": {auto: f"modeling_ratchet.{name}" for auto, name in names.items()},
-        "vocab_size": about["vocab_size"], "max_position_embeddings": about["context"],
-        "bos_token_id": 0, "eos_token_id": 0, "use_cache": False, "tie_word_embeddings": False,
+        **sizes, "bos_token_id": 0, "eos_token_id": 0, "use_cache": False, "tie_word_embeddings": False,
         "dtype": "float32"}  # fmt: skip
 
 
@@ -116,16 +136,18 @@ def with_bos(tokenizer):
     return tokenizer | {"post_processor": {"type": "TemplateProcessing"} | template}
 
 
-def rename(source, target, prefix):
-    """Copy a .safetensors file, its tensors' names prefixed: only its header changes."""
-    with open(source, "rb") as old, open(target, "wb") as new:
-        header = json.loads(old.read(int.from_bytes(old.read(8), "little")))
-        names = {key if key == "__metadata__" else prefix + key: value for key, value in header.items()}
-        names["__metadata__"] = {"format": "pt"}
-        data = json.dumps(names).encode()
-        data += b" " * (-len(data) % 8)
-        new.write(len(data).to_bytes(8, "little") + data)
-        shutil.copyfileobj(old, new)
+def header_of(file):
+    """{name: facts} at the beginning of an open .safetensors file, which is then at its data."""
+    return json.loads(file.read(int.from_bytes(file.read(8), "little")))
+
+
+def rename(old, new, prefix):
+    """Copy an open .safetensors file, its tensors' names prefixed: only its header changes."""
+    header = {prefix + name: facts for name, facts in header_of(old).items() if name != "__metadata__"}
+    data = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
+    data += b" " * (-len(data) % 8)
+    new.write(len(data).to_bytes(8, "little") + data)
+    shutil.copyfileobj(old, new)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -140,6 +162,8 @@ def modelling(text, name):
     used = {n.attr for node in kept for n in ast.walk(node) if isinstance(n, ast.Attribute) and is_prepare(n)}
     if used - {"BOS"}:
         raise Refused(f"the model uses prepare.{', prepare.'.join(sorted(used))}: it can't leave the harness")
+    if name not in {node.name for node in kept if isinstance(node, ast.ClassDef)}:
+        raise Refused(f"the model is a {name}, which is no class of train.py: it can't be exported")
     stub = ["class prepare:\n    BOS = 0"] if used else []
     imports = [isinstance(node, ast.Import | ast.ImportFrom) for node in kept]
     heads = "\n".join(part for part, is_import in zip(parts, imports) if is_import)
@@ -166,7 +190,7 @@ def defined(node):
 
 
 def closure(body, name):
-    """The statements of a file that `name` needs, in their order, without `import prepare`."""
+    """The statements of a file that `name` needs, in their order, without those that import prepare."""
     wanted, seen = {name}, set()
     while wanted - seen:
         seen |= wanted

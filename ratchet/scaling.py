@@ -1,18 +1,23 @@
 """Scaling: what more devices would give in training and in decoding, from times of all-reduce.
 
 The ring model: an all-reduce of S bytes between n devices takes alpha(n) + 2 (n - 1) / n S / beta(n). Alpha
-is what small messages take, beta the bus bandwidth of large ones. Between measured sizes the measured times
-are interpolated instead; beyond the measured n alpha grows with log2(n), as trees do, and beta stays, or is
-that of the network where it is known. So a number is `measured`, `modelled`, or from an `external` table.
+is what small messages take, beta the bus bandwidth of large ones. Between measured sizes that are near each
+other the measured times are interpolated instead; beyond the measured n alpha grows with log2(n), as trees
+do, and beta stays, or is that of the network where it is known. So a number is `measured`, `modelled`, or
+from an `external` table.
 
-Data-parallel training: a step takes its compute and its all-reduce, one after the other, as in train.py.
+Data-parallel training: a step takes its compute and an all-reduce of the trunk's gradients, one after the
+other. What else train.py sends (gradients of embeddings and tables, Muon's updates) and what every process
+does whole comes on top: an upper bound of the efficiency.
 Tensor-parallel decoding: two all-reduces a layer, so that a user gets at most
 1 / (2 layers alpha(n) + compute / n) tokens a second.
 """
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,9 +29,12 @@ import psutil
 
 from ratchet import devices, referee, speak
 from ratchet.sources import ROOT, Refused
+from ratchet.speak import name_of
 
 SMALL_BYTES = 8192  # a message that is all latency
+NEAR = 16  # sizes are near each other if one is at most so many times the other
 MOST_DEVICES = 1024
+ALL_REDUCE_SECONDS = 300  # that measuring may take
 GRADIENT_BYTES = 4  # of a parameter
 # NCCL 2.29 on a node of 8 H200, bfloat16: seconds of messages up to 8 KiB, bytes/s on the bus at 512 MiB.
 # From NVIDIA's aiconfigurator, systems/data/h200_sxm/comm/nccl; 50 GB/s: its network between nodes.
@@ -58,7 +66,7 @@ class Links(NamedTuple):
             return 0.0, self.tag
         known = sorted(self.times.get(n, {}).items())
         for (low, fast), (high, slow) in zip(known, known[1:]):
-            if low <= size <= high:
+            if low <= size <= high and (high <= NEAR * low or size in (low, high)):
                 share = math.log(size / low) / math.log(high / low)
                 return math.exp(math.log(fast) * (1 - share) + math.log(slow) * share), self.tag
         alpha, beta, _ = self.line(n)
@@ -92,9 +100,10 @@ def choose_links(name, device):
 
 def measured(number, device):
     """Links between 2, 4, ... GPUs of this machine, or processes on its CPU."""
-    counts = [2**power for power in range(1, number.bit_length()) if 2**power <= number]
     what = "nccl between GPUs" if device.startswith("cuda") else "gloo between processes"
-    return Links({n: all_reduce(n, device) for n in counts}, "measured", f"{what} of this machine")
+    with devices.exclusive(device):
+        times = {n: all_reduce(n, device) for n in speak.doublings(number)[1:]}
+    return Links(times, "measured", f"{what} of this machine")
 
 
 def all_reduce(n, device):
@@ -105,10 +114,18 @@ def all_reduce(n, device):
         argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
         hidden = {} if device.startswith("cuda") else {"CUDA_VISIBLE_DEVICES": ""}
         environment = referee.inherited() | {"OMP_NUM_THREADS": "1", "TMPDIR": folder} | hidden
-        done = subprocess.run(argv + program, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            words = done.stderr.strip().splitlines() or ["no reason given"]
-            raise Refused(f"all-reduce between {n} processes can't be measured: {words[-1][:300]}")
+        with subprocess.Popen(
+            argv + program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            start_new_session=True) as process:  # fmt: skip
+            try:
+                _, said = process.communicate(timeout=ALL_REDUCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                said = f"TimeoutError: it took more than {ALL_REDUCE_SECONDS} s"
+        if process.returncode:
+            why = re.findall(r"^\S*Error: .*", said, re.MULTILINE) or ["no reason given"]
+            what = f"all-reduce between {n} processes can't be measured ({why[0][:200]})"
+            raise Refused(f"{what}: name a table with --links, or say --links external")
         return {int(size): seconds for size, seconds in json.loads(out.read_text()).items()}
 
 
@@ -145,12 +162,15 @@ def read_nccl_tests(path):
 def describe(run):
     """What a run says of its training: seconds, rows and gradient bytes of a step; width and layers."""
     facts = json.loads((run / "result.json").read_text())
-    config = json.loads((run / "config.json").read_text()) or {}
+    if (processes := facts.get("processes", 1)) > 1:
+        raise Refused(f"{name_of(run)} was trained by {processes} processes: choose a run of one")
+    config = json.loads((run / "config.json").read_text())
+    width = config.get("width", 0) if isinstance(config, dict) else 0
     context = json.loads((Path(facts["arena_folder"]) / "arena.json").read_text())["context"]
     return {
         "step": facts["train_seconds"] / facts["steps"], "rows": facts["tokens"] // facts["steps"] // context,
         "gradients": GRADIENT_BYTES * (facts["params"] - facts["lookup"]), "layers": layers(run),
-        "width": config.get("width", 0), "device": facts["device_name"]}  # fmt: skip
+        "width": width, "device": facts["device_name"]}  # fmt: skip
 
 
 def layers(run):
@@ -170,7 +190,7 @@ def forecast(model, links, token_seconds=None, most=MOST_DEVICES):
     model: as of describe(). token_seconds: of a decoded token on one device, batch 1, if it was measured.
     """
     training, decoding = [], []
-    for n in [2**power for power in range(most.bit_length()) if 2**power <= most]:
+    for n in speak.doublings(most):
         seconds, tag = links.seconds(n, model["gradients"])
         strong = model["step"] / n + seconds
         row = {"n": n, "all_reduce": seconds, "weak": model["step"] / (model["step"] + seconds), "tag": tag}
@@ -183,15 +203,14 @@ def forecast(model, links, token_seconds=None, most=MOST_DEVICES):
     return {"training": training, "decoding": decoding}
 
 
-def scaling(run, links, token_seconds=None, most=MOST_DEVICES):
-    """All that `ratchet scaling` shows, as JSON."""
-    model = describe(run)
+def scaling(run, model, links, device, token_seconds=None, most=MOST_DEVICES):
+    """All that `ratchet scaling` shows, as JSON; model: as of describe()."""
     table = [
         {"n": n, "bytes": size, "seconds": seconds, "ring": ring(n, size, *links.line(n)[:2])}
         for n, times in links.times.items()
         for size, seconds in sorted(times.items())
     ]
     lines = [{"n": n, "alpha": links.line(n)[0], "beta": links.line(n)[1]} for n in links.times]
-    found = {"run": speak.name_of(run), "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
-    found |= {"model": model, "tag": links.tag, "source": links.source, "table": table, "lines": lines}
-    return found | forecast(model, links, token_seconds, most)
+    found = {"run": name_of(run), "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
+    found |= {"model": model, "tag": links.tag, "source": links.source, "device": device, "table": table}
+    return found | {"lines": lines} | forecast(model, links, token_seconds, most)

@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ratchet import devices, guard, referee, sandbox
@@ -22,9 +22,11 @@ from ratchet.ledger import counts
 from ratchet.sources import ROOT, Refused
 
 LOAD_SECONDS, ANSWER_SECONDS = 120, 600
+SWEEP_SECONDS = 60  # a batch that takes longer is the last
+SAME = 0.25  # nats by which decode() and forward() may differ, as the scorer's probe allows
 MOST_ROWS = 1024  # of a batch
 REPEATS = 5
-NEEDED = "train.py", "model.safetensors", "config.json", "run.json"
+NEEDED = "train.py", "model.safetensors", "config.json", "run.json", "result.json"
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -32,13 +34,22 @@ NEEDED = "train.py", "model.safetensors", "config.json", "run.json"
 
 
 def find_run(ledger, home, name=None):
-    """The folder of a run: a path, an experiment's number, by default the last champion. Raises Refused."""
+    """The folder of a run: a path, an experiment's number, or `champion`. Raises Refused.
+
+    By default the champion's, and where there is none the latest that was started by hand.
+    """
+    found, experiments = None, ledger.experiments()
     if name and (Path(name) / "model.safetensors").exists():
         found = Path(name).resolve()
-    elif name and not name.isdigit():
-        raise Refused(f"{name} is no folder of a finished run: name one, or the number of an experiment")
-    else:
-        found = weights_of(ledger.experiments(), home, name and int(name)) or by_hand(home, name)
+    elif name and name.isdigit():
+        found = weights_of([experiments[int(name)]] if int(name) in experiments else [], home)
+    elif name in (None, "champion"):
+        bases = [e for e in experiments.values() if e.verdict == "baseline"]
+        kept = Campaign([*experiments.values()], bases[-1].key).kept if bases else []
+        found = weights_of(kept[-1:], home) or (None if name or kept else by_hand(home))
+    if not found:
+        what = f"{name} names no run that has left a model" if name else "there is no trained model yet"
+        raise Refused(f"{what}: champions keep theirs; `uv run train.py` trains one")
     if missing := [file for file in NEEDED if not (found / file).exists()]:
         raise Refused(f"{found} lacks {', '.join(missing)}: choose a run that ended well")
     return found
@@ -49,25 +60,19 @@ def name_of(run):
     return "/".join(run.parts[-2:])
 
 
-def weights_of(experiments, home, n):
-    """The last run of an experiment, or of the last champion, that left its weights here."""
-    chosen = [experiments[n]] if n in experiments else []
-    if n is None and (bases := [e for e in experiments.values() if e.verdict == "baseline"]):
-        chosen = Campaign([*experiments.values()], bases[-1].key).kept
-    for e in reversed(chosen):
-        for run in reversed([run for run in e.runs if counts(run) and run["arm"] == 0 and "folder" in run]):
-            if (home / run["folder"] / "model.safetensors").exists():
-                return home / run["folder"]
-    return None
+def weights_of(experiments, home):
+    """The last run of these experiments' candidates that left its weights, or None."""
+    runs = [run for e in experiments for run in e.runs if counts(run) and run["arm"] == 0 and "folder" in run]
+    found = [home / run["folder"] for run in runs if (home / run["folder"] / "model.safetensors").exists()]
+    return found[-1] if found else None
 
 
-def by_hand(home, n):
-    """The latest run that was started by hand."""
+def by_hand(home):
+    """The latest run that was started by hand and has a score, or None."""
     found = sorted((home / "runs").glob("*-*-*_*/result.json"))
-    if n or not found:
-        what = f"experiment {n} has left no weights" if n else "there is no trained model yet"
-        raise Refused(f"{what}: only champions keep theirs; train one with `uv run train.py`")
-    return found[-1].parent
+    return next(
+        (path.parent for path in reversed(found) if json.loads(path.read_text())["status"] == "ok"), None
+    )
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -77,20 +82,28 @@ def by_hand(home, n):
 class Decoder:
     """Asks the model's process, decoder.py, which is confined as a contestant is."""
 
-    def __init__(self, process, channel):
-        self.process, self.channel = process, channel
+    def __init__(self, process, channel, arena, level):
+        self.process, self.channel, self.level = process, channel, level
+        self.context, self.vocab_size = arena["context"], arena["vocab_size"]
 
     def ask(self, do, hear=lambda said: None, **question):
         """Its answer; hear(message) is called with what it says before. Raises Refused."""
-        self.channel.sendall(json.dumps({"do": do} | question).encode() + b"\n")
+        stop = time.monotonic() + ANSWER_SECONDS
+        self.send({"do": do} | question)
         while True:
-            said = self.listen(ANSWER_SECONDS)
+            said = self.listen(stop - time.monotonic())
             if "error" in said:
-                raise Refused(guard.clean(str(said["error"]).encode())[:300])
+                raise Refused(words(said["error"]))
+            if said.get("memory") and do != "bench":
+                raise Refused("there is too little memory for this model on this device: free some")
             if said.get("done"):
                 return said
             hear(said)
-            self.channel.sendall(b"\n")  # heard: two messages at once would pass for one
+            self.send({})  # heard: two messages at once would pass for one
+
+    def send(self, question):
+        with suppress(OSError):  # one that has ended is noticed when it is listened to
+            self.channel.sendall(json.dumps(question).encode() + b"\n")
 
     def listen(self, seconds):
         try:
@@ -99,13 +112,18 @@ class Decoder:
             raise Refused(f"the model's process ended: {end}") from None
 
 
+def words(text):
+    """What a model's process says, as text that no terminal obeys."""
+    return guard.clean(str(text).encode(errors="replace"))[:300]
+
+
 @contextmanager
-def decoder(run, device=None):
+def decoder(run, device=None, tell=lambda text: None):
     """The Decoder of a run's folder, on a device of this machine; the device is held meanwhile."""
     device, level = devices.choose(device), sandbox.best_level()
     facts = json.loads((run / "run.json").read_text())
-    arena = Path(facts["arena_folder"])
-    with tempfile.TemporaryDirectory() as folder, devices.exclusive(device):
+    arena = referee.load_arena(facts["arena"], Path(facts["arena_folder"])).folder
+    with tempfile.TemporaryDirectory() as folder, devices.exclusive(device, tell):
         code, own = Path(folder) / "code", Path(folder) / "tmp"
         for place in (code, own):
             place.mkdir()
@@ -121,18 +139,18 @@ def decoder(run, device=None):
         env = referee.inherited() | dict.fromkeys(("HOME", "TMPDIR"), str(own))
         env |= {"RATCHET_SOCKET": str(theirs.fileno()), "RATCHET_RUN": folder}
         with ours, guard.Watched(argv, env, code, Path(folder) / "log", folder, theirs) as process:
-            asked = Decoder(process, ours)
+            asked = Decoder(process, ours, json.loads((arena / "arena.json").read_text()), level)
             asked.listen(LOAD_SECONDS)
             yield asked
 
 
-def say(run, prompt, samples, device=None, show=print, **options):
+def say(run, prompt, samples, device=None, show=print, tell=lambda text: None, **options):
     """Continue a prompt; show(number of the sample, piece of its text) is called as the text comes.
 
     options: tokens, temperature, top_k, seed.
     """
-    with decoder(run, device) as model:
-        hear = lambda said: show(said["sample"], said["text"])  # noqa: E731
+    with decoder(run, device, tell) as model:
+        hear = lambda said: show(said.get("sample"), words(said.get("text")))  # noqa: E731
         model.ask("speak", hear, prompt=prompt, samples=samples, **options)
 
 
@@ -140,44 +158,69 @@ def say(run, prompt, samples, device=None, show=print, **options):
 # Decoding, measured
 
 
-def batches(most):
-    """1, 2, 4, ... rows."""
-    return [2**power for power in range(most.bit_length()) if 2**power <= most]
+def doublings(most):
+    """1, 2, 4, ... up to a number."""
+    return [2**power for power in range(most.bit_length())]
 
 
 def serve_bench(run, device=None, most=MOST_ROWS, prompt=None, new=None, eager=False, tell=lambda text: None):
-    """Measure decoding of a run's model at growing batches, until memory ends; returns what was seen.
+    """Measure decoding of a run's model at growing batches, as far as memory and patience reach.
 
     {"points": [point()], "limits", "against": seconds of a row's last token with and without its cache, ...}
+    The stopwatch is in the model's own process: a train.py that wants to can lie to it. Raises Refused.
     """
     device = devices.choose(device)
-    with decoder(run, device) as model:
-        about, limits = model.ask("about"), model.ask("limits")
-        prompt = prompt or about["context"] // 2
-        new = new or max(2, min(64, about["context"] // 4))
-        if prompt + new >= about["context"]:
-            raise Refused(f"{prompt} + {new} tokens are too many: the model sees {about['context']}")
-        compiled, points = False, []
-        if not eager:
-            tell("compiling the model")
-            seen = model.ask("compile")
-            compiled = seen.get("compiled", False)
-            tell("  compiled" if compiled else f"  not compiled: {seen.get('why', 'no memory')}")
-        for rows in batches(most):
-            tell(f"decoding {rows} row{'s' * (rows > 1)} at a time")
-            seen = model.ask("bench", batch=rows, prompt=prompt, new=new, repeats=REPEATS)
-            if seen.get("memory"):
-                tell(f"  no memory for {rows} rows")
-                break
-            points.append(point(rows, new, seen, limits))
-            tell("  {rows} rows: {rate:,.0f} tokens/s, {interactivity:,.1f} a user".format(**points[-1]))
-        against = model.ask("against", repeats=REPEATS)
-    facts = json.loads((run / "run.json").read_text())
+    with decoder(run, device, tell) as model:
+        prompt = prompt or model.context // 2
+        new = new or max(2, min(64, model.context // 4))
+        if prompt + new >= model.context:
+            raise Refused(f"{prompt} + {new} tokens are too many: the model sees {model.context}")
+        try:
+            found = measured(model, most, prompt, new, eager, tell)
+        except (KeyError, TypeError, ZeroDivisionError, IndexError):
+            raise Refused("the model's process gave an answer that is none: see what train.py does") from None
+        level = model.level
+    facts = {"run": name_of(run), "device": devices.describe(device)["device"], "isolation": level}
+    return facts | found | {"time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
+
+
+def measured(model, most, prompt, new, eager, tell):
+    """What a Decoder's model can do."""
+    limits, compiled = model.ask("limits"), False
+    if not eager:
+        tell("compiling the model")
+        seen = model.ask("compile")
+        compiled = seen.get("compiled") is True
+        tell("  compiled" if compiled else f"  not compiled: {words(seen.get('why'))}")
+    against = model.ask("against", repeats=REPEATS)
+    if not against["difference"] <= SAME:
+        raise Refused(
+            f"decode() differs from forward() by {against['difference']:.2f} nats: mend it in train.py"
+        )
+    points = [*sweep(model, most, prompt, new, limits, tell)]
+    if not points:
+        raise Refused("there is too little memory for a single row: free some")
     return {
-        "run": name_of(run), "arena": facts["arena"], "device": devices.describe(device)["device"],
-        "cached": about["cached"], "compiled": compiled, "prompt": prompt, "new": new, "points": points,
-        "limits": limits, "against": against, "frontier": [p["rows"] for p in frontier(points)],
-        "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}  # fmt: skip
+        "cached": model.ask("about")["cached"] is True, "compiled": compiled, "prompt": prompt, "new": new,
+        "limits": limits, "against": against, "points": points,
+        "frontier": [p["rows"] for p in frontier(points)]}  # fmt: skip
+
+
+def sweep(model, most, prompt, new, limits, tell):
+    """Yield the point() of 1, 2, 4, ... rows until there is no memory, or a batch takes too long."""
+    for rows in doublings(most):
+        tell(f"decoding {rows} row{'s' * (rows > 1)} at a time")
+        begin = time.monotonic()
+        try:
+            seen = model.ask("bench", batch=rows, prompt=prompt, new=new, repeats=REPEATS)
+        except Refused as error:
+            return tell(f"  {rows} rows: {error}")  # what was measured before stays
+        if seen.get("memory"):
+            return tell(f"  no memory for {rows} rows")
+        yield (found := point(rows, new, seen, limits))
+        tell("  {rows} rows: {rate:,.0f} tokens/s, {interactivity:,.1f} a user".format(**found))
+        if time.monotonic() - begin > SWEEP_SECONDS:
+            return tell("  larger batches would take too long")
 
 
 def point(rows, new, seen, limits):
@@ -205,8 +248,9 @@ def frontier(points):
     return best
 
 
-def token_seconds(home, run):
-    """Seconds of a token at batch 1 that serve_bench() found for this run, or None."""
+def token_seconds(home, run, device):
+    """Seconds of a token at batch 1 that serve_bench() found for this run on such a device, or None."""
     path = home / "runs/decoding.json"
     found = json.loads(path.read_text()) if path.exists() else {}
-    return found["points"][0]["tpot"] if found.get("run") == name_of(run) and found["points"] else None
+    same = (found.get("run"), found.get("device")) == (name_of(run), devices.describe(device)["device"])
+    return found["points"][0]["tpot"] if same else None

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from ratchet import verdicts
 from ratchet.campaign import Campaign
-from ratchet.guard import clean
 from ratchet.ledger import bpb
 
 console, notes = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True)
@@ -171,7 +170,7 @@ def show_runs(e):
 
 
 class Spoken:
-    """Shows samples as they come: each under the prompt, what a terminal would obey taken out."""
+    """Shows samples as they come, each after the prompt."""
 
     def __init__(self, prompt):
         self.prompt, self.number = prompt, None
@@ -185,9 +184,9 @@ class Spoken:
     def __call__(self, number, text):
         if number != self.number:
             console.print("" if self.number is None else "\n---\n", end="")
-            console.print(escape(self.prompt), end="", style="dim", soft_wrap=True)
+            console.print(self.prompt, end="", style="dim", markup=False, emoji=False, soft_wrap=True)
             self.number = number
-        console.print(escape(clean(text.encode())), end="", soft_wrap=True)
+        console.print(text, end="", markup=False, emoji=False, soft_wrap=True)
 
 
 def show_decoding(found):
@@ -213,7 +212,11 @@ def show_decoding(found):
         share = f"{point['bound'] / point['tpot']:.0%}"
         table.add_row(str(point["rows"]), *times, *users, f"{point['rate']:,.0f}", share)
     console.print(table)
-    console.print(f"measured; bound: bytes read and FLOPs of a step at {peak}, measured here", style="dim")
+    console.print(
+        f"measured; bound: bytes from memory and FLOPs of a step at {peak}, measured here", style="dim"
+    )
+    if found["isolation"] == "none":
+        console.print("isolation was none: see `ratchet doctor`", style="yellow")
     if found["cached"]:
         ratio = against["recomputed"] / against["cached"]
         last = 1e3 * against["cached"]
@@ -223,7 +226,7 @@ def show_decoding(found):
 def show_scaling(found):
     """Efficiency of training and the bound of decoding, by the number of devices."""
     table = Table("devices", "all-reduce ms", "strong", "weak", "tokens/s of a user, at most", "")
-    table.title = f"all-reduce: {found['source']} ({found['tag']})"
+    table.title = escape(f"all-reduce: {found['source']} ({found['tag']})")
     bounds = {row["n"]: row["bound"] for row in found["decoding"]}
     for row in found["training"]:
         strong = f"{row['strong']:.0%}" if row["strong"] else "no rows left"
@@ -232,7 +235,8 @@ def show_scaling(found):
         table.add_row(str(row["n"]), seconds, strong, f"{row['weak']:.0%}", bound, row["tag"])
     console.print(table)
     model = found["model"]
-    size = f"{model['gradients'] / 1e6:.1f} MB of gradients"
-    console.print(f"a step takes {model['step']:.3f} s on one device and has {size}")
+    size = f"{model['gradients'] / 1e6:.1f} MB of gradients in its trunk"
+    console.print(f"a step takes {model['step']:.3f} s on one device ({model['device']}) and has {size}")
+    console.print("an upper bound: embeddings, tables and Muon's updates travel, too", style="dim")
     if not found["decoding"]:
         console.print("`ratchet serve-bench` first, and decoding is in the table, too")

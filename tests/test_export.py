@@ -87,7 +87,7 @@ def test_the_modelling_file_needs_nothing_of_the_harness(exported):
 
 def test_a_folder_with_something_in_it_is_left_alone(run, tmp_path):
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(Refused, match="is not empty"):
+    with pytest.raises(Refused, match="is not an empty folder"):
         export.export(run, tmp_path)
     assert (tmp_path / "mine").read_text() == "mine"
 
@@ -100,11 +100,24 @@ def test_a_model_that_needs_the_harness_stays_there(arena, tmp_path):
     )
     with pytest.raises(Refused, match="the model uses prepare.SPECIALS"):
         export.export(write_run(tmp_path / "run", arena, source), tmp_path / "out")
+    wrapped = (
+        (ROOT / "train.py")
+        .read_text()
+        .replace("    return model\n\n\n", "    return nn.Sequential(model)\n\n\n", 1)
+    )
+    with pytest.raises(Refused, match="load.. does more"):
+        export.export(write_run(tmp_path / "wrapped", arena, wrapped), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
+def test_a_class_from_elsewhere_stays_there():
+    with pytest.raises(Refused, match="a Sequential, which is no class of train.py"):
+        export.modelling("import torch\nSequential = torch.nn.Sequential\n", "Sequential")
+
+
 def test_names_are_prefixed_and_data_stays(run, tmp_path):
-    export.rename(run / "model.safetensors", tmp_path / "renamed.safetensors", "model.")
+    with open(run / "model.safetensors", "rb") as old, open(tmp_path / "renamed.safetensors", "wb") as new:
+        export.rename(old, new, "model.")
     old, new = load_file(run / "model.safetensors"), load_file(tmp_path / "renamed.safetensors")
     assert {f"model.{name}" for name in old} == {*new}
     assert all(torch.equal(value, new[f"model.{name}"]) for name, value in old.items())

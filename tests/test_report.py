@@ -86,11 +86,14 @@ def write_measured(home):
         "prompt": 256,
         "new": 64,
     }
+    decoding |= {"isolation": "bubblewrap"}
     decoding |= {"points": points, "limits": limits, "against": {"cached": 0.001, "recomputed": 0.02}}
     decoding |= {"frontier": [p["rows"] for p in speak.frontier(points)]}
-    model = {"step": 0.3, "rows": 8, "gradients": 10**7, "layers": 3, "width": 192}
+    model = {"step": 0.3, "rows": 8, "gradients": 10**7, "layers": 3, "width": 192, "device": EVIL}
     links = scaling.Links({2: {256: 1e-5, 2**20: 1e-3}, 4: {256: 2e-5, 2**20: 3e-3}}, "measured", EVIL)
-    found = {"model": model, "tag": "measured", "source": EVIL} | scaling.forecast(model, links, 0.001)
+    found = {"model": model, "tag": "measured", "source": EVIL, "device": EVIL} | scaling.forecast(
+        model, links, 0.001
+    )
     rows = [(n, size, links.times[n][size]) for n in links.times for size in links.times[n]]
     found["table"] = [
         {"n": n, "bytes": size, "seconds": seconds, "ring": seconds} for n, size, seconds in rows

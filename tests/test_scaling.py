@@ -49,6 +49,10 @@ def test_measured_sizes_are_believed_and_what_lies_between_is_interpolated():
     assert links.seconds(1, 1e9) == (0.0, "measured")
     assert links.seconds(2, 4096) == (pytest.approx(4e-5), "measured")
     assert links.seconds(2, 1024)[0] == pytest.approx(2e-5)  # half way between the logarithms
+    far = Links({2: {256: 1e-5, 2**20: 1e-3}}, "measured", "here")
+    assert (
+        far.seconds(2, 2**20) == (pytest.approx(1e-3), "measured") and far.seconds(2, 4096)[1] == "modelled"
+    )
     assert links.seconds(2, 2**20)[1] == "modelled" and links.seconds(4, 4096)[1] == "modelled"
 
 
@@ -65,11 +69,11 @@ def test_more_devices_than_were_measured_have_longer_trees_and_perhaps_a_slower_
 def test_training_and_decoding_are_forecast_by_hand():
     links = Links({2: {size: ring_by_hand(2, size, 1e-4, 1e9) for size in (256, 2**28)}}, "measured", "here")
     found = scaling.forecast(MODEL, links, token_seconds=0.01, most=16)
-    one, two, four, _, sixteen = found["training"]
+    one, two, four, _, sixteen = found["training"]  # 256 B and 256 MB are too far apart to interpolate
     assert (one["strong"], one["weak"], one["all_reduce"]) == (1.0, 1.0, 0.0)
     seconds = links.seconds(2, 10**8)[0]
     assert two["strong"] == pytest.approx(0.3 / (2 * (0.15 + seconds)))
-    assert two["weak"] == pytest.approx(0.3 / (0.3 + seconds)) and two["tag"] == "measured"
+    assert two["weak"] == pytest.approx(0.3 / (0.3 + seconds)) and one["tag"] == "measured"
     assert sixteen["strong"] is None and four["tag"] == "modelled"  # 8 rows can't be split in 16
     small = links.seconds(2, 1024)[0]
     assert found["decoding"][1]["bound"] == pytest.approx(1 / (6 * 2 * small + 0.01 / 2))

@@ -13,7 +13,7 @@ from test_train import SMALL
 from typer.testing import CliRunner
 
 import train
-from ratchet import __main__, decoder, report, speak
+from ratchet import __main__, decoder, report, sandbox, speak
 from ratchet.ledger import Ledger
 from ratchet.sources import Refused
 
@@ -32,7 +32,7 @@ def write_run(folder, arena, source=None):
     (folder / "train.py").write_text(source or (ROOT / "train.py").read_text())
     facts = {"arena": "tiny", "arena_folder": str(arena.folder), "seal": arena.seal, "device": "cpu"}
     facts |= {"val_bpb": 2.5, "budget": "1e5tok", "train_seconds": 8.0, "steps": 4, "tokens": 4 * 8 * 64}
-    facts |= {"params": 3_000_000, "lookup": 1_000_000, "device_name": "a test"}
+    facts |= {"params": 3_000_000, "lookup": 1_000_000, "device_name": "a test", "status": "ok"}
     for name, value in {"config": SMALL, "run": facts, "result": facts}.items():
         (folder / f"{name}.json").write_text(json.dumps(value))
     return folder
@@ -83,7 +83,7 @@ def test_the_frontier_is_what_no_other_point_beats():
 
 
 def test_batches_double_up_to_the_largest():
-    assert speak.batches(1) == [1] and speak.batches(20) == [1, 2, 4, 8, 16]
+    assert speak.doublings(1) == [1] and speak.doublings(20) == [1, 2, 4, 8, 16]
 
 
 @pytest.mark.parametrize("length", [5, 40])
@@ -192,6 +192,7 @@ def test_decoding_is_measured(run):
             point["rows"] / point["tpot"]
         )
     assert found["against"]["recomputed"] > found["against"]["cached"] > 0
+    assert found["against"]["difference"] < 1e-3 and found["isolation"] == sandbox.best_level()
     more = [point["bytes"] for point in found["points"]]
     assert more[2] - more[1] == 2 * (more[1] - more[0])  # weights once, the rest for each row
     with pytest.raises(Refused, match="60 \\+ 6 tokens are too many: the model sees 64"):
@@ -202,6 +203,31 @@ def test_a_model_without_a_cache_recomputes_and_says_so(arena, tmp_path):
     source = (ROOT / "train.py").read_text().replace("def init_cache(", "def no_cache(")
     found = speak.serve_bench(write_run(tmp_path / "run", arena, source), "cpu", 1, 20, 3, eager=True)
     assert not found["cached"] and len(found["points"]) == 1
+
+
+@pytest.mark.parametrize(
+    "old, new, why",
+    [
+        ("self.length = self.length, self.length +", "self.length = 0, 0 *", "differs from forward"),
+        (
+            "        cache.tokens = torch.cat([cache.tokens, ids], dim=1)\n",
+            "        raise MemoryError\n",
+            "too little memory",
+        ),
+        (
+            "    return model\n\n\n",
+            "    print(chr(27)); raise ValueError(chr(27) + '[31mred')\n\n\n",
+            "ValueError: .?red",
+        ),
+    ],
+)
+def test_a_model_that_decodes_wrongly_is_one_sentence(arena, tmp_path, old, new, why):
+    source = (ROOT / "train.py").read_text()
+    assert old in source
+    with pytest.raises(Refused, match=why) as refusal:
+        folder = write_run(tmp_path / "run", arena, source.replace(old, new, 1))
+        speak.serve_bench(folder, "cpu", 2, 20, 3, eager=True)
+    assert "\x1b" not in str(refusal.value)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -248,13 +274,14 @@ def test_a_run_is_found_by_its_folder_its_number_or_as_the_latest(arena, tmp_pat
     older, newer = (write_run(tmp_path / f"runs/2026-0{month}-01_000000", arena) for month in (1, 2))
     assert speak.find_run(ledger, tmp_path) == newer
     assert speak.find_run(ledger, tmp_path, str(older)) == older
-    with pytest.raises(Refused, match="experiment 7 has left no weights"):
-        speak.find_run(ledger, tmp_path, "7")
-    with pytest.raises(Refused, match="is no folder of a finished run"):
-        speak.find_run(ledger, tmp_path, "elsewhere")
+    for name in ("7", "0", "elsewhere", "champion"):
+        with pytest.raises(Refused, match=f"{name} names no run that has left a model"):
+            speak.find_run(ledger, tmp_path, name)
     (newer / "config.json").unlink()
     with pytest.raises(Refused, match="lacks config.json"):
         speak.find_run(ledger, tmp_path)
+    (newer / "result.json").write_text('{"status": "invalid"}')
+    assert speak.find_run(ledger, tmp_path) == older
 
 
 def test_the_champion_is_the_last_kept_and_leaves_its_last_run(tmp_path, monkeypatch):
@@ -284,6 +311,7 @@ def test_the_champion_is_the_last_kept_and_leaves_its_last_run(tmp_path, monkeyp
     ledger = Ledger(tmp_path)
     first, kept = close("calibrate", "baseline"), close("try", "keep")
     close("try", "discard", weights=False)
-    assert speak.find_run(ledger, tmp_path) == kept and speak.find_run(ledger, tmp_path, "1") == first
-    with pytest.raises(Refused, match="experiment 3 has left no weights"):
+    assert speak.find_run(ledger, tmp_path) == speak.find_run(ledger, tmp_path, "champion") == kept
+    assert speak.find_run(ledger, tmp_path, "1") == first
+    with pytest.raises(Refused, match="3 names no run that has left a model"):
         speak.find_run(ledger, tmp_path, "3")

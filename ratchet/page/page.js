@@ -266,18 +266,19 @@ function drawLinks(node, { table, lines, tag }) {
 function aboutDecoding(found) {
   const { limits, against } = found, how = [found.cached ? "with a KV cache" : "no KV cache: every token recomputes its row", found.compiled ? "compiled" : "not compiled"];
   return [
-    ["decoding", `measured on ${found.device}, ${found.run}: ${found.prompt} tokens, then ${found.new}, greedy, ${how.join(", ")}; output tokens only`],
+    ["decoding", `measured on ${found.device}, isolation ${found.isolation}, model ${found.run}: ${found.prompt} tokens, then ${found.new}, greedy, ${how.join(", ")}; output tokens only`],
     ["a sweep", "rows of a batch begin and end together, so tokens/s of the device = rows x tokens/s of a user: no serving test with arrivals"],
     ["definitions", "TPOT = (t_end - t_first) / (G - 1), median of the repeats; of a user = 1 / TPOT; of the device = rows (G - 1) / (t_end - t_first)"],
-    ["speed of light", `bytes read by products at ${fixed(limits.bandwidth / 1e9, 1)} GB/s or FLOPs at ${fixed(limits.peak_flops / 1e12, 2)} TFLOP/s, both measured there`],
+    ["speed of light", `bytes from memory at ${fixed(limits.bandwidth / 1e9, 1)} GB/s or FLOPs at ${fixed(limits.peak_flops / 1e12, 2)} TFLOP/s, both measured there`],
     ...(found.cached ? [["cache", `the last token of a full row takes ${fixed(1e3 * against.cached, 2)} ms, recomputed ${fixed(against.recomputed / against.cached, 1)} times as long`]] : []),
   ];
 }
 
-function aboutScaling({ source, tag, model }) {
+function aboutScaling({ source, tag, model, device }) {
   return [
-    ["all-reduce", `${source} (${tag}); the ring model alpha(n) + 2 (n - 1) / n bytes / beta(n) is drawn over it, and is used beyond it`],
-    ["training", `a step of ${fixed(model.step, 3)} s on one device, then an all-reduce of ${short(model.gradients)}B; nothing overlaps`],
+    ["all-reduce", `${source} (${tag}; ${device}); the ring model alpha(n) + 2 (n - 1) / n bytes / beta(n) is drawn over it, and is used beyond it`],
+    ["training", `a step of ${fixed(model.step, 3)} s on one device (${model.device}), then an all-reduce of the trunk's gradients, ${short(model.gradients)}B; ` +
+      "nothing overlaps; an upper bound, as embeddings, tables and Muon's updates travel, too"],
     ["tensor parallel", `2 all-reduces in each of ${model.layers} layers: 1 / (2 layers alpha(n) + compute / n)`],
   ];
 }
