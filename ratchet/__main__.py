@@ -1,6 +1,5 @@
 """The command line: `uv run ratchet VERB`."""
 
-import json
 import math
 import os
 import sys
@@ -312,18 +311,6 @@ def trained(name=None):
     return run
 
 
-def keep_result(name, found):
-    """Keep what was measured, whole or not at all, where the report looks for it."""
-    path = sources.home() / name
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    with open(part, "w") as file:
-        file.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
 @app.command()
 def speak(
     words: Annotated[list[str], typer.Argument(metavar="[RUN] [PROMPT]", help="Or neither.")] = None,
@@ -356,7 +343,7 @@ def serve_bench(
     """Measure decoding: tokens/s of the device against tokens/s of a user, at growing batches."""
     with Live() as tell:
         found = voice.serve_bench(trained(run), device, rows, prompt, new, eager, tell)
-    keep_result(report.MEASURED[0], found)
+    voice.keep(sources.home() / report.MEASURED[0], found)
     show_json(found) if as_json else show_decoding(found)
 
 
@@ -375,7 +362,7 @@ def forecast(
         known = scaling.choose_links(links, device)
     found = scaling.scaling(
         folder, model, known, kind, voice.token_seconds(sources.home(), folder, device), most)  # fmt: skip
-    keep_result(report.MEASURED[1], found)
+    voice.keep(sources.home() / report.MEASURED[1], found)
     show_json(found) if as_json else show_scaling(found)
 
 

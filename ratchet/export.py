@@ -35,8 +35,11 @@ class RatchetForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config):
         super().__init__(config)
-        with torch.device("cpu"):  # transformers builds models without data: what isn't saved would be lost
+        with torch.device("cpu"):
             self.model = {{class}}(**config.model)
+        saved, buffers = self.model.state_dict(), self.model.named_buffers()
+        # transformers empties what is not in the checkpoint
+        self.fixed = {name: buffer.clone() for name, buffer in buffers if name not in saved}
         self.post_init()
 
     def _init_weights(self, module):
@@ -45,6 +48,8 @@ class RatchetForCausalLM(PreTrainedModel, GenerationMixin):
     def forward(self, input_ids, labels=None, **ignored):
         if input_ids.size(1) > self.config.max_position_embeddings:
             raise ValueError(f"this model sees at most {self.config.max_position_embeddings} tokens")
+        for name in [*self.fixed]:
+            self.model.get_buffer(name).copy_(self.fixed.pop(name))
         logits, loss = self.model(input_ids), None
         if labels is not None:
             loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
@@ -60,7 +65,7 @@ CARD = """# A model trained with Ratchet
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".", trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(".", trust_remote_code=True)
 ids = tokenizer("My fellow citizens", return_tensors="pt").input_ids  # begins with {bos}, as all rows do
 print(tokenizer.decode(model.generate(ids, max_new_tokens=50, do_sample=True, top_k=50)[0]))

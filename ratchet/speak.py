@@ -7,6 +7,7 @@ two are tied: this is a sweep over batch sizes, not a test of serving with arriv
 """
 
 import json
+import os
 import shutil
 import socket
 import statistics
@@ -246,6 +247,17 @@ def frontier(points):
             best.pop()
         best.append(own)
     return best
+
+
+def keep(path, found):
+    """Write what was measured, whole or not at all, where the report looks for it."""
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    with open(part, "w") as file:
+        file.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def token_seconds(home, run, device):

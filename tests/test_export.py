@@ -22,10 +22,10 @@ import sys, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, given, out = sys.argv[1:]
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
 tokens = load_file(given)["tokens"]
-text = tokenizer("The people of <|bos|> caf\\u00e9", return_tensors="pt").input_ids
+text = tokenizer("The people of a café", return_tensors="pt").input_ids
 with torch.no_grad():
     logits, loss = model(tokens).logits, model(tokens, labels=tokens).loss
     spoken = model.generate(tokens[:1, :9], max_new_tokens=20, do_sample=False, eos_token_id=None)

@@ -37,7 +37,7 @@ ELSEWHERE = {  # commands that other tests run, that another one here contains, 
     "uv run ratchet doctor": lambda: '"doctor"' in REFEREE,
     "uv run ratchet calibrate": lambda: '"calibrate"' in REFEREE,
     "uv run ratchet log": lambda: '"log"' in REFEREE,
-    'uv run ratchet night --agent "claude -p" --hours 8': lambda: "claude" in NIGHT,
+    'uv run ratchet night --agent "claude -p" --hours 8': lambda: "CLAUDE" in NIGHT,
     "uv run ratchet night --agent tuner --experiments 30": lambda: '"tuner"' in NIGHT,
     'uv run ratchet speak "My fellow citizens"': lambda: '"speak", "My fellow citizens"' in SPEAK,
     'uv run ratchet speak runs/first "..." --temperature 0.5 --tokens 100': lambda: (

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -208,7 +209,7 @@ def test_a_model_without_a_cache_recomputes_and_says_so(arena, tmp_path):
 @pytest.mark.parametrize(
     "old, new, why",
     [
-        ("self.length = self.length, self.length +", "self.length = 0, 0 *", "differs from forward"),
+        ("return self(cache.tokens, cache", "return 0 * self(cache.tokens, cache", "differs from forward"),
         (
             "        cache.tokens = torch.cat([cache.tokens, ids], dim=1)\n",
             "        raise MemoryError\n",
@@ -249,7 +250,7 @@ def verb(arena, tmp_path, monkeypatch):
     return invoke
 
 
-def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path):
+def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path, monkeypatch, capsys):
     assert "My fellow citizens" in verb("speak", "My fellow citizens", "--tokens", "5")
     assert len(verb("speak", "--tokens", "3").split("---")) == 3
     assert "The people" in verb("speak", str(run), "The people", "--temperature", "0.5", "--tokens", "5")
@@ -259,8 +260,12 @@ def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path):
     assert "external" in verb("scaling", "--links", "external", "--devices", "4")
     kept = [json.loads(Path(name).read_text()) for name in report.MEASURED]
     assert [len(kept[0]["points"]), len(kept[1]["decoding"]), len(kept[1]["training"])] == [2, 3, 3]
-    verb("export", "champion", str(tmp_path / "out"))
+    verb("export", str(run), str(tmp_path / "out"))
     assert (tmp_path / "out/modeling_ratchet.py").exists()
+    monkeypatch.setattr(sys, "argv", ["ratchet", "export", "champion", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as end:  # a run by hand is no champion
+        __main__.main()
+    assert end.value.code == 2 and "champion names no run" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------
