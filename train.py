@@ -177,7 +177,7 @@ class Past:
 
     def __init__(self, B, T, block, dtype):
         heads, device = len(block.temperature), block.temperature.device
-        self.kv = torch.zeros(2, B, heads, T, block.head_size, device=device, dtype=dtype)
+        self.kv = [torch.zeros(B, heads, T, block.head_size, device=device, dtype=dtype) for _ in range(2)]
         self.length = 0
 
     def __call__(self, k, v):
@@ -185,7 +185,7 @@ class Past:
         start, self.length = self.length, self.length + k.size(1)
         for kept, new in zip(self.kv, (k, v)):
             kept[:, :, start : self.length] = new.transpose(1, 2)
-        return self.kv[:, :, :, : self.length].transpose(2, 3)
+        return [kept[:, :, : self.length].transpose(1, 2) for kept in self.kv]
 
 
 def grams(tokens, n):

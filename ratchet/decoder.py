@@ -22,6 +22,7 @@ import prepare
 
 LOGITS = 2**27  # of a prompt that are made at a time
 SECONDS = 20  # of a batch size, after which no further repeat begins
+TAIL = 17  # tokens at the end of a full row
 BANDWIDTH_BYTES = {"cuda": 2**31}  # else 2**28
 PRODUCTS = "mm", "bmm", "addmm", "baddbmm", "_scaled_mm"  # of torch.ops.aten; and all attention
 
@@ -29,33 +30,34 @@ PRODUCTS = "mm", "bmm", "addmm", "baddbmm", "_scaled_mm"  # of torch.ops.aten; a
 class Cached:
     """Decoding through init_cache() and decode(): a token costs a token."""
 
-    def __init__(self, model, calls, prompt, total):
-        """calls: {"decode", "forward"}, compiled or not; prompt int64 [B, P]; total: tokens there will be."""
-        self.calls, self.cache, self.prompt = calls, model.init_cache(len(prompt), total), prompt
+    def __init__(self, model, decode, prompt, total):
+        """decode: model.decode, or that compiled; prompt int64 [B, P]; total: tokens there will be."""
+        self.model, self.decode, self.prompt = model, decode, prompt
+        self.cache = model.init_cache(len(prompt), total)
 
     def first(self, vocab_size):
         """Logits [B, V] after the prompt. It is taken in pieces: all its logits may not fit into memory."""
         size = max(1, LOGITS // (len(self.prompt) * vocab_size))
         for piece in self.prompt.split(size, dim=1):
-            logits = self.step(piece)
+            logits = self.model.decode(self.cache, piece)[:, -1]
         return logits
 
     def step(self, ids):
-        return self.calls["decode"](self.cache, ids)[:, -1]
+        return self.decode(self.cache, ids)[:, -1]
 
 
 class Recomputed:
     """Decoding for a model that offers no cache: every token costs the whole row."""
 
-    def __init__(self, model, calls, prompt, total):
-        self.calls, self.tokens, self.prompt = calls, prompt[:, :0], prompt
+    def __init__(self, model, decode, prompt, total):
+        self.model, self.tokens, self.prompt = model, prompt[:, :0], prompt
 
     def first(self, vocab_size):
         return self.step(self.prompt)
 
     def step(self, ids):
         self.tokens = torch.cat([self.tokens, ids], dim=1)
-        return self.calls["forward"](self.tokens)[:, -1]
+        return self.model(self.tokens)[:, -1]
 
 
 class ReadBytes(TorchDispatchMode):
@@ -95,27 +97,23 @@ class Speaker:
         self.device, self.say, self.heard = device, say, heard
         self.model = prepare.load_contestant(folder, device)
         self.cached = hasattr(self.model, "init_cache") and hasattr(self.model, "decode")
-        self.eager = {"forward": self.model} | ({"decode": self.model.decode} if self.cached else {})
-        self.calls = self.eager
+        self.decode = getattr(self.model, "decode", None)
 
     def about(self, ask):
         names = sorted(self.model.state_dict())
         return {"cached": self.cached, "class": type(self.model).__name__, "names": names}
 
-    def decoding(self, prompt, total, cached=True):
-        return (Cached if cached and self.cached else Recomputed)(self.model, self.calls, prompt, total)
+    def decoding(self, prompt, total):
+        return (Cached if self.cached else Recomputed)(self.model, self.decode, prompt, total)
 
     def compile(self, ask):
-        """Compile the model, for any number of rows and tokens: it takes a minute, a token then half."""
-        self.calls = {name: torch.compile(call, dynamic=True) for name, call in self.eager.items()}
+        """Compile the step of one token, for any number of rows; without a cache there is no such step."""
         try:
-            for cached in (True, False):
-                decoding = self.decoding(
-                    self.any_tokens(2, self.arena.context // 2), self.arena.context, cached
-                )
-                decoding.step(decoding.first(self.arena.vocab_size).argmax(-1, keepdim=True))
+            self.decode = torch.compile(self.model.decode, dynamic=True)
+            decoding = self.decoding(self.any_tokens(2, self.arena.context // 2), self.arena.context)
+            decoding.step(decoding.first(self.arena.vocab_size).argmax(-1, keepdim=True))
         except Exception as error:  # a compiler has a hundred types of them
-            self.calls = self.eager
+            self.decode = getattr(self.model, "decode", None)
             return {"compiled": False, "why": prepare.reason(error)[:200]}
         return {"compiled": True}
 
@@ -185,29 +183,27 @@ class Speaker:
 
     def work(self, decoding, token):
         """FLOPs of one more step, and bytes that its products read, counted as it is made."""
-        decoding.calls = self.eager  # compiled code can't be looked into
+        decoding.decode = getattr(self.model, "decode", None)  # compiled code can't be looked into
         with ReadBytes() as read, FlopCounterMode(display=False) as flops:
             decoding.step(token)
         return {"flops": flops.get_total_flops(), "bytes": read.total}
 
     def against(self, ask):
-        """Seconds of the last token of a full row, with the cache and recomputed; medians.
+        """Seconds of a token near the end of a full row, with the cache and without; medians.
 
-        And by how many nats the two predictions differ at most.
+        And by how many nats the two predict it differently at most.
         """
-        ids, found, said = self.any_tokens(1, self.arena.context), {}, []
-        for name, cached in (("cached", True), ("recomputed", False)):
-            seconds = []
-            for _ in range(ask["repeats"]):
-                decoding = self.decoding(ids[:, :-1], self.arena.context, cached)
-                decoding.first(self.arena.vocab_size)
-                seconds.append(self.timed(lambda: decoding.step(ids[:, -1:])))  # noqa: B023
-            found[name] = sorted(seconds)[len(seconds) // 2]
-        for kind in (Cached if self.cached else Recomputed, Recomputed):
-            decoding = kind(self.model, self.eager, ids[:, :-1], self.arena.context)
+        ids, seconds = self.any_tokens(1, self.arena.context), {"cached": [], "recomputed": []}
+        for _ in range(ask["repeats"]):
+            decoding = self.decoding(ids[:, :-TAIL], self.arena.context)
             decoding.first(self.arena.vocab_size)
-            said.append(decoding.step(ids[:, -1:]).float().log_softmax(-1))
-        return found | {"difference": (said[0] - said[1]).abs().max().item()}
+            steps = ids[:, -TAIL:-1].split(1, dim=1)
+            seconds["cached"] += [self.timed(lambda: decoding.step(token)) for token in steps]  # noqa: B023
+            seconds["recomputed"] += [self.timed(lambda: self.model(ids)) for _ in range(2)]
+        said = decoding.step(ids[:, -1:]), self.model(ids)[:, -1]
+        nats = [logits.float().log_softmax(-1) for logits in said]
+        found = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
+        return found | {"difference": (nats[0] - nats[1]).abs().max().item()}
 
     def limits(self, ask):
         """What the device can do at best: FLOP/s, bytes/s read, seconds to start next to nothing (CUDA)."""

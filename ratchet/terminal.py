@@ -220,7 +220,9 @@ def show_decoding(found):
     if found["cached"]:
         ratio = against["recomputed"] / against["cached"]
         last = 1e3 * against["cached"]
-        console.print(f"the last token of a full row: {last:.2f} ms, recomputed {ratio:.1f} times as long")
+        console.print(
+            f"a token at the end of a full row: {last:.2f} ms, without the cache {ratio:.1f} times as long"
+        )
 
 
 def show_scaling(found):

@@ -265,7 +265,7 @@ def test_decoding_and_scaling_have_panels_once_they_are_measured(night, tmp_path
     assert page.errors == [] and page.evaluate("window.hacked") is None
     assert page.locator("#serving .cell.js-plotly-plot").count() == 4
     assert "Not measured yet" not in page.inner_text("#serving")
-    assert "recomputed 20.0 times as long" in page.inner_text("#serving .facts")
+    assert "without the cache 20.0 times as long" in page.inner_text("#serving .facts")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     names = (
         "[...document.querySelectorAll('#serving .cell')].flatMap(cell => cell.data.map(trace => trace.name))"

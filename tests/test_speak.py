@@ -118,18 +118,18 @@ def greedy(decoding, steps):
 
 def test_decoding_with_and_without_a_cache_says_the_same(model):
     prompt = torch.randint(4, 512, (3, 9))
-    calls = {"decode": model.decode, "forward": model}
+    kinds = decoder.Cached, decoder.Recomputed
     with torch.no_grad():
-        both = [greedy(kind(model, calls, prompt, 64), 20) for kind in (decoder.Cached, decoder.Recomputed)]
+        both = [greedy(kind(model, model.decode, prompt, 64), 20) for kind in kinds]
     assert torch.equal(*both) and both[0].shape == (3, 20)
 
 
 def test_a_long_prompt_is_taken_in_pieces(model, monkeypatch):
-    prompt, calls = torch.randint(4, 512, (2, 50)), {"decode": model.decode}
+    prompt = torch.randint(4, 512, (2, 50))
     with torch.no_grad():
-        whole = decoder.Cached(model, calls, prompt, 64).first(512)
+        whole = decoder.Cached(model, model.decode, prompt, 64).first(512)
         monkeypatch.setattr(decoder, "LOGITS", 2 * 512 * 7)
-        torch.testing.assert_close(decoder.Cached(model, calls, prompt, 64).first(512), whole)
+        torch.testing.assert_close(decoder.Cached(model, model.decode, prompt, 64).first(512), whole)
 
 
 def test_tokens_are_drawn_as_asked():

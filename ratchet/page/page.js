@@ -270,7 +270,7 @@ function aboutDecoding(found) {
     ["a sweep", "rows of a batch begin and end together, so tokens/s of the device = rows x tokens/s of a user: no serving test with arrivals"],
     ["definitions", "TPOT = (t_end - t_first) / (G - 1), median of the repeats; of a user = 1 / TPOT; of the device = rows (G - 1) / (t_end - t_first)"],
     ["speed of light", `bytes from memory at ${fixed(limits.bandwidth / 1e9, 1)} GB/s or FLOPs at ${fixed(limits.peak_flops / 1e12, 2)} TFLOP/s, both measured there`],
-    ...(found.cached ? [["cache", `the last token of a full row takes ${fixed(1e3 * against.cached, 2)} ms, recomputed ${fixed(against.recomputed / against.cached, 1)} times as long`]] : []),
+    ...(found.cached ? [["cache", `a token at the end of a full row takes ${fixed(1e3 * against.cached, 2)} ms, without the cache ${fixed(against.recomputed / against.cached, 1)} times as long`]] : []),
   ];
 }
 
