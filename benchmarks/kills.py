@@ -182,7 +182,8 @@ def main():
             process.send_signal(signal.SIGKILL)
             process.communicate()
             time.sleep(GRACE_SECONDS)
-            left = orphans(folder)
+            for process in (left := orphans(folder)):
+                print("left running:", process, file=sys.stderr)
             counts["kills"] += 1
             counts["orphans"] += len(left)
             counts["locked"] += locked(folder / "cache")
@@ -192,7 +193,10 @@ def main():
                 counts["torn_lines"] += 1
                 print(error, file=sys.stderr)
         last = work.start(last=True)
-        counts["failed_commands"] += last.wait() != 0
+        _, words = last.communicate()
+        if last.returncode:
+            counts["failed_commands"] += 1
+            print(words.decode(), file=sys.stderr)
         experiments = Ledger(repository).experiments().values()
         commits = [e.arms[0]["commit"] for e in experiments if e.role == "try"]
         counts |= work.facts() | {

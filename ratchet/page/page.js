@@ -85,6 +85,7 @@ function layout(x, y, more = {}) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
     font: { color: variable("--text"), size: 12, family: "system-ui, sans-serif" },
     margin: { l: 62, r: 18, t: 18, b: 60 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+    modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: variable("--dim"), activecolor: variable("--accent") },
     hoverlabel: { align: "left", bgcolor: variable("--panel"), font: { color: variable("--text") } },
     xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } }, ...more,
   };
