@@ -313,7 +313,9 @@ def trained(name=None):
 
 @app.command()
 def speak(
-    words: Annotated[list[str], typer.Argument(metavar="[RUN] [PROMPT]", help="Or neither.")] = None,
+    words: Annotated[
+        list[str], typer.Argument(metavar="[RUN] [PROMPT]", help="RUN: a number, a folder, or champion.")
+    ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="At most so many.")] = 200,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="Of the so many likeliest tokens; 0 of all.")] = 50,
@@ -323,8 +325,9 @@ def speak(
 ):
     """Have the champion, or another run's model, continue a prompt."""
     words = [*(words or [])]
-    named = words and (words[0].isdigit() or os.path.isfile(os.path.join(words[0], "run.json")))
-    named = named or len(words) > 1 and "/" in words[0]
+    first = words[0] if words else ""
+    named = first.isdigit() or first == "champion" or os.path.isfile(os.path.join(first, "run.json"))
+    named = named or (len(words) > 1 and "/" in first)
     run, prompt = trained(words.pop(0) if named else None), " ".join(words)
     ask = dict(tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     with Spoken(prompt) as show:
@@ -358,7 +361,7 @@ def forecast(
     folder, device = trained(run), devices.choose(device)
     model, kind = scaling.describe(folder), devices.describe(device)["device"]
     with Live() as tell:
-        tell("measuring all-reduce")
+        tell("measuring all-reduce" if not links else f"reading {links}")
         known = scaling.choose_links(links, device)
     found = scaling.scaling(
         folder, model, known, kind, voice.token_seconds(sources.home(), folder, device), most)  # fmt: skip

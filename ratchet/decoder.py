@@ -134,7 +134,7 @@ class Speaker:
                     self.say({"text": text[len(spoken) :], "sample": number})
                     self.heard()
                     spoken = text
-        return {}
+        return {"cut": len(said) == room < ask["tokens"]}
 
     def continuation(self, ids, ask, generator):
         """Tokens after these, until the document or the room ends."""

@@ -68,8 +68,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(".", trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(".", trust_remote_code=True)
 ids = tokenizer("My fellow citizens", return_tensors="pt").input_ids  # begins with {bos}, as all rows do
-print(tokenizer.decode(model.generate(ids, max_new_tokens=50, do_sample=True, top_k=50)[0]))
+out = model.generate(ids, max_new_tokens=50, do_sample=True, top_k=50)
+print(tokenizer.decode(out[0], skip_special_tokens=True))
 ```
+
+Written for transformers 5. Every generated token recomputes the row.
 
 `modeling_ratchet.py` holds what of its train.py the model needs. The tokenizer works on bytes.
 """

@@ -3,8 +3,8 @@
 The ring model: an all-reduce of S bytes between n devices takes alpha(n) + 2 (n - 1) / n S / beta(n). Alpha
 is what small messages take, beta the bus bandwidth of large ones. Between measured sizes that are near each
 other the measured times are interpolated instead; beyond the measured n alpha grows with log2(n), as trees
-do, and beta stays, or is that of the network where it is known. So a number is `measured`, `modelled`, or
-from an `external` table.
+do, and beta stays, or is that of the network where it is known. So its time is `measured`, `modelled`, or
+from an `external` table; what follows from it for several devices is modelled.
 
 Data-parallel training: a step takes its compute and an all-reduce of the trunk's gradients, one after the
 other. What else train.py sends (gradients of embeddings and tables, Muon's updates) and what every process
@@ -100,7 +100,9 @@ def choose_links(name, device):
 
 def measured(number, device):
     """Links between 2, 4, ... GPUs of this machine, or processes on its CPU."""
-    what = "nccl between GPUs" if device.startswith("cuda") else "gloo between processes"
+    what = (
+        "nccl between GPUs" if device.startswith("cuda") else "gloo between processes, which share the cores"
+    )
     with devices.exclusive(device):
         times = {n: all_reduce(n, device) for n in speak.doublings(number)[1:]}
     return Links(times, "measured", f"{what} of this machine")
@@ -144,7 +146,8 @@ def read_nccl_tests(path):
     try:
         text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{path} can't be read ({error}): give what all_reduce_perf printed") from None
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise Refused(f"{path} can't be read ({why}): give what all_reduce_perf printed") from None
     ranks = len(re.findall(r"^#\s+Rank\s+\d+", text, re.MULTILINE))
     rows = re.findall(r"^\s*(\d+)\s+\d+\s+\w+\s+\w+\s+-?\d+\s+([\d.]+)", text, re.MULTILINE)
     times = {int(size): float(microseconds) / 1e6 for size, microseconds in rows if int(size)}

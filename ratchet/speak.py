@@ -49,6 +49,8 @@ def find_run(ledger, home, name=None):
         kept = Campaign([*experiments.values()], bases[-1].key).kept if bases else []
         found = weights_of(kept[-1:], home) or (None if name or kept else by_hand(home))
     if not found:
+        if name == "champion":
+            raise Refused("there is no champion yet: `ratchet calibrate` makes one, or name a run's folder")
         what = f"{name} names no run that has left a model" if name else "there is no trained model yet"
         raise Refused(f"{what}: champions keep theirs; `uv run train.py` trains one")
     if missing := [file for file in NEEDED if not (found / file).exists()]:
@@ -152,7 +154,8 @@ def say(run, prompt, samples, device=None, show=print, tell=lambda text: None, *
     """
     with decoder(run, device, tell) as model:
         hear = lambda said: show(said.get("sample"), words(said.get("text")))  # noqa: E731
-        model.ask("speak", hear, prompt=prompt, samples=samples, **options)
+        if model.ask("speak", hear, prompt=prompt, samples=samples, **options).get("cut"):
+            tell(f"\ncut short: the model sees {model.context} tokens")
 
 
 # ----------------------------------------------------------------------------------------------------

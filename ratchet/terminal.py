@@ -15,6 +15,7 @@ from ratchet.campaign import Campaign
 from ratchet.ledger import bpb
 
 console, notes = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True)
+STEADY = 1.5  # times that repeats of one measurement may differ
 STYLES = {"keep": "green", "baseline": "cyan", "discard": "dim", "undecided": "yellow"}
 
 
@@ -215,6 +216,8 @@ def show_decoding(found):
     console.print(
         f"measured; bound: bytes from memory and FLOPs of a step at {peak}, measured here", style="dim"
     )
+    if (spread := max(max(p["tpots"]) / min(p["tpots"]) for p in found["points"])) > STEADY:
+        console.print(f"repeats differ {spread:.1f} times: something else uses the machine", style="yellow")
     if found["isolation"] == "none":
         console.print("isolation was none: see `ratchet doctor`", style="yellow")
     if found["cached"]:
@@ -227,18 +230,19 @@ def show_decoding(found):
 
 def show_scaling(found):
     """Efficiency of training and the bound of decoding, by the number of devices."""
-    table = Table("devices", "all-reduce ms", "strong", "weak", "tokens/s of a user, at most", "")
+    table = Table("devices", "all-reduce ms", "which is", "strong", "weak", "tokens/s of a user, at most")
     table.title = escape(f"all-reduce: {found['source']} ({found['tag']})")
     bounds = {row["n"]: row["bound"] for row in found["decoding"]}
     for row in found["training"]:
         strong = f"{row['strong']:.0%}" if row["strong"] else "no rows left"
         bound = f"{bounds[row['n']]:,.0f}" if row["n"] in bounds else ""
         seconds = f"{1e3 * row['all_reduce']:.3f}"
-        table.add_row(str(row["n"]), seconds, strong, f"{row['weak']:.0%}", bound, row["tag"])
+        table.add_row(str(row["n"]), seconds, row["tag"], strong, f"{row['weak']:.0%}", bound)
     console.print(table)
     model = found["model"]
     size = f"{model['gradients'] / 1e6:.1f} MB of gradients in its trunk"
     console.print(f"a step takes {model['step']:.3f} s on one device ({model['device']}) and has {size}")
-    console.print("an upper bound: embeddings, tables and Muon's updates travel, too", style="dim")
+    console.print("strong, weak and tokens/s are modelled; real efficiency is lower:", style="dim")
+    console.print("gradients of embeddings and tables, and Muon's updates, travel, too", style="dim")
     if not found["decoding"]:
         console.print("`ratchet serve-bench` first, and decoding is in the table, too")

@@ -45,7 +45,7 @@ ELSEWHERE = {  # commands that other tests run, that another one here contains, 
     ),
     "uv run ratchet serve-bench": lambda: '"serve-bench"' in SPEAK,
     "uv run ratchet scaling": lambda: '"scaling"' in SPEAK,
-    "uv run ratchet export champion my_model/": lambda: '"export", "champion"' in SPEAK,
+    "uv run ratchet export champion runs/my_model": lambda: '"export", "champion"' in SPEAK,
 }
 RUN = r"((?:\w+=\S+ )*)uv run (.+)"
 

@@ -253,6 +253,7 @@ def verb(arena, tmp_path, monkeypatch):
 def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path, monkeypatch, capsys):
     assert "My fellow citizens" in verb("speak", "My fellow citizens", "--tokens", "5")
     assert len(verb("speak", "--tokens", "3").split("---")) == 3
+    verb("speak", "--tokens", "9999", "--temperature", "0", "--samples", "1")
     assert "The people" in verb("speak", str(run), "The people", "--temperature", "0.5", "--tokens", "5")
     short = "--rows", "2", "--prompt", "8", "--new", "4", "--eager"
     assert "with a KV cache, not compiled" in verb("serve-bench", *short)
@@ -265,7 +266,7 @@ def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path, monkeypa
     monkeypatch.setattr(sys, "argv", ["ratchet", "export", "champion", str(tmp_path / "none")])
     with pytest.raises(SystemExit) as end:  # a run by hand is no champion
         __main__.main()
-    assert end.value.code == 2 and "champion names no run" in capsys.readouterr().err
+    assert end.value.code == 2 and "there is no champion yet" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -279,7 +280,9 @@ def test_a_run_is_found_by_its_folder_its_number_or_as_the_latest(arena, tmp_pat
     older, newer = (write_run(tmp_path / f"runs/2026-0{month}-01_000000", arena) for month in (1, 2))
     assert speak.find_run(ledger, tmp_path) == newer
     assert speak.find_run(ledger, tmp_path, str(older)) == older
-    for name in ("7", "0", "elsewhere", "champion"):
+    with pytest.raises(Refused, match="there is no champion yet"):
+        speak.find_run(ledger, tmp_path, "champion")
+    for name in ("7", "0", "elsewhere"):
         with pytest.raises(Refused, match=f"{name} names no run that has left a model"):
             speak.find_run(ledger, tmp_path, name)
     (newer / "config.json").unlink()

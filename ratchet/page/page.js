@@ -241,7 +241,7 @@ function drawTraining(node, rows) {
     return { mode: "lines+markers", name, x: own.map((r) => r.n), y: own.map((r) => 100 * r[key]), line: { color }, marker: tagged(own, color),
       text: own.map((r) => r.tag), hovertemplate: "%{x} devices: %{y:.1f} %, %{text}<extra></extra>" };
   };
-  const plain = logs("devices, data-parallel training (open: modelled)", "efficiency (%)");
+  const plain = logs("devices, data-parallel training: modelled (filled: from measured all-reduce)", "efficiency (%)");
   draw(node, [line("strong", "the same batch, split", LINES[0]), line("weak", "a batch for each", LINES[1])],
     { ...plain, yaxis: { ...plain.yaxis, type: "linear", rangemode: "tozero" } });
 }
@@ -249,7 +249,7 @@ function drawTraining(node, rows) {
 function drawBound(node, rows) {
   const trace = { mode: "lines+markers", name: "at most", x: rows.map((r) => r.n), y: rows.map((r) => r.bound), line: { color: LINES[2] },
     marker: tagged(rows, LINES[2]), text: rows.map((r) => r.tag), hovertemplate: "%{x} devices: %{y:.3s} tokens/s, %{text}<extra></extra>" };
-  draw(node, [trace], logs("devices, tensor-parallel decoding (open: modelled)", "tokens/s of one user, at most", {}));
+  draw(node, [trace], logs("devices, tensor-parallel decoding: modelled (filled: from measured all-reduce)", "tokens/s of one user, at most", {}));
 }
 
 function drawLinks(node, { table, lines, tag }) {
@@ -279,7 +279,7 @@ function aboutScaling({ source, tag, model, device }) {
   return [
     ["all-reduce", `${source} (${tag}; ${device}); the ring model alpha(n) + 2 (n - 1) / n bytes / beta(n) is drawn over it, and is used beyond it`],
     ["training", `a step of ${fixed(model.step, 3)} s on one device (${model.device}), then an all-reduce of the trunk's gradients, ${short(model.gradients)}B; ` +
-      "nothing overlaps; an upper bound, as embeddings, tables and Muon's updates travel, too"],
+      "nothing overlaps. Real efficiency is lower: gradients of embeddings and tables, and Muon's updates, travel, too"],
     ["tensor parallel", `2 all-reduces in each of ${model.layers} layers: 1 / (2 layers alpha(n) + compute / n)`],
   ];
 }
