@@ -1,7 +1,6 @@
 """The command line: `uv run ratchet VERB`."""
 
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -324,11 +323,8 @@ def speak(
     device: Device = None,
 ):
     """Have the champion, or another run's model, continue a prompt."""
-    words = [*(words or [])]
-    first = words[0] if words else ""
-    named = first.isdigit() or first == "champion" or os.path.isfile(os.path.join(first, "run.json"))
-    named = named or (len(words) > 1 and "/" in first)
-    run, prompt = trained(words.pop(0) if named else None), " ".join(words)
+    name, prompt = voice.name_and_prompt(words or [])
+    run = trained(name)
     ask = dict(tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     with Spoken(prompt) as show:
         voice.say(run, prompt, samples or (1 if prompt else 3), device, show=show, tell=notes.print, **ask)

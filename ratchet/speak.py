@@ -58,6 +58,14 @@ def find_run(ledger, home, name=None):
     return found
 
 
+def name_and_prompt(words):
+    """(what names a run or None, the prompt) of [RUN] [PROMPT], either of which may be missing."""
+    first = words[0] if words else ""
+    named = first.isdigit() or first == "champion" or os.path.isfile(os.path.join(first, "run.json"))
+    named = named or (len(words) > 1 and "/" in first)
+    return (first, " ".join(words[1:])) if named else (None, " ".join(words))
+
+
 def name_of(run):
     """What a run's folder is called in results: 12/3-confirm-0."""
     return "/".join(run.parts[-2:])

@@ -292,6 +292,15 @@ def test_a_run_is_found_by_its_folder_its_number_or_as_the_latest(arena, tmp_pat
     assert speak.find_run(ledger, tmp_path) == older
 
 
+def test_a_first_word_is_a_run_where_it_can_only_be_one(run):
+    assert speak.name_and_prompt([]) == (None, "")
+    assert speak.name_and_prompt(["of the people", "by the people"]) == (None, "of the people by the people")
+    assert speak.name_and_prompt(["and/or"]) == (None, "and/or")
+    assert speak.name_and_prompt(["x" * 5000]) == (None, "x" * 5000)  # longer than names of files may be
+    for name in ("12", "champion", str(run), "runs/gone"):
+        assert speak.name_and_prompt([name, "hello"]) == (name, "hello")
+
+
 def test_the_champion_is_the_last_kept_and_leaves_its_last_run(tmp_path, monkeypatch):
     counter = itertools.count()
 
