@@ -359,9 +359,9 @@ def forecast(
     with Live() as tell:
         tell("measuring all-reduce" if not links else f"reading {links}")
         known = scaling.choose_links(links, device)
-    found = scaling.scaling(
-        folder, model, known, kind, voice.token_seconds(sources.home(), folder, device), most)  # fmt: skip
-    voice.keep(sources.home() / report.MEASURED[1], found)
+    decoding, to = (sources.home() / name for name in report.MEASURED)
+    found = scaling.scaling(folder, model, known, kind, voice.token_seconds(decoding, folder, device), most)
+    voice.keep(to, found)
     show_json(found) if as_json else show_scaling(found)
 
 

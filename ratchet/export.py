@@ -90,7 +90,7 @@ def export(run, to):
         about = model.ask("about")
         sizes = {"vocab_size": model.vocab_size, "max_position_embeddings": model.context}
     with open(run / "model.safetensors", "rb") as file:
-        saved = sorted(header_of(file).keys() - {"__metadata__"})
+        saved = sorted(speak.header_of(file).keys() - {"__metadata__"})
     if about["names"] != saved or not isinstance(own, dict):
         raise Refused(
             "load() does more than to fill Class(**config) with what was saved: it can't be exported"
@@ -144,14 +144,9 @@ def with_bos(tokenizer):
     return tokenizer | {"post_processor": {"type": "TemplateProcessing"} | template}
 
 
-def header_of(file):
-    """{name: facts} at the beginning of an open .safetensors file, which is then at its data."""
-    return json.loads(file.read(int.from_bytes(file.read(8), "little")))
-
-
 def rename(old, new, prefix):
     """Copy an open .safetensors file, its tensors' names prefixed: only its header changes."""
-    header = {prefix + name: facts for name, facts in header_of(old).items() if name != "__metadata__"}
+    header = {prefix + name: facts for name, facts in speak.header_of(old).items() if name != "__metadata__"}
     data = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
     data += b" " * (-len(data) % 8)
     new.write(len(data).to_bytes(8, "little") + data)

@@ -29,7 +29,6 @@ import psutil
 
 from ratchet import devices, referee, speak
 from ratchet.sources import ROOT, Refused
-from ratchet.speak import name_of
 
 SMALL_BYTES = 8192  # a message that is all latency
 NEAR = 16  # sizes are near each other if one is at most so many times the other
@@ -166,7 +165,7 @@ def describe(run):
     """What a run says of its training: seconds, rows and gradient bytes of a step; width and layers."""
     facts = json.loads((run / "result.json").read_text())
     if (processes := facts.get("processes", 1)) > 1:
-        raise Refused(f"{name_of(run)} was trained by {processes} processes: choose a run of one")
+        raise Refused(f"{speak.name_of(run)} was trained by {processes} processes: choose a run of one")
     config = json.loads((run / "config.json").read_text())
     width = config.get("width", 0) if isinstance(config, dict) else 0
     context = json.loads((Path(facts["arena_folder"]) / "arena.json").read_text())["context"]
@@ -179,9 +178,9 @@ def describe(run):
 def layers(run):
     """The number of layers: the longest list of modules in the checkpoint."""
     with open(run / "model.safetensors", "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        names = speak.header_of(file)
     numbers = {}
-    for name in header:
+    for name in names:
         for list_name, number in re.findall(r"(\w+)\.(\d+)\.", name):
             numbers.setdefault(list_name, set()).add(number)
     return max(map(len, numbers.values()), default=1)
@@ -208,12 +207,13 @@ def forecast(model, links, token_seconds=None, most=MOST_DEVICES):
 
 def scaling(run, model, links, device, token_seconds=None, most=MOST_DEVICES):
     """All that `ratchet scaling` shows, as JSON; model: as of describe()."""
+    lines = {n: links.line(n)[:2] for n in links.times}
     table = [
-        {"n": n, "bytes": size, "seconds": seconds, "ring": ring(n, size, *links.line(n)[:2])}
+        {"n": n, "bytes": size, "seconds": seconds, "ring": ring(n, size, *lines[n])}
         for n, times in links.times.items()
         for size, seconds in sorted(times.items())
     ]
-    lines = [{"n": n, "alpha": links.line(n)[0], "beta": links.line(n)[1]} for n in links.times]
-    found = {"run": name_of(run), "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
+    lines = [{"n": n, "alpha": alpha, "beta": beta} for n, (alpha, beta) in lines.items()]
+    found = {"run": speak.name_of(run), "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
     found |= {"model": model, "tag": links.tag, "source": links.source, "device": device, "table": table}
     return found | {"lines": lines} | forecast(model, links, token_seconds, most)

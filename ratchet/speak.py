@@ -71,6 +71,11 @@ def name_of(run):
     return "/".join(run.parts[-2:])
 
 
+def header_of(file):
+    """{name: facts} at the beginning of an open .safetensors file, which is then at its data."""
+    return json.loads(file.read(int.from_bytes(file.read(8), "little")))
+
+
 def weights_of(experiments, home):
     """The last run of these experiments' candidates that left its weights, or None."""
     runs = [run for e in experiments for run in e.runs if counts(run) and run["arm"] == 0 and "folder" in run]
@@ -271,9 +276,8 @@ def keep(path, found):
     part.replace(path)
 
 
-def token_seconds(home, run, device):
-    """Seconds of a token at batch 1 that serve_bench() found for this run on such a device, or None."""
-    path = home / "runs/decoding.json"
+def token_seconds(path, run, device):
+    """Seconds of a token at batch 1, if what serve_bench() found is there, of this run and such a device."""
     found = json.loads(path.read_text()) if path.exists() else {}
     same = (found.get("run"), found.get("device")) == (name_of(run), devices.describe(device)["device"])
     return found["points"][0]["tpot"] if same else None
