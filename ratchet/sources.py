@@ -52,18 +52,33 @@ def shape(text):
 
 
 def constants(text):
-    """{name: ast.Constant} of the numbers that a source assigns to capitals at its top; {} if unreadable."""
+    """{name: ast.Constant} of the numbers that a source assigns to capitals at its top; {} if unreadable.
+
+    Those in dicts, too: SIZES = {"small": dict(depth=3)} has one called SIZES.small.depth.
+    """
     found = {}
     with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
         for node in ast.parse(text).body:
             if isinstance(node, ast.Assign):
                 target, value = node.targets[0], node.value
                 many = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
-                for name, number in zip(target.elts, value.elts) if many else [(target, value)]:
-                    if isinstance(name, ast.Name) and name.id.isupper() and isinstance(number, ast.Constant):
-                        if type(number.value) in (int, float):
-                            found[name.id] = number
+                for name, literal in zip(target.elts, value.elts) if many else [(target, value)]:
+                    if isinstance(name, ast.Name) and name.id.isupper():
+                        found |= numbers_in(literal, name.id)
     return found
+
+
+def numbers_in(literal, name):
+    """{name: ast.Constant} of a number, or of those in a dict, whose names end with their keys."""
+    if isinstance(literal, ast.Constant):
+        return {name: literal} if type(literal.value) in (int, float) else {}
+    pairs = []
+    if isinstance(literal, ast.Dict):
+        pairs = zip(literal.keys, literal.values)
+        pairs = [(key.value, value) for key, value in pairs if isinstance(key, ast.Constant)]
+    elif isinstance(literal, ast.Call) and isinstance(literal.func, ast.Name) and literal.func.id == "dict":
+        pairs = [(keyword.arg, keyword.value) for keyword in literal.keywords]
+    return {key: node for part, value in pairs for key, node in numbers_in(value, f"{name}.{part}").items()}
 
 
 def git(*args, given=b""):

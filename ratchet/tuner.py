@@ -1,15 +1,16 @@
 """The tuner: proposes values for the constants at the top of train.py, without a language model.
 
 It is the control group for one: does the agent find more than a plain search at equal experiments? Each
-proposal moves a few constants of the champion, by a tree-structured Parzen estimator (Bergstra et al., 2011;
-optuna) that has seen all scores of the campaign. The same ledger gives the same proposal.
+proposal moves one or two constants of the champion, those first that were moved least, by a tree-structured
+Parzen estimator (Bergstra et al., 2011; optuna) that has seen all scores of the campaign. The same ledger
+gives the same proposal.
 """
 
 import math
 import random
 
 from ratchet import sources
-from ratchet.campaign import CANDIDATE
+from ratchet.campaign import CANDIDATE, tries
 
 MOVED = 1, 1, 2  # how many constants a proposal moves: one of these
 RANGE = math.log(4)  # a constant goes up to four times as high or low; so do the odds of a share in (0, 1)
@@ -61,6 +62,16 @@ def history(campaign, centers):
     return [(places, score or worst) for places, score in rows]
 
 
+def times_moved(campaign, names):
+    """{name: number of tries that changed this constant}."""
+    found = dict.fromkeys(names, 0)
+    for e in tries(campaign):
+        own, before = (sources.values_of(arm["commit"]) for arm in e.arms)
+        for name in names:
+            found[name] += own.get(name) != before.get(name)
+    return found
+
+
 def propose(campaign, champion, number, known):
     """(text, idea) of the next proposal: `champion` is a text, `number` makes proposals differ, `known` holds
     the shapes of sources not to be proposed again. Raises Refused."""
@@ -80,8 +91,11 @@ def propose(campaign, champion, number, known):
         known_places = dict(params=places, distributions=dict.fromkeys(places, everywhere))
         study.add_trial(optuna.trial.create_trial(**known_places, value=score))
     before = {name: node.value for name, node in sources.constants(champion).items()}
-    for _ in range(TRIES):
-        names = draw.sample(movable, min(draw.choice(MOVED), len(movable)))
+    moved = times_moved(campaign, movable)
+    for turn in range(TRIES):
+        # all values of what was moved least may be known: so the order is looser with every turn
+        disorder = {name: moved[name] + (1 + turn) * draw.random() for name in movable}
+        names = sorted(movable, key=disorder.get)[: draw.choice(MOVED)]
         places = study.ask(dict.fromkeys(names, everywhere)).params
         values = {name: value_at(place, centers[name]) for name, place in places.items()}
         values = {name: value for name, value in values.items() if value != before[name]}

@@ -250,6 +250,18 @@ def test_places_of_constants_are_values_and_back():
             assert type(value) is type(center) and abs(tuner.coordinate(value, center) - place) < 0.02
     text = b"A, B = 1, 0.5  # why\nC = 3\nx = 4\n"
     assert tuner.replaced(text, {"B": 0.25, "C": 7}) == b"A, B = 1, 0.25  # why\nC = 7\nx = 4\n"
+    text = b'SIZES = {"small": dict(depth=3, rows=8, windows="L"), "large": {"depth": 9}, **x}\n'
+    assert {*sources.constants(text)} == {"SIZES.small.depth", "SIZES.small.rows", "SIZES.large.depth"}
+    assert b"dict(depth=2, rows=8" in tuner.replaced(text, {"SIZES.small.depth": 2})
+
+
+def test_the_tuner_moves_every_constant_before_it_moves_one_again(place):
+    names = "KNOB_A KNOB_B KNOB_C KNOB_D".split()
+    commit("knobs", more="".join(f"{name} = 10\n" for name in names))
+    experiments.calibrate(Bench(arena="tiny", budget="5s"), 3)
+    night.run(Bench(), "tuner", Limits(experiments=5))
+    moved = tuner.times_moved(Bench().campaign(), [*names, "QUALITY"])
+    assert min(moved.values()) >= 1
 
 
 def test_the_digest_is_bounded_and_the_same_every_time(place, tmp_path):
