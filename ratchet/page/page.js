@@ -19,6 +19,7 @@ const MEASURES = { // what experiments can be drawn over: name with unit, value,
   joules: ["joules of the device", (e) => e.joules, false],
   bpb: ["val_bpb", (e) => e.mean, false],
 };
+const LOG = { type: "log", nticks: 6, exponentformat: "SI" };
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
 const $ = (selector, root = document) => root.querySelector(selector);
 let data, campaign, open = null, ticked = new Set(), order = ["n", -1];
@@ -179,7 +180,7 @@ function drawTradeoffs() {
     const line = { mode: "lines", x: best.map((p) => p.x), y: best.map((p) => p.y), hoverinfo: "skip", name: "front",
       line: { color: variable("--accent"), dash: "dot" } };
     const place = (own) => ({ x: own.map(value), y: own.map((e) => e.mean), error_y: { ...bars(own), thickness: 0.7, width: 0 } });
-    const x = { ...layout(name).xaxis, type: log ? "log" : "linear" };
+    const x = { ...layout(name).xaxis, ...(log ? LOG : {}) };
     draw(node, [line, ...byVerdict(found, place, { showlegend: false })], layout(name, "val_bpb", { xaxis: x, showlegend: false }));
   }
 }
@@ -199,10 +200,10 @@ function drawCurves() {
   draw($("#curves .chart"), traces, layout(name, "training loss (nats per token)", { showlegend: true, ...(chosen.length ? {} : empty()) }));
 }
 
-const logs = (x, y, more = {}) => {
-  const plain = layout(x, y, more);
-  return { ...plain, xaxis: { ...plain.xaxis, type: "log" }, yaxis: { ...plain.yaxis, type: "log" }, showlegend: true };
-};
+function logs(x, y) {
+  const plain = layout(x, y);
+  return { ...plain, xaxis: { ...plain.xaxis, ...LOG }, yaxis: { ...plain.yaxis, ...LOG }, showlegend: true };
+}
 const tagged = (rows, color) => ({ color, size: 8, symbol: rows.map((row) => (row.tag === "modelled" ? "circle-open" : "circle")) });
 
 // what serve-bench and scaling have left: of one model, whichever campaign is shown
@@ -241,15 +242,14 @@ function drawTraining(node, rows) {
     return { mode: "lines+markers", name, x: own.map((r) => r.n), y: own.map((r) => 100 * r[key]), line: { color }, marker: tagged(own, color),
       text: own.map((r) => r.tag), hovertemplate: "%{x} devices: %{y:.1f} %, %{text}<extra></extra>" };
   };
-  const plain = logs("devices, data-parallel training: modelled (filled: from measured all-reduce)", "efficiency (%)");
   draw(node, [line("strong", "the same batch, split", LINES[0]), line("weak", "a batch for each", LINES[1])],
-    { ...plain, yaxis: { ...plain.yaxis, type: "linear", rangemode: "tozero" } });
+    logs("devices, data-parallel training: modelled (filled: from measured all-reduce)", "efficiency (%)"));
 }
 
 function drawBound(node, rows) {
   const trace = { mode: "lines+markers", name: "at most", x: rows.map((r) => r.n), y: rows.map((r) => r.bound), line: { color: LINES[2] },
     marker: tagged(rows, LINES[2]), text: rows.map((r) => r.tag), hovertemplate: "%{x} devices: %{y:.3s} tokens/s, %{text}<extra></extra>" };
-  draw(node, [trace], logs("devices, tensor-parallel decoding: modelled (filled: from measured all-reduce)", "tokens/s of one user, at most", {}));
+  draw(node, [trace], logs("devices, tensor-parallel decoding: modelled (filled: from measured all-reduce)", "tokens/s of one user, at most"));
 }
 
 function drawLinks(node, { table, lines, tag }) {
@@ -450,8 +450,9 @@ function choices() {
 const NOTHING = { experiments: [], champions: [], sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
 
 function drawAll() {
-  drawSummary(), choices(), drawTable();
-  for (const part of [drawProgress, drawTradeoffs, drawCurves, drawServing, drawHonesty, drawExplorer]) part();
+  document.body.classList.toggle("empty", campaign === NOTHING); // style.css hides what would have nothing in it
+  drawSummary(), choices(), drawTable(), drawServing();
+  if (campaign !== NOTHING) for (const part of [drawProgress, drawTradeoffs, drawCurves, drawHonesty, drawExplorer]) part();
 }
 
 async function unpack(packed) {
