@@ -1,6 +1,6 @@
 """How many screening runs --stop-hopeless would have ended, and how many of these wrongly.
 
-    uv run benchmarks/hopeless.py [FOLDER ...]     folders with ledger.jsonl and runs/, by default examples/*/
+    uv run benchmarks/hopeless.py [FOLDER ...]     folders with ledger.jsonl and runs/, by default this one
 
 Reads the curves of nights in which nothing was stopped. Wrongly: the run passed its screening; fatally: its
 source was kept. Results go to results/hopeless.json.
@@ -48,7 +48,7 @@ def stopped_at(own, reference, rule):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="*", type=Path, default=sorted((ROOT / "examples").glob("*/")))
+    parser.add_argument("folders", nargs="*", type=Path, default=[ROOT])
     found = [each for folder in parser.parse_args().folders for each in screened(folder)]
     rows = []
     for rule in RULES:

@@ -96,8 +96,8 @@ class Speaker:
         self.tokenizer = prepare.load_tokenizer(self.arena.folder)
         self.device, self.say, self.heard = device, say, heard
         self.model = prepare.load_contestant(folder, device)
-        self.cached = hasattr(self.model, "init_cache") and hasattr(self.model, "decode")
-        self.decode = getattr(self.model, "decode", None)
+        self.decode = self.uncompiled = getattr(self.model, "decode", None)
+        self.cached = bool(self.decode) and hasattr(self.model, "init_cache")
 
     def about(self, ask):
         names = sorted(self.model.state_dict())
@@ -113,7 +113,7 @@ class Speaker:
             decoding = self.decoding(self.any_tokens(2, self.arena.context // 2), self.arena.context)
             decoding.step(decoding.first(self.arena.vocab_size).argmax(-1, keepdim=True))
         except Exception as error:  # a compiler has a hundred types of them
-            self.decode = getattr(self.model, "decode", None)
+            self.decode = self.uncompiled
             return {"compiled": False, "why": prepare.reason(error)[:200]}
         return {"compiled": True}
 
@@ -125,9 +125,10 @@ class Speaker:
             return {
                 "error": f"the prompt has {len(ids)} tokens, the model sees {self.arena.context}: shorten it"
             }
+        most = min(ask["tokens"], room)
         for number in range(ask["samples"]):
-            said, spoken = [], ""
-            for token in self.continuation(ids, ask, torch.Generator().manual_seed(ask["seed"] + number)):
+            said, spoken, generator = [], "", torch.Generator().manual_seed(ask["seed"] + number)
+            for token in self.continuation(ids, most, ask, generator):
                 said.append(token)
                 text = self.tokenizer.decode(said)
                 if not text.endswith("\ufffd"):  # else half of a character
@@ -136,11 +137,11 @@ class Speaker:
                     spoken = text
         return {"cut": len(said) == room < ask["tokens"]}
 
-    def continuation(self, ids, ask, generator):
-        """Tokens after these, until the document or the room ends."""
+    def continuation(self, ids, most, ask, generator):
+        """Tokens after these, until the document ends, `most` at most."""
         decoding = self.decoding(torch.tensor([ids], device=self.device), self.arena.context)
         logits = decoding.first(self.arena.vocab_size)
-        for left in range(min(ask["tokens"], self.arena.context - len(ids)), 0, -1):
+        for left in range(most, 0, -1):
             token = choose(logits, ask["temperature"], ask["top_k"], generator)
             if token.item() == prepare.BOS:
                 break
@@ -185,7 +186,7 @@ class Speaker:
 
     def work(self, decoding, token):
         """FLOPs of one more step, and bytes that its products read, counted as it is made."""
-        decoding.decode = getattr(self.model, "decode", None)  # compiled code can't be looked into
+        decoding.decode = self.uncompiled  # compiled code can't be looked into
         with ReadBytes() as read, FlopCounterMode(display=False) as flops:
             decoding.step(token)
         return {"flops": flops.get_total_flops(), "bytes": read.total}
