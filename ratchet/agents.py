@@ -21,12 +21,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ratchet import guard, referee, sandbox, sources
+from ratchet import devices, guard, referee, sandbox, sources
 
 FILES = "prepare.py", "program.md"  # that lie beside train.py, not to be edited
+# whatever the user's git is set to sign or to run
+COMMIT = "-c user.name=ratchet -c user.email=@ -c commit.gpgsign=false -c core.hooksPath=/dev/null commit"
 ANSWER = "idea.txt"  # first line: the idea; second: the gain in bpb that is expected of it
 SECONDS = 1800  # for one answer
 IDEA_CHARACTERS = 500
+LAST_CHARACTERS = 100_000  # of what it said, in which an idea is looked for
 # where agents keep their settings and sessions: seen and written by them, if they exist
 SETTINGS = ".claude .claude.json .codex .gemini .config/opencode .local/share/opencode .aider.conf.yml"
 SETTINGS += " .config/claude .config/gh-copilot .cursor .qwen"
@@ -59,8 +62,9 @@ class Agent:
         if not self.argv or not shutil.which(self.argv[0]):
             what = self.argv[0] if self.argv else command
             raise sources.Refused(f"the agent {what!r} is not installed: give a command that is, or tuner")
-        self.share, self.network, self.process = share, network, None
-        self.level = sandbox.best_level()
+        self.argv[0] = os.path.abspath(shutil.which(self.argv[0]))
+        self.share, self.network, self.process, self.ended = share, network, None, False
+        self.level, self.given = sandbox.best_level(), {}
 
     # ------------------------------------------------------------------------------------------------
     # One call
@@ -71,10 +75,10 @@ class Agent:
         work = self.folder / "work"
         work.mkdir(parents=True)
         (self.folder / "tmp").mkdir()
-        (work / "train.py").write_bytes(champion)
-        for name in FILES:
-            shutil.copy(sources.home() / name, work)
-        for command in ("init -q", "add -A", "-c user.name=ratchet -c user.email=@ commit -qm champion"):
+        self.given = {name: (sources.home() / name).read_bytes() for name in FILES}
+        for name, data in (self.given | {"train.py": champion}).items():
+            (work / name).write_bytes(data)
+        for command in ("init -q", "add -A", f"{COMMIT} -qm champion"):
             sources.git("-C", str(work), *command.split())
 
     def ask(self, prompt, champion):
@@ -100,21 +104,22 @@ class Agent:
 
     def run(self, argv, work, log):
         """The exit code of the command. Raises Ended."""
-        home, program = Path.home(), Path(shutil.which(argv[0])).resolve()
+        home = Path.home()
         programs = [home / name for name in PROGRAMS.split()]
         settings = [home / name for name in SETTINGS.split()] + [*map(Path, self.share)]
         view = sandbox.View(
-            read=(self.folder / "prompt", program.parent, *programs),
+            read=(self.folder / "prompt", Path(argv[0]), beside(Path(argv[0]).resolve()), *programs),
             write=(work, self.folder / "tmp", *settings), network=self.network)  # fmt: skip
         argv, mark = sandbox.command(argv, view, self.level), str(self.folder)
-        for process in guard.marked(mark):
-            process.kill()  # of a night that was killed
+        guard.end_marked(mark)
         told = {"RATCHET_RUN": mark, "TMPDIR": str(self.folder / "tmp")}
         env = {key: value for key, value in os.environ.items() if not key.startswith("RATCHET_")} | told
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
         with open(self.folder / "prompt", "rb") as given:
             with guard.Watched(argv, env, work, log, mark, given=given) as process:
                 self.process = process
+                if self.ended:  # while it was being started
+                    process.kill()
                 try:
                     return process.wait(SECONDS)
                 finally:
@@ -125,7 +130,8 @@ class Agent:
         referee.remove(self.folder)
 
     def cancel(self):
-        """End a call that another thread waits for."""
+        """End a call that another thread waits for; there will be no other."""
+        self.ended = True
         if process := self.process:
             process.kill()
 
@@ -143,7 +149,7 @@ class Agent:
         """An Answer from what lies in the folder."""
         work = self.folder / "work"
         for name in FILES:
-            if contents(work / name) != (sources.home() / name).read_bytes():
+            if contents(work / name) != self.given[name]:
                 return Answer("files", f"it changed {name}: train.py is the only file to edit")
         text = contents(work / "train.py")
         if text is None or len(text) > sources.SOURCE_BYTES:
@@ -152,8 +158,18 @@ class Agent:
             if code:
                 words = referee.tail(log) or ["no output"]
                 return Answer("crash", f"{words[-1]:.200} (exit code {code})")
-            return Answer("nothing", "it left train.py as it was")
+            return Answer("nothing", "it left train.py as it was (may it edit files without being asked?)")
         return Answer("idea", text=text)
+
+
+def beside(program):
+    """What an agent may read to start: the folder of its program, unless more than the program is there.
+
+    A script in the repository or in somebody's home stands alone: beside it are the ledger, or keys.
+    """
+    secret = sources.home(), devices.cache_folder(), Path.home()
+    open_to_all = any(path.is_relative_to(program.parent) for path in secret)
+    return program if open_to_all or program.is_relative_to(secret[0]) else program.parent
 
 
 def contents(path):
@@ -170,10 +186,10 @@ def read_idea(path, text):
     lines = (contents(path) or b"").decode(errors="replace").splitlines()
     lines = [line.strip() for line in lines if line.strip()]
     for word in () if len(lines) >= 2 else ("IDEA", "GAIN"):
-        said = re.findall(rf"^\W*{word}\W*:[\s*_`]*(.+?)[\s*_`]*$", text, re.MULTILINE)
-        lines += said[-1:] if word == "GAIN" or not lines else []
+        said = re.findall(rf"^[^\w\n]*{word}[^\w\n]*:(.+)", text[-LAST_CHARACTERS:], re.MULTILINE)
+        lines += [words.strip(" \t*_`") for words in said[-1:]] if word == "GAIN" or not lines else []
     idea = guard.clean(lines[0].encode())[:IDEA_CHARACTERS] if lines else ""
-    number = re.search(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", lines[1]) if len(lines) > 1 else None
+    number = re.search(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", lines[1][:100]) if len(lines) > 1 else None
     gain = float(number[0]) if number else None
     return idea.removeprefix("IDEA:").strip(), gain if gain is not None and abs(gain) < 10 else None
 

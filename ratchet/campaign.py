@@ -109,6 +109,12 @@ def seconds(text):
     return datetime.fromisoformat(text).timestamp()
 
 
+def device_seconds(experiments, since):
+    """Seconds of the device that the runs of all tries took since a time, as the ledger writes it."""
+    runs = (run for e in experiments if e.role == "try" for run in e.runs)
+    return sum(sum(run["seconds"].values()) for run in runs if seconds(run["time"]) >= seconds(since))
+
+
 def tries(campaign):
     """Its experiments on ideas, with a verdict."""
     return [e for e in campaign.tried if e.role == "try"]

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -96,14 +97,21 @@ def seat(device):
 
 
 @contextmanager
-def exclusive(device, tell=lambda text: None):
-    """Hold a device: waits while another run of this user has it. The lock dies with the process."""
+def exclusive(device, tell=lambda text: None, pause=time.sleep):
+    """Hold a device: waits, by `pause`, while another run of this user has it. A dying process lets go."""
     place = cache_folder() / f".device-{seat(device)}.lock"
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(place, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file):
             tell(f"  {device} is in use by another run: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while not lock(file):
+                pause(0.2)
         yield
+
+
+def lock(file):
+    """Lock an open file; False if somebody else has."""
+    with suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False

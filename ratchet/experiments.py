@@ -5,10 +5,10 @@ goes on where it stopped, and `verify` can find out whether every verdict is the
 """
 
 import copy
-import fcntl
 import math
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from ratchet.verdicts import Verdict
 
 MIN_SEEDS = 2  # of a calibration: one run has no sigma
 TOLD = "idea", "by", "gain", "near"  # facts of an experiment that don't tell whether it is the same one
-SHARED_TRIES = 3  # runs in a row that shared their device before a verb gives up
+RUN_TRIES = 3  # runs in a row that shared their device, or of a champion that failed, before a verb gives up
 
 
 class Shared(Refused):
@@ -107,10 +107,8 @@ class Bench:
         """Nobody else experiments in this repository meanwhile."""
         (self.home / "runs").mkdir(exist_ok=True)
         with open(self.home / "runs/.lock", "a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Refused("another experiment is running in this repository: wait for it") from None
+            if not devices.lock(file):
+                raise Refused("another experiment is running in this repository: wait for it")
             yield
 
     def compiled(self):
@@ -160,6 +158,13 @@ class Bench:
                 return self.keep(e.n, arms[0])
         return self.keep(self.ledger.append("opens", salt=secrets.token_hex(8), **facts), arms[0])
 
+    def champion_for(self, source, quick):
+        """The commit that a try of a source is held against: when it goes on, the one that it began with."""
+        campaign, wanted = self.campaign(), (source.commit, quick, self.busy)
+        begun = (e for e in campaign.since if e.role == "try" and not e.closes)
+        same = [e for e in begun if (e.arms[CANDIDATE]["commit"], e.quick, e.opens["busy"]) == wanted]
+        return same[-1].opens["parent"] if same else campaign.champion["commit"]
+
     def keep(self, n, source):
         """Keep an experiment's commit in reach, whatever becomes of its branch; returns n."""
         if source.commit:
@@ -171,7 +176,7 @@ class Bench:
 
     def run(self, n, arm, phase, source, seed=None, budget=None, splits=("val",), is_baseline=False):
         """One run of an arm, into the ledger. Again when another program used the device, some times."""
-        for _ in range(SHARED_TRIES):
+        for _ in range(RUN_TRIES):
             self.ledger.check_room()
             e, name = self.now(n), f"{phase}-{arm}"
             seed_now = e.seed() if seed is None else seed
@@ -203,15 +208,21 @@ class Bench:
         return tuple(curves.reference([curves.shares(each, self.budget) for each in points]))
 
     def close(self, n, decision):
-        e = self.now(n)
-        if not e.closes:
+        if not self.now(n).closes:
             self.ledger.append("closes", n=n, **decision._asdict())
-        if decision.verdict not in ("keep", "baseline"):
-            for weights in (self.home / "runs" / str(n)).glob("*/model.safetensors"):
-                weights.unlink()
-        if decision.verdict in ("keep", "baseline") and e.arms[0]["commit"]:
-            sources.git("update-ref", "refs/ratchet/champion", e.arms[0]["commit"])
-        return self.now(n)
+        return self.settle(self.now(n))
+
+    def settle(self, e):
+        """What follows from a verdict: the ref points at the champion, or what only champions keep goes."""
+        if e.verdict in ("keep", "baseline"):
+            champion = Campaign(self.experiments(), e.key).champion["commit"]
+            sources.git("update-ref", "refs/ratchet/champion", champion)
+            return e
+        for weights in (self.home / "runs" / str(e.n)).glob("*/model.safetensors"):
+            weights.unlink()
+        if e.role == "try":
+            shutil.rmtree(self.compiled() / referee.cache_name(e.arms[0]["file"]), ignore_errors=True)
+        return e
 
     def sent(self, e):
         """The experiment; wandb is told of it if the user wants. What goes wrong there harms nothing here."""
@@ -251,9 +262,10 @@ def calibrate(bench, seeds=5):
     return bench.close(n, Verdict("baseline", what))
 
 
-def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", **told):
+def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", parent=None, **told):
     """Try a commit's train.py against the champion: screen, confirm, verdict. Returns the experiment.
 
+    parent: the champion that the idea is meant for; None is returned when that is the champion no more.
     told: gain, in bpb, that was expected of the idea; near, the number of an earlier experiment it is like.
     """
     if what == "HEAD":
@@ -265,12 +277,15 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", **told):
     shape = source.facts()["source"]
     known = [e for e in campaign.tried if e.arms[0]["source"] == shape and e.verdict != "overtaken"]
     if known and not again:
-        return known[-1]
-    champion = campaign.champion
+        return bench.settle(known[-1])  # which a kill may have cut short
     idea, by = (guard.clean(text.encode(errors="replace"))[:1000] for text in (idea, by))
-    arms = source, sources.read_source(champion["commit"])._replace(name="champion")
-    more = {"parent": champion["commit"], "quick": quick, "baseline": campaign.baseline.n} | told
-    n = bench.open("try", arms, idea=idea, by=by, **more)
+    more = {"quick": quick, "baseline": campaign.baseline.n, "idea": idea, "by": by} | told
+    with bench.ledger.held:  # nobody makes another champion meanwhile
+        champion = bench.champion_for(source, quick)
+        if parent and parent != champion:
+            return None
+        arms = source, sources.read_source(champion)._replace(name="champion")
+        n = bench.open("try", arms, parent=champion, **more)
     while True:
         bench.campaign()  # refuses when the judge has changed
         with bench.ledger.held:  # no line comes between a verdict and what it follows from
@@ -279,10 +294,10 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", **told):
         if ended:
             return bench.sent(ended)
         facts = bench.run(n, *step, arms[step[0]])
-        if step[0] == CHAMPION and facts["status"] != "ok":
-            raise Refused(
-                f"the champion's own run ended as {facts['status']} ({facts['reason']}): mend that first"
-            )
+        failed = sum(run["arm"] == CHAMPION and run["status"] != "ok" for run in bench.now(n).runs)
+        if step[0] == CHAMPION and facts["status"] != "ok" and failed % RUN_TRIES == 0:
+            what = f"the champion's own run ended as {facts['status']} ({facts['reason']}) {RUN_TRIES} times"
+            raise Refused(f"{what}: mend that first")
 
 
 def compare(bench, names, seeds=5, frame="time"):

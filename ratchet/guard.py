@@ -232,7 +232,7 @@ class Watched:
         code = self.popen.poll()
         self.log.flush()
         words = [line for line in Path(self.log.name).read_text().splitlines() if line.strip()]
-        how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+        how = f"killed by {signal_name(-code)}" if code and code < 0 else f"exit code {code}"
         return Ended(
             "crash", (words[-1].removeprefix("ratchet: ")[:300] if words else "no output") + f" ({how})"
         )
@@ -252,6 +252,12 @@ class Watched:
                 break
             time.sleep(0.01)
         self.popen.wait()
+
+
+def signal_name(number):
+    with suppress(ValueError):  # real-time signals have no name
+        return signal.Signals(number).name
+    return f"signal {number}"
 
 
 def own_bytes(process):
@@ -285,6 +291,18 @@ def reap(processes, first):
             continue
         with suppress(ChildProcessError):
             os.waitpid(process.pid, os.WNOHANG)
+
+
+def end_marked(*marks):
+    """Kill what a killed referee has left; returns when it has ended."""
+    for _ in range(500):
+        left = [process for mark in marks for process in marked(mark) if alive(process)]
+        if not left:
+            return
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        time.sleep(0.01)
 
 
 def marked(mark):

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ratchet import guard, sources, tuner
+from ratchet.agents import Answer
 from ratchet.campaign import tries
 from ratchet.digest import digest, expectation, quoted
 from ratchet.journal import Journal
@@ -53,8 +54,9 @@ class Idea(NamedTuple):
 class Ideas:
     """A queue that an agent fills, in a thread of its own; without one the tuner does, when it is empty."""
 
-    def __init__(self, bench, agent, most_calls, ahead):
-        self.bench, self.agent, self.most_calls, self.ahead = bench, agent, most_calls, ahead
+    def __init__(self, bench, agent, may_ask, ahead):
+        """may_ask(): whether the agent may be asked once more. ahead: how many ideas are to wait."""
+        self.bench, self.agent, self.may_ask, self.ahead = bench, agent, may_ask, ahead
         self.journal = Journal(bench.home)
         self.ready, self.broken = queue.Queue(), queue.Queue()  # to be tried; to go back to the agent
         self.lock = threading.Lock()  # of the tuner
@@ -94,11 +96,14 @@ class Ideas:
         """The agent's thread: keep some ideas ahead, until it is enough."""
         failures = sum(1 for _ in self.failures())
         while not self.enough.is_set():
-            if self.broken.empty() and self.ready.qsize() >= self.ahead or self.calls() >= self.most_calls:
+            broken = self.broken.get_nowait() if not self.broken.empty() else None
+            may_ask = self.may_ask()
+            if broken and not may_ask:
+                self.give_up(broken)
+            if not may_ask or not broken and self.ready.qsize() >= self.ahead:
                 self.enough.wait(0.2)
                 continue
             try:
-                broken = self.broken.get_nowait() if not self.broken.empty() else None
                 failures = 0 if self.answer(broken) else failures + 1
             except guard.Cancelled:
                 return
@@ -108,6 +113,14 @@ class Ideas:
                 self.refused = f"{failures} answers in a row had no idea that could be tried"
             if self.refused:
                 return
+
+    def give_up(self, broken):
+        """An idea that can't go back to the agent: the crash stands, or it is left where it collided."""
+        if broken.failure:
+            self.ready.put(broken._replace(repairs=REPAIRS))
+        else:
+            why = "it collides with the new champion"
+            self.journal.append("done", call=broken.call, outcome="stale", reason=why)
 
     def calls(self):
         return len(self.journal.answers())
@@ -127,7 +140,10 @@ class Ideas:
         self.agent.prepare(champion)
         if broken and broken.failure:
             (self.agent.folder / "work/train.py").write_bytes(sources.read_source(broken.commit).text)
-        found = self.agent.ask(self.prompt(campaign, broken), champion)
+        prompt = self.prompt(campaign, broken)
+        if self.enough.is_set():
+            return True
+        found = self.agent.ask(prompt, champion)
         if self.enough.is_set():
             return True  # it was cut short
         event = found._asdict() | {"parent": parent, "repairs": broken.repairs + 1 if broken else 0}
@@ -198,15 +214,8 @@ class Ideas:
         champion = campaign.champion["commit"]
         known = campaign.known | self.waiting()
         text, idea = tuner.propose(campaign, sources.read_source(champion).text, self.calls(), known)
-        event = {
-            "outcome": "idea",
-            "reason": "",
-            "idea": idea,
-            "gain": None,
-            "near": None,
-            "parent": champion,
-        }
-        event |= {"repairs": REPAIRS, "seconds": 0.0, "cost": 0.0, "tokens": 0}
+        event = Answer("idea", idea=idea)._asdict() | {"parent": champion, "repairs": REPAIRS, "near": None}
+        event.pop("text")
         self.note(event | {"commit": sources.commit_text(champion, text, idea)})
 
 

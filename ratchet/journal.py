@@ -4,27 +4,32 @@ begins    a night, or (`resumes`) the rest of one that was interrupted: who is a
 answer    one call of the agent: what came of it, the commit of its idea
 tries     an idea is an experiment now, maybe as another commit: the champion may have changed
 done      an idea has its verdict, is `stale`, or went back to the agent (`repair`)
-ends      why
+pauses    it was interrupted: how long the devices worked, and waited for ideas
+ends      the same, and why
 """
 
 import fcntl
 import json
 import os
 import time
+from contextlib import suppress
 
 from ratchet.campaign import seconds
 
 
 class Journal:
-    """Append-only; a line is whole or absent."""
+    """Append-only; what a power cut left of a line is passed over."""
 
     def __init__(self, home):
         self.path = home / "runs/night.jsonl"
         self.path.parent.mkdir(exist_ok=True)
 
     def events(self):
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        found = []
+        for line in self.path.read_text(errors="replace").splitlines() if self.path.exists() else []:
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
     def append(self, kind, **facts):
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -32,7 +37,7 @@ class Journal:
         with open(self.path, "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if file.tell() and not self.path.read_bytes().endswith(b"\n"):
-                line = "\n" + line  # a line that a power cut left is not a part of this one
+                line = "\n" + line  # what a power cut left is not a part of this one
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())

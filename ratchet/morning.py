@@ -2,7 +2,7 @@
 
 import re
 
-from ratchet.campaign import CHAMPION, standing, tries
+from ratchet.campaign import CHAMPION, device_seconds, standing, tries
 from ratchet.digest import expectation, near_misses, quoted, signed
 from ratchet.experiments import contrast
 from ratchet.verdicts import compare
@@ -26,7 +26,7 @@ def summary(campaign, events):
         opening(campaign, events, found, kept),
         *table(campaign, kept),
         *audited(campaign),
-        cost(events, found),
+        cost(events, device_seconds(campaign.all, events[0]["time"])),
     ]
     if near := [(gain, e) for gain, e in near_misses(campaign) if e.n in numbers]:
         lines = [f"- {e.n} {e.verdict} {signed(gain)}: {words(e.idea)}" for gain, e in near]
@@ -48,7 +48,8 @@ def opening(campaign, events, found, kept):
     if not kept:
         return text + " Nothing was kept: the champion is what it was."
     total, noise = whole_gain(campaign, kept), campaign.noise()
-    text += f" What was kept makes {signed(total)} bpb together (95 %), {total.gain / noise.sigma:.1f} sigma."
+    text += f" What was kept makes {signed(total)} bpb together (95 %)"
+    text += f", {total.gain / noise.sigma:.1f} sigma." if noise.sigma else "."
     return text + " The runs that kept it flatter it: `ratchet audit` measures afresh, on test too."
 
 
@@ -83,17 +84,16 @@ def audited(campaign):
     return ["\n".join(lines)]
 
 
-def cost(events, found):
+def cost(events, device):
     """Calls, dollars, seconds of the device and how long it waited."""
     answers = [event for event in events if event["kind"] == "answer"]
-    device = sum(sum(run["seconds"].values()) for e in found for run in e.runs)
     text = f"Cost: {told(len(answers), 'call')} of the agent"
     if dollars := sum(event["cost"] for event in answers):
         text += f", {dollars:.2f} dollars"
     if tokens := sum(event["tokens"] for event in answers):
         text += f", {tokens:,} tokens"
     text += f"; {device / 3600:.2f} hours of the device"
-    ends = [event for event in events if event["kind"] == "ends"]
+    ends = [event for event in events if event["kind"] in ("ends", "pauses")]
     idle, busy = (sum(event[key] for event in ends) for key in ("idle", "busy"))
     if busy:
         text += f", which waited for ideas {idle / (idle + busy):.1%} of the time"

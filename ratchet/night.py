@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ratchet import devices, experiments, guard, referee, sources
 from ratchet.agents import Agent
-from ratchet.campaign import seconds
+from ratchet.campaign import device_seconds
 from ratchet.digest import quoted
 from ratchet.experiments import Shared
 from ratchet.ideas import AHEAD, REPAIRS, Ideas
@@ -39,7 +39,7 @@ class Night:
     def __init__(self, benches, name, limits, agent=None):
         self.benches, self.bench, self.name, self.limits = benches, benches[0], name, limits
         self.journal = Journal(self.bench.home)
-        self.ideas = Ideas(self.bench, agent, limits.calls, ahead=AHEAD + len(benches))
+        self.ideas = Ideas(self.bench, agent, self.may_ask, ahead=AHEAD + len(benches))
         self.lock, self.working = threading.Lock(), set()  # threads that have, or wait for, an idea
         self.idle = self.busy = 0.0  # seconds of all devices
         self.why, self.errors = "", []
@@ -56,13 +56,22 @@ class Night:
 
     def spent(self):
         """What counts against the limits."""
-        first, answers = seconds(self.journal.night()[0]["time"]), self.journal.answers()
-        runs = (run for e in self.bench.experiments() if e.role == "try" for run in e.runs)
+        calls, cost = self.paid()
         return Limits(
             hours=(self.before + time.monotonic() - self.begin) / 3600,
             experiments=len(self.journal.verdicts()),
-            device_seconds=sum(sum(run["seconds"].values()) for run in runs if seconds(run["time"]) >= first),
-            calls=len(answers), cost=sum(event["cost"] for event in answers))  # fmt: skip
+            device_seconds=device_seconds(self.bench.experiments(), self.journal.night()[0]["time"]),
+            calls=calls, cost=cost)  # fmt: skip
+
+    def paid(self):
+        """(calls, dollars) so far."""
+        answers = self.journal.answers()
+        return len(answers), sum(event["cost"] for event in answers)
+
+    def may_ask(self):
+        """Whether the agent may be asked once more."""
+        calls, cost = self.paid()
+        return calls < self.limits.calls and cost < self.limits.cost
 
     def over(self):
         """Why the night ends now, or ""."""
@@ -73,7 +82,7 @@ class Night:
         spent = self.spent()
         names = {"device_seconds": "seconds of the device", "cost": "dollars", "calls": "calls of the agent"}
         for key, most in self.limits._asdict().items():
-            waits = key == "calls" and self.journal.waiting()  # what was paid for is tried
+            waits = key in ("calls", "cost") and self.journal.waiting()  # what was paid for is tried
             if getattr(spent, key) >= most and not waits:
                 return f"{most:g} {names.get(key, key)} are spent"
         return "" if self.ideas.ready.qsize() else self.ideas.refused
@@ -90,10 +99,11 @@ class Night:
                     time.sleep(POLL_SECONDS / 10)
             finally:
                 self.cancel(threads)
+                kind = "pauses" if self.errors or not self.why else "ends"
+                self.journal.append(kind, why=self.why, idle=round(self.idle, 1), busy=round(self.busy, 1))
         for error in self.errors:
             raise error
         (self.bench.home / "runs/.stop").unlink(missing_ok=True)
-        self.journal.append("ends", why=self.why, idle=round(self.idle, 1), busy=round(self.busy, 1))
         return self.why
 
     def cancel(self, threads):
@@ -108,15 +118,17 @@ class Night:
         try:
             while not self.why:
                 begin = time.monotonic()
-                idea = self.ideas.next(POLL_SECONDS) if self.may_begin() else guard.pause(POLL_SECONDS)
-                waited = time.monotonic()
+                if not self.may_begin():
+                    guard.pause(POLL_SECONDS)
+                    continue
+                idea, waited = self.ideas.next(POLL_SECONDS), time.monotonic()
                 if idea:
                     self.handle(bench, idea)
+                else:
+                    bench.tell("waiting for the agent's next idea")
                 with self.lock:
                     self.idle += waited - begin
                     self.busy += time.monotonic() - waited
-                if not idea and not self.why:
-                    bench.tell("waiting for the agent's next idea")
                 self.working.discard(threading.get_ident())
         except guard.Cancelled:
             pass
@@ -141,18 +153,19 @@ class Night:
                 self.ideas.broken.put(idea._replace(failure=failure))
                 return
             self.journal.append("tries", call=idea.call, commit=idea.commit, parent=idea.parent)
-            if not (e := self.attempt(bench, idea)):
-                return
-            bench.tell(f"  experiment {e.n}: {e.verdict}, {e.closes['reason']}")
-            if e.verdict != "overtaken":
+            if e := self.attempt(bench, idea):
+                bench.tell(f"  experiment {e.n}: {e.verdict}, {e.closes['reason']}")
+            if e and e.verdict != "overtaken":
                 self.journal.append("done", call=idea.call, n=e.n, outcome=e.verdict)
+                return
+            if self.over():
                 return
 
     def attempt(self, bench, idea):
-        """The experiment; None when the night ends before the device is free of other programs."""
+        """The experiment; None when the champion has changed, or the night ends before the device is free."""
+        told = dict(by=self.name, parent=idea.parent, gain=idea.gain, near=idea.near)
         while True:
             try:
-                told = dict(by=self.name, gain=idea.gain, near=idea.near)
                 return experiments.attempt(bench, idea.idea, idea.commit, **told)
             except Shared as error:
                 bench.tell(f"  {error}")
@@ -219,7 +232,8 @@ def status(bench):
         return {"night": "there was none"}
     kept = sum(event["kind"] == "done" and event["outcome"] == "keep" for event in events)
     busy = sorted(e.n for e in bench.experiments() if not e.closes and e.role == "try")
-    found = {"night": "runs" if bench.is_busy() else "does not run"}
+    runs = events[-1]["kind"] not in ("ends", "pauses") and bench.is_busy()
+    found = {"night": "runs" if runs else "does not run"}
     if events[-1]["kind"] == "ends":
         found["ended"] = events[-1]["why"]
     found |= {"agent": events[0]["agent"], "began": events[0]["time"], "limits": events[0]["limits"]}

@@ -121,9 +121,7 @@ def run(job):
     live, level, clock = job.live, sandbox.best_level(), Clock()
     facts = {"seed": job.seed, "budget": job.budget, "status": "ok", "reason": "", "isolation": level}
     facts |= devices.describe(job.device) | job.source.facts() | {"shared": False, "seconds": clock.seconds}
-    with devices.exclusive(job.device):
-        for process in guard.marked(str(live / "out")) + guard.marked(str(live / "score")):
-            process.kill()  # of a referee that was killed
+    with devices.exclusive(job.device, pause=guard.pause):
         place(job)
         try:
             told = compete(job, level, clock, facts)
@@ -147,20 +145,26 @@ def place(job):
 
     The cache is what the compiler made for the same source before its first real token, or for the baseline.
     """
+    guard.end_marked(str(job.live / "out"), str(job.live / "score"))
     remove(job.live)
     for name in ("code", "out", "tmp"):
         (job.live / name).mkdir(parents=True)
     shutil.copy(ROOT / "prepare.py", job.live / "code")
     (job.live / "code/train.py").write_bytes(job.source.text)
-    known = [job.compiled / name for name in (sha256(job.source.text)[:16], "baseline")]
+    known = [job.compiled / name for name in (cache_name(sha256(job.source.text)), "baseline")]
     for folder in [folder for folder in known if folder.exists()][:1]:
         shutil.copytree(folder, job.live / "cache", symlinks=True)
     (job.live / "cache").mkdir(exist_ok=True)
 
 
+def cache_name(file):
+    """What the kept compiler cache of a source is called, whose text has this hash."""
+    return file[:16]
+
+
 def keep_compiled(job):
     """Keep the compiler's cache as it is before the first real token: a run can't hand on what it learned."""
-    for name in [sha256(job.source.text)[:16]] + ["baseline"] * job.is_baseline:
+    for name in [cache_name(sha256(job.source.text))] + ["baseline"] * job.is_baseline:
         if not (job.compiled / name).exists():
             part = job.compiled / f"{name}.part"
             shutil.rmtree(part, ignore_errors=True)
@@ -241,14 +245,16 @@ def preflight(job):
 
     Returns (status, reason, last lines of its log) if it doesn't come so far, else None. This is no run.
     """
-    with devices.exclusive(job.device):
-        place(job)
+    with devices.exclusive(job.device, pause=guard.pause):
         try:
+            place(job)
             with started(job, sandbox.best_level()) as (process, ours):
                 wait_until_ready(process, ours, Clock())
                 keep_compiled(job)
         except guard.Ended as end:
             return end.status, str(end), tail(job.live / "run.log")
+        except Exception as error:  # whatever a contestant provokes
+            return "crash", f"{type(error).__name__}: {error}"[:300], tail(job.live / "run.log")
         finally:
             remove(job.live)
 
