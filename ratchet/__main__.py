@@ -228,7 +228,7 @@ def verify(as_json: AsJson = False):
 
 @app.command()
 def night(
-    agent: Annotated[str, typer.Option(help='A command that edits files, like "claude -p"; or tuner.')],
+    agent: Annotated[str, typer.Option(help="A command that reads a prompt and edits train.py; or tuner.")],
     hours: Annotated[float, typer.Option(help="End after so many.")] = math.inf,
     most: Annotated[float, typer.Option("--experiments", help="End after so many verdicts.")] = math.inf,
     device_seconds: Annotated[float, typer.Option(help="End after so many of the device.")] = math.inf,
@@ -272,7 +272,7 @@ def make_report(
 def watch(port: Annotated[int, typer.Option(help="Of this machine; 0 takes a free one.")] = 8000):
     """Serve the report on 127.0.0.1 while a night runs: it refreshes itself."""
     with live.server(sources.home(), port) as server:
-        console.print(f"http://{live.HOST}:{server.server_address[1]}/  (Ctrl-C ends it)")
+        console.print(f"{server.url}  (Ctrl-C ends it)", soft_wrap=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

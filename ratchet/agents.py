@@ -1,10 +1,11 @@
 """Agents: ask a command for one edit of train.py, in a folder of its own, and see what it did.
 
-Any program that reads a prompt on stdin and edits files in its working folder will do: `claude -p`,
-`codex exec -`, `gemini`, a shell script. `{prompt}` in the command stands for a file with the prompt, for
-programs that read none from stdin. The folder is a small git repository of its own with train.py, prepare.py
-and program.md: nothing that an agent does there reaches the real one. It runs in the contestants' sandbox, so
-that it sees no val rows, no ledger, no referee; the network is open, because agents need their API.
+Any program that reads a prompt on stdin and edits files in its working folder will do: `claude -p`, `codex
+exec -`, `gemini`, each with the flag that lets it edit, a shell script. `{prompt}` in the command stands for
+a file with the prompt, for programs that read none from stdin. The folder is a small git repository of its
+own with train.py, prepare.py and program.md: nothing that an agent does there reaches the real one. It runs
+in the contestants' sandbox, so that it sees no val rows, no ledger, no referee; the network is open, because
+agents need their API.
 
 What an agent prints and writes is data. It is parsed for a few fields, cleaned of what a terminal obeys and
 of secrets, and never followed.
@@ -124,6 +125,12 @@ class Agent:
                     return process.wait(SECONDS)
                 finally:
                     self.process = None
+
+    def keep(self, folder):
+        """Copy what it was asked, and the last of what it printed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.folder / "prompt", folder / "prompt.md")
+        (folder / "log.txt").write_text((self.folder / "log").read_text()[-LAST_CHARACTERS:])
 
     def clear(self):
         """Remove its folder."""

@@ -104,6 +104,20 @@ class Campaign:
         return verdicts.recent([(at, score) for at, score, line in rows if line < e.line], now)
 
 
+def campaigns(experiments):
+    """[Campaign] of all experiments, in the order in which they began: each calibration on a key begins one.
+
+    What a key has before its first calibration belongs to that; one without any has no baseline.
+    """
+    found = []
+    for key in dict.fromkeys(e.key for e in experiments):
+        own = [e for e in experiments if e.key == key]
+        begins = [e.n for e in own if e.verdict == "baseline"][1:]
+        for begin, end in zip([0, *begins], [*begins, math.inf]):
+            found.append(Campaign([e for e in own if begin <= e.n < end], key))
+    return sorted(found, key=lambda campaign: campaign.all[0].n)
+
+
 def seconds(text):
     """Of a time in the ledger, since 1970."""
     return datetime.fromisoformat(text).timestamp()

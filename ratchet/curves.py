@@ -20,6 +20,7 @@ CATCH_UP = 1.5  # no run makes good more than so many times what the champion st
 NOISE = 3  # standard deviations between the champion's runs that are granted besides
 LEAST_RUNS, LEAST_POINTS = 2, 20  # of the champion; of a curve
 LOOK_SECONDS = 1
+MOST = 1e30  # a number of a curve that is not less is none
 
 
 def read(path, begin=0):
@@ -31,10 +32,10 @@ def read(path, begin=0):
             if not line.endswith(b"\n"):
                 break
             begin += len(line)
-            with suppress(ValueError, TypeError, KeyError, RecursionError):
+            with suppress(ValueError, TypeError, KeyError, RecursionError, OverflowError):
                 point = json.loads(line)
                 point = tuple(float(point[key]) for key in ("seconds", "tokens", "loss"))
-                if all(map(math.isfinite, point)):
+                if all(abs(value) < MOST for value in point):
                     found.append(point)
     return found, begin
 

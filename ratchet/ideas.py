@@ -2,7 +2,9 @@
 
 import queue
 import threading
+import time
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from ratchet import guard, sources, tuner
@@ -146,7 +148,10 @@ class Ideas:
         found = self.agent.ask(prompt, champion)
         if self.enough.is_set():
             return True  # it was cut short
+        kept = Path("runs/calls", f"{time.strftime('%Y%m%d-%H%M%S')}-{self.calls() + 1}")
+        self.agent.keep(self.bench.home / kept)
         event = found._asdict() | {"parent": parent, "repairs": broken.repairs + 1 if broken else 0}
+        event["folder"] = str(kept)
         event |= {"idea": found.idea or (broken.idea if broken else ""), "commit": "", "near": None}
         if found.outcome == "idea":
             event |= self.compare(self.bench.campaign(), found.text, parent)

@@ -1,9 +1,10 @@
 """Live: serves the report of a ledger that grows, to this machine alone."""
 
+import secrets
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ratchet import report
-from ratchet.ledger import Broken, Ledger
+from ratchet.ledger import Ledger
 from ratchet.sources import Refused
 
 HOST = "127.0.0.1"
@@ -32,27 +33,30 @@ class Live:
         return self.made[1]
 
     def answer(self, path):
-        """(type, text) of what is at a path, or None."""
-        if path == "/":
-            return "text/html", report.render(self.data(), live=True)
-        if path == "/data":
+        """(type, text) of what is at a path below the key, or None."""
+        if path == "":
+            return "text/html", report.render(self.data(), live=self.made[0])
+        if path == "data":
             return "text/plain", report.packed(self.data())
-        if path == "/stamp":
+        if path == "stamp":
             return "text/plain", self.stamp()
         return None
 
 
-def handler(live, port):
-    """The request handler of a server on a port."""
+def handler(live, port, key):
+    """The request handler of a server on a port, for those who know the key: an agent can reach the port."""
     names = {f"{name}:{port}" for name in (HOST, "localhost")}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             if self.headers.get("Host") not in names:  # a name of somebody else's that leads here
                 return self.send_error(421, "this page is for this machine alone")
+            asked, slash, path = self.path.removeprefix("/").partition("/")
+            if not slash or not secrets.compare_digest(asked.encode(), key.encode()):
+                return self.send_error(404, "open the address that `ratchet watch` has printed")
             try:
-                found = live.answer(self.path.partition("?")[0])
-            except (Broken, Refused) as error:
+                found = live.answer(path.partition("?")[0])
+            except Exception as error:  # a page that asks again in a second is better served by an answer
                 return self.send_error(503, "the ledger can't be read now", str(error))
             if not found:
                 return self.send_error(404)
@@ -77,5 +81,6 @@ def server(home, port=0):
         made = ThreadingHTTPServer((HOST, port), BaseHTTPRequestHandler)
     except OSError as error:
         raise Refused(f"port {port} can't be used ({error.strerror}): choose another with --port") from None
-    made.RequestHandlerClass = handler(Live(home), made.server_address[1])
+    port, key = made.server_address[1], secrets.token_urlsafe(8)
+    made.RequestHandlerClass, made.url = handler(Live(home), port, key), f"http://{HOST}:{port}/{key}/"
     return made

@@ -30,7 +30,7 @@ def send(e, home):
         settings = wandb.Settings(console="off", silent=True)
         with wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ratchet"), group=f"experiment-{e.n}", name=name,
-            job_type=run["phase"], config=config, dir=home / "runs", reinit="finish_previous",
+            job_type=run["phase"], config=config, dir=home / "runs", reinit="create_new",
             settings=settings,
         ) as told:  # fmt: skip
             for seconds, tokens, loss in curves.read(home / run["folder"] / "curve.jsonl")[0]:

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 from ratchet import curves, sources, verdicts
-from ratchet.campaign import CANDIDATE, Campaign, standing
+from ratchet.campaign import CANDIDATE, campaigns, standing
 from ratchet.experiments import contrast
 from ratchet.journal import Journal
 from ratchet.ledger import counts
@@ -38,13 +38,13 @@ def render(data, live=False):
 
 
 def picture(data, path):
-    """progress.png of the last campaign: every experiment, the champion's staircase, its noise."""
+    """progress.png of the latest campaign: every experiment, the champion's staircase, its noise."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    campaign = data["campaigns"][-1]
+    campaign = data["campaigns"][data["latest"]]
     figure, axes = pyplot.subplots(figsize=(10, 4.2), dpi=160, layout="constrained")
     rows = [e for e in campaign["experiments"] if e["mean"] and e["role"] in ("try", "calibrate")]
     for verdict in sorted({e["verdict"] for e in rows}):
@@ -84,12 +84,13 @@ def collect(ledger, home):
     diffs = sources.diffs([(e.opens["parent"], e.arms[CANDIDATE]["commit"]) for e in tried])
     shown = [e for e in experiments if e.verdict in ("baseline", "keep")]
     shown = {e.n for e in shown[-CURVES // 2 :] + experiments[-CURVES // 2 :]}
-    campaigns = []
-    for key in dict.fromkeys(e.key for e in experiments):
-        campaigns.append(campaign_data(Campaign(experiments, key), key, home, diffs, shown))
+    found = campaigns(experiments)
+    last = [(bool(campaign.baseline), campaign.all[-1].n) for campaign in found]
     return {
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "lines": len(ledger.rows()),
-        "head": ledger.head(), "problems": find_problems(ledger), "campaigns": campaigns,
+        "head": ledger.head(), "problems": find_problems(ledger),
+        "latest": last.index(max(last)) if last else 0,
+        "campaigns": [campaign_data(campaign, home, diffs, shown) for campaign in found],
         "nights": nights(home), "cheats": cheats(),
         "decoding": kept(home / MEASURED[0]), "scaling": kept(home / MEASURED[1])}  # fmt: skip
 
@@ -119,9 +120,9 @@ def nights(home):
     return {"calls": len(answers), "cost": sum(a["cost"] for a in answers)}
 
 
-def campaign_data(campaign, key, home, diffs, shown):
-    """All that the page has on one arena, budget and device."""
-    own = [e for e in campaign.all if e.key == key]
+def campaign_data(campaign, home, diffs, shown):
+    """All that the page has on one campaign."""
+    own = campaign.all
     last, noise = own[-1], campaign.noise() if campaign.baseline else None
     found = {name: last.opens[name] for name in ("arena", "seal", "budget", "device", "driver", "torch")}
     found |= {"sigma": noise and finite(noise.sigma), "df": noise and noise.df}
@@ -137,13 +138,14 @@ def finite(value):
 
 
 def mean_of(scores, noise):
-    """(mean, half of its 95% interval) of scores, by the campaign's sigma."""
+    """(mean, half of its 95% interval) of scores, by the campaign's sigma or their own, as in a verdict."""
     if not scores:
         return None, None
-    mean = sum(scores) / len(scores)
+    mean, squares = verdicts.moments(scores)
     if not noise or not noise.df:
         return mean, None
-    return mean, finite(verdicts.student(noise.df, 0.975) * noise.sigma / math.sqrt(len(scores)))
+    spread = max(noise.sigma, math.sqrt(squares / max(len(scores) - 1, 1)))
+    return mean, finite(verdicts.student(noise.df, 0.975) * spread / math.sqrt(len(scores)))
 
 
 def champions(campaign):
@@ -154,8 +156,9 @@ def champions(campaign):
     for e in campaign.kept:
         scores = campaign.scores_of(e.arms[CANDIDATE]["source"])
         first = first or scores
-        mean, half = mean_of(scores, noise)
-        row = {"n": e.n, "time": e.closes["time"], "mean": mean, "half": half, "runs": len(scores)}
+        shown = scores or e.own_scores()  # one kept by --quick has but the run that kept it
+        mean, half = mean_of(shown, noise)
+        row = {"n": e.n, "time": e.closes["time"], "mean": mean, "half": half, "runs": len(shown)}
         if noise.df and scores is not first and scores and first:
             row |= interval(verdicts.compare(scores, first, noise))
         rows.append(row)
@@ -215,9 +218,9 @@ def experiment_data(e, campaign, home, diffs, shown):
         "scores": scores, "said": e.opens.get("gain"), "near": e.opens.get("near"),
         "commit": e.arms[CANDIDATE]["commit"][:10], "arms": [cut(arm["name"]) for arm in e.arms],
         "ended": (e.closes or e.opens)["time"], "seeds": [r["seed"] for r in own]}  # fmt: skip
-    if e.role == "try" and campaign.baseline and e.n > campaign.baseline.n:
+    if e.role == "try":
         found |= interval(gained) if (gained := standing(e, campaign)) else {}
-        found["diff"] = diffs.get((e.opens["parent"], e.arms[CANDIDATE]["commit"]), "")[:DIFF]
+        found["diff"] = cut(diffs[e.opens["parent"], e.arms[CANDIDATE]["commit"]], DIFF)
         found["size"] = e.arms[CANDIDATE]["size"] - e.arms[1]["size"]
     found |= figures(run, home) | {"curve": curve(run, home) if e.n in shown else []}
     failed = [run for run in e.runs if run["status"] != "ok"]

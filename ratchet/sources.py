@@ -93,8 +93,8 @@ def git(*args, given=b""):
     return done.stdout
 
 
-def git_lines(*args):
-    return git(*args).decode(errors="replace").splitlines()
+def git_lines(*args, given=b""):
+    return git(*args, given=given).decode(errors="replace").splitlines()
 
 
 def home():
@@ -178,15 +178,16 @@ def texts(commits):
 
 
 def diffs(pairs):
-    """{(old, new): what changed, as text} of pairs of commits, by one git process."""
-    pairs = [*dict.fromkeys(pairs)]
+    """{(old, new): what changed, "" where git lacks one} of pairs of commits, by two git processes."""
+    asked = "".join(f"{commit}\n" for pair in pairs for commit in pair)
+    facts = (line.split() for line in git_lines("cat-file", "--batch-check", given=asked.encode()))
+    here = {commit for commit, kind, *_ in facts if kind == "commit"}
+    found = dict.fromkeys(pairs, "")
+    pairs = [pair for pair in found if here.issuperset(pair)]
     given = "".join(f"{new} {old}\n" for old, new in pairs)
-    text = git("diff-tree", "--stdin", "-p", "-r", given=given.encode()).decode(errors="replace")
-    found, pieces = {}, re.split(r"^([0-9a-f]{40,64})\n", text, flags=re.M)[1:]
-    by_new = dict(zip(pieces[::2], pieces[1::2]))
-    for old, new in pairs:
-        found[old, new] = by_new.get(new, "").strip("\n")
-    return found
+    text = git("diff-tree", "--stdin", "--always", "-p", "-r", given=given.encode()).decode(errors="replace")
+    pieces = re.split(r"^[0-9a-f]{40,64}\n", text, flags=re.M)[1:]
+    return found | {pair: piece.strip("\n") for pair, piece in zip(pairs, pieces)}
 
 
 @functools.cache

@@ -1,29 +1,22 @@
 """Verify: do the ledger, the commits and the verdicts agree?"""
 
 from ratchet import sources
-from ratchet.campaign import CANDIDATE, CHAMPION, Campaign
+from ratchet.campaign import CANDIDATE, CHAMPION, campaigns
 from ratchet.experiments import next_step
 from ratchet.verdicts import Verdict
 
 
 def find_problems(ledger):
     """Problems of the ledger: sources, verdicts, refs; the chain is checked by reading. [] is a clean one."""
+    refs = numbered_refs()  # before the lines: while a night runs, a line comes before its ref
     found = [*ledger.experiments().values()]
-    campaign_of = {e.n: campaign for campaign in campaigns(found) for e in campaign.since}
+    judged = [campaign for campaign in campaigns(found) if campaign.baseline]
+    campaign_of = {e.n: campaign for campaign in judged for e in campaign.since}
     problems = [*wrong_sources(found)]
     for e in found:
         own = [*wrong_runs(e), *(wrong_try(e, campaign_of.get(e.n)) if e.role == "try" else [])]
         problems += [f"experiment {e.n}: {what}" for what in own]
-    return problems + [*wrong_refs({e.n: e for e in found})]
-
-
-def campaigns(found):
-    """The ledger's campaigns, each as it was when the next one on its key began."""
-    for key in {e.key for e in found}:
-        own = [e for e in found if e.key == key]
-        begins = [e.n for e in own if e.verdict == "baseline"]
-        for end in [*begins[1:], None] if begins else []:
-            yield Campaign([e for e in own if end is None or e.n < end])
+    return problems + [*wrong_refs(refs, {e.n: e for e in found})]
 
 
 def wrong_runs(e):
@@ -58,12 +51,16 @@ def wrong_sources(found):
             yield f"experiment {e.n}: train.py of commit {arm['commit'][:7]} is not what ran"
 
 
-def wrong_refs(found):
-    """refs/ratchet/<n> that differ from the ledger."""
+def numbered_refs():
+    """{n: commit} of refs/ratchet/<n>."""
     lines = sources.git_lines("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/ratchet")
     refs = dict(line.split() for line in lines)
-    numbers = {int(name.split("/")[-1]): commit for name, commit in refs.items() if name[-1].isdigit()}
-    for n, commit in numbers.items():
+    return {int(name.split("/")[-1]): commit for name, commit in refs.items() if name[-1].isdigit()}
+
+
+def wrong_refs(refs, found):
+    """refs/ratchet/<n> that differ from the ledger."""
+    for n, commit in refs.items():
         if n not in found:
             yield f"refs/ratchet/{n} has no line in the ledger: its end was cut off"
         elif found[n].arms[CANDIDATE]["commit"] != commit:

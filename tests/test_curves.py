@@ -23,7 +23,13 @@ def write(path, points, budget=10):
 def test_only_numbers_are_taken_from_a_curve(tmp_path):
     path = tmp_path / "curve.jsonl"
     good = '{"seconds": 5, "tokens": 9, "loss": 3}\n'
-    path.write_text(good + 'no\n[]\n{"seconds": "x"}\n{"seconds": 6, "tokens": 1, "loss": NaN}\n{"sec')
+    path.write_text(good + 'no\n[]\n{"seconds": "x"}\n{"seconds": 6, "tokens": 1, "loss": NaN}\n')
+    with open(path, "a") as file:
+        file.write(
+            '{"seconds": 6, "tokens": 1'
+            + "0" * 400
+            + ', "loss": 3}\n{"seconds": 6, "tokens": 1, "loss": 1e300}\n{"sec'
+        )
     found, size = curves.read(path)
     assert found == [(5.0, 9.0, 3.0)]
     assert curves.shares(found, "10s") == [(0.5, 3.0)] and curves.shares(found, "9e0tok") == [(1.0, 3.0)]

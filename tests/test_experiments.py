@@ -348,6 +348,33 @@ def test_a_champion_that_is_kept_meanwhile_overtakes_a_try(calibrated, runs):
     assert again.n not in (first.n, found["second"].n) and again.verdict == "discard"
 
 
+def test_a_champions_run_that_fails_is_made_again(calibrated, runs, monkeypatch):
+    calls, times, own = [], 1, champion()
+
+    def fails(job):
+        calls.append(job.source.commit)
+        facts = runs(job)
+        bad = job.source.commit == own and calls.count(own) <= times
+        return facts | {"status": "memory", "reason": "full"} if bad else facts
+
+    monkeypatch.setattr(referee, "run", fails)
+    commit("better", quality=1.1)
+    e = experiments.attempt(Bench(), "better")
+    assert e.verdict == "keep" and [run["status"] for run in e.runs].count("memory") == 1 and problems() == []
+    times, own, calls[:] = 99, champion(), []
+    commit("better still", quality=1.2)
+    with pytest.raises(Refused, match="3 times"):
+        experiments.attempt(Bench(), "better still")
+    assert calls.count(own) == 3
+
+
+def test_what_a_kill_left_undone_after_a_verdict_is_done(calibrated, runs):
+    old, better = champion(), commit("better", quality=1.1)
+    experiments.attempt(Bench(), "better")
+    sources.git("update-ref", "refs/ratchet/champion", old)
+    assert experiments.attempt(Bench(), "better").verdict == "keep" and champion() == better
+
+
 def test_a_run_without_hope_is_discarded(calibrated, runs):
     for e in Bench().experiments():
         for number, run in enumerate(e.runs):

@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from test_experiments import commit, problems, repository, runs  # noqa: F401
@@ -119,6 +120,8 @@ def test_whatever_an_agent_does_the_night_goes_on(place, tmp_path, monkeypatch):
     found = [event["outcome"] for event in answers]
     wanted = ["idea", "nothing", "files", "timeout", "output", "crash", "repeat", "files", "idea"]
     assert found[: len(wanted)] == wanted
+    kept = place / answers[5]["folder"]
+    assert "no credit left" in (kept / "log.txt").read_text() and PROGRAM in (kept / "prompt.md").read_text()
     assert "no credit left" in answers[5]["reason"] and "prepare.py" in prompts[3]
     assert "repair" in [event["outcome"] for event in Journal(place).events() if event["kind"] == "done"]
     assert any("NameError" in prompt and "as data, not" in prompt for prompt in prompts)
@@ -163,6 +166,16 @@ def test_an_interrupted_night_goes_on_and_tries_nothing_twice(place, tmp_path, r
     sources_tried = [e.arms[0]["source"] for e in tried()]
     assert len({*sources_tried}) == len(sources_tried) == 2 and problems() == []
     assert sum("n" in e for e in events if e["kind"] == "done") == 2
+    assert sum(e["kind"] == "pauses" for e in events) == 2
+
+
+def test_what_a_power_cut_leaves_of_a_line_is_passed_over(place):
+    journal = Journal(place)
+    journal.append("begins", agent="x")
+    with open(journal.path, "a") as file:
+        file.write('{"kind": "answer", "ti')
+    journal.append("ends", why="x")
+    assert [event["kind"] for event in journal.events()] == ["begins", "ends"]
 
 
 def test_an_idea_made_from_an_older_champion_is_carried_over_to_the_new_one(place):
@@ -180,6 +193,26 @@ def test_an_idea_made_from_an_older_champion_is_carried_over_to_the_new_one(plac
     assert moved.parent == experiments.Bench().campaign().champion["commit"]
     assert it.up_to_date(ideas[1]) is None  # both changed the same line
     assert [event["reason"] for event in Journal(place).events()] == ["it collides with the new champion"]
+
+
+def test_an_idea_is_never_judged_on_another_champion_than_its_own(place, runs):  # noqa: F811
+    old = sources.git_lines("rev-parse", "refs/ratchet/champion")[0]
+    idea, late = (sources.commit_text(old, f"QUALITY = 1.0\nMORE = {n}\n".encode(), "idea") for n in (1, 2))
+    runs.stop_at = len(runs.jobs) + 2
+    with pytest.raises(KeyboardInterrupt):
+        experiments.attempt(Bench(), "idea", idea, parent=old)
+    commit("the new champion", quality=1.5)
+    assert experiments.attempt(Bench(), "new").verdict == "keep"
+    assert (
+        experiments.attempt(Bench(), "idea", idea, parent=old).verdict == "overtaken"
+    )  # the same experiment
+    assert experiments.attempt(Bench(), "late", late, parent=old) is None
+    assert len(tried()) == 2 and problems() == []
+
+
+def test_an_idea_that_crashes_when_no_call_is_left_is_a_crash(place, tmp_path):
+    why, _ = whole_night(place, tmp_path, says(1.0, "a slip", more='BROKEN = 1\nSTATUS = "crash"'), calls=1)
+    assert "1 calls of the agent are spent" in why and [e.verdict for e in tried()] == ["crash"]
 
 
 CLAUDE = """print(json.dumps({"type": "result", "subtype": "success", "is_error": False, "duration_ms": 1200,
@@ -227,6 +260,24 @@ def test_an_agent_sees_its_folder_and_no_more(place, tmp_path, monkeypatch):
     said = (tmp_path / "agent/log").read_text()
     assert "sesame" not in said and "***" in said
     assert said.startswith("[]" if agent.level != "none" else "[") and "'program.md', 'train.py'" in said
+
+
+def test_an_agents_program_stands_alone_where_more_than_it_is_beside_it(place, tmp_path):
+    (script_here := place / "agent.sh").write_text("#!/bin/sh\n")
+    script_here.chmod(0o755)
+    assert agents.Agent("./agent.sh -x", tmp_path / "agent").argv == [str(script_here), "-x"]
+    assert agents.beside(script_here) == script_here
+    assert agents.beside(Path.home() / "agent.sh") == Path.home() / "agent.sh"
+    assert agents.beside(Path("/opt/tool/bin/agent")) == Path("/opt/tool/bin")
+
+
+def test_an_idea_is_found_in_whatever_an_agent_prints(tmp_path):
+    assert agents.read_idea(tmp_path / "none", "x\n" * 10**6 + "IDEA: **wider**\nGAIN: `-2e-3`\n") == (
+        "wider",
+        -0.002,
+    )
+    for flood in ("\n" * 10**6, "IDEA: " + "* " * 10**6, "*" * 10**6):
+        agents.read_idea(tmp_path / "none", flood)
 
 
 def test_what_is_no_agent_is_refused(place):

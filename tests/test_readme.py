@@ -37,7 +37,7 @@ ELSEWHERE = {  # commands that other tests run, that another one here contains, 
     "uv run ratchet doctor": lambda: '"doctor"' in REFEREE,
     "uv run ratchet calibrate": lambda: '"calibrate"' in REFEREE,
     "uv run ratchet log": lambda: '"log"' in REFEREE,
-    'uv run ratchet night --agent "claude -p" --hours 8': lambda: "CLAUDE" in NIGHT,
+    next(line for line in COMMANDS if '--agent "claude' in line): lambda: "CLAUDE" in NIGHT,
     "uv run ratchet night --agent tuner --experiments 30": lambda: '"tuner"' in NIGHT,
     'uv run ratchet speak "My fellow citizens"': lambda: '"speak", "My fellow citizens"' in SPEAK,
     'uv run ratchet speak runs/first "..." --temperature 0.5 --tokens 100': lambda: (
@@ -108,4 +108,5 @@ def test_every_option_is_understood(capsys, monkeypatch):
         name for verb in verbs for option in verb.params for name in option.opts + option.secondary_opts
     }
     options |= {"--all-extras", "--extra", "--head", "--address", "--nproc-per-node"}  # of uv, ray, torchrun
+    options |= {"--permission-mode", "--output-format", "--sandbox", "--approval-mode"}  # of agents
     assert set(re.findall(r"--[a-z][a-z-]+", README)) <= options

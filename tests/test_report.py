@@ -59,6 +59,30 @@ def test_the_data_are_those_of_the_ledger(night):
     assert data["cheats"]["bubblewrap"]["known"] > 40 > 2 > len(data["cheats"]["bubblewrap"]["open"])
 
 
+def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
+    experiments.calibrate(Bench(arena="tiny", budget="5s"), 5)
+    commit("new idea", quality=1.3)
+    experiments.attempt(Bench(), "new idea", quick=True)
+    data = collected(night)
+    old, new = data["campaigns"]
+    assert [row["verdict"] for row in new["experiments"]] == ["baseline", "keep"] and data["latest"] == 1
+    assert old["experiments"][1]["diff"] and old["audit"] and not new["audit"]
+    assert (
+        new["champions"][1]["mean"] == pytest.approx(0.7, abs=5 * SIGMA) and "gain" not in new["champions"][1]
+    )
+    report.picture(data, night / "progress.png")
+    experiments.compare(Bench(arena="tiny", budget="7s"), ["HEAD", "HEAD~1"], 2)
+    data = collected(night)
+    assert len(data["campaigns"]) == 3 and data["latest"] == 1
+
+
+def test_diffs_are_those_of_each_pair_and_of_what_git_still_has(repository):  # noqa: F811
+    first, second, third = (commit(f"c{n}", quality=n) for n in (1.5, 2.5, 3.5))
+    found = sources.diffs([(first, third), ("0" * 40, third), (second, third), (third, third)])
+    assert "-QUALITY = 1.5" in found[first, third] and "-QUALITY = 2.5" in found[second, third]
+    assert found["0" * 40, third] == found[third, third] == ""
+
+
 @pytest.mark.parametrize("rows", [0, 1])
 def test_an_empty_ledger_and_one_without_a_verdict_make_a_page(repository, runs, rows):  # noqa: F811
     if rows:
@@ -79,12 +103,12 @@ def write_measured(home):
 
     points = [speak.point(rows, 6, seen(rows), limits) for rows in (1, 2, 4, 8)]
     decoding = {"run": "2/3-confirm-0", "device": EVIL, "cached": True, "compiled": True, "prompt": 256}
-    decoding |= {"new": 64, "isolation": "bubblewrap", "points": points, "limits": limits}
+    decoding |= {"new": 64, "time": EVIL, "isolation": "bubblewrap", "points": points, "limits": limits}
     decoding |= {"against": {"cached": 0.001, "recomputed": 0.02}}
     decoding |= {"frontier": [p["rows"] for p in speak.frontier(points)]}
     model = {"step": 0.3, "rows": 8, "gradients": 10**7, "layers": 3, "width": 192, "device": EVIL}
     links = scaling.Links({2: {256: 1e-5, 2**20: 1e-3}, 4: {256: 2e-5, 2**20: 3e-3}}, "measured", EVIL)
-    found = {"model": model, "tag": "measured", "source": EVIL, "device": EVIL}
+    found = {"model": model, "tag": "measured", "source": EVIL, "device": EVIL, "run": EVIL, "time": EVIL}
     found |= scaling.forecast(model, links, 0.001)
     rows = [(n, size, seconds) for n in links.times for size, seconds in links.times[n].items()]
     found["table"] = [{"n": n, "bytes": size, "seconds": took, "ring": took} for n, size, took in rows]
@@ -130,7 +154,7 @@ def served(night):
     with live.server(night) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield server.url.removesuffix("/")
         server.shutdown()
         thread.join()
 
@@ -155,9 +179,13 @@ def test_the_live_page_follows_the_ledger(served, night):
 
 def test_the_live_page_is_for_this_machine_alone(served):
     assert served.startswith("http://127.0.0.1:")
-    for host in ("evil.example", "127.0.0.1", "evil.example:" + served.rsplit(":")[-1]):
+    port = served.split(":")[2].split("/")[0]
+    for host in ("evil.example", "127.0.0.1", "evil.example:" + port):
         with pytest.raises(urllib.error.HTTPError, match="421"):
             get(served + "/data", Host=host)
+    for stranger in ("", "/", "/data", "/wrong/data", f"/{served.split('/')[-1]}"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(f"http://127.0.0.1:{port}{stranger}")
     for path in ("/../ledger.jsonl", "/ledger.jsonl", "/%2e%2e/ledger.jsonl", "/data/../../etc/passwd"):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(served + path)

@@ -3,8 +3,8 @@
 
 const STYLES = { // colours that the colour-blind tell apart (Okabe and Ito), and a shape for each
   baseline: ["#0072b2", "square", "square"], keep: ["#009e73", "star", "diamond"],
-  discard: ["#8a8a90", "x", "x"], undecided: ["#e69f00", "diamond", "diamond-open"],
-  overtaken: ["#cc79a7", "triangle-down", "circle-open"], unfinished: ["#56b4e9", "circle-open", "circle-open"],
+  discard: ["#8a8a90", "x", "circle"], undecided: ["#e69f00", "diamond", "diamond-open"],
+  overtaken: ["#cc79a7", "triangle-down", "square-open"], unfinished: ["#56b4e9", "circle-open", "circle-open"],
 };
 const FAILED = ["#d55e00", "triangle-up", "cross"];
 const style = (verdict) => STYLES[verdict] || FAILED;
@@ -42,8 +42,11 @@ function wrap(text, width = 60, lines = 4) {
     if (out.at(-1).length + word.length > width) out.push("");
     out[out.length - 1] += word + " ";
   }
-  return out.map(escape).join("<br>");
+  return out;
 }
+
+// lines as plotly shows them, the first one bold
+const hover = (lines) => lines.filter(Boolean).map((line, i) => (i ? escape(line) : `<b>${escape(line)}</b>`)).join("<br>");
 
 function make(tag, facts = {}, ...children) {
   const { data: dataset, ...rest } = facts, node = Object.assign(document.createElement(tag), rest);
@@ -52,27 +55,33 @@ function make(tag, facts = {}, ...children) {
   return node;
 }
 
-function hover(e) {
-  const facts = [
-    `<b>${e.n} ${escape(e.verdict)}</b>  ${fixed(e.mean)}${e.half ? " ± " + fixed(e.half) : ""} bpb`,
-    wrap(e.idea || e.role), gain(e) && `gain ${gain(e)} (95 %)`,
+// an experiment in some lines
+function told(e) {
+  return [
+    `${e.n} ${e.verdict}  ${fixed(e.mean)}${e.half ? " ± " + fixed(e.half) : ""} bpb`,
+    ...wrap(e.idea || e.role), gain(e) && `gain ${gain(e)} (95 %)`,
     known(e.size) && `${signed(e.size, 0)} tokens of code`,
-    [e.commit, e.by && escape(clip(e.by, 40))].filter(Boolean).join("  "),
+    [e.commit, e.by && clip(e.by, 40)].filter(Boolean).join("  "),
+    ...figures(e),
+  ];
+}
+
+function figures(e) {
+  return [
     known(e.params) && `${short(e.params - e.lookup)} parameters, ${short(e.lookup)} in tables`,
     known(e.rate) && `${short(e.rate)} tokens/s, MFU ${fixed(e.mfu_percent, 1)} %, ${short(e.steps)} steps`,
     known(e.peak_memory_mb) && `${fixed(e.peak_memory_mb / 1024, 2)} GB, ${fixed(e.train, 1)} s`,
   ];
-  return facts.filter(Boolean).join("<br>");
 }
 
-// everything, for the explorer
-function hoverAll(e) {
+// what else there is to tell, for the explorer
+function more(e) {
   const probes = Object.keys(e.probes || {}).join(", ");
   return [
-    hover(e), known(e.params) && `checkpoint about ${short(4 * e.params)}B`, wrap(e.architecture || "", 70, 3),
-    `seeds ${e.seeds.slice(0, 6).join(", ")}`, probes && `probes ${escape(probes)}`,
-    `isolation ${escape(e.isolation || "")}, ${escape(campaign.device)}`,
-  ].filter(Boolean).join("<br>");
+    known(e.params) && `checkpoint about ${short(4 * e.params)}B`, ...wrap(e.architecture || "", 70, 3),
+    `seeds ${e.seeds.slice(0, 6).join(", ")}`, probes && `probes ${probes}`,
+    `isolation ${e.isolation || ""}, ${campaign.device}`,
+  ];
 }
 
 // ---------------------------------------------------------------------------------------------------
@@ -83,6 +92,8 @@ const variable = (name) => getComputedStyle(document.documentElement).getPropert
 function layout(x, y, more = {}) {
   const axis = { gridcolor: variable("--line"), linecolor: variable("--line"), zeroline: false, automargin: true };
   return {
+    uirevision: [x, y, data.campaigns.indexOf(campaign)].join(), // what was zoomed or hidden stays so
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
     font: { color: variable("--text"), size: 12, family: "system-ui, sans-serif" },
     margin: { l: 62, r: 18, t: 18, b: 60 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
@@ -95,17 +106,18 @@ function layout(x, y, more = {}) {
 function draw(node, traces, facts) {
   const clicks = node.dataset.drawn;
   node.dataset.drawn = "yes";
-  Plotly.react(node, traces, facts, CONFIG);
+  const paper = document.body.classList.contains("paper"); // where nothing tells plotly of another width
+  Plotly.react(node, traces, { ...facts, autosize: !paper, width: paper ? node.clientWidth : undefined }, CONFIG);
   if (!clicks) node.on("plotly_click", ({ points: [point] }) => known(point.customdata) && show(point.customdata));
 }
 
 // one trace for each verdict, so that the legend names them
-function byVerdict(found, place, facts, text = hover) {
+function byVerdict(found, place, facts) {
   const verdicts = [...new Set(found.map((e) => e.verdict))].sort();
   return verdicts.map((verdict) => {
     const own = found.filter((e) => e.verdict === verdict), [color, symbol] = style(verdict);
     return {
-      mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map(text), customdata: own.map((e) => e.n),
+      mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map((e) => hover(told(e))), customdata: own.map((e) => e.n),
       marker: { color, symbol, size: verdict === "discard" ? 7 : 10, line: { width: 0.5, color: variable("--back") } },
       ...place(own), ...facts,
     };
@@ -144,7 +156,7 @@ function drawExplorer() {
   const traces = verdicts.map((verdict, index) => {
     const own = found.filter((e) => e.verdict === verdict);
     return {
-      type: "scatter3d", mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map(hoverAll),
+      type: "scatter3d", mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map((e) => hover([...told(e), ...more(e)])),
       customdata: own.map((e) => e.n), ...Object.fromEntries(axes.map((axis, i) => [axis, own.map(chosen[i][1])])),
       marker: {
         symbol: style(verdict)[2], size: 6, color: own.map((e) => e.mean), colorscale: "Viridis", reversescale: true,
@@ -193,7 +205,7 @@ function drawCurves() {
     const name = e.n === last ? `${e.n} champion` : e.n === first ? `${e.n} baseline` : `${e.n} ${clip(e.idea, 30)}`;
     return {
       mode: "lines", name: escape(name), x: e.curve.map(value), y: e.curve.map((p) => p[2]), customdata: e.curve.map(() => e.n),
-      line: { color: LINES[i % LINES.length], width: 1.6 }, hovertemplate: "%{y:.3f}<extra>" + escape(name) + "</extra>",
+      line: { color: LINES[i % LINES.length], width: 1.6 }, hovertemplate: "%{y:.3f}",
     };
   });
   const name = { seconds: "seconds of training", tokens: "tokens", flops: "training FLOPs" }[over];
@@ -267,7 +279,7 @@ function drawLinks(node, { table, lines, tag }) {
 function aboutDecoding(found) {
   const { limits, against } = found, how = [found.cached ? "with a KV cache" : "no KV cache: every token recomputes its row", found.compiled ? "compiled" : "not compiled"];
   return [
-    ["decoding", `measured on ${found.device}, isolation ${found.isolation}, model ${found.run}: ${found.prompt} tokens, then ${found.new}, greedy, ${how.join(", ")}; output tokens only`],
+    ["decoding", `measured ${found.time} on ${found.device}, isolation ${found.isolation}, model ${found.run}: ${found.prompt} tokens, then ${found.new}, greedy, ${how.join(", ")}; output tokens only`],
     ["a sweep", "rows of a batch begin and end together, so tokens/s of the device = rows x tokens/s of a user: no serving test with arrivals"],
     ["definitions", "TPOT = (t_end - t_first) / (G - 1), median of the repeats; of a user = 1 / TPOT; of the device = rows (G - 1) / (t_end - t_first)"],
     ["speed of light", `bytes from memory at ${fixed(limits.bandwidth / 1e9, 1)} GB/s or FLOPs at ${fixed(limits.peak_flops / 1e12, 2)} TFLOP/s, both measured there`],
@@ -275,10 +287,10 @@ function aboutDecoding(found) {
   ];
 }
 
-function aboutScaling({ source, tag, model, device }) {
+function aboutScaling({ source, tag, model, device, run, time }) {
   return [
-    ["all-reduce", `${source} (${tag}; ${device}); the ring model alpha(n) + 2 (n - 1) / n bytes / beta(n) is drawn over it, and is used beyond it`],
-    ["training", `a step of ${fixed(model.step, 3)} s on one device (${model.device}), then an all-reduce of the trunk's gradients, ${short(model.gradients)}B; ` +
+    ["all-reduce", `${source} (${tag}; ${device}; ${time}); the ring model alpha(n) + 2 (n - 1) / n bytes / beta(n) is drawn over it, and is used beyond it`],
+    ["training", `model ${run}: a step of ${fixed(model.step, 3)} s on one device (${model.device}), then an all-reduce of the trunk's gradients, ${short(model.gradients)}B; ` +
       "nothing overlaps. Real efficiency is lower: gradients of embeddings and tables, and Muon's updates, travel, too"],
     ["tensor parallel", `2 all-reduces in each of ${model.layers} layers: 1 / (2 layers alpha(n) + compute / n)`],
   ];
@@ -340,25 +352,34 @@ function drawSummary() {
   let text = `${count(tried.length, "experiment")} on ${campaign.arena} (${campaign.budget} a run, ${campaign.device}): `;
   if (!champion) text += "there is no baseline yet, so nothing can be compared.";
   else if (!kept) text += "nothing was kept so far, the baseline is the champion.";
-  else text += `${kept} kept, and the champion, experiment ${champion.n}, ${known(champion.gain) ? `beats the baseline by ${gain(champion)} bpb` : "awaits more runs"}.`;
+  else text += `${kept} kept, and the champion, experiment ${champion.n}, ${known(champion.gain) ? `beats the baseline by ${gain(champion)} bpb${audited(champion)}` : "awaits more runs"}.`;
   $("#sentence").textContent = data.campaigns.length ? text : "The ledger is empty: begin with uv run ratchet calibrate.";
   const sigmas = known(champion?.gain) && campaign.sigma ? `${fixed(champion.gain / campaign.sigma, 1)} sigma` : "";
   const numbers = [
     ["champion, val_bpb", fixed(champion?.mean) || "–", champion ? `± ${fixed(champion.half)} (95 %), ${count(champion.runs, "run")}` : ""],
     ["gain on the baseline", several ? signed(champion.gain) || "–" : "–", several && known(champion.gain) ? `± ${fixed((champion.high - champion.low) / 2)} (95 %), ${sigmas}` : ""],
     ["experiments", String(tried.length), `${kept} kept`],
-    ["hours of the device", fixed(campaign.hours, 2), data.nights.calls ? `${data.nights.calls} calls of the agent${data.nights.cost ? `, ${fixed(data.nights.cost, 2)} dollars` : ""}` : ""],
+    ["hours of the device", fixed(campaign.hours, 2), data.nights.calls ? `last night: ${count(data.nights.calls, "call")} of the agent${data.nights.cost ? `, ${fixed(data.nights.cost, 2)} dollars` : ""}` : ""],
   ];
   $("#numbers").replaceChildren(...numbers.map(([name, value, more]) =>
     make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }, make("small", { textContent: more })))));
   const warnings = [...campaign.warnings, ...data.problems.map((problem) => `the ledger: ${problem}`)];
   $("#warnings").replaceChildren(...warnings.slice(0, 12).map((text) => make("li", { textContent: text })));
-  $("#made").textContent = LIVE ? `live, ${data.made}` : data.made;
+  $("#made").textContent = made();
+}
+
+const made = () => (LIVE ? `live, ${data.made}` : data.made);
+
+// a gain that was kept is flattered by the runs that kept it: what fresh ones say
+function audited({ n }) {
+  const row = campaign.audit.find(({ name }) => name === `experiment ${n}`);
+  if (!row) return ", by the runs that kept it, too: ratchet audit measures it afresh";
+  return `; audited afresh, ${gain(row.val)} on val and ${gain(row.test)} on the locked test split`;
 }
 
 const COLUMNS = [ // heading, value to sort by, cell
-  ["n", (e) => e.n, (e) => e.n, "number"], ["UTC", (e) => e.time, (e) => minutes(e.time)],
-  ["verdict", (e) => e.verdict, (e) => make("span", { className: "mark", textContent: e.verdict, style: `color: ${style(e.verdict)[0]}` })],
+  ["n", (e) => e.n, (e) => e.n, "number"], ["UTC", (e) => e.time, (e) => minutes(e.time), "time"],
+  ["verdict", (e) => e.verdict, (e) => make("span", { className: "mark", textContent: e.verdict, style: `--mark: ${style(e.verdict)[0]}` })],
   ["val_bpb", (e) => e.mean, (e) => fixed(e.mean) + (known(e.half) ? ` ± ${fixed(e.half)}` : ""), "number"],
   ["gain", (e) => e.gain, gain, "number"], ["runs", (e) => e.runs, (e) => e.runs, "number"],
   ["by", (e) => e.by, (e) => make("bdi", { textContent: clip(e.by, 24) })],
@@ -381,14 +402,15 @@ function rows() {
 function drawTable() {
   const head = make("tr", {}, make("th", { textContent: "curve" }), ...COLUMNS.map(([name, , , kind]) => {
     const sorted = order[0] === name, button = make("button", { type: "button", textContent: name + (sorted ? (order[1] > 0 ? " ↑" : " ↓") : "") });
-    button.onclick = () => ((order = [name, sorted ? -order[1] : 1]), drawTable());
-    const cell = make("th", { className: kind || "" }, button);
+    button.onclick = () => ((order = [name, sorted ? -order[1] : 1]), drawTable(), $(`th[data-name="${name}"] button`).focus());
+    const cell = make("th", { className: kind || "", data: { name } }, button);
     cell.setAttribute("aria-sort", sorted ? (order[1] > 0 ? "ascending" : "descending") : "none");
     return cell;
   }));
-  const found = rows();
+  const found = rows(), shown = $("#experiments tr.details"), focused = document.activeElement.id;
   $("#experiments thead").replaceChildren(head);
-  $("#experiments tbody").replaceChildren(...found.flatMap((e) => (e.n === open ? [row(e), details(e)] : [row(e)])));
+  $("#experiments tbody").replaceChildren(...found.flatMap((e) => (e.n === open ? [row(e), details(e, shown)] : [row(e)])));
+  if (/^e\d+$/.test(focused)) $(`#${focused}`)?.focus({ preventScroll: true });
   $("#count").textContent = `${found.length} of ${campaign.experiments.length}`;
 }
 
@@ -397,29 +419,32 @@ function row(e) {
   tick.onclick = (event) => (event.stopPropagation(), ticked.has(e.n) ? ticked.delete(e.n) : ticked.add(e.n), drawCurves());
   const node = make("tr", { className: e.n === open ? "row open" : "row", tabIndex: 0, id: `e${e.n}` }, make("td", {}, tick),
     ...COLUMNS.map(([, , cell, kind]) => make("td", { className: kind || "" }, cell(e))));
+  node.setAttribute("aria-expanded", e.n === open);
   node.onclick = () => ((open = e.n === open ? null : e.n), drawTable(), $(`#e${e.n}`).focus());
   node.onkeydown = (event) => event.target === node && ["Enter", " "].includes(event.key) && (event.preventDefault(), node.onclick());
   return node;
 }
 
-function details(e) {
-  const list = make("dl", { className: "facts" });
+// shown: the details on the page, which stay, with what is unfolded in them, when they are the same
+function details(e, shown) {
+  const stamp = JSON.stringify(e), list = make("dl", { className: "facts" });
+  if (shown?.stamp === stamp) return shown;
   const said = known(e.said) ? { expected: `${signed(e.said)} bpb` } : {}, near = e.near ? { like: `experiment ${e.near}` } : {};
   facts(list, {
     idea: e.idea, reason: e.reason, ...said, ...near, commit: e.commit, seeds: e.seeds.join(", "), scores: e.scores.map((s) => fixed(s)).join(", "),
-    figures: hoverAll(e).replace(/<br>/g, "; ").replace(/<\/?b>/g, "").replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&"),
+    figures: [...figures(e), ...more(e)].filter(Boolean).join("; "),
     ...Object.fromEntries(Object.entries(e.probes || {}).map(([name, seen]) => [`probe ${name}`, seen])),
   });
   const parts = [list];
   if (e.diff) parts.push(make("details", { open: true }, make("summary", { textContent: "what it changed" }), diff(e.diff)));
   if (e.tail) parts.push(make("details", {}, make("summary", { textContent: "last lines of its log" }), make("pre", { textContent: e.tail })));
-  return make("tr", { className: "details" }, make("td", { colSpan: COLUMNS.length + 1 }, ...parts));
+  return make("tr", { className: "details", stamp }, make("td", { colSpan: COLUMNS.length + 1 }, ...parts));
 }
 
 function diff(text) {
   const kind = (line) => (line.startsWith("@@") ? "place" : line.startsWith("+") ? "plus" : line.startsWith("-") ? "minus" : "");
-  const lines = text.split("\n").filter((line) => !/^(diff |index |--- |\+\+\+ )/.test(line));
-  return make("pre", {}, ...lines.map((line) => make("span", { className: kind(line), textContent: line || " " })));
+  const lines = text.split("\n"), begin = lines.findIndex((line) => line.startsWith("@@")); // before it: names of files
+  return make("pre", {}, ...lines.slice(Math.max(begin, 0)).map((line) => make("span", { className: kind(line), textContent: line || " " })));
 }
 
 function show(n) {
@@ -435,14 +460,14 @@ function show(n) {
 
 function fill(select, options, chosen) {
   select.replaceChildren(...options.map(([value, name]) => make("option", { value, textContent: name })));
-  if (chosen !== undefined) select.value = chosen;
+  select.value = options.some(([value]) => value === chosen) ? chosen : options[0]?.[0];
 }
 
 function choices() {
   const unique = (key) => [...new Set(campaign.experiments.map((e) => e[key]).filter(Boolean))].sort();
   for (const [id, key] of [["#by-verdict", "verdict"], ["#by-agent", "by"]])
     fill($(id), [["", "all"], ...unique(key).map((value) => [value, clip(value, 40)])], $(id).value);
-  const picker = $("#campaigns select"), names = data.campaigns.map((c, i) => [i, `${c.arena}, ${c.budget}, ${c.device}`]);
+  const picker = $("#campaigns select"), names = data.campaigns.map((c, i) => [i, `${c.arena}, ${c.budget}, ${c.device}, since ${minutes(c.experiments[0].time)}`]);
   $("#campaigns").hidden = names.length < 2;
   fill(picker, names, data.campaigns.indexOf(campaign));
 }
@@ -462,7 +487,7 @@ async function unpack(packed) {
 
 async function load(packed, chosen) {
   data = await unpack(packed);
-  campaign = data.campaigns[chosen ?? data.campaigns.length - 1] || data.campaigns.at(-1) || NOTHING;
+  campaign = data.campaigns[chosen] || data.campaigns[data.latest] || NOTHING;
   drawAll();
 }
 
@@ -471,17 +496,28 @@ function theme(name) {
   $("#theme").textContent = name === "dark" ? "Light" : "Dark";
 }
 
+async function news(path) {
+  const answer = await fetch(path);
+  if (!answer.ok) throw new Error(answer.statusText);
+  return answer.text();
+}
+
 async function listen() { // of `ratchet watch`: asks whether the ledger has changed, then for the data
-  let seen = null;
+  let seen = LIVE;
   for (;;) {
     try {
-      const stamp = await (await fetch("/stamp")).text();
-      if (seen !== null && stamp !== seen) await load(await (await fetch("/data")).text(), data.campaigns.indexOf(campaign));
+      const stamp = await news("stamp");
+      if (stamp !== seen) await load(await news("data"), data.campaigns.indexOf(campaign));
       seen = stamp;
+      $("#made").textContent = made();
     } catch { $("#made").textContent = "not live any more"; }
     await new Promise((done) => setTimeout(done, 1000));
   }
 }
+
+let before; // printing: the theme of the screen
+onbeforeprint = () => ((before = document.documentElement.dataset.theme), document.body.classList.add("paper"), theme("light"), drawAll());
+onafterprint = () => (document.body.classList.remove("paper"), theme(before), drawAll());
 
 theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 $("#theme").onclick = () => (theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"), drawAll());
