@@ -3,9 +3,10 @@
     uv run benchmarks/pool.py [--seconds 150] [--experiments 10000] [--slots 256]
 
 The first question is answered by nights on one and on two slots of this CPU, with real runs of a contestant
-that sleeps, so that slots don't compete. The second by that many experiments with everything real (commits,
-ledger, verdicts, threads) but the runs, which take no time: what the head needs for a run tells how many
-devices it can serve, when runs last five minutes. Results go to results/pool.json.
+that sleeps, so that slots don't compete. The second with a ledger that grows to so many experiments: at some
+lengths each slot tries an idea, all of it real (commits, ledger, verdicts, threads) but the runs, which take
+no time. What the head needs for a run tells how many devices it can serve, when runs last five minutes.
+Results go to results/pool.json.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from ratchet import devices, experiments, night, pool, sources  # noqa: E402
 
 BUDGET, RUN_SECONDS = 6, 340  # of the contestant that sleeps; of a real run, all phases together
 SIGMA = 0.005
+SHARES = 0.1, 0.3, 1.0  # of the experiments, at which the head is timed
 
 
 class Stopwatch:
@@ -77,39 +79,63 @@ class Nothing:
         return facts | {"val": {"nats": bpb * 0.6931471805599453 * 10**6, "bytes": 10**6, "probes": {}}}
 
 
-def head(number, threads, tell):
-    """[(experiments so far, runs a second, ledger in MB)] of a head that only waits for itself."""
-    place, lock = Nothing(), threading.Lock()
-    bench = experiments.Bench(arena="tiny", budget="300s", busy=True, place=place)
+def calibrated():
+    """The bench of a fresh campaign whose runs take no time."""
+    bench = experiments.Bench(arena="tiny", budget="300s", busy=True, place=Nothing())
     experiments.calibrate(bench, 5)
+    return bench
+
+
+def attempts(bench, numbers):
+    """Try ideas of these numbers at the same time, each in a thread."""
     champion, base = bench.campaign().champion["commit"], Path("train.py").read_text()
-    waiting, rows, since = iter(range(number)), [], [time.monotonic(), 5]
 
-    def count(n):
-        runs = sum(row["kind"] == "run" for row in bench.ledger.rows())
-        now, size = time.monotonic(), bench.ledger.path.stat().st_size
-        rows.append((n, (runs - since[1]) / (now - since[0]), size / 2**20))
-        since[:] = now, runs
-        tell(rows[-1])
+    def work(own, n):
+        commit = sources.commit_text(champion, f"{base}\nNUMBER = {n}\n".encode(), f"idea {n}")
+        experiments.attempt(own, f"idea {n}", commit)
 
-    def work(own):
-        while (n := take(waiting, lock)) is not None:
-            commit = sources.commit_text(champion, f"{base}\nNUMBER = {n}\n".encode(), f"idea {n}")
-            experiments.attempt(own, f"idea {n}", commit)
-            if (n + 1) % (number // 10) == 0:
-                count(n + 1)
-
-    workers = [threading.Thread(target=work, args=(bench.at(place),)) for _ in range(threads)]
+    workers = [threading.Thread(target=work, args=(bench.at(bench.place), n)) for n in numbers]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
+
+
+def lengthen(ledger, number):
+    """Append experiments like those that it has, each on a source of its own, until there are so many."""
+    found = [e for e in ledger.experiments().values() if e.role == "try" and e.verdict == "discard"]
+    for count in range(number - len(ledger.experiments())):
+        e = found[count % len(found)]
+        own, champion = e.opens["arms"]
+        n = new_line(ledger, e.opens, arms=[own | {"source": f"{count:016x}"}, champion])
+        for run in e.runs:
+            new_line(ledger, run, n=n)
+        new_line(ledger, e.closes, n=n)
+
+
+def new_line(ledger, row, **more):
+    """Append a row once more, with other facts."""
+    facts = {key: value for key, value in row.items() if key not in ("kind", "n", "time", "before", "line")}
+    return ledger.append(row["kind"], **facts | more)
+
+
+def head(number, slots, tell):
+    """[(experiments so far, runs a second, ledger in MB)] of a head that only waits for itself."""
+    bench, rows = calibrated(), []
+    attempts(bench, range(slots))
+    for share in SHARES:
+        length = round(share * number)
+        lengthen(bench.ledger, length)
+        begin, before = time.monotonic(), runs_in(bench.ledger)
+        attempts(bench, range(length, length + slots))
+        rate = (runs_in(bench.ledger) - before) / (time.monotonic() - begin)
+        rows.append((length, rate, bench.ledger.path.stat().st_size / 2**20))
+        tell(rows[-1])
     return rows
 
 
-def take(iterator, lock):
-    with lock:
-        return next(iterator, None)
+def runs_in(ledger):
+    return sum(row["kind"] == "run" for row in ledger.rows())
 
 
 def place_to_work(folder):
@@ -140,7 +166,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=150, help="of each night, 0 for none")
     parser.add_argument("--experiments", type=int, default=10_000, help="of the head, 0 for none")
-    parser.add_argument("--slots", type=int, default=256, help="threads of the head")
+    parser.add_argument("--slots", type=int, default=256, help="ideas at a time")
     args = parser.parse_args()
     path, console = results("pool"), Console(highlight=False)
     found = json.loads(path.read_text()) if path.exists() else {}
@@ -158,7 +184,7 @@ def main():
                 fresh()
             if args.experiments:
                 rows = head(args.experiments, args.slots, console.print)
-                found["head"] = {"threads": args.slots, "rows": rows, "run_seconds": RUN_SECONDS}
+                found["head"] = {"slots": args.slots, "rows": rows, "run_seconds": RUN_SECONDS}
     found["machine"] = devices.cpu_name()
     prepare.write_atomically(path, found)
     console.print_json(json.dumps(found.get("slots", {})))

@@ -57,7 +57,9 @@ def main():
         pool_benchmark.place_to_work(Path(folder))
         home = Path(folder) / "repository"
         with chdir(home):
-            pool_benchmark.head(args.experiments, 8, print)
+            bench = pool_benchmark.calibrated()
+            for begin in range(0, args.experiments, 8):
+                pool_benchmark.attempts(bench, range(begin, begin + 8))
             write_curves(home)
             begin = time.monotonic()
             page = report.render(report.collect(Ledger(home), home))

@@ -21,14 +21,17 @@ class Journal:
     """Append-only; what a power cut left of a line is passed over."""
 
     def __init__(self, home):
-        self.path = home / "runs/night.jsonl"
+        self.path, self.seen = home / "runs/night.jsonl", (0, [])  # its size, and what was read at that
         self.path.parent.mkdir(exist_ok=True)
 
     def events(self):
-        found = []
-        for line in self.path.read_text(errors="replace").splitlines() if self.path.exists() else []:
+        size, found = self.path.stat().st_size if self.path.exists() else 0, []
+        if size == self.seen[0]:
+            return self.seen[1]
+        for line in self.path.read_text(errors="replace").splitlines():
             with suppress(ValueError):
                 found.append(json.loads(line))
+        self.seen = size, found
         return found
 
     def append(self, kind, **facts):
