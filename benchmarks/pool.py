@@ -104,7 +104,7 @@ def attempts(bench, numbers):
 def lengthen(ledger, number):
     """Append experiments like those that it has, each on a source of its own, until there are so many."""
     found = [e for e in ledger.experiments().values() if e.role == "try" and e.verdict == "discard"]
-    for count in range(number - len(ledger.experiments())):
+    for count in range(len(ledger.experiments()), number):
         e = found[count % len(found)]
         own, champion = e.opens["arms"]
         n = new_line(ledger, e.opens, arms=[own | {"source": f"{count:016x}"}, champion])

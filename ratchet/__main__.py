@@ -161,7 +161,8 @@ def audit(
         split: show_contrast(e, experiments.contrast(e, split), split, as_json) for split in ("val", "test")
     }
     if as_json:
-        show_json({"n": e.n} | found)
+        return show_json({"n": e.n} | found)
+    console.print(escape(e.closes["reason"]))
 
 
 @app.command()
@@ -286,7 +287,7 @@ def status(as_json: AsJson = False):
     if as_json:
         return show_json(found)
     for key, value in found.items():
-        console.print(f"{key + ':':<14}{escape(str(value))}", soft_wrap=True)
+        console.print(f"{key + ':':<15} {escape(str(value))}", soft_wrap=True)
 
 
 @app.command()

@@ -125,8 +125,8 @@ def seconds(text):
 
 def device_seconds(experiments, since):
     """Seconds of the device that the runs of all tries took since a time, as the ledger writes it."""
-    runs = (run for e in experiments if e.role == "try" for run in e.runs)
-    return sum(sum(run["seconds"].values()) for run in runs if seconds(run["time"]) >= seconds(since))
+    runs, first = (run for e in experiments if e.role == "try" for run in e.runs), seconds(since)
+    return sum(sum(run["seconds"].values()) for run in runs if seconds(run["time"]) >= first)
 
 
 def tries(campaign):

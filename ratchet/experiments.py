@@ -12,16 +12,17 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from itertools import filterfalse
 
 from ratchet import curves, devices, guard, pool, referee, relay, sources, verdicts
 from ratchet.campaign import CANDIDATE, CHAMPION, Campaign
-from ratchet.ledger import Ledger, bpb, counts
+from ratchet.ledger import Ledger, bpb, counts, disturbed
 from ratchet.sources import Refused
 from ratchet.verdicts import Verdict
 
 MIN_SEEDS = 2  # of a calibration: one run has no sigma
 TOLD = "idea", "by", "gain", "near"  # facts of an experiment that don't tell whether it is the same one
-RUN_TRIES = 3  # runs in a row that shared their device, or of a champion that failed, before a verb gives up
+RUN_TRIES = 3  # runs in a row that shared their device, or failed ones of a champion, before a verb gives up
 
 
 class Shared(Refused):
@@ -30,7 +31,7 @@ class Shared(Refused):
 
 def failure(runs):
     """The verdict that a run which gave no score forces, or None."""
-    for run in runs:
+    for run in filterfalse(disturbed, runs):
         if run["status"] == "hopeless":
             return Verdict("discard", f"it could not catch up: {run['reason']}")
         if run["status"] in ("crash", "timeout", "overtime", "invalid"):
@@ -192,7 +193,7 @@ class Bench:
             facts["busy"] = self.busy
             self.ledger.append("run", n=n, **facts)
             self.tell(result_line(facts))
-            if self.busy or not facts["shared"]:
+            if not disturbed(facts):
                 return facts
         raise Shared(
             f"experiment {n} waits: other programs use this machine ({facts['foreign_cpu']:.0%} of its CPU); "
@@ -294,7 +295,7 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", parent=No
         if ended:
             return bench.sent(ended)
         facts = bench.run(n, *step, arms[step[0]])
-        failed = sum(run["arm"] == CHAMPION and run["status"] != "ok" for run in bench.now(n).runs)
+        failed = sum(run["status"] != "ok" for run in valid_or_failed(bench.now(n), CHAMPION))
         if step[0] == CHAMPION and facts["status"] != "ok" and failed % RUN_TRIES == 0:
             what = f"the champion's own run ended as {facts['status']} ({facts['reason']}) {RUN_TRIES} times"
             raise Refused(f"{what}: mend that first")
@@ -349,7 +350,7 @@ def contrast(e, split="val"):
 
 
 def audit(bench, seeds=3):
-    """Score the champions, baseline first, on the locked test split with fresh seeds."""
+    """Score the champions, baseline first, on the locked test split with fresh seeds. Failures are told."""
     campaign = bench.campaign()
     arms = [
         sources.read_source(e.arms[0]["commit"])._replace(name=f"experiment {e.n}") for e in campaign.kept
@@ -357,10 +358,15 @@ def audit(bench, seeds=3):
     n = bench.open("audit", arms, seeds=seeds)
     for number in range(seeds):
         for arm, source in enumerate(arms):
-            if sum(map(counts, (run for run in bench.now(n).runs if run["arm"] == arm))) <= number:
-                facts = bench.run(n, arm, "audit", source, splits=("val", "test"))
-                if facts["status"] != "ok":
-                    raise Refused(
-                        f"{source.name} ended as {facts['status']} ({facts['reason']}) in the audit"
-                    )
-    return bench.close(n, Verdict("audited", f"{len(arms)} champions, {seeds} seeds"))
+            if len([*valid_or_failed(bench.now(n), arm)]) <= number:
+                bench.run(n, arm, "audit", source, splits=("val", "test"))
+    what = f"{len(arms)} champions, {seeds} seeds"
+    for arm, source in enumerate(arms):
+        ends = [run["status"] for run in valid_or_failed(bench.now(n), arm) if run["status"] != "ok"]
+        what += f"; {len(ends)} of {seeds} runs of {source.name} failed ({', '.join(ends)})" if ends else ""
+    return bench.close(n, Verdict("audited", what))
+
+
+def valid_or_failed(e, arm):
+    """The runs of an arm, without those that were disturbed."""
+    return (run for run in e.runs if run["arm"] == arm and not disturbed(run))

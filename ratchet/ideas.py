@@ -85,7 +85,7 @@ class Ideas:
     def next(self, seconds):
         """The next one, or None when there is none within so many seconds."""
         with self.lock:
-            if not self.agent and self.ready.empty():
+            if not self.agent and self.ready.empty() and self.may_ask():
                 try:
                     self.tuned()
                 except sources.Refused as error:
@@ -98,14 +98,14 @@ class Ideas:
         """The agent's thread: keep some ideas ahead, until it is enough."""
         failures = sum(1 for _ in self.failures())
         while not self.enough.is_set():
-            broken = self.broken.get_nowait() if not self.broken.empty() else None
-            may_ask = self.may_ask()
-            if broken and not may_ask:
-                self.give_up(broken)
-            if not may_ask or not broken and self.ready.qsize() >= self.ahead:
-                self.enough.wait(0.2)
-                continue
             try:
+                broken = self.broken.get_nowait() if not self.broken.empty() else None
+                may_ask = self.may_ask()
+                if broken and not may_ask:
+                    self.give_up(broken)
+                if not may_ask or not broken and self.ready.qsize() >= self.ahead:
+                    self.enough.wait(0.2)
+                    continue
                 failures = 0 if self.answer(broken) else failures + 1
             except guard.Cancelled:
                 return

@@ -81,9 +81,14 @@ def bpb(run, split="val"):
     return part["nats"] / math.log(2) / part["bytes"]
 
 
+def disturbed(run):
+    """True if another program used a run's device, without --busy: it is made again, however it ended."""
+    return run["shared"] and not run["busy"]
+
+
 def counts(run):
-    """True if a run's score may be used: it is valid, and no other program used its device, or --busy."""
-    return run["status"] == "ok" and (run["busy"] or not run["shared"])
+    """True if a run's score may be used: it is valid, and nothing disturbed it."""
+    return run["status"] == "ok" and not disturbed(run)
 
 
 def parse(data, first=1, before=""):

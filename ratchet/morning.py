@@ -46,7 +46,7 @@ def opening(campaign, events, found, kept):
     text = f"{told(len(found), 'experiment')} by {words(events[0]['agent'])}: {verdicts}."
     text += f" It ended because {ended}." if ended else " It has not ended."
     if not kept:
-        return text + " Nothing was kept: the champion is what it was."
+        return text + " Nothing was kept."
     total, noise = whole_gain(campaign, kept), campaign.noise()
     text += f" What was kept makes {signed(total)} bpb together (95 %)"
     text += f", {total.gain / noise.sigma:.1f} sigma." if noise.sigma else "."

@@ -91,18 +91,21 @@ class Night:
         """The whole night. Returns why it ended. Raises what a device's thread raised."""
         self.enter()
         threads = [threading.Thread(target=self.work, args=(bench,), daemon=True) for bench in self.benches]
-        with self.ideas:
-            try:
-                for thread in threads:
-                    thread.start()
-                while any(thread.is_alive() for thread in threads):
-                    time.sleep(POLL_SECONDS / 10)
-            finally:
-                self.cancel(threads)
-                kind = "pauses" if self.errors or not self.why else "ends"
-                self.journal.append(kind, why=self.why, idle=round(self.idle, 1), busy=round(self.busy, 1))
-        for error in self.errors:
-            raise error
+        kind = "pauses"
+        try:
+            with self.ideas:
+                try:
+                    for thread in threads:
+                        thread.start()
+                    while any(thread.is_alive() for thread in threads):
+                        time.sleep(POLL_SECONDS / 10)
+                finally:
+                    self.cancel(threads)
+            for error in self.errors:
+                raise error
+            kind = "ends"
+        finally:  # nobody else writes any more
+            self.journal.append(kind, why=self.why, idle=round(self.idle, 1), busy=round(self.busy, 1))
         (self.bench.home / "runs/.stop").unlink(missing_ok=True)
         return self.why
 
@@ -155,9 +158,9 @@ class Night:
             self.journal.append("tries", call=idea.call, commit=idea.commit, parent=idea.parent)
             if e := self.attempt(bench, idea):
                 bench.tell(f"  experiment {e.n}: {e.verdict}, {e.closes['reason']}")
-            if e and e.verdict != "overtaken":
-                self.journal.append("done", call=idea.call, n=e.n, outcome=e.verdict)
-                return
+                if e.verdict != "overtaken":
+                    self.journal.append("done", call=idea.call, n=e.n, outcome=e.verdict)
+                    return
             if self.over():
                 return
 
@@ -177,7 +180,8 @@ class Night:
         """The idea on the champion of now; None, noted, when that can't be."""
         campaign = self.bench.campaign()
         champion = campaign.champion["commit"]
-        begun = [e for e in self.bench.experiments() if e.arms[0]["commit"] == idea.commit]
+        tried = (e for e in campaign.since if e.role == "try" and e.arms[0]["commit"] == idea.commit)
+        begun = [e for e in tried if e.closes or e.opens["busy"] == self.bench.busy]
         if idea.parent == champion or (begun and begun[-1].verdict != "overtaken"):
             return idea
         text = sources.rebased(sources.read_source(idea.commit).text, idea.parent, champion)

@@ -78,18 +78,18 @@ def packed(data):
 
 
 def collect(ledger, home):
-    """{"campaigns": one for each arena, budget and device; facts of the ledger}."""
+    """{"campaigns": one for each calibration; facts of the ledger}."""
     experiments = [*ledger.experiments().values()]
     tried = [e for e in experiments if e.role == "try"]
     diffs = sources.diffs([(e.opens["parent"], e.arms[CANDIDATE]["commit"]) for e in tried])
     shown = [e for e in experiments if e.verdict in ("baseline", "keep")]
     shown = {e.n for e in shown[-CURVES // 2 :] + experiments[-CURVES // 2 :]}
     found = campaigns(experiments)
-    last = [(bool(campaign.baseline), campaign.all[-1].n) for campaign in found]
+    order = [(bool(campaign.baseline), campaign.all[-1].n) for campaign in found]
     return {
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "lines": len(ledger.rows()),
         "head": ledger.head(), "problems": find_problems(ledger),
-        "latest": last.index(max(last)) if last else 0,
+        "latest": max(range(len(order)), key=order.__getitem__, default=0),
         "campaigns": [campaign_data(campaign, home, diffs, shown) for campaign in found],
         "nights": nights(home), "cheats": cheats(),
         "decoding": kept(home / MEASURED[0]), "scaling": kept(home / MEASURED[1])}  # fmt: skip
@@ -144,7 +144,7 @@ def mean_of(scores, noise):
     mean, squares = verdicts.moments(scores)
     if not noise or not noise.df:
         return mean, None
-    spread = max(noise.sigma, math.sqrt(squares / max(len(scores) - 1, 1)))
+    spread = verdicts.spread(len(scores), squares, noise)
     return mean, finite(verdicts.student(noise.df, 0.975) * spread / math.sqrt(len(scores)))
 
 
@@ -159,7 +159,7 @@ def champions(campaign):
         shown = scores or e.own_scores()  # one kept by --quick has but the run that kept it
         mean, half = mean_of(shown, noise)
         row = {"n": e.n, "time": e.closes["time"], "mean": mean, "half": half, "runs": len(shown)}
-        if noise.df and scores is not first and scores and first:
+        if noise.df and rows and scores and first:
             row |= interval(verdicts.compare(scores, first, noise))
         rows.append(row)
     return rows

@@ -2,7 +2,8 @@
 
 It is the control group for one: does the agent find more than a plain search at equal experiments? Each
 proposal moves one or two constants of the champion, those first that were moved least, by a tree-structured
-Parzen estimator (Bergstra et al., 2011; optuna) that has seen all scores of the campaign. The same ledger
+Parzen estimator (Bergstra et al., 2011; optuna) that has seen all scores of the campaign. It doesn't know
+which constants a run uses: those of a preset for other devices cost it experiments, too. The same ledger
 gives the same proposal.
 """
 

@@ -107,6 +107,11 @@ def recent(runs: Iterable[tuple[float, float]], now: float) -> list[float]:
     return [score for ended, score in runs if now - ended <= RECENT_HOURS * 3600][-RECENT:]
 
 
+def spread(n: int, squares: float, noise: Noise) -> float:
+    """The standard deviation that n scores count with: sigma, or their own if they range farther."""
+    return max(noise.sigma, math.sqrt(squares / max(n - 1, 1)))
+
+
 def compare(candidate: Sequence[float], champion: Sequence[float], noise: Noise) -> Comparison:
     from scipy.special import stdtr  # Student's t: distribution(df, t)
 
@@ -116,8 +121,7 @@ def compare(candidate: Sequence[float], champion: Sequence[float], noise: Noise)
     if not (n and m and all(map(math.isfinite, [*candidate, *champion]))):
         raise ValueError("a comparison needs at least one score on either side, and every score finite")
     (mean, squares), (bar, _) = moments(candidate), moments(champion)
-    gain, spread = bar - mean, max(noise.sigma, math.sqrt(squares / max(n - 1, 1)))
-    error = spread * math.sqrt(1 / n + 1 / m)
+    gain, error = bar - mean, spread(n, squares, noise) * math.sqrt(1 / n + 1 / m)
     t = gain / error if error else math.copysign(math.inf, gain) if gain else 0.0
     half, p = student(noise.df, 0.975) * error, float(stdtr(noise.df, -t))
     return Comparison(gain, error, gain - half, gain + half, p, 2 * min(p, 1 - p), n, m)

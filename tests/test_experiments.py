@@ -190,6 +190,21 @@ def test_a_shared_device_does_not_decide(calibrated, runs):
     assert experiments.attempt(Bench(busy=True), "better still").verdict == "keep"
 
 
+def test_a_disturbed_run_decides_nothing_however_it_ended(calibrated, runs, monkeypatch):
+    late = []
+
+    def disturbs(job):
+        late.append(job.source.commit)
+        bad = len(late) == 1
+        return runs(job) | ({"status": "overtime", "reason": "late", "shared": True} if bad else {})
+
+    monkeypatch.setattr(referee, "run", disturbs)
+    commit("better", quality=1.0 + 5 * SIGMA)
+    e = experiments.attempt(Bench(), "better")
+    assert e.verdict == "keep" and e.runs[0]["status"] == "overtime" and problems() == []
+    assert e.runs[0]["seed"] == e.runs[1]["seed"]
+
+
 def test_budgets_do_not_mix(calibrated, runs):
     experiments.calibrate(Bench(arena="tiny", budget="9s"), 2)
     commit("better", quality=1.0 + 6 * SIGMA)
@@ -243,6 +258,22 @@ def rewrite(path, change):
         line = json.dumps(row | {"before": before}).encode()
         lines, before = [*lines, line], ledger.sha256(line)
     path.write_bytes(b"\n".join(lines) + b"\n")
+
+
+def test_a_champion_that_fails_in_the_audit_is_told(calibrated, runs, monkeypatch):
+    commit("better", quality=1.1)
+    experiments.attempt(Bench(), "better")
+    calls = []
+
+    def fails(job):
+        calls.append(job)
+        return runs(job) | ({"status": "crash", "reason": "it diverged"} if len(calls) == 2 else {})
+
+    monkeypatch.setattr(referee, "run", fails)
+    e = experiments.audit(Bench(), 2)
+    assert e.verdict == "audited" and len(e.runs) == 4
+    assert e.closes["reason"] == "2 champions, 2 seeds; 1 of 2 runs of experiment 2 failed (crash)"
+    assert [len(scores) for scores, _ in experiments.contrast(e)] == [2, 1]
 
 
 def lying(row):

@@ -308,7 +308,7 @@ def test_places_of_constants_are_values_and_back():
 
 def test_the_tuner_moves_every_constant_before_it_moves_one_again(place):
     names = "KNOB_A KNOB_B KNOB_C KNOB_D".split()
-    commit("knobs", more="".join(f"{name} = 10\n" for name in names))
+    commit("knobs", more="".join(f"{name} = 1000\n" for name in names))
     experiments.calibrate(Bench(arena="tiny", budget="5s"), 3)
     night.run(Bench(), "tuner", Limits(experiments=5))
     moved = tuner.times_moved(Bench().campaign(), [*names, "QUALITY"])

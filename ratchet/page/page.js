@@ -117,7 +117,7 @@ function byVerdict(found, place, facts) {
   return verdicts.map((verdict) => {
     const own = found.filter((e) => e.verdict === verdict), [color, symbol] = style(verdict);
     return {
-      mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map((e) => hover(told(e))), customdata: own.map((e) => e.n),
+      uid: verdict, mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map((e) => hover(told(e))), customdata: own.map((e) => e.n),
       marker: { color, symbol, size: verdict === "discard" ? 7 : 10, line: { width: 0.5, color: variable("--back") } },
       ...place(own), ...facts,
     };
@@ -156,7 +156,7 @@ function drawExplorer() {
   const traces = verdicts.map((verdict, index) => {
     const own = found.filter((e) => e.verdict === verdict);
     return {
-      type: "scatter3d", mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map((e) => hover([...told(e), ...more(e)])),
+      uid: verdict, type: "scatter3d", mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map((e) => hover([...told(e), ...more(e)])),
       customdata: own.map((e) => e.n), ...Object.fromEntries(axes.map((axis, i) => [axis, own.map(chosen[i][1])])),
       marker: {
         symbol: style(verdict)[2], size: 6, color: own.map((e) => e.mean), colorscale: "Viridis", reversescale: true,
@@ -166,7 +166,7 @@ function drawExplorer() {
     };
   });
   const look = { gridcolor: variable("--line"), color: variable("--text"), backgroundcolor: "rgba(0,0,0,0)" };
-  const scene = { camera: { eye: { x: 1.5, y: 1.5, z: 0.8 } }, uirevision: "kept" };
+  const scene = { dragmode: "turntable", camera: { eye: { x: 1.5, y: 1.5, z: 0.8 } }, uirevision: "kept" };
   axes.forEach((axis, i) => (scene[axis + "axis"] = { ...look, title: { text: chosen[i][0] }, type: chosen[i][2] ? "log" : "linear" }));
   draw($("#explorer .chart"), traces, layout("", "", { scene, margin: { l: 0, r: 0, t: 30, b: 0 }, ...(found.length ? {} : empty()) }));
 }
@@ -204,7 +204,7 @@ function drawCurves() {
     const value = { seconds: (p) => p[0], tokens: (p) => p[1], flops: (p) => p[1] * (e.flops_per_token || NaN) }[over];
     const name = e.n === last ? `${e.n} champion` : e.n === first ? `${e.n} baseline` : `${e.n} ${clip(e.idea, 30)}`;
     return {
-      mode: "lines", name: escape(name), x: e.curve.map(value), y: e.curve.map((p) => p[2]), customdata: e.curve.map(() => e.n),
+      uid: `n${e.n}`, mode: "lines", name: escape(name), x: e.curve.map(value), y: e.curve.map((p) => p[2]), customdata: e.curve.map(() => e.n),
       line: { color: LINES[i % LINES.length], width: 1.6 }, hovertemplate: "%{y:.3f}",
     };
   });
@@ -427,7 +427,8 @@ function row(e) {
 
 // shown: the details on the page, which stay, with what is unfolded in them, when they are the same
 function details(e, shown) {
-  const stamp = JSON.stringify(e), list = make("dl", { className: "facts" });
+  const { half, ...own } = e; // half of its interval, which hangs on other experiments, isn't shown here
+  const stamp = JSON.stringify(own), list = make("dl", { className: "facts" });
   if (shown?.stamp === stamp) return shown;
   const said = known(e.said) ? { expected: `${signed(e.said)} bpb` } : {}, near = e.near ? { like: `experiment ${e.near}` } : {};
   facts(list, {
@@ -507,7 +508,8 @@ async function listen() { // of `ratchet watch`: asks whether the ledger has cha
   for (;;) {
     try {
       const stamp = await news("stamp");
-      if (stamp !== seen) await load(await news("data"), data.campaigns.indexOf(campaign));
+      const at = data.campaigns.indexOf(campaign); // the latest is followed to the next one
+      if (stamp !== seen) await load(await news("data"), at === data.latest ? undefined : at);
       seen = stamp;
       $("#made").textContent = made();
     } catch { $("#made").textContent = "not live any more"; }
