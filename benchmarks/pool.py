@@ -181,6 +181,7 @@ def main():
                     rates[number].append(slots(number, args.seconds))
                 efficiency = sum(rates[2]) / sum(rates[1]) / 2
                 found["slots"] = {"runs_per_second": rates, "efficiency": efficiency}
+                prepare.write_atomically(path, found)
                 fresh()
             if args.experiments:
                 rows = head(args.experiments, args.slots, console.print)
