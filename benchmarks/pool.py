@@ -52,7 +52,7 @@ class Stopwatch:
 
 def slots(number, seconds):
     """Runs a second that a night with the tuner gets out of so many slots."""
-    ends, names = [], [f"cpu:{n}" for n in range(number)]
+    ends, names = [], [f"cpu:{n}/2" for n in range(number)]
     first, *others = (Stopwatch(place, ends) for place in pool.places(names=names))
     bench = experiments.Bench(busy=True, place=first)
     night.run(bench, "tuner", night.Limits(hours=seconds / 3600), others=others)
@@ -174,7 +174,8 @@ def main():
         place_to_work(Path(folder))
         with chdir(Path(folder) / "repository"):
             if args.seconds:
-                bench = experiments.Bench(arena="tiny", budget=f"{BUDGET}s", busy=True)
+                place = pool.Local("cpu:0/2")
+                bench = experiments.Bench(arena="tiny", budget=f"{BUDGET}s", busy=True, place=place)
                 experiments.calibrate(bench, 3)
                 rates = {1: [], 2: []}
                 for number in (1, 2, 1, 2):

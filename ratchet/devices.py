@@ -45,21 +45,81 @@ def here():
 
 
 def choose(name=None):
-    """The device of this name, by default the best here; cpu:1 is the CPU once more. Raises Refused."""
-    if name and name not in here() and not re.fullmatch(r"cpu:\d+", name):
-        raise Refused(f"there is no device {name!r} here: choose one of {', '.join(here())}")
-    return name or here()[0]
+    """The device of this name, by default the best here; cpu:0/4 is the first quarter of the CPU's cores.
+
+    Raises Refused.
+    """
+    if not name or name in here() or (re.fullmatch(SHARE, name) and cores(name)):
+        return name or here()[0]
+    shares = f", cpu:0/2 to cpu:{len(CORES) - 1}/{len(CORES)} for a share of it" if len(CORES) > 1 else ""
+    raise Refused(f"there is no device {name!r} here: choose one of {', '.join(here())}{shares}")
 
 
-def cpu_name():
-    info = Path("/proc/cpuinfo")
+def torch_name(device):
+    """What PyTorch calls a device."""
+    return "cpu" if device.startswith("cpu") else device
+
+
+# ----------------------------------------------------------------------------------------------------
+# The CPU
+
+
+def socket_and_core(number):
+    """Of a logical core: those that share a physical one are to be in one share of the CPU."""
+    folder = Path(f"/sys/devices/system/cpu/cpu{number}/topology")
+    try:
+        return tuple(int((folder / name).read_text()) for name in ("physical_package_id", "core_id"))
+    except (OSError, ValueError):
+        return 0, number
+
+
+def cores_allowed():
+    """Numbers of the logical cores that this process may use, neighbours next to each other; [] on macOS."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return sorted(allowed, key=lambda number: (*socket_and_core(number), number))
+
+
+SHARE = r"cpu:(\d{1,4})/(\d{1,4})"  # of the CPU: which, of how many
+CORES = cores_allowed()  # before any thread is pinned to some of them
+
+
+def cores(device):
+    """Numbers of the cores of a device: all, or the share that cpu:0/4 names, which may have none."""
+    if not (share := re.fullmatch(SHARE, device)):
+        return CORES
+    part, parts = map(int, share.groups())
+    size = len(CORES) // parts if part < parts else 0
+    return CORES[part * size : (part + 1) * size]
+
+
+@contextmanager
+def pinned(device):
+    """Let this thread, and what it starts, use the cores of a device alone."""
+    if cores(device) == CORES:
+        yield
+        return
+    os.sched_setaffinity(0, cores(device))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, CORES)
+
+
+def cpu_name(used=None):
+    """Model and cores of the CPU; used: how many of them, if not all."""
+    info, count = Path("/proc/cpuinfo"), psutil.cpu_count()
     names = re.findall("model name.*: (.*)", info.read_text()) if info.exists() else []
-    return f"{(names or [platform.processor() or platform.machine()])[0]}, {psutil.cpu_count()} cores"
+    share = f"{used} of " if used not in (None, 0, count) else ""
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {share}{count} cores"
+
+
+# ----------------------------------------------------------------------------------------------------
+# What devices are and how they feel
 
 
 def describe(device):
     """{"device": the kind that scores can be compared on, "driver", "torch"}."""
-    kind = f"{device.partition(':')[0]}: {cpu_name()}"
+    kind = f"{device.partition(':')[0]}: {cpu_name(len(cores(device)))}"
     facts = {"device": kind, "driver": "", "torch": importlib.metadata.version("torch")}
     if device.startswith("cuda") and (found := nvml(device)):
         library, handle = found
@@ -93,12 +153,15 @@ def seat(device):
     name = device
     if device.startswith("cuda") and (found := nvml(device)):
         name = found[0].nvmlDeviceGetUUID(found[1])
-    return re.sub(r"[^\w-]", "", f"{platform.node()}-{name}")
+    return re.sub(r"[^\w-]", "", f"{platform.node()}-{name.replace('/', 'of')}")
 
 
 @contextmanager
 def exclusive(device, tell=lambda text: None, pause=time.sleep):
-    """Hold a device: waits, by `pause`, while another run of this user has it. A dying process lets go."""
+    """Hold a device: waits, by `pause`, while another run of this user has it. A dying process lets go.
+
+    This thread and what it starts are on the device's cores meanwhile.
+    """
     place = cache_folder() / f".device-{seat(device)}.lock"
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(place, "a") as file:
@@ -106,7 +169,8 @@ def exclusive(device, tell=lambda text: None, pause=time.sleep):
             tell(f"  {device} is in use by another run: waiting for it")
             while not lock(file):
                 pause(0.2)
-        yield
+        with pinned(device):
+            yield
 
 
 def lock(file):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import psutil
 
 from ratchet import sandbox
-from ratchet.devices import cache_folder, describe, throttled
+from ratchet.devices import cache_folder, describe, pinned, throttled, torch_name
 from ratchet.guard import FOREIGN_CPU
 
 
@@ -28,8 +28,8 @@ class Finding(NamedTuple):
 def matmul_peak(device, level):
     """(FLOP/s, of what) as prepare.py measures it, in the sandbox; (0, why) where torch fails there."""
     code = "import json, torch, prepare; prepare.settle()"
-    code += f"; print(json.dumps(prepare.matmul_peak(torch.device({device!r}))))"
-    with tempfile.TemporaryDirectory() as folder:
+    code += f"; print(json.dumps(prepare.matmul_peak(torch.device({torch_name(device)!r}))))"
+    with tempfile.TemporaryDirectory() as folder, pinned(device):
         shutil.copy(Path(__file__).resolve().parent.parent / "prepare.py", folder)
         view = sandbox.View(write=(Path(folder),), device=device)
         argv = sandbox.command([sys.executable, "-c", code], view, level)

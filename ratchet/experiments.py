@@ -138,7 +138,9 @@ class Bench:
         now = self.conditions()
         found = Campaign([e for e in self.experiments() if e.opens["device"] == now["device"]])
         if not found.baseline:
-            raise Refused(f"there is no baseline on {now['device']}: run `uv run ratchet calibrate` first")
+            where = ", with the same --device" if self.experiments() else ""
+            what = f"there is no baseline on {now['device']}"
+            raise Refused(f"{what}: run `uv run ratchet calibrate` first{where}")
         self.arena, self.budget = referee.load_arena(found.baseline.arena), found.baseline.budget
         for name, value in (now | {"seal": self.arena.seal}).items():
             if found.baseline.opens[name] != value:

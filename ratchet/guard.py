@@ -16,14 +16,14 @@ from pathlib import Path
 
 import psutil
 
-from ratchet.devices import nvml
+from ratchet.devices import cores, nvml
 
 LOG_BYTES = 2**22  # a contestant that prints more is stopped
 MEMORY_SHARE = 0.9  # of the memory that is free when it starts
 MOST_PROCESSES = 500
 LEAST_DISK_BYTES = 2**28  # free space at which a contestant that fills the disk is stopped
 MESSAGE_BYTES = 2**16
-FOREIGN_CPU = {"cpu": 0.15, "cuda": 0.5, "mps": 0.5}  # share of all cores that others may use in a run
+FOREIGN_CPU = {"cpu": 0.15, "cuda": 0.5, "mps": 0.5}  # share of its cores that others may use in a run
 POLL_SECONDS = 0.05
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -57,24 +57,32 @@ class Load:
     """What else used the device between two looks: begin() and share()."""
 
     def __init__(self, device, process):
-        self.device, self.process = device, process
+        self.device, self.process, self.cores = device, process, {*cores(device)}
 
     def begin(self):
         self.start = self._look()
 
     def _look(self):
-        """(now, busy seconds of all cores, {other process: its seconds})."""
-        times, own, others = psutil.cpu_times(), {os.getpid()}, {}
+        """(now, busy seconds of the device's cores, {other process that may use them: its seconds})."""
+        own, others = {os.getpid()}, {}
         own |= {process.pid for process in self.process.tree()}
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.pid not in own:
+                if process.pid not in own and self._may_use(process):
                     others[process.pid, process.create_time()] = sum(process.cpu_times()[:4])
-        idle = times.idle + getattr(times, "iowait", 0) + getattr(times, "steal", 0)
-        return time.monotonic(), sum(times[:8]) - idle, others
+        return time.monotonic(), sum(map(busy_seconds, self._times())), others
+
+    def _may_use(self, process):
+        """Whether a process isn't confined to other cores than these."""
+        return not self.cores or not self.cores.isdisjoint(process.cpu_affinity())
+
+    def _times(self):
+        """Times of each of the device's cores."""
+        times = dict(enumerate(psutil.cpu_times(percpu=True)))
+        return [times[number] for number in self.cores & times.keys()] or times.values()
 
     def seen(self):
-        """{"foreign_cpu": share of all cores that others used, "foreign_gpu": their number, "shared"}.
+        """{"foreign_cpu": share of its cores that others used, "foreign_gpu": their number, "shared"}.
 
         Only what other processes are seen to have used: a contestant that hides its own time by not waiting
         for its children would else spoil the runs that it dislikes.
@@ -83,8 +91,8 @@ class Load:
         used = sum(max(0.0, spent - before.get(process, 0.0)) for process, spent in after.items())
         ended = sum(spent for process, spent in before.items() if process not in after)
         used = max(0.0, used - ended)  # what it had used before is now among its parent's
-        cores = min(used, busy_now - busy) / max(now - begin, 1e-9)
-        share, others = cores / psutil.cpu_count(), self._others()
+        busy_cores = min(used, busy_now - busy) / max(now - begin, 1e-9)
+        share, others = busy_cores / len(self._times()), self._others()
         limit = FOREIGN_CPU[self.device.partition(":")[0]]
         long_enough = now - begin >= 2  # the clock of the kernel's figures ticks 100 times a second
         shared = bool(others or (share > limit and long_enough))
@@ -98,6 +106,11 @@ class Load:
             running = found[0].nvmlDeviceGetComputeRunningProcesses(found[1])
             return [process.pid for process in running if process.pid not in own]
         return []
+
+
+def busy_seconds(times):
+    """Of one core since the machine was started."""
+    return sum(times[:8]) - times.idle - getattr(times, "iowait", 0) - getattr(times, "steal", 0)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class Job(NamedTuple):
     @property
     def torch_device(self):
         """What PyTorch calls the device."""
-        return "cpu" if self.device.startswith("cpu") else self.device
+        return devices.torch_name(self.device)
 
     @property
     def live(self):

@@ -65,6 +65,7 @@ CALLS = {
 }
 # to be refused by all: io_uring_*, open_tree, move_mount, fs*; pidfd_getfd; mount_setattr, open_tree_attr
 CALLS_ANYWHERE = [*range(425, 434), 438, 442, 467]
+SET_AFFINITY = {"x86_64": 203, "aarch64": 122}  # to be refused on a share of the CPU
 CLONE3, TIOCSTI, TIOCLINUX = 435, 0x5412, 0x541C  # the latter two type into somebody else's terminal
 
 
@@ -300,7 +301,8 @@ def seccomp(spec):
 
     program = [load(4), (0x15, 1, 0, arch), kill, load(0)]  # all calls of another machine
     program += [(0x35, 0, 1, 0x40000000), refuse]  # x32: the same calls by other numbers
-    for number in [*map(int, refused.split()), *CALLS_ANYWHERE]:
+    affinity = [SET_AFFINITY[os.uname().machine]] * ("/" in spec["device"])
+    for number in [*map(int, refused.split()), *CALLS_ANYWHERE, *affinity]:
         program += case(number, refuse)
     program += case(CLONE3, missing)  # its flags are out of reach here; C libraries fall back on clone
     program += case(clone, load(16), (0x45, 0, 1, NEW["any"]), refuse, allow)

@@ -147,10 +147,7 @@ def decoder(run, device=None, tell=lambda text: None):
             shutil.copy(file, code)
         ours, theirs = socket.socketpair()
         read = [run / name for name in NEEDED] + [arena / name for name in ("arena.json", "tokenizer.json")]
-        view, name = (
-            sandbox.View((code, *read), (own,), device),
-            "cpu" if device.startswith("cpu") else device,
-        )
+        view, name = sandbox.View((code, *read), (own,), device), devices.torch_name(device)
         argv = sandbox.command([sys.executable, str(code / "decoder.py"), str(run), name], view, level)
         env = referee.inherited() | dict.fromkeys(("HOME", "TMPDIR"), str(own))
         env |= {"RATCHET_SOCKET": str(theirs.fileno()), "RATCHET_RUN": folder}

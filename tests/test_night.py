@@ -142,11 +142,14 @@ def test_two_devices_try_two_ideas_at_a_time(place, tmp_path, monkeypatch):
         return quick(job)
 
     monkeypatch.setattr(referee, "run", slow)
-    places = pool.places(names=["cpu:0", "cpu:1"])
+    places = pool.places(names=["cpu:0/2", "cpu:1/2"])
+    with pytest.raises(sources.Refused, match="with the same --device"):
+        night.run(Bench(place=places[0]), "tuner", Limits(experiments=6))
+    experiments.calibrate(Bench(arena="tiny", place=places[0]), 5)
     bench, (command, state) = Bench(place=places[0]), script(tmp_path, last=ALWAYS_NEW)
     limits = Limits(experiments=6)
     night.run(bench, command, limits, share=[state.parent], others=places[1:])
-    assert max(map(len, most)) == 2 and max(most, key=len) == {"cpu:0", "cpu:1"}
+    assert max(map(len, most)) == 2 and max(most, key=len) == {"cpu:0/2", "cpu:1/2"}
     assert problems() == [] and len(Journal(place).verdicts()) == 6
     final = [e for e in tried() if e.verdict != "overtaken"]
     assert len({e.arms[0]["source"] for e in final}) == 6 == len(final)

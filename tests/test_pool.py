@@ -40,8 +40,15 @@ def nodes(arena, tmp_path_factory):
 
 def test_places_are_of_one_kind_and_named_once():
     assert [place.device for place in pool.places(names=["cpu"])] == ["cpu"]
-    assert len(pool.places(names=["cpu:0", "cpu:1"])) == 2
-    for on, names in ((None, ["cpu", "cpu"]), (None, ["cuda:77"]), ("mars", None), ("ray", ["cpu"])):
+    assert len(pool.places(names=["cpu:0/2", "cpu:1/2"])) == 2
+    for on, names in (
+        (None, ["cpu", "cpu"]),
+        (None, ["cuda:77"]),
+        (None, ["cpu", "cpu:0/2"]),
+        (None, ["cpu:2/2"]),
+        ("mars", None),
+        ("ray", ["cpu"]),
+    ):
         with pytest.raises(Refused):
             pool.places(on, names)
 

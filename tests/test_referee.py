@@ -167,6 +167,36 @@ def test_foreign_load_is_seen(tmp_path, monkeypatch):
     assert seen["foreign_cpu"] > 0.5 / psutil.cpu_count() and seen["shared"]
 
 
+@pytest.mark.skipif(len(devices.CORES) < 2, reason="one core can't be shared out")
+def test_shares_of_the_cpu_have_cores_of_their_own():
+    """What runs in one half is no load for the other, is on its cores, and can't leave them."""
+    first, second = (devices.choose(f"cpu:{part}/2") for part in (0, 1))
+    assert not {*devices.cores(first)} & {*devices.cores(second)} and devices.cores("cpu") == devices.CORES
+    assert devices.describe(first) == devices.describe(second) != devices.describe("cpu")
+    for name in ("cpu:2/2", "cpu:0/0", "cpu:0/99999", f"cpu:0/{len(devices.CORES) + 1}", "cpu:1"):
+        with pytest.raises(sources.Refused, match="cpu:0/2"):
+            devices.choose(name)
+    with devices.exclusive(first):
+        burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        assert [*psutil.Process(burner.pid).cpu_affinity()] == sorted(devices.cores(first))
+    assert sorted(os.sched_getaffinity(0)) == sorted(devices.CORES)
+    loads = [guard.Load(name, psutil.Process(1)) for name in (first, second)]
+    for load in loads:
+        load.process.tree = lambda: []
+        load.begin()
+    time.sleep(2.2)
+    seen = [load.seen()["foreign_cpu"] for load in loads]
+    burner.kill()
+    burner.wait()
+    assert seen[0] > 0.6 / len(devices.cores(first)) and seen[1] < seen[0] - 0.4 / len(devices.cores(first))
+    code = f"import os; os.sched_setaffinity(0, {devices.CORES})"
+    done = {}
+    for name in ("cpu", first):
+        argv = sandbox.command([sys.executable, "-c", code], sandbox.View(device=name), sandbox.best_level())
+        done[name] = subprocess.run(argv, capture_output=True, text=True)
+    assert done["cpu"].returncode == 0 and "PermissionError" in done[first].stderr
+
+
 @pytest.mark.slow
 def test_the_commands_of_the_readme(arena, tmp_path):
     """A repository of its own, real commands, from doctor to verify."""
