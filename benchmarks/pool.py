@@ -1,9 +1,9 @@
 """Do two slots do twice the work of one, and how many devices can one head serve?
 
-    uv run benchmarks/pool.py [--seconds 150] [--experiments 10000] [--slots 256]
+    uv run benchmarks/pool.py [--seconds 90] [--experiments 10000] [--slots 256]
 
-The first question is answered by nights on one and on two slots of this CPU, with real runs of a contestant
-that sleeps, so that slots don't compete. The second with a ledger that grows to so many experiments: at some
+The first question is answered by nights on one and on two slots of this CPU, each half of its
+cores, with real runs of a contestant that sleeps. The second with a ledger that grows to so many experiments: at some
 lengths each slot tries an idea, all of it real (commits, ledger, verdicts, threads) but the runs, which take
 no time. What the head needs for a run tells how many devices it can serve, when runs last five minutes.
 Results go to results/pool.json.
@@ -20,6 +20,7 @@ import threading
 import time
 from contextlib import chdir
 from pathlib import Path
+from statistics import fmean
 
 from recipe import ROOT, results
 from rich.console import Console
@@ -30,35 +31,39 @@ sys.path.insert(0, str(ROOT / "tests"))
 import prepare  # noqa: E402
 from ratchet import devices, experiments, night, pool, sources  # noqa: E402
 
-BUDGET, RUN_SECONDS = 6, 340  # of the contestant that sleeps; of a real run, all phases together
+RUN_SECONDS = 340  # of a real run, all phases together
 SIGMA = 0.005
+HALVES = "cpu:0/2", "cpu:1/2"
 SHARES = 0.1, 0.3, 1.0  # of the experiments, at which the head is timed
 
 
 class Stopwatch:
-    """A place that notes when its runs end."""
+    """A place that notes (when, its phases) of each run that ends."""
 
-    def __init__(self, place, ends):
-        self.place, self.ends = place, ends
+    def __init__(self, place):
+        self.place, self.ends = place, []
 
     def __getattr__(self, name):
         return getattr(self.place, name)
 
     def run(self, job):
         facts = self.place.run(job)
-        self.ends.append(time.monotonic())
+        self.ends.append((time.monotonic(), facts["seconds"]))
         return facts
 
 
 def slots(number, seconds):
-    """Runs a second that a night with the tuner gets out of so many slots."""
-    ends, names = [], [f"cpu:{n}/2" for n in range(number)]
-    first, *others = (Stopwatch(place, ends) for place in pool.places(names=names))
+    """(runs a second, mean seconds of each phase) of a night with the tuner on so many slots.
+
+    Each slot from the end of its first run to that of its last: when the hours are over, a slot ends what it
+    is at, and another one that is at nothing hasn't lost that time to the pool.
+    """
+    first, *others = places = [Stopwatch(place) for place in pool.places(names=HALVES[:number])]
     bench = experiments.Bench(busy=True, place=first)
     night.run(bench, "tuner", night.Limits(hours=seconds / 3600), others=others)
-    ends.sort()
-    ends = ends[number - 1 :]  # the beginning counts from when every slot has ended a run
-    return (len(ends) - 1) / (ends[-1] - ends[0])
+    rate = sum((len(place.ends) - 1) / (place.ends[-1][0] - place.ends[0][0]) for place in places)
+    seconds = [seconds for place in places for _, seconds in place.ends]
+    return rate, {name: fmean(each.get(name, 0.0) for each in seconds) for name in seconds[0]}
 
 
 class Nothing:
@@ -164,7 +169,8 @@ def fresh():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=150, help="of each night, 0 for none")
+    parser.add_argument("--seconds", type=int, default=90, help="of each night, 0 for none")
+    parser.add_argument("--budget", type=int, default=6, help="seconds that the contestant sleeps")
     parser.add_argument("--experiments", type=int, default=10_000, help="of the head, 0 for none")
     parser.add_argument("--slots", type=int, default=256, help="ideas at a time")
     args = parser.parse_args()
@@ -174,14 +180,17 @@ def main():
         place_to_work(Path(folder))
         with chdir(Path(folder) / "repository"):
             if args.seconds:
-                place = pool.Local("cpu:0/2")
-                bench = experiments.Bench(arena="tiny", budget=f"{BUDGET}s", busy=True, place=place)
+                place = pool.Local(HALVES[0])
+                bench = experiments.Bench(arena="tiny", budget=f"{args.budget}s", busy=True, place=place)
                 experiments.calibrate(bench, 3)
-                rates = {1: [], 2: []}
+                rates, phases = {1: [], 2: []}, {1: [], 2: []}
                 for number in (1, 2, 1, 2):
-                    rates[number].append(slots(number, args.seconds))
+                    rate, seconds = slots(number, args.seconds)
+                    rates[number].append(rate)
+                    phases[number].append(seconds)
                 efficiency = sum(rates[2]) / sum(rates[1]) / 2
-                found["slots"] = {"runs_per_second": rates, "efficiency": efficiency}
+                found["slots"] = {"budget": args.budget, "runs_per_second": rates, "phases": phases}
+                found["slots"]["efficiency"] = efficiency
                 prepare.write_atomically(path, found)
                 fresh()
             if args.experiments:

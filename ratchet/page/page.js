@@ -31,7 +31,8 @@ const escape = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;
 const known = (x) => typeof x === "number" && isFinite(x);
 const fixed = (x, digits = 4) => (known(x) ? x.toFixed(digits) : "");
 const signed = (x, digits = 4) => (known(x) ? (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits) : "");
-const short = (x) => (known(x) ? x.toLocaleString("en", { notation: "compact", maximumFractionDigits: 2 }) : "");
+const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 }); // slow to make
+const short = (x) => (known(x) ? COMPACT.format(x) : "");
 const clip = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
 const gain = (e) => (known(e.gain) ? `${signed(e.gain)} ± ${fixed((e.high - e.low) / 2)}` : "");
 const minutes = (time) => time.slice(5, 16).replace("T", " ");
