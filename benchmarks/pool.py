@@ -2,11 +2,11 @@
 
     uv run benchmarks/pool.py [--seconds 90] [--experiments 10000] [--slots 256]
 
-The first question is answered by nights on one and on two slots of this CPU, each half of its
-cores, with real runs of a contestant that sleeps. The second with a ledger that grows to so many experiments: at some
-lengths each slot tries an idea, all of it real (commits, ledger, verdicts, threads) but the runs, which take
-no time. What the head needs for a run tells how many devices it can serve, when runs last five minutes.
-Results go to results/pool.json.
+The first question is answered by nights on one and on two halves of this CPU's cores, with real runs of a
+contestant that sleeps. The second with a ledger that grows to so many experiments: at some lengths each slot
+tries an idea, all of it real (commits, ledger, verdicts, threads) but the runs, which take no time. What the
+head needs for a run tells how many devices it can serve, when runs last five minutes. Results go to
+results/pool.json.
 """
 
 import argparse
