@@ -129,13 +129,7 @@ def test_what_was_measured_of_decoding_is_in_the_data_and_what_is_broken_is_not(
 def test_the_page_is_one_file_and_holds_no_word_of_the_ledger_as_html(night):
     page = report.render(collected(night))
     assert "window.hacked" not in page and len(page) < 8e6
-    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page.replace(report_plotly(), ""))
-
-
-def report_plotly():
-    import plotly
-
-    return plotly.offline.get_plotlyjs()
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page.replace(report.library(), ""))
 
 
 def test_the_command_line_writes_page_and_picture(night, tmp_path):
@@ -268,20 +262,27 @@ def test_points_and_rows_can_be_opened_and_filtered(night, tmp_path, look):
     assert page.locator("tr.row td:nth-child(2)").first.inner_text() == "2"
     page.locator("#e3 input").check()
     page.wait_for_function("document.querySelector('#curves .chart').data.length === 3")
+    page.evaluate("most = 3, drawTable()")  # more rows than that come when they are asked for
+    assert rows.count() == 3 and page.inner_text("#rest") == "show all 6"
+    page.click("#rest")
+    assert rows.count() == 6 and page.is_hidden("#rest")
+    page.evaluate("open = null, most = 3, drawTable()")
     click = "gd => gd.emit('plotly_click', {points: [{customdata: 4}]})"
     page.eval_on_selector("#progress .chart", click)
     assert "last words" in page.text_content("tr.details")
+    place = "document.querySelector('#e4').getBoundingClientRect()"
+    page.wait_for_function(f"0 < {place}.top && {place}.bottom < innerHeight")
 
 
 def test_decoding_and_scaling_have_panels_once_they_are_measured(night, tmp_path, look):
     page = look(written(night, tmp_path))
-    assert "Not measured yet" in page.inner_text("#serving") and page.locator("#serving .cell").count() == 0
+    assert page.get_attribute("#to-serve", "hidden") is None and page.locator("#serving .cell").count() == 0
     write_measured(night)
     page = look(written(night, tmp_path), 390, "dark")
     assert page.errors == [] and page.evaluate("window.hacked") is None
     assert page.locator("#serving .cell.js-plotly-plot").count() == 4
-    assert "Not measured yet" not in page.inner_text("#serving")
-    assert "without the cache 20.0 times as long" in page.inner_text("#serving .facts")
+    assert page.get_attribute("#to-serve", "hidden") is not None
+    assert "without the cache 20.0 times as long" in page.text_content("#serving .facts")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     cells = "[...document.querySelectorAll('#serving .cell')]"
     names = page.evaluate(cells + ".flatMap(cell => cell.data.map(trace => trace.name))")

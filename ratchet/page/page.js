@@ -22,7 +22,7 @@ const MEASURES = { // what experiments can be drawn over: name with unit, value,
 const LOG = { type: "log", nticks: 6, exponentformat: "SI" };
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
 const $ = (selector, root = document) => root.querySelector(selector);
-let data, campaign, open = null, ticked = new Set(), order = ["n", -1];
+let data, campaign, open = null, drawing = 0, most = 200, ticked = new Set(), order = ["n", -1];
 
 // ---------------------------------------------------------------------------------------------------
 // Text
@@ -88,7 +88,8 @@ function more(e) {
 // ---------------------------------------------------------------------------------------------------
 // Charts
 
-const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+let colors = {}; // of the theme, asked for once: an answer makes the browser lay out the whole page
+const variable = (name) => (colors[name] ??= getComputedStyle(document.documentElement).getPropertyValue(name).trim());
 
 function layout(x, y, more = {}) {
   const axis = { gridcolor: variable("--line"), linecolor: variable("--line"), zeroline: false, automargin: true };
@@ -107,6 +108,7 @@ function layout(x, y, more = {}) {
 function draw(node, traces, facts) {
   const clicks = node.dataset.drawn;
   node.dataset.drawn = "yes";
+  if (!window.Plotly) document.head.append(make("script", { textContent: $("#plotly").textContent })); // slow: not before the words
   const paper = document.body.classList.contains("paper"); // where nothing tells plotly of another width
   Plotly.react(node, traces, { ...facts, autosize: !paper, width: paper ? node.clientWidth : undefined }, CONFIG);
   if (!clicks) node.on("plotly_click", ({ points: [point] }) => known(point.customdata) && show(point.customdata));
@@ -409,10 +411,14 @@ function drawTable() {
     return cell;
   }));
   const found = rows(), shown = $("#experiments tr.details"), focused = document.activeElement.id;
+  if (found.findIndex((e) => e.n === open) >= most) most = Infinity;
+  const some = document.body.classList.contains("paper") ? found : found.slice(0, most);
   $("#experiments thead").replaceChildren(head);
-  $("#experiments tbody").replaceChildren(...found.flatMap((e) => (e.n === open ? [row(e), details(e, shown)] : [row(e)])));
+  $("#experiments tbody").replaceChildren(...some.flatMap((e) => (e.n === open ? [row(e), details(e, shown)] : [row(e)])));
   if (/^e\d+$/.test(focused)) $(`#${focused}`)?.focus({ preventScroll: true });
   $("#count").textContent = `${found.length} of ${campaign.experiments.length}`;
+  $("#rest").hidden = some.length === found.length;
+  $("#rest").textContent = `show all ${found.length}`;
 }
 
 function row(e) {
@@ -453,7 +459,8 @@ function show(n) {
   open = n;
   for (const id of ["#experiments input", "#by-verdict", "#by-agent"]) $(id).value = "";
   drawTable();
-  $(`#e${n}`).scrollIntoView({ block: "center", behavior: "smooth" });
+  const goThere = () => $(`#e${n}`)?.scrollIntoView({ block: "center" });
+  goThere(), requestAnimationFrame(goThere); // what comes into sight on the way takes its true height
   $(`#e${n}`).focus({ preventScroll: true });
 }
 
@@ -476,11 +483,20 @@ function choices() {
 
 const NOTHING = { experiments: [], champions: [], sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
 
-function drawAll() {
+// top to bottom; a breath after each part lets the reader see it and scroll while the next one is drawn
+async function drawAll(atOnce = false) {
+  const own = ++drawing, parts = [drawProgress, drawExplorer, drawTradeoffs, drawCurves, drawServing, drawHonesty, drawTable];
   document.body.classList.toggle("empty", campaign === NOTHING); // style.css hides what would have nothing in it
-  drawSummary(), choices(), drawTable(), drawServing();
-  if (campaign !== NOTHING) for (const part of [drawProgress, drawTradeoffs, drawCurves, drawHonesty, drawExplorer]) part();
+  drawSummary(), choices();
+  for (const part of campaign === NOTHING ? [drawServing, drawTable] : parts) {
+    if (!atOnce) await breath();
+    if (own !== drawing) return; // there is something newer to draw
+    part();
+  }
+  document.body.dataset.drawn = own;
 }
+
+const breath = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 
 async function unpack(packed) {
   const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
@@ -495,6 +511,7 @@ async function load(packed, chosen) {
 
 function theme(name) {
   document.documentElement.dataset.theme = name;
+  colors = {};
   $("#theme").textContent = name === "dark" ? "Light" : "Dark";
 }
 
@@ -519,8 +536,8 @@ async function listen() { // of `ratchet watch`: asks whether the ledger has cha
 }
 
 let before; // printing: the theme of the screen
-onbeforeprint = () => ((before = document.documentElement.dataset.theme), document.body.classList.add("paper"), theme("light"), drawAll());
-onafterprint = () => (document.body.classList.remove("paper"), theme(before), drawAll());
+onbeforeprint = () => ((before = document.documentElement.dataset.theme), document.body.classList.add("paper"), theme("light"), drawAll(true));
+onafterprint = () => (document.body.classList.remove("paper"), theme(before), drawAll(true));
 
 theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 $("#theme").onclick = () => (theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"), drawAll());
@@ -533,5 +550,6 @@ fill($("#curves select"), [["seconds", "seconds"], ["tokens", "tokens"], ["flops
 $("#curves select").onchange = drawCurves;
 for (const id of ["#by-verdict", "#by-agent"]) $(id).onchange = drawTable;
 $("#experiments input").oninput = drawTable;
+$("#rest").onclick = () => ((most = Infinity), drawTable());
 $("#campaigns select").onchange = (event) => ((campaign = data.campaigns[event.target.value]), (open = null), ticked.clear(), drawAll());
 load(PACKED).then(() => LIVE && listen());
