@@ -179,7 +179,7 @@ def log(
     if not found:
         empty = "the ledger is empty: begin with `uv run ratchet calibrate`"
         return console.print(f"of {len(every)} experiments none is by {by}" if every else empty)
-    show_log(found[-most:])
+    show_log(found[-most:], [*every])
 
 
 def find(n):
@@ -246,7 +246,12 @@ def night(
     first, *others = pool.places(on, names and names.split(","), slots)
 
     def whole(bench):
-        return night_of.run(bench, agent, limits, share, network, others), night_of.morning(bench)
+        try:
+            why = night_of.run(bench, agent, limits, share, network, others)
+        except KeyboardInterrupt:
+            night_of.morning(bench)  # what there is so far
+            raise
+        return why, night_of.morning(bench)
 
     why, summary = carry_out(whole, place=first, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
     console.print(f"the night ended: {escape(why)}\n")

@@ -254,6 +254,9 @@ def calibrate(bench, seeds=5):
     bench.enter()
     source = sources.read_source("HEAD")
     n = bench.open("calibrate", [source], idea="the baseline", seeds=seeds)
+    before = Campaign(bench.experiments(), bench.now(n).key)
+    if before.baseline and before.champion["source"] != bench.now(n).arms[0]["source"]:
+        bench.tell(f"HEAD's train.py will be the champion, instead of experiment {before.kept[-1].n}'s")
     while len(bench.now(n).scores(0)) < seeds:
         facts = bench.run(n, 0, "calibrate", source, is_baseline=True)
         if facts["status"] != "ok":

@@ -223,7 +223,8 @@ def run(bench, name, limits, share=(), network=True, others=()):
 
 def morning(bench):
     """The summary of the last night; also written to runs/morning.md."""
-    text = summary(bench.campaign(), Journal(bench.home).night())
+    events = Journal(bench.home).night()
+    text = summary(bench.campaign(), events) if events else ""
     (bench.home / "runs/morning.md").write_text(text)
     return text
 

@@ -11,7 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ratchet import verdicts
-from ratchet.campaign import Campaign
+from ratchet.campaign import campaigns
 from ratchet.ledger import bpb
 
 console, notes = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True)
@@ -122,23 +122,22 @@ def cells(e):
     return [str(e.n), when, e.role, commit, verdict, str(len(e.runs)), score + spread, idea]
 
 
-def show_log(found):
-    """A line for each experiment, and how far the champions have come."""
+def show_log(found, every):
+    """A line for each experiment that was found, and how far the champions of every one have come."""
     table = Table("n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "idea", box=None)
     for e in found:
         table.add_row(*cells(e))
     console.print(table)
-    for line in story(found):
+    for line in story(every):
         console.print(line)
     console.print("val bpb: mean of the candidate's runs, ± half of what they range over", style="dim")
     levels = sorted({run["isolation"] for e in found for run in e.runs})
     console.print(f"isolation: {', '.join(levels) or 'nothing has run'}", style="dim")
 
 
-def story(found):
-    """How the champions' val_bpb went down, a line for each campaign."""
-    for key in dict.fromkeys(e.key for e in found):
-        campaign = Campaign(found, key)
+def story(every):
+    """How the champions' val_bpb went down, a line for each campaign that kept something."""
+    for campaign in campaigns(every):
         if not campaign.baseline or len(campaign.kept) < 2:
             continue
         scores = [campaign.scores_of(e.arms[0]["source"]) for e in campaign.kept]

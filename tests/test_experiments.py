@@ -332,6 +332,18 @@ def test_the_command_line_speaks_to_people(calibrated, runs):
     assert "[bold]better[/]" in invoke("log").stdout and "sigma" in invoke("show", 1).stdout
     assert "+QUALITY = 1.06" in invoke("diff", 2).stdout
     assert "0 problems, head" in invoke("verify").stdout
+    assert "champions █▁" in invoke("log", "-n", 1).stdout  # of all, though one experiment is shown
+
+
+def test_a_second_calibration_says_whose_place_it_takes_and_the_log_tells_both_stories(calibrated, runs):
+    commit("better", quality=1.0 + 6 * SIGMA)
+    invoke("try", "better")
+    assert "instead of" not in invoke("calibrate", "--arena", "tiny", "-n", 3).stderr  # its own source
+    commit("another", quality=1.0 + 3 * SIGMA)
+    assert "instead of experiment 3's" in invoke("calibrate", "--arena", "tiny", "-n", 3).stderr
+    commit("better yet", quality=1.0 + 12 * SIGMA)
+    invoke("try", "better yet")
+    assert invoke("log").stdout.count("champions █▁") == 2
 
 
 def test_a_calibration_that_breaks_leaves_no_baseline_and_says_so(repository, runs):

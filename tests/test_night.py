@@ -160,8 +160,9 @@ def test_an_interrupted_night_goes_on_and_tries_nothing_twice(place, tmp_path, r
     limits = Limits(experiments=2)
     for stop_at in (len(runs.jobs) + 1, len(runs.jobs) + 4):
         runs.stop_at = stop_at
-        with pytest.raises(KeyboardInterrupt):
-            night.run(Bench(), command, limits, share=[state.parent])
+        words = ["night", "--agent", command, "--experiments", "2", "--share", str(state.parent)]
+        assert CliRunner().invoke(__main__.app, words).exit_code == 130
+        assert "It has not ended." in (place / "runs/morning.md").read_text()
     night.run(Bench(), command, limits, share=[state.parent])
     events = Journal(place).events()
     assert [e["kind"] for e in events if e["kind"] in ("begins", "resumes", "ends")] == [
