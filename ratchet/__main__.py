@@ -41,7 +41,9 @@ Seeds = Annotated[int, typer.Option("-n", "--seeds", help="Runs of each source, 
 Budget = Annotated[
     str, typer.Option(help="Of each run: 20s, 20e6tok, 1e15flop. Default: the arena's seconds.")
 ]
-Device = Annotated[str, typer.Option(help="cuda:0, mps, cpu. Default: the best here.")]
+Device = Annotated[
+    str, typer.Option(help="cuda:0, mps, cpu; cpu:0/2: the first half of it. Default: the best here.")
+]
 On = Annotated[str, typer.Option("--on", help="ray or slurm: a device of that cluster, not of this machine.")]
 Arena = Annotated[str, typer.Option(help="pocket, climbmix, or one of yours. Default: what fits the device.")]
 Busy = Annotated[bool, typer.Option("--busy", help="Count runs although other programs use this machine.")]
@@ -246,12 +248,7 @@ def night(
     first, *others = pool.places(on, names and names.split(","), slots)
 
     def whole(bench):
-        try:
-            why = night_of.run(bench, agent, limits, share, network, others)
-        except KeyboardInterrupt:
-            night_of.morning(bench)  # what there is so far
-            raise
-        return why, night_of.morning(bench)
+        return night_of.run(bench, agent, limits, share, network, others), night_of.morning(bench)
 
     why, summary = carry_out(whole, place=first, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
     console.print(f"the night ended: {escape(why)}\n")

@@ -218,7 +218,10 @@ def run(bench, name, limits, share=(), network=True, others=()):
     (bench.home / "runs/.stop").unlink(missing_ok=True)
     place = devices.cache_folder() / ".agents" / sources.sha256(str(bench.home).encode())[:12]
     agent = None if name == "tuner" else Agent(name, place, share, network)
-    return Night(benches, name, limits, agent).run()
+    try:
+        return Night(benches, name, limits, agent).run()
+    finally:
+        morning(bench)  # of an interrupted night, too
 
 
 def morning(bench):

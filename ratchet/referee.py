@@ -15,6 +15,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ LATE, LATE_SECONDS = 0.02, 1.0  # share of the budget that a contestant may be l
 SCORE_SECONDS, SCORE_SHARE = 120, 0.5  # longest scoring: seconds, and this share of the arena's budget
 WEIGHT_BYTES = 2**35
 COPY_SECONDS, COPY_BYTES, COPY_DEPTH = 60, 2**31, 9  # of a compiler's cache that is kept
+UNUSED_SECONDS = 86400  # after which a kept cache goes
 ARTIFACTS = {"model.safetensors": WEIGHT_BYTES, "config.json": 2**20, "curve.jsonl": 2**25}
 ENVIRONMENT = "PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP_NUM_THREADS".split()
 TAIL_LINES = 15  # of a log, kept in the ledger
@@ -153,6 +155,7 @@ def place(job):
     (job.live / "code/train.py").write_bytes(job.source.text)
     known = [job.compiled / name for name in (cache_name(sha256(job.source.text)), "baseline")]
     for folder in [folder for folder in known if folder.exists()][:1]:
+        os.utime(folder)
         shutil.copytree(folder, job.live / "cache", symlinks=True)
     (job.live / "cache").mkdir(exist_ok=True)
 
@@ -163,13 +166,21 @@ def cache_name(file):
 
 
 def keep_compiled(job):
-    """Keep the compiler's cache as it is before the first real token: a run can't hand on what it learned."""
+    """Keep the compiler's cache as it is before the first real token: a run can't hand on what it learned.
+
+    Other runs may do the same at the same time. What none has used for a day goes.
+    """
+    job.compiled.mkdir(parents=True, exist_ok=True)
     for name in [cache_name(sha256(job.source.text))] + ["baseline"] * job.is_baseline:
         if not (job.compiled / name).exists():
-            part = job.compiled / f"{name}.part"
-            shutil.rmtree(part, ignore_errors=True)
-            copy_files(job.live / "cache", part)
-            os.replace(part, job.compiled / name)
+            with tempfile.TemporaryDirectory(prefix="part-", dir=job.compiled) as part:
+                copy_files(job.live / "cache", Path(part) / name)
+                with suppress(OSError):  # another run was faster
+                    os.replace(Path(part) / name, job.compiled / name)
+    for folder in job.compiled.iterdir():
+        with suppress(OSError):  # another run was faster
+            if folder.name != "baseline" and time.time() - folder.stat().st_mtime > UNUSED_SECONDS:
+                remove(folder)
 
 
 def copy_files(source, target):
@@ -341,12 +352,8 @@ def judge(job, level, facts, told):
     known = {
         key: facts[key] for key in ("seed", "budget", "steps", "tokens", "flops_per_token", "peak_memory_mb")
     }
-    known |= {
-        "arena": arena.name,
-        "arena_folder": str(arena.folder),
-        "seal": arena.seal,
-        "device": job.torch_device,
-    }
+    known |= {"arena": arena.name, "arena_folder": str(arena.folder), "seal": arena.seal}
+    known |= {"device": job.torch_device}
     known |= {"train_seconds": seconds["train"], "rehearsal_seconds": seconds.get("rehearsal", 0.0)}
     known |= {"unscored_seconds": sum(seconds.values()), "custom_budget": job.budget != f"{arena.seconds}s"}
     known |= {"peak_flops": number(told.get("peak_flops")), "peak_of": "told", "device_name": facts["device"]}

@@ -52,6 +52,32 @@ def test_a_run_is_watched_and_scored(arena, tmp_path):
     json.dumps(facts, allow_nan=False)
 
 
+def test_kept_caches_are_whole_and_go_when_they_are_not_used(arena, tmp_path, monkeypatch):
+    mine, arrived = job(tmp_path, is_baseline=True), threading.Barrier(2)
+    mine.live.joinpath("cache").mkdir(parents=True)
+    mine.live.joinpath("cache/kernel").write_text("code")
+    names = {referee.cache_name(mine.source.facts()["file"]), "baseline"}
+    for name in ("old", "baseline"):
+        mine.compiled.joinpath(name).mkdir(parents=True)
+        os.utime(mine.compiled / name, (0, 0))
+
+    def together(*words):
+        arrived.wait()
+        copy(*words)
+        arrived.wait()
+
+    copy = referee.copy_files
+    monkeypatch.setattr(referee, "copy_files", together)
+    threads = [threading.Thread(target=referee.keep_compiled, args=(mine,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {path.name for path in mine.compiled.iterdir()} == names
+    assert (mine.compiled / referee.cache_name(mine.source.facts()["file"]) / "kernel").read_text() == "code"
+    referee.remove(mine.live)
+
+
 @pytest.mark.slow
 def test_the_same_seed_and_tokens_give_the_same_score(arena, tmp_path):
     first, second = (referee.run(job(tmp_path, splits=("val", "test"))) for _ in range(2))
