@@ -163,13 +163,14 @@ function drawExplorer() {
       customdata: own.map((e) => e.n), ...Object.fromEntries(axes.map((axis, i) => [axis, own.map(chosen[i][1])])),
       marker: {
         symbol: style(verdict)[2], size: 6, color: own.map((e) => e.mean), colorscale: "Viridis", reversescale: true,
-        cmin: Math.min(...scores), cmax: Math.max(...scores), showscale: index === 0, opacity: 0.92,
+        cmin: Math.min(...scores), cmax: Math.max(...scores), showscale: index === 0, opacity: 0.92, line: { width: 1, color: variable("--dim") },
         colorbar: { title: { text: "val_bpb" }, thickness: 12, len: 0.8 },
       },
     };
   });
   const look = { gridcolor: variable("--line"), color: variable("--text"), backgroundcolor: "rgba(0,0,0,0)" };
-  const scene = { dragmode: "turntable", camera: { eye: { x: 1.5, y: 1.5, z: 0.8 } }, uirevision: "kept" };
+  const away = innerWidth < 600 ? 1.95 : 1.55, camera = { eye: { x: away, y: away, z: 0.7 }, center: { x: 0, y: 0, z: -0.12 } };
+  const scene = { dragmode: "turntable", aspectmode: "cube", camera, uirevision: "kept" };
   axes.forEach((axis, i) => (scene[axis + "axis"] = { ...look, title: { text: chosen[i][0] }, type: chosen[i][2] ? "log" : "linear" }));
   draw($("#explorer .chart"), traces, layout("", "", { scene, margin: { l: 0, r: 0, t: 30, b: 0 }, ...(found.length ? {} : empty()) }));
 }
