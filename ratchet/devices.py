@@ -51,7 +51,8 @@ def choose(name=None):
     """
     if not name or name in here() or (re.fullmatch(SHARE, name) and cores(name)):
         return name or here()[0]
-    shares = f", cpu:0/2 to cpu:{len(CORES) - 1}/{len(CORES)} for a share of it" if len(CORES) > 1 else ""
+    most = len(CORES)
+    shares = f", cpu:0/2 to cpu:{most - 1}/{most} for a share of the cores" if most > 1 else ""
     raise Refused(f"there is no device {name!r} here: choose one of {', '.join(here())}{shares}")
 
 
@@ -65,7 +66,7 @@ def torch_name(device):
 
 
 def socket_and_core(number):
-    """Of a logical core: those that share a physical one are to be in one share of the CPU."""
+    """Of a logical core: those that share a physical one are in one share of the CPU."""
     folder = Path(f"/sys/devices/system/cpu/cpu{number}/topology")
     try:
         return tuple(int((folder / name).read_text()) for name in ("physical_package_id", "core_id"))
@@ -74,35 +75,41 @@ def socket_and_core(number):
 
 
 def cores_allowed():
-    """Numbers of the logical cores that this process may use, neighbours next to each other; [] on macOS."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return sorted(allowed, key=lambda number: (*socket_and_core(number), number))
+    """[numbers of the logical cores of a physical one] that this process may use, in order; [] on macOS."""
+    found, allowed = {}, os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    for number in sorted(allowed):
+        found.setdefault(socket_and_core(number), []).append(number)
+    return [found[place] for place in sorted(found)]
 
 
-SHARE = r"cpu:(\d{1,4})/(\d{1,4})"  # of the CPU: which, of how many
+SHARE = r"cpu:(0|[1-9][0-9]{0,3})/([2-9]|[1-9][0-9]{1,3})"  # of the CPU: which, of how many
 CORES = cores_allowed()  # before any thread is pinned to some of them
 
 
 def cores(device):
-    """Numbers of the cores of a device: all, or the share that cpu:0/4 names, which may have none."""
-    if not (share := re.fullmatch(SHARE, device)):
-        return CORES
-    part, parts = map(int, share.groups())
+    """Set of the logical cores of a device: all, or the share that cpu:0/4 names, which may have none."""
+    part, parts = map(int, share.groups()) if (share := re.fullmatch(SHARE, device)) else (0, 1)
     size = len(CORES) // parts if part < parts else 0
-    return CORES[part * size : (part + 1) * size]
+    return {number for core in CORES[part * size : (part + 1) * size] for number in core}
+
+
+def overlap(first, second):
+    """Whether two devices are, in part, the same cores of the CPU."""
+    on_cpu = first.startswith("cpu") and second.startswith("cpu")
+    return on_cpu and not cores(first).isdisjoint(cores(second))
 
 
 @contextmanager
 def pinned(device):
     """Let this thread, and what it starts, use the cores of a device alone."""
-    if cores(device) == CORES:
+    if not re.fullmatch(SHARE, device):
         yield
         return
     os.sched_setaffinity(0, cores(device))
     try:
         yield
     finally:
-        os.sched_setaffinity(0, CORES)
+        os.sched_setaffinity(0, cores("cpu"))
 
 
 def cpu_name(used=None):

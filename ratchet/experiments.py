@@ -113,8 +113,8 @@ class Bench:
             yield
 
     def compiled(self):
-        """The folder of kept compiler caches."""
-        folder = self.home / "runs/.compiled"
+        """The folder of kept compiler caches: they are of no use on another kind of device."""
+        folder = self.home / "runs/.compiled" / sources.sha256(self.conditions()["device"].encode())[:12]
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

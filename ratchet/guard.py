@@ -1,6 +1,7 @@
 """Guards: runs an untrusted program, its log, memory, processes bounded; sees what else uses the device."""
 
 import ctypes
+import itertools
 import json
 import os
 import re
@@ -57,29 +58,31 @@ class Load:
     """What else used the device between two looks: begin() and share()."""
 
     def __init__(self, device, process):
-        self.device, self.process, self.cores = device, process, {*cores(device)}
+        self.device, self.process, self.cores = device, process, cores(device)
 
     def begin(self):
         self.start = self._look()
 
     def _look(self):
-        """(now, busy seconds of the device's cores, {other process that may use them: its seconds})."""
-        own, others = {os.getpid()}, {}
-        own |= {process.pid for process in self.process.tree()}
+        """(now, seconds that its cores served others, {other process: (its seconds, whether there)})."""
+        tree, others, busy = {process.pid for process in self.process.tree()}, {}, self._busy()
         for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.pid not in own and self._may_use(process):
-                    others[process.pid, process.create_time()] = sum(process.cpu_times()[:4])
-        return time.monotonic(), sum(map(busy_seconds, self._times())), others
+            with suppress(psutil.Error, OSError):
+                spent = sum(process.cpu_times()[:4])
+                if process.pid in tree:
+                    busy -= spent
+                elif process.pid != os.getpid():
+                    others[process.pid, process.create_time()] = spent, self._may_use(process)
+        return time.monotonic(), busy, others
 
     def _may_use(self, process):
         """Whether a process isn't confined to other cores than these."""
         return not self.cores or not self.cores.isdisjoint(process.cpu_affinity())
 
-    def _times(self):
-        """Times of each of the device's cores."""
-        times = dict(enumerate(psutil.cpu_times(percpu=True)))
-        return [times[number] for number in self.cores & times.keys()] or times.values()
+    def _busy(self):
+        """Seconds that its cores were busy since the machine was started."""
+        times = core_times()
+        return sum(busy_seconds(times[number]) for number in self.cores & times.keys() or times)
 
     def seen(self):
         """{"foreign_cpu": share of its cores that others used, "foreign_gpu": their number, "shared"}.
@@ -88,11 +91,14 @@ class Load:
         for its children would else spoil the runs that it dislikes.
         """
         (begin, busy, before), (now, busy_now, after) = self.start, self._look()
-        used = sum(max(0.0, spent - before.get(process, 0.0)) for process, spent in after.items())
-        ended = sum(spent for process, spent in before.items() if process not in after)
+        used = 0.0
+        for process, (spent, here) in after.items():
+            spent_before, here_before = before.get(process, (0.0, False))
+            used += max(0.0, spent - spent_before) * (here or here_before)
+        ended = sum(spent for process, (spent, here) in before.items() if here and process not in after)
         used = max(0.0, used - ended)  # what it had used before is now among its parent's
-        busy_cores = min(used, busy_now - busy) / max(now - begin, 1e-9)
-        share, others = busy_cores / len(self._times()), self._others()
+        busy_cores = max(0.0, min(used, busy_now - busy)) / max(now - begin, 1e-9)
+        share, others = busy_cores / (len(self.cores) or psutil.cpu_count()), self._others()
         limit = FOREIGN_CPU[self.device.partition(":")[0]]
         long_enough = now - begin >= 2  # the clock of the kernel's figures ticks 100 times a second
         shared = bool(others or (share > limit and long_enough))
@@ -106,6 +112,14 @@ class Load:
             running = found[0].nvmlDeviceGetComputeRunningProcesses(found[1])
             return [process.pid for process in running if process.pid not in own]
         return []
+
+
+def core_times():
+    """{number of a logical core: its times}; one that is offline is missing."""
+    numbers, stat = itertools.count(), Path("/proc/stat")
+    if stat.exists():
+        numbers = map(int, re.findall(r"^cpu(\d+) ", stat.read_text(), re.MULTILINE))
+    return dict(zip(numbers, psutil.cpu_times(percpu=True)))
 
 
 def busy_seconds(times):

@@ -7,6 +7,7 @@ night needs to go on after kill -9 is on disk: experiments in the ledger, everyt
 import math
 import threading
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 from ratchet import devices, experiments, guard, referee, sources
@@ -221,7 +222,8 @@ def run(bench, name, limits, share=(), network=True, others=()):
     try:
         return Night(benches, name, limits, agent).run()
     finally:
-        morning(bench)  # of an interrupted night, too
+        with suppress(Exception):  # not to hide why it ended
+            morning(bench)
 
 
 def morning(bench):

@@ -7,6 +7,7 @@ there, and is done again, with the same seed, elsewhere.
 """
 
 import importlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -59,6 +60,8 @@ def places(on=None, names=None, slots=None):
     found = [Local(name) for name in names or [None]]
     if len({place.device for place in found}) < len(found):
         raise Refused(f"a device is named twice in {', '.join(names)}: one run at a time has it")
+    if any(devices.overlap(a.device, b.device) for a, b in itertools.combinations(found, 2)):
+        raise Refused(f"{', '.join(names)} share cores: choose devices that don't, like cpu:0/2,cpu:1/2")
     if len(kinds := {devices.describe(place.device)["device"] for place in found}) > 1:
         raise Refused(f"devices of several kinds can't be compared: {', '.join(sorted(kinds))}")
     return found

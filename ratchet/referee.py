@@ -155,8 +155,9 @@ def place(job):
     (job.live / "code/train.py").write_bytes(job.source.text)
     known = [job.compiled / name for name in (cache_name(sha256(job.source.text)), "baseline")]
     for folder in [folder for folder in known if folder.exists()][:1]:
-        os.utime(folder)
-        shutil.copytree(folder, job.live / "cache", symlinks=True)
+        with suppress(OSError):  # another run may take away what nobody has used for long
+            os.utime(folder)
+            shutil.copytree(folder, job.live / "cache", symlinks=True)
     (job.live / "cache").mkdir(exist_ok=True)
 
 

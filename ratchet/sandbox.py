@@ -56,16 +56,15 @@ PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 # Landlock's rights by bit: 0 execute, 1 write, 2 read, 3 list, 4-12 remove and make, 13 rename across
 # folders, 14 truncate, 15 ioctl of devices; what is no folder has 0-2, 14, 15; as many bits as versions know
 FS_ALL, FS_READ, FS_FILE, FS_BITS = 0xFFFF, 0b1101, 0b1100_0000_0000_0111, {1: 13, 2: 14, 3: 15, 4: 15}
-# by machine: AUDIT_ARCH_*; socket, ioctl, clone; to be refused: ptrace, process_vm_readv, process_vm_writev,
-# kcmp, bpf, perf_event_open, userfaultfd, add_key, request_key, keyctl, unshare, setns, mount, umount2,
-# pivot_root, chroot
+# by machine: AUDIT_ARCH_*; socket, ioctl, clone; to be refused: sched_setaffinity on a share of the CPU;
+# ptrace, process_vm_readv, process_vm_writev, kcmp, bpf, perf_event_open, userfaultfd, add_key, request_key,
+# keyctl, unshare, setns, mount, umount2, pivot_root, chroot
 CALLS = {
-    "x86_64": (0xC000003E, 41, 16, 56, "101 310 311 312 321 298 323 248 249 250 272 308 165 166 155 161"),
-    "aarch64": (0xC00000B7, 198, 29, 220, "117 270 271 272 280 241 282 217 218 219 97 268 40 39 41 51"),
+    "x86_64": (0xC000003E, 41, 16, 56, "203 101 310 311 312 321 298 323 248 249 250 272 308 165 166 155 161"),
+    "aarch64": (0xC00000B7, 198, 29, 220, "122 117 270 271 272 280 241 282 217 218 219 97 268 40 39 41 51"),
 }
 # to be refused by all: io_uring_*, open_tree, move_mount, fs*; pidfd_getfd; mount_setattr, open_tree_attr
 CALLS_ANYWHERE = [*range(425, 434), 438, 442, 467]
-SET_AFFINITY = {"x86_64": 203, "aarch64": 122}  # to be refused on a share of the CPU
 CLONE3, TIOCSTI, TIOCLINUX = 435, 0x5412, 0x541C  # the latter two type into somebody else's terminal
 
 
@@ -301,8 +300,7 @@ def seccomp(spec):
 
     program = [load(4), (0x15, 1, 0, arch), kill, load(0)]  # all calls of another machine
     program += [(0x35, 0, 1, 0x40000000), refuse]  # x32: the same calls by other numbers
-    affinity = [SET_AFFINITY[os.uname().machine]] * ("/" in spec["device"])
-    for number in [*map(int, refused.split()), *CALLS_ANYWHERE, *affinity]:
+    for number in [*map(int, refused.split()["/" not in spec["device"] :]), *CALLS_ANYWHERE]:
         program += case(number, refuse)
     program += case(CLONE3, missing)  # its flags are out of reach here; C libraries fall back on clone
     program += case(clone, load(16), (0x45, 0, 1, NEW["any"]), refuse, allow)
@@ -337,7 +335,8 @@ def confine(spec):
         return
     call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
     enter_folder(spec)
-    for protect, needed in (landlock, spec["level"] == "landlock"), (seccomp, not (apart or spec["network"])):
+    free = (apart or spec["network"]) and "/" not in spec["device"]  # a share of the CPU is kept by seccomp
+    for protect, needed in (landlock, spec["level"] == "landlock"), (seccomp, not free):
         try:
             protect(spec)
         except (OSError, KeyError) as error:

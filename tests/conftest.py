@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import prepare  # noqa: E402
+from ratchet import devices  # noqa: E402
 
 prepare.settle()  # before any other thread or product
 
@@ -52,6 +53,15 @@ def make_repository(folder):
     setup = "init -q", "config user.email a@b.c", "config user.name somebody", "add -A", "commit -qm base"
     for command in setup:
         subprocess.run(["git", *command.split()], cwd=folder, check=True)
+
+
+@pytest.fixture
+def halves(monkeypatch):
+    """The names of two devices that share no core, though the machine's cores be threads of one."""
+    if len(devices.cores("cpu")) < 2:
+        pytest.skip("one core can't be shared out")
+    monkeypatch.setattr(devices, "CORES", [[number] for number in sorted(devices.cores("cpu"))])
+    return ["cpu:0/2", "cpu:1/2"]
 
 
 @pytest.fixture(scope="session")

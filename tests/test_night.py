@@ -131,7 +131,7 @@ def test_whatever_an_agent_does_the_night_goes_on(place, tmp_path, monkeypatch):
     assert "<b>" not in night.morning(Bench()).replace("\\<b\\>", "") and not guard.marked(str(tmp_path))
 
 
-def test_two_devices_try_two_ideas_at_a_time(place, tmp_path, monkeypatch):
+def test_two_devices_try_two_ideas_at_a_time(place, tmp_path, monkeypatch, halves):
     going, most, quick = [], [], referee.run
 
     def slow(job):
@@ -142,14 +142,14 @@ def test_two_devices_try_two_ideas_at_a_time(place, tmp_path, monkeypatch):
         return quick(job)
 
     monkeypatch.setattr(referee, "run", slow)
-    places = pool.places(names=["cpu:0/2", "cpu:1/2"])
+    places = pool.places(names=halves)
     with pytest.raises(sources.Refused, match="with the same --device"):
         night.run(Bench(place=places[0]), "tuner", Limits(experiments=6))
     experiments.calibrate(Bench(arena="tiny", place=places[0]), 5)
     bench, (command, state) = Bench(place=places[0]), script(tmp_path, last=ALWAYS_NEW)
     limits = Limits(experiments=6)
     night.run(bench, command, limits, share=[state.parent], others=places[1:])
-    assert max(map(len, most)) == 2 and max(most, key=len) == {"cpu:0/2", "cpu:1/2"}
+    assert max(map(len, most)) == 2 and max(most, key=len) == {*halves}
     assert problems() == [] and len(Journal(place).verdicts()) == 6
     final = [e for e in tried() if e.verdict != "overtaken"]
     assert len({e.arms[0]["source"] for e in final}) == 6 == len(final)

@@ -38,9 +38,9 @@ def nodes(arena, tmp_path_factory):
         cluster.shutdown()
 
 
-def test_places_are_of_one_kind_and_named_once():
+def test_places_are_of_one_kind_and_named_once(halves, monkeypatch):
     assert [place.device for place in pool.places(names=["cpu"])] == ["cpu"]
-    assert len(pool.places(names=["cpu:0/2", "cpu:1/2"])) == 2
+    assert len(pool.places(names=halves)) == 2
     for on, names in (
         (None, ["cpu", "cpu"]),
         (None, ["cuda:77"]),
@@ -51,6 +51,9 @@ def test_places_are_of_one_kind_and_named_once():
     ):
         with pytest.raises(Refused):
             pool.places(on, names)
+    monkeypatch.setattr(devices, "CORES", [[0], [1], [2]])
+    with pytest.raises(Refused, match="share cores"):  # a half and a third of three cores have one each
+        pool.places(names=["cpu:0/2", "cpu:0/3"])
 
 
 def test_an_arena_travels_once_and_is_known_by_its_seal(arena, tmp_path, monkeypatch):

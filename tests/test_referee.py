@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -193,34 +195,66 @@ def test_foreign_load_is_seen(tmp_path, monkeypatch):
     assert seen["foreign_cpu"] > 0.5 / psutil.cpu_count() and seen["shared"]
 
 
-@pytest.mark.skipif(len(devices.CORES) < 2, reason="one core can't be shared out")
-def test_shares_of_the_cpu_have_cores_of_their_own():
+def test_shares_of_the_cpu_have_cores_of_their_own(halves):
     """What runs in one half is no load for the other, is on its cores, and can't leave them."""
-    first, second = (devices.choose(f"cpu:{part}/2") for part in (0, 1))
-    assert not {*devices.cores(first)} & {*devices.cores(second)} and devices.cores("cpu") == devices.CORES
+    first, second = map(devices.choose, halves)
+    assert devices.cores(first) and devices.cores(first) <= devices.cores("cpu") - devices.cores(second)
     assert devices.describe(first) == devices.describe(second) != devices.describe("cpu")
-    for name in ("cpu:2/2", "cpu:0/0", "cpu:0/99999", f"cpu:0/{len(devices.CORES) + 1}", "cpu:1"):
+    too_many = f"cpu:0/{len(devices.CORES) + 1}"
+    for name in ("cpu:2/2", "cpu:0/0", "cpu:0/99999", too_many, "cpu:1", "cpu:00/2", "cpu:0/1"):
         with pytest.raises(sources.Refused, match="cpu:0/2"):
             devices.choose(name)
     with devices.exclusive(first):
         burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         assert [*psutil.Process(burner.pid).cpu_affinity()] == sorted(devices.cores(first))
-    assert sorted(os.sched_getaffinity(0)) == sorted(devices.CORES)
-    loads = [guard.Load(name, psutil.Process(1)) for name in (first, second)]
-    for load in loads:
-        load.process.tree = lambda: []
-        load.begin()
-    time.sleep(2.2)
-    seen = [load.seen()["foreign_cpu"] for load in loads]
+    assert os.sched_getaffinity(0) == devices.cores("cpu")
     burner.kill()
     burner.wait()
-    assert seen[0] > 0.6 / len(devices.cores(first)) and seen[1] < seen[0] - 0.4 / len(devices.cores(first))
-    code = f"import os; os.sched_setaffinity(0, {devices.CORES})"
+    code = f"import os; os.sched_setaffinity(0, {devices.cores('cpu')})"
     done = {}
     for name in ("cpu", first):
         argv = sandbox.command([sys.executable, "-c", code], sandbox.View(device=name), sandbox.best_level())
         done[name] = subprocess.run(argv, capture_output=True, text=True)
     assert done["cpu"].returncode == 0 and "PermissionError" in done[first].stderr
+
+
+@pytest.mark.parametrize(
+    "goes_at_first, goes_at_last, ran_here, foreign",
+    [({0, 1}, {0, 1}, 0, 0), ({0}, {0, 1}, 0, 0), ({0, 1}, {0}, 4, 0.4), ({0, 1}, {0, 1}, 4, 0.4)],
+)
+def test_only_load_on_its_own_cores_is_foreign(
+    halves, monkeypatch, goes_at_first, goes_at_last, ran_here, foreign
+):
+    """A stranger that has run for 1000 seconds runs 10 more, some of them on the share's core."""
+    stranger, own = Stranger(98, 1000.0, goes_at_first), Stranger(99, 5.0, {1})
+    now, busy = [0.0], {0: 1000.0, 1: 5.0}
+    monkeypatch.setattr(devices, "CORES", [[0], [1]])
+    monkeypatch.setattr(guard, "core_times", lambda: busy)
+    monkeypatch.setattr(guard, "busy_seconds", float)
+    monkeypatch.setattr(psutil, "process_iter", lambda: [stranger, own])
+    monkeypatch.setattr(guard, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    load = guard.Load("cpu:1/2", SimpleNamespace(tree=lambda: [own]))
+    load.begin()
+    stranger.spent, stranger.goes = stranger.spent + 10, goes_at_last
+    own.spent, now[0] = own.spent + 10 - ran_here, 10.0
+    busy.update({0: 1010.0 - ran_here, 1: 15.0})
+    assert load.seen()["foreign_cpu"] == pytest.approx(foreign)
+
+
+@dataclass
+class Stranger:
+    pid: int
+    spent: float
+    goes: set
+
+    def create_time(self):
+        return 0.0
+
+    def cpu_times(self):
+        return (self.spent,)
+
+    def cpu_affinity(self):
+        return self.goes
 
 
 @pytest.mark.slow

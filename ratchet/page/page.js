@@ -428,7 +428,7 @@ function row(e) {
   const node = make("tr", { className: e.n === open ? "row open" : "row", tabIndex: 0, id: `e${e.n}` }, make("td", {}, tick),
     ...COLUMNS.map(([, , cell, kind]) => make("td", { className: kind || "" }, cell(e))));
   node.setAttribute("aria-expanded", e.n === open);
-  node.onclick = () => ((open = e.n === open ? null : e.n), drawTable(), $(`#e${e.n}`).focus());
+  node.onclick = () => ((open = e.n === open ? null : e.n), drawTable(), $(`#e${e.n}`)?.focus());
   node.onkeydown = (event) => event.target === node && ["Enter", " "].includes(event.key) && (event.preventDefault(), node.onclick());
   return node;
 }
@@ -457,6 +457,7 @@ function diff(text) {
 }
 
 function show(n) {
+  if (!campaign.experiments.some((e) => e.n === n)) return; // a point of the campaign before
   open = n;
   for (const id of ["#experiments input", "#by-verdict", "#by-agent"]) $(id).value = "";
   drawTable();
@@ -492,7 +493,7 @@ async function drawAll(atOnce = false) {
   for (const part of campaign === NOTHING ? [drawServing, drawTable] : parts) {
     if (!atOnce) await breath();
     if (own !== drawing) return; // there is something newer to draw
-    part();
+    try { part(); } catch (error) { console.error(error); } // one chart that fails takes no other along
   }
   document.body.dataset.drawn = own;
 }
@@ -507,7 +508,7 @@ async function unpack(packed) {
 async function load(packed, chosen) {
   data = await unpack(packed);
   campaign = data.campaigns[chosen] || data.campaigns[data.latest] || NOTHING;
-  drawAll();
+  await drawAll(); // all of it, before there is news
 }
 
 function theme(name) {
@@ -551,6 +552,10 @@ fill($("#curves select"), [["seconds", "seconds"], ["tokens", "tokens"], ["flops
 $("#curves select").onchange = drawCurves;
 for (const id of ["#by-verdict", "#by-agent"]) $(id).onchange = drawTable;
 $("#experiments input").oninput = drawTable;
-$("#rest").onclick = () => ((most = Infinity), drawTable());
+$("#rest").onclick = () => {
+  const next = rows()[most].n;
+  most = Infinity;
+  drawTable(), $(`#e${next}`).focus();
+};
 $("#campaigns select").onchange = (event) => ((campaign = data.campaigns[event.target.value]), (open = null), ticked.clear(), drawAll());
 load(PACKED).then(() => LIVE && listen());
