@@ -46,7 +46,7 @@ Device = Annotated[
 ]
 On = Annotated[str, typer.Option("--on", help="ray or slurm: a device of that cluster, not of this machine.")]
 Arena = Annotated[str, typer.Option(help="pocket, climbmix, or one of yours. Default: what fits the device.")]
-Busy = Annotated[bool, typer.Option("--busy", help="Count runs although other programs use this machine.")]
+Busy = Annotated[bool, typer.Option("--busy", help="Count runs that other programs disturb: sigma grows.")]
 Hopeless = Annotated[
     bool, typer.Option("--stop-hopeless", help="End screening runs whose loss can't catch up any more.")
 ]

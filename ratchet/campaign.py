@@ -86,6 +86,17 @@ class Campaign:
         return Noise(math.sqrt(squares / df) if df else math.nan, df)
 
     @cached_property
+    def unrest(self):
+        """A sentence if champions spread more than their calibration makes likely (95 %), else ""."""
+        first = verdicts.pooled([self.baseline.own_scores()] if self.baseline else [])
+        if not first.df or self.noise().sigma <= verdicts.sigma_range(first)[1]:
+            return ""
+        grown = (
+            f"sigma has grown from {first.sigma:.4f} to {self.noise().sigma:.4f} bpb since the calibration"
+        )
+        return f"{grown}: other programs, or a champion that is unsteady; calibrate anew when it is quiet"
+
+    @cached_property
     def _by_source(self):
         """{source: [(when it ended, score, line)] in order}."""
         found = {}

@@ -51,8 +51,7 @@ def choose(name=None):
     """
     if not name or name in here() or (re.fullmatch(SHARE, name) and cores(name)):
         return name or here()[0]
-    most = len(CORES)
-    shares = f", cpu:0/2 to cpu:{most - 1}/{most} for a share of the cores" if most > 1 else ""
+    shares = f"; or a share of its {len(CORES)} cores, like cpu:0/2 and cpu:1/2" if len(CORES) > 1 else ""
     raise Refused(f"there is no device {name!r} here: choose one of {', '.join(here())}{shares}")
 
 

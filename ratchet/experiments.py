@@ -138,9 +138,8 @@ class Bench:
         now = self.conditions()
         found = Campaign([e for e in self.experiments() if e.opens["device"] == now["device"]])
         if not found.baseline:
-            where = ", with the same --device" if self.experiments() else ""
-            what = f"there is no baseline on {now['device']}"
-            raise Refused(f"{what}: run `uv run ratchet calibrate` first{where}")
+            command = f"uv run ratchet calibrate{getattr(self.place, 'option', '')}"
+            raise Refused(f"there is no baseline on {now['device']}: run `{command}` first")
         self.arena, self.budget = referee.load_arena(found.baseline.arena), found.baseline.budget
         for name, value in (now | {"seal": self.arena.seal}).items():
             if found.baseline.opens[name] != value:
@@ -194,7 +193,7 @@ class Bench:
             facts |= {"arm": arm, "phase": phase, "folder": str(target.relative_to(self.home))}
             facts["busy"] = self.busy
             self.ledger.append("run", n=n, **facts)
-            self.tell(result_line(facts))
+            self.tell(f"  {n}: {result_line(facts)}")
             if not disturbed(facts):
                 return facts
         raise Shared(
@@ -243,7 +242,7 @@ def result_line(facts):
     if facts["shared"]:
         score += f", other programs used {facts['foreign_cpu']:.0%} of the CPU"
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in facts["seconds"].items())
-    return f"  {score} ({spent})"
+    return f"{score} ({spent})"
 
 
 def calibrate(bench, seeds=5):

@@ -28,6 +28,8 @@ def summary(campaign, events):
         *audited(campaign),
         cost(events, device_seconds(campaign.all, events[0]["time"])),
     ]
+    if campaign.unrest:
+        parts.append(f"Beware: {campaign.unrest}.")
     if near := [(gain, e) for gain, e in near_misses(campaign) if e.n in numbers]:
         lines = [f"- {e.n} {e.verdict} {signed(gain)}: {words(e.idea)}" for gain, e in near]
         parts.append("Worth another look, the best last:\n\n" + "\n".join(lines))

@@ -223,7 +223,8 @@ def run(bench, name, limits, share=(), network=True, others=()):
         return Night(benches, name, limits, agent).run()
     finally:
         with suppress(Exception):  # not to hide why it ended
-            morning(bench)
+            if Journal(bench.home).verdicts():
+                morning(bench)
 
 
 def morning(bench):
@@ -246,13 +247,14 @@ def status(bench):
     found = {"night": "runs" if runs else "does not run"}
     if events[-1]["kind"] == "ends":
         found["ended"] = events[-1]["why"]
-    found |= {"agent": events[0]["agent"], "began": events[0]["time"], "limits": events[0]["limits"]}
+    limits = ", ".join(f"{name} {value:g}" for name, value in events[0]["limits"].items()) or "none"
+    found |= {"agent": events[0]["agent"], "began": events[0]["time"], "limits": limits}
     found |= {"hours": round(active_seconds(events) / 3600, 2), "calls": len(answers)}
     found |= {"ideas": sum(event["outcome"] == "idea" for event in answers)}
     found |= {"verdicts": len(journal.verdicts()), "kept": kept}
     for n in busy:
         e = bench.now(n)
-        found[f"experiment {n}"] = f"{len(e.runs)} runs so far: {quoted(e.idea)}"
+        found[f"experiment {n}"] = f"runs so far {len(e.runs)}, {quoted(e.idea)}"
     return found
 
 

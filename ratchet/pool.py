@@ -33,6 +33,7 @@ class Local:
 
     def __init__(self, device=None):
         self.device = devices.choose(device)
+        self.option = f" --device {self.device}" * (self.device != devices.choose())
 
     def conditions(self):
         """What must be the same when scores are compared, beside the arena and the budget."""
@@ -63,7 +64,7 @@ def places(on=None, names=None, slots=None):
     if any(devices.overlap(a.device, b.device) for a, b in itertools.combinations(found, 2)):
         raise Refused(f"{', '.join(names)} share cores: choose devices that don't, like cpu:0/2,cpu:1/2")
     if len(kinds := {devices.describe(place.device)["device"] for place in found}) > 1:
-        raise Refused(f"devices of several kinds can't be compared: {', '.join(sorted(kinds))}")
+        raise Refused(f"choose devices of one kind, others can't be compared: {'; '.join(sorted(kinds))}")
     return found
 
 
@@ -131,7 +132,7 @@ class Remote:
     """One run at a time, on whichever node of a cluster is free."""
 
     def __init__(self, cluster):
-        self.cluster = cluster
+        self.cluster, self.option = cluster, f" --on {cluster.name}"
 
     def conditions(self):
         return self.cluster.kind
@@ -160,7 +161,7 @@ class RayCluster:
         except ConnectionError:
             raise Refused("no Ray cluster is here: run `ray start --head`, or set RAY_ADDRESS") from None
         self.ray, self.lock, self.busy, self.known, self.arenas = ray, threading.Lock(), Counter(), {}, {}
-        self.kind = None
+        self.kind, self.name = None, "ray"
 
     def nodes(self):
         """{id: how many runs at a time} of the nodes that are there now."""
@@ -277,7 +278,7 @@ class SlurmCluster:
     def __init__(self, slots):
         submitit, self.slots = imported("submitit", "slurm"), slots
         self.executor = submitit.AutoExecutor(folder=sources.home() / "runs/.slurm")
-        self.broken, self.kind = submitit.core.utils.UncompletedJobError, None
+        self.broken, self.kind, self.name = submitit.core.utils.UncompletedJobError, None, "slurm"
 
     def places(self):
         self.kind = self.submit(600, conditions_here)

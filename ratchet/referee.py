@@ -122,7 +122,8 @@ def run(job):
     """
     live, level, clock = job.live, sandbox.best_level(), Clock()
     facts = {"seed": job.seed, "budget": job.budget, "status": "ok", "reason": "", "isolation": level}
-    facts |= devices.describe(job.device) | job.source.facts() | {"shared": False, "seconds": clock.seconds}
+    facts |= devices.describe(job.device) | job.source.facts() | {"shared": False, "on": job.device}
+    facts["seconds"] = clock.seconds
     with devices.exclusive(job.device, pause=guard.pause):
         place(job)
         try:

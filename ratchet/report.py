@@ -68,6 +68,7 @@ def picture(data, path):
             axes.fill_between(x, *edges, step="post", color="#0072b2", alpha=0.13, label="± 1 sigma", lw=0)
         halves = [row["half"] or 0 for row in champions]
         axes.errorbar(x[:-1], y[:-1], halves, fmt="none", ecolor="#0072b2", capsize=3, lw=1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="experiment", ylabel="val_bpb (lower is better)")
     axes.set_title(f"{campaign['arena']}, {campaign['budget']} a run, {campaign['device']}", fontsize=10)
     axes.legend(fontsize=8, frameon=False, ncols=4)
@@ -136,7 +137,8 @@ def campaign_data(campaign, home, diffs, shown):
     found |= {"sigma": noise and finite(noise.sigma), "df": noise and noise.df}
     found["experiments"] = [experiment_data(e, campaign, home, diffs, shown) for e in own]
     found |= {"champions": champions(campaign), "sigmas": sigmas(campaign), "audit": audit(own)}
-    found["warnings"] = warnings([run for e in own for run in e.runs])
+    found["warnings"] = [campaign.unrest] * bool(campaign.unrest)
+    found["warnings"] += warnings([run for e in own for run in e.runs])
     found["hours"] = sum(sum(run["seconds"].values()) for e in own for run in e.runs) / 3600
     return found
 

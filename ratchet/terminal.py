@@ -130,7 +130,10 @@ def show_log(found, every):
     console.print(table)
     for line in story(every):
         console.print(line)
-    console.print("val bpb: mean of the candidate's runs, ± half of what they range over", style="dim")
+    what = (
+        "val bpb: mean of the candidate's fresh runs, or of its screening run, ± half of what they range over"
+    )
+    console.print(what, style="dim")
     levels = sorted({run["isolation"] for e in found for run in e.runs})
     console.print(f"isolation: {', '.join(levels) or 'nothing has run'}", style="dim")
 
@@ -138,6 +141,8 @@ def show_log(found, every):
 def story(every):
     """How the champions' val_bpb went down, a line for each campaign that kept something."""
     for campaign in campaigns(every):
+        if campaign.unrest:
+            yield f"[yellow]{campaign.unrest}[/]"
         if not campaign.baseline or len(campaign.kept) < 2:
             continue
         scores = [campaign.scores_of(e.arms[0]["source"]) for e in campaign.kept]
@@ -149,7 +154,7 @@ def story(every):
 
 def show_runs(e):
     """The runs of an experiment: how they ended, their figures."""
-    ends = Table("run", "source", "seed", "status", "val bpb", "other programs", "isolation", box=None)
+    ends = Table("run", "source", "seed", "status", "val bpb", "on", "other programs", "isolation", box=None)
     figures = Table(
         "run", "start s", "rehearsal", "train", "score", "steps", "Mtok", "Mparams", "MB", box=None
     )
@@ -157,7 +162,9 @@ def show_runs(e):
         score = f"{bpb(run):.4f}" if run["status"] == "ok" else ""
         source, others = escape(e.arms[run["arm"]]["name"]), f"{run.get('foreign_cpu', 0):.0%} of the CPU"
         name = f"{number} {run['phase']}"
-        ends.add_row(name, source, str(run["seed"]), run["status"], score, others, run["isolation"])
+        ends.add_row(
+            name, source, str(run["seed"]), run["status"], score, run.get("on", ""), others, run["isolation"]
+        )
         phases = [f"{run['seconds'].get(key, 0):.1f}" for key in ("start", "rehearsal", "train", "score")]
         millions = [f"{run.get(key, 0) / 1e6:.2f}" for key in ("tokens", "params")]
         figures.add_row(

@@ -143,7 +143,7 @@ def test_two_devices_try_two_ideas_at_a_time(place, tmp_path, monkeypatch, halve
 
     monkeypatch.setattr(referee, "run", slow)
     places = pool.places(names=halves)
-    with pytest.raises(sources.Refused, match="with the same --device"):
+    with pytest.raises(sources.Refused, match="calibrate --device cpu:0/2"):
         night.run(Bench(place=places[0]), "tuner", Limits(experiments=6))
     experiments.calibrate(Bench(arena="tiny", place=places[0]), 5)
     bench, (command, state) = Bench(place=places[0]), script(tmp_path, last=ALWAYS_NEW)
@@ -162,7 +162,7 @@ def test_an_interrupted_night_goes_on_and_tries_nothing_twice(place, tmp_path, r
         runs.stop_at = stop_at
         words = ["night", "--agent", command, "--experiments", "2", "--share", str(state.parent)]
         assert CliRunner().invoke(__main__.app, words).exit_code == 130
-        assert "It has not ended." in (place / "runs/morning.md").read_text()
+        assert (place / "runs/morning.md").exists() == bool(Journal(place).verdicts())
     night.run(Bench(), command, limits, share=[state.parent])
     events = Journal(place).events()
     assert [e["kind"] for e in events if e["kind"] in ("begins", "resumes", "ends")] == [

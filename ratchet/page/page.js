@@ -76,10 +76,10 @@ function figures(e) {
 }
 
 // what else there is to tell, for the explorer
-function more(e) {
+function more(e, width = 70) {
   const probes = Object.keys(e.probes || {}).join(", ");
   return [
-    known(e.params) && `checkpoint about ${short(4 * e.params)}B`, ...wrap(e.architecture || "", 70, 3),
+    known(e.params) && `checkpoint about ${short(4 * e.params)}B`, ...wrap(e.architecture || "", width, 3),
     `seeds ${e.seeds.slice(0, 6).join(", ")}`, probes && `probes ${probes}`,
     `isolation ${e.isolation || ""}, ${campaign.device}`,
   ];
@@ -300,6 +300,9 @@ function aboutScaling({ source, tag, model, device, run, time }) {
   ];
 }
 
+// an axis of whole numbers
+const counted = (name, most) => ({ xaxis: { ...layout(name).xaxis, dtick: Math.ceil((most || 1) / 10) } });
+
 function drawHonesty() {
   const base = campaign.experiments.filter((e) => e.verdict === "baseline").at(-1);
   const said = campaign.experiments.filter((e) => known(e.said) && known(e.gain));
@@ -308,11 +311,13 @@ function drawHonesty() {
   const sigma = campaign.sigma, accent = variable("--accent"), dots = { mode: "markers", marker: { color: accent, size: 8 } };
   if (base) {
     const line = (y, dash) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: accent, width: 1, dash } });
-    const shapes = known(sigma) ? [line(base.mean), line(base.mean - sigma, "dot"), line(base.mean + sigma, "dot")] : [];
+    const sd = Math.sqrt(base.scores.reduce((sum, score) => sum + (score - base.mean) ** 2, 0) / (base.scores.length - 1));
+    const shapes = known(sd) ? [line(base.mean), line(base.mean - sd, "dot"), line(base.mean + sd, "dot")] : [];
     draw(cell.calibration, [{ ...dots, x: base.scores.map((_, i) => i + 1), y: base.scores, hovertemplate: "%{y:.4f}<extra></extra>" }],
-      layout("seed of the calibration (mean ± sigma)", "val_bpb", { shapes }));
+      layout("seed of the calibration (± its sigma)", "val_bpb", { shapes, ...counted("seed of the calibration (± its sigma)", base.scores.length) }));
     draw(cell.sigma, [{ ...dots, mode: "lines+markers", x: campaign.sigmas.map((s) => s.n), y: campaign.sigmas.map((s) => s.sigma),
-      hovertemplate: "%{y:.5f}<extra></extra>" }], layout("experiment", "sigma (bpb)", { yaxis: { ...layout("", "sigma (bpb)").yaxis, rangemode: "tozero" } }));
+      hovertemplate: "%{y:.5f}<extra></extra>" }], layout("experiment", "sigma (bpb)",
+        { yaxis: { ...layout("", "sigma (bpb)").yaxis, rangemode: "tozero" }, ...counted("experiment", campaign.sigmas.at(-1)?.n) }));
   }
   if (said.length) {
     const ends = [Math.min(...said.map((e) => e.said)), Math.max(...said.map((e) => e.said))];
@@ -441,7 +446,7 @@ function details(e, shown) {
   const said = known(e.said) ? { expected: `${signed(e.said)} bpb` } : {}, near = e.near ? { like: `experiment ${e.near}` } : {};
   facts(list, {
     idea: e.idea, reason: e.reason, ...said, ...near, commit: e.commit, seeds: e.seeds.join(", "), scores: e.scores.map((s) => fixed(s)).join(", "),
-    figures: [...figures(e), ...more(e)].filter(Boolean).join("; "),
+    figures: [...figures(e), ...more(e, 1000)].filter(Boolean).map((line) => line.trim()).join("; "),
     ...Object.fromEntries(Object.entries(e.probes || {}).map(([name, seen]) => [`probe ${name}`, seen])),
   });
   const parts = [list];
