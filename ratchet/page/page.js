@@ -153,6 +153,12 @@ const bars = (rows, color) => ({ type: "data", array: rows.map((row) => row.half
 const empty = () => ({ annotations: [{ text: "no experiment with a score yet", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }] });
 
 function drawExplorer() {
+  const node = $("#explorer .chart"), paper = document.body.classList.contains("paper"), turned = node.layout?.scene?.camera;
+  if (node.dataset.drawn && node.dataset.paper !== String(paper)) { // a scene would keep the size and colours of the screen
+    Plotly.purge(node);
+    delete node.dataset.drawn;
+  }
+  node.dataset.paper = paper;
   const axes = ["x", "y", "z"], chosen = axes.map((_, i) => MEASURES[$("#explorer").querySelectorAll("select")[i].value]);
   const found = scored().filter((e) => chosen.every(([, value]) => known(value(e)))), scores = found.map((e) => e.mean);
   const verdicts = [...new Set(found.map((e) => e.verdict))].sort();
@@ -169,10 +175,12 @@ function drawExplorer() {
     };
   });
   const look = { gridcolor: variable("--line"), color: variable("--text"), backgroundcolor: "rgba(0,0,0,0)" };
-  const away = innerWidth < 600 ? 1.95 : 1.55, camera = { eye: { x: away, y: away, z: 0.7 }, center: { x: 0, y: 0, z: -0.12 } };
+  const away = innerWidth < 600 ? 1.95 : 1.55;
+  const camera = turned || { eye: { x: away, y: away, z: 0.7 }, center: { x: 0, y: 0, z: -0.12 } };
   const scene = { dragmode: "turntable", aspectmode: "cube", camera, uirevision: "kept" };
   axes.forEach((axis, i) => (scene[axis + "axis"] = { ...look, title: { text: chosen[i][0] }, type: chosen[i][2] ? "log" : "linear" }));
-  draw($("#explorer .chart"), traces, layout("", "", { scene, margin: { l: 0, r: 0, t: 30, b: 0 }, ...(found.length ? {} : empty()) }));
+  draw(node, traces, layout("", "", { scene, margin: { l: 0, r: 0, t: 30, b: 0 }, ...(found.length ? {} : empty()) }));
+  if (paper) node._fullLayout.scene?._scene?.glplot.redraw(); // now: no frame comes before it is printed
 }
 
 // the cells of a grid, all there before one is drawn, as each takes its size from the others
