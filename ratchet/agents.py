@@ -163,7 +163,7 @@ class Agent:
             return Answer("files", "its train.py is gone, is a link, or has data in it")
         if sources.shape(text)["source"] == sources.shape(champion)["source"]:
             if code:
-                words = referee.tail(log) or ["no output"]
+                words = guard.tail(log) or ["no output"]
                 return Answer("crash", f"{words[-1]:.200} (exit code {code})")
             return Answer("nothing", "it left train.py as it was (may it edit files without being asked?)")
         return Answer("idea", text=text)

@@ -19,6 +19,7 @@ import psutil
 
 from ratchet.devices import cores, nvml
 
+TAIL_LINES = 15  # of a log, kept in the ledger
 LOG_BYTES = 2**22  # a contestant that prints more is stopped
 MEMORY_SHARE = 0.9  # of the memory that is free when it starts
 MOST_PROCESSES = 500
@@ -137,6 +138,15 @@ def clean(data):
         r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))", "", data.decode(errors="replace")
     )
     return "".join(c for c in text.replace("\r", "\n") if c.isprintable() or c in "\n\t")
+
+
+def tail(log):
+    """Last lines of a log, without the names of the machine and its folders: ledgers are published."""
+    text = log.read_text().strip() if log.exists() else ""
+    names = {log.parent: ".", sys.prefix: "python", sys.base_prefix: "python", Path.home(): "~"}
+    for folder, name in names.items():
+        text = text.replace(f"{folder}/", f"{name}/")
+    return [line[:300] for line in text.splitlines()[-TAIL_LINES:]]
 
 
 class Watched:

@@ -34,7 +34,6 @@ COPY_SECONDS, COPY_BYTES, COPY_DEPTH = 60, 2**31, 9  # of a compiler's cache tha
 UNUSED_SECONDS = 86400  # after which a kept cache goes
 ARTIFACTS = {"model.safetensors": WEIGHT_BYTES, "config.json": 2**20, "curve.jsonl": 2**25}
 ENVIRONMENT = "PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP_NUM_THREADS".split()
-TAIL_LINES = 15  # of a log, kept in the ledger
 
 
 class Arena(NamedTuple):
@@ -134,7 +133,7 @@ def run(job):
         except Exception as error:  # whatever a contestant provokes is a row, not a run that never was
             facts |= {"status": "crash", "reason": f"{type(error).__name__}: {error}"[:300]}
         clock.enter("end")
-        facts |= {"throttled": devices.throttled(job.device), "tail": tail(live / "run.log")}
+        facts |= {"throttled": devices.throttled(job.device), "tail": guard.tail(live / "run.log")}
         keep_files(job)
     return facts
 
@@ -265,9 +264,9 @@ def preflight(job):
                 wait_until_ready(process, ours, Clock())
                 keep_compiled(job)
         except guard.Ended as end:
-            return end.status, str(end), tail(job.live / "run.log")
+            return end.status, str(end), guard.tail(job.live / "run.log")
         except Exception as error:  # whatever a contestant provokes
-            return "crash", f"{type(error).__name__}: {error}"[:300], tail(job.live / "run.log")
+            return "crash", f"{type(error).__name__}: {error}"[:300], guard.tail(job.live / "run.log")
         finally:
             remove(job.live)
 
@@ -391,13 +390,9 @@ def have_scored(job, folder, level, split):
         raise guard.Ended("invalid", f"scoring: {end}") from None
     path = folder / "model" / {"val": "result.json", "test": "test.json"}[split]
     if not path.exists():
-        words = tail(folder / "score.log") or ["no output"]
+        words = guard.tail(folder / "score.log") or ["no output"]
         raise guard.Ended("invalid", f"it can't be scored: {words[-1]:.300}")
     return json.loads(path.read_text())
-
-
-def tail(log):
-    return [line[:300] for line in log.read_text().strip().splitlines()[-TAIL_LINES:]] if log.exists() else []
 
 
 @contextmanager

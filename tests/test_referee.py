@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -52,6 +53,14 @@ def test_a_run_is_watched_and_scored(arena, tmp_path):
     }
     assert not [*(devices.cache_folder() / ".live").iterdir()]
     json.dumps(facts, allow_nan=False)
+
+
+def test_a_tail_names_no_folder_of_the_machine(tmp_path):
+    (log := tmp_path / "run.log").write_text(
+        f'File "{tmp_path}/code/train.py"\nFile "{sys.prefix}/lib/x.py"\n{Path.home()}/y https://a.b\n'
+    )
+    assert guard.tail(log) == ['File "./code/train.py"', 'File "python/lib/x.py"', "~/y https://a.b"]
+    assert guard.tail(tmp_path / "none") == []
 
 
 def test_kept_caches_are_whole_and_go_when_they_are_not_used(arena, tmp_path, monkeypatch):
