@@ -474,8 +474,7 @@ function show(n) {
   open = n;
   for (const id of ["#experiments input", "#by-verdict", "#by-agent"]) $(id).value = "";
   drawTable();
-  const goThere = () => $(`#e${n}`)?.scrollIntoView({ block: "center" });
-  goThere(), requestAnimationFrame(goThere); // what comes into sight on the way takes its true height
+  $(`#e${n}`).scrollIntoView({ block: "center", behavior: "smooth" });
   $(`#e${n}`).focus({ preventScroll: true });
 }
 
