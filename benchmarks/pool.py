@@ -80,7 +80,10 @@ class Nothing:
         bpb = 1.2 + draw.gauss(0, SIGMA)
         facts = {"seed": job.seed, "budget": job.budget, "status": "ok", "reason": "", "shared": False}
         facts |= self.known | job.source.facts() | {"foreign_cpu": 0.0, "tail": ["x" * 80] * 20}
-        facts |= {"seconds": dict.fromkeys(("start", "rehearsal", "train", "score"), 1.0), "tokens": 10**6}
+        facts |= {"seconds": dict.fromkeys(("start", "rehearsal", "train", "score"), 1.0)}
+        facts |= {"params": round(10 ** draw.uniform(7, 8)), "lookup": 10**6, "steps": 1000}
+        facts |= {"peak_memory_mb": draw.uniform(1e3, 6e4), "flops_per_token": draw.uniform(1e8, 1e9)}
+        facts |= {"mfu_percent": draw.uniform(20, 60), "tokens": round(10 ** draw.uniform(8, 9))}
         return facts | {"val": {"nats": bpb * 0.6931471805599453 * 10**6, "bytes": 10**6, "probes": {}}}
 
 

@@ -300,7 +300,7 @@ def seccomp(spec):
 
     program = [load(4), (0x15, 1, 0, arch), kill, load(0)]  # all calls of another machine
     program += [(0x35, 0, 1, 0x40000000), refuse]  # x32: the same calls by other numbers
-    for number in [*map(int, refused.split()["/" not in spec["device"] :]), *CALLS_ANYWHERE]:  # or from the 2nd
+    for number in [*map(int, refused.split()["/" not in spec["device"] :]), *CALLS_ANYWHERE]:
         program += case(number, refuse)
     program += case(CLONE3, missing)  # its flags are out of reach here; C libraries fall back on clone
     program += case(clone, load(16), (0x45, 0, 1, NEW["any"]), refuse, allow)
