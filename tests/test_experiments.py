@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ratchet import __main__, devices, experiments, ledger, referee, sources, verify
+from ratchet import __main__, devices, experiments, ledger, referee, report, sources, verdicts, verify
+from ratchet.campaign import Campaign
 from ratchet.experiments import Bench
 from ratchet.sources import Refused
 
@@ -344,6 +345,17 @@ def test_a_second_calibration_says_whose_place_it_takes_and_the_log_tells_both_s
     commit("better yet", quality=1.0 + 12 * SIGMA)
     invoke("try", "better yet")
     assert invoke("log").stdout.count("champions █▁") == 2
+
+
+def test_noise_that_outgrows_its_calibration_is_told(calibrated, runs, monkeypatch):
+    assert Bench().campaign().unrest == "" and "has grown" not in invoke("log").stdout
+    commit("shaky", quality=1.0 + 6 * SIGMA)
+    invoke("try", "shaky")
+    monkeypatch.setattr(Campaign, "noise", lambda *_, **__: verdicts.Noise(9 * SIGMA, 40))
+    assert f"to {9 * SIGMA:.4f} bpb since" in Bench().campaign().unrest
+    assert "sigma has grown" in invoke("log").stdout
+    data = report.collect(ledger.Ledger(calibrated), calibrated)
+    assert any("has grown" in text for text in data["campaigns"][0]["warnings"])
 
 
 def test_a_calibration_that_breaks_leaves_no_baseline_and_says_so(repository, runs):
