@@ -88,12 +88,12 @@ class Campaign:
     @cached_property
     def unrest(self):
         """A sentence if champions spread more than their calibration makes likely (95 %), else ""."""
-        first = verdicts.pooled([self.baseline.own_scores()] if self.baseline else [])
-        if not first.df or self.noise().sigma <= verdicts.sigma_range(first)[1]:
+        if not self.baseline:
             return ""
-        grown = (
-            f"sigma has grown from {first.sigma:.4f} to {self.noise().sigma:.4f} bpb since the calibration"
-        )
+        first, now = self.noise(before=self.baseline.closes["line"]), self.noise()
+        if not first.df or now.sigma <= verdicts.sigma_range(first)[1]:
+            return ""
+        grown = f"sigma has grown from {first.sigma:.4f} to {now.sigma:.4f} bpb since the calibration"
         return f"{grown}: other programs, or a champion that is unsteady; calibrate anew when it is quiet"
 
     @cached_property

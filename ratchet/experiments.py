@@ -114,9 +114,7 @@ class Bench:
 
     def compiled(self):
         """The folder of kept compiler caches: they are of no use on another kind of device."""
-        folder = self.home / "runs/.compiled" / sources.sha256(self.conditions()["device"].encode())[:12]
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return self.home / "runs/.compiled" / sources.sha256(self.conditions()["device"].encode())[:12]
 
     def is_busy(self):
         """True while somebody experiments in this repository."""
@@ -253,8 +251,9 @@ def calibrate(bench, seeds=5):
     bench.enter()
     source = sources.read_source("HEAD")
     n = bench.open("calibrate", [source], idea="the baseline", seeds=seeds)
-    before = Campaign(bench.experiments(), bench.now(n).key)
-    if before.baseline and before.champion["source"] != bench.now(n).arms[0]["source"]:
+    e = bench.now(n)
+    before = Campaign(bench.experiments(), e.key)
+    if before.baseline and before.champion["source"] != e.arms[0]["source"]:
         bench.tell(f"HEAD's train.py will be the champion, instead of experiment {before.kept[-1].n}'s")
     while len(bench.now(n).scores(0)) < seeds:
         facts = bench.run(n, 0, "calibrate", source, is_baseline=True)

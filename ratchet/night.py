@@ -221,16 +221,16 @@ def run(bench, name, limits, share=(), network=True, others=()):
     agent = None if name == "tuner" else Agent(name, place, share, network)
     try:
         return Night(benches, name, limits, agent).run()
-    finally:
+    except BaseException:
         with suppress(Exception):  # not to hide why it ended
             if Journal(bench.home).verdicts():
                 morning(bench)
+        raise
 
 
 def morning(bench):
     """The summary of the last night; also written to runs/morning.md."""
-    events = Journal(bench.home).night()
-    text = summary(bench.campaign(), events) if events else ""
+    text = summary(bench.campaign(), Journal(bench.home).night())
     (bench.home / "runs/morning.md").write_text(text)
     return text
 

@@ -33,7 +33,11 @@ class Local:
 
     def __init__(self, device=None):
         self.device = devices.choose(device)
-        self.option = f" --device {self.device}" * (self.device != devices.choose())
+
+    @property
+    def option(self):
+        """How a command line chooses this place."""
+        return f" --device {self.device}" * (self.device != devices.choose())
 
     def conditions(self):
         """What must be the same when scores are compared, beside the arena and the budget."""
@@ -78,7 +82,6 @@ def carry_out(verb, job, kind, arena_files, gpu=None):
     if (found := place.conditions()) != kind:
         raise Refused(f"the job was given {found}, its scores are to be compared with those of {kind}")
     compiled = devices.cache_folder() / ".compiled" / sources.sha256(str(job.compiled).encode())[:12]
-    compiled.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         arena, target = at_hand(job.arena, arena_files), Path(folder) / "run"
         found = getattr(place, verb)(job._replace(arena=arena, target=target, compiled=compiled))

@@ -351,7 +351,9 @@ def test_noise_that_outgrows_its_calibration_is_told(calibrated, runs, monkeypat
     assert Bench().campaign().unrest == "" and "has grown" not in invoke("log").stdout
     commit("shaky", quality=1.0 + 6 * SIGMA)
     invoke("try", "shaky")
-    monkeypatch.setattr(Campaign, "noise", lambda *_, **__: verdicts.Noise(9 * SIGMA, 40))
+    found = Campaign.noise
+    grown = lambda self, **when: found(self, **when) if when else verdicts.Noise(9 * SIGMA, 40)  # noqa: E731
+    monkeypatch.setattr(Campaign, "noise", grown)
     assert f"to {9 * SIGMA:.4f} bpb since" in Bench().campaign().unrest
     assert "sigma has grown" in invoke("log").stdout
     data = report.collect(ledger.Ledger(calibrated), calibrated)

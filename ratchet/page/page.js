@@ -105,11 +105,13 @@ function layout(x, y, more = {}) {
   };
 }
 
+const onPaper = () => document.body.classList.contains("paper");
+
 function draw(node, traces, facts) {
   const clicks = node.dataset.drawn;
   node.dataset.drawn = "yes";
   if (!window.Plotly) document.head.append(make("script", { textContent: $("#plotly").textContent })); // slow: not before the words
-  const paper = document.body.classList.contains("paper"); // where nothing tells plotly of another width
+  const paper = onPaper(); // where nothing tells plotly of another width
   Plotly.react(node, traces, { ...facts, autosize: !paper, width: paper ? node.clientWidth : undefined }, CONFIG);
   if (!clicks) node.on("plotly_click", ({ points: [point] }) => known(point.customdata) && show(point.customdata));
 }
@@ -153,7 +155,7 @@ const bars = (rows, color) => ({ type: "data", array: rows.map((row) => row.half
 const empty = () => ({ annotations: [{ text: "no experiment with a score yet", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }] });
 
 function drawExplorer() {
-  const node = $("#explorer .chart"), paper = document.body.classList.contains("paper"), turned = node.layout?.scene?.camera;
+  const node = $("#explorer .chart"), paper = onPaper(), turned = node.layout?.scene?.camera;
   if (node.dataset.drawn && node.dataset.paper !== String(paper)) { // a scene would keep the size and colours of the screen
     Plotly.purge(node);
     delete node.dataset.drawn;
@@ -308,8 +310,8 @@ function aboutScaling({ source, tag, model, device, run, time }) {
   ];
 }
 
-// an axis of whole numbers
-const counted = (name, most) => ({ xaxis: { ...layout(name).xaxis, dtick: Math.ceil((most || 1) / 10) } });
+// a layout over whole numbers
+const counted = (found, most) => ((found.xaxis.dtick = Math.ceil((most || 1) / 10)), found);
 
 function drawHonesty() {
   const base = campaign.experiments.filter((e) => e.verdict === "baseline").at(-1);
@@ -319,13 +321,13 @@ function drawHonesty() {
   const sigma = campaign.sigma, accent = variable("--accent"), dots = { mode: "markers", marker: { color: accent, size: 8 } };
   if (base) {
     const line = (y, dash) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: accent, width: 1, dash } });
-    const sd = Math.sqrt(base.scores.reduce((sum, score) => sum + (score - base.mean) ** 2, 0) / (base.scores.length - 1));
-    const shapes = known(sd) ? [line(base.mean), line(base.mean - sd, "dot"), line(base.mean + sd, "dot")] : [];
+    const own = campaign.sigmas[0]?.sigma; // as the calibration found it
+    const shapes = known(own) ? [line(base.mean), line(base.mean - own, "dot"), line(base.mean + own, "dot")] : [];
     draw(cell.calibration, [{ ...dots, x: base.scores.map((_, i) => i + 1), y: base.scores, hovertemplate: "%{y:.4f}<extra></extra>" }],
-      layout("seed of the calibration (± its sigma)", "val_bpb", { shapes, ...counted("seed of the calibration (± its sigma)", base.scores.length) }));
+      counted(layout("seed of the calibration (± its sigma)", "val_bpb", { shapes }), base.scores.length));
     draw(cell.sigma, [{ ...dots, mode: "lines+markers", x: campaign.sigmas.map((s) => s.n), y: campaign.sigmas.map((s) => s.sigma),
-      hovertemplate: "%{y:.5f}<extra></extra>" }], layout("experiment", "sigma (bpb)",
-        { yaxis: { ...layout("", "sigma (bpb)").yaxis, rangemode: "tozero" }, ...counted("experiment", campaign.sigmas.at(-1)?.n) }));
+      hovertemplate: "%{y:.5f}<extra></extra>" }],
+      counted(layout("experiment", "sigma (bpb)", { yaxis: { ...layout("", "sigma (bpb)").yaxis, rangemode: "tozero" } }), campaign.sigmas.at(-1)?.n));
   }
   if (said.length) {
     const ends = [Math.min(...said.map((e) => e.said)), Math.max(...said.map((e) => e.said))];
@@ -426,7 +428,7 @@ function drawTable() {
   }));
   const found = rows(), shown = $("#experiments tr.details"), focused = document.activeElement.id;
   if (found.findIndex((e) => e.n === open) >= most) most = Infinity;
-  const some = document.body.classList.contains("paper") ? found : found.slice(0, most);
+  const some = onPaper() ? found : found.slice(0, most);
   $("#experiments thead").replaceChildren(head);
   $("#experiments tbody").replaceChildren(...some.flatMap((e) => (e.n === open ? [row(e), details(e, shown)] : [row(e)])));
   if (/^e\d+$/.test(focused)) $(`#${focused}`)?.focus({ preventScroll: true });
