@@ -174,14 +174,14 @@ def log(
     as_json: AsJson = False,
 ):
     """Show the ledger: a line for each experiment."""
-    every = Ledger(sources.home()).experiments().values()
+    every = [*(book := Ledger(sources.home())).experiments().values()]
     found = [e for e in every if by in (None, e.opens.get("by"))]
     if as_json:
         return show_json([facts(e) for e in found])
     if not found:
         empty = "the ledger is empty: begin with `uv run ratchet calibrate`"
         return console.print(f"of {len(every)} experiments none is by {by}" if every else empty)
-    show_log(found[-most:], [*every])
+    show_log(found[-most:], every, book.cut())
 
 
 def find(n):

@@ -26,6 +26,10 @@ from pathlib import Path
 from ratchet.sources import sha256
 
 FREE_BYTES = 2**30  # of disk, without which no run begins: a full disk must not cost a finished one
+CUT = (
+    "ledger.jsonl, line {} is cut off and does not count: if a command was killed, the next one takes that "
+    "piece away; if the file was copied, copy it again"
+)
 KEY = ("seal", "budget", "device")  # what two scores must share to be compared
 
 
@@ -92,12 +96,9 @@ def counts(run):
 
 
 def parse(data, first=1, before=""):
-    """([facts], hash of the last line) of the lines from number `first` on; raises Broken."""
-    lines, rows = data.split(b"\n"), []
-    if lines.pop():
-        what = f"line {first + len(lines)} is cut off"
-        raise Broken(f"{what}: delete that last piece, the lines before it are whole")
-    for number, line in enumerate(lines, first):
+    """([facts], hash of the last line) of whole lines, from number `first` on; raises Broken."""
+    rows = []
+    for number, line in enumerate(data.split(b"\n")[:-1], first):
         try:
             row = json.loads(line)
             named = row["before"]
@@ -116,9 +117,11 @@ def parse(data, first=1, before=""):
 
 
 class Ledger:
-    """ledger.jsonl in `folder`. Writers lock it; a line is one write, so that it is whole or absent.
+    """ledger.jsonl in `folder`. Who reads or writes locks it.
 
-    `held` is a lock for threads: while one has it, no other reads or writes through this object.
+    A line is whole or absent: kill -9 may end a write between two pages of memory, what it leaves has no end
+    of line and is no line. The next that is written takes its place. `held` is a lock for threads: while one
+    has it, no other reads or writes through this object.
     """
 
     def __init__(self, folder):
@@ -127,6 +130,7 @@ class Ledger:
 
     def _forget(self):
         self._rows, self._found, self._head, self._size = [], {}, "", 0  # what was read, and checked, so far
+        self._piece = 0  # bytes after the last whole line
 
     def rows(self):
         """All lines' facts, the chain checked. Raises Broken. A second call reads only what is new."""
@@ -137,6 +141,7 @@ class Ledger:
     def _refresh(self):
         if self.path.exists():
             with open(self.path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
                 self._read(file)
 
     def _read(self, file):
@@ -144,8 +149,10 @@ class Ledger:
             self._forget()  # it is another one
         file.seek(self._size)
         data = file.read()
-        rows, self._head = parse(data, len(self._rows) + 1, self._head)
-        self._size += len(data)
+        whole = data[: data.rfind(b"\n") + 1]
+        rows, self._head = parse(whole, len(self._rows) + 1, self._head)
+        self._size += len(whole)
+        self._piece = len(data) - len(whole)
         for row in rows:
             self._note(row)
 
@@ -157,6 +164,12 @@ class Ledger:
             self._found[row["n"]].runs.append(row)
         else:
             self._found[row["n"]].closes = row
+
+    def cut(self):
+        """A sentence on the last line where it has no end, else ""."""
+        with self.held:
+            number = len(self.rows()) + 1
+            return self._piece and CUT.format(number) or ""
 
     def head(self):
         """Hash of the last line: note it down elsewhere, and nobody can cut the ledger unnoticed."""
@@ -180,6 +193,7 @@ class Ledger:
         """Write one line; an experiment that opens gets the next number. Returns its number."""
         with self.held, self._locked() as file:
             self._read(file)
+            file.truncate(self._size)
             facts.setdefault("n", 1 + max(self._found, default=0))
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             line = json.dumps({"kind": kind, "time": now, "before": self._head} | facts, allow_nan=False)

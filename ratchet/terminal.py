@@ -122,7 +122,7 @@ def cells(e):
     return [str(e.n), when, e.role, commit, verdict, str(len(e.runs)), score + spread, idea]
 
 
-def show_log(found, every):
+def show_log(found, every, warning):
     """A line for each experiment that was found, and how far the champions of every one have come."""
     table = Table("n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "idea", box=None)
     for e in found:
@@ -136,6 +136,8 @@ def show_log(found, every):
     console.print(what, style="dim")
     levels = sorted({run["isolation"] for e in found for run in e.runs})
     console.print(f"isolation: {', '.join(levels) or 'nothing has run'}", style="dim")
+    if warning:
+        console.print(warning, style="yellow")
 
 
 def story(every):

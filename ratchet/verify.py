@@ -12,7 +12,7 @@ def find_problems(ledger):
     found = [*ledger.experiments().values()]
     judged = [campaign for campaign in campaigns(found) if campaign.baseline]
     campaign_of = {e.n: campaign for campaign in judged for e in campaign.since}
-    problems = [*wrong_sources(found)]
+    problems = [*filter(None, [ledger.cut()]), *wrong_sources(found)]
     for e in found:
         own = [*wrong_runs(e), *(wrong_try(e, campaign_of.get(e.n)) if e.role == "try" else [])]
         problems += [f"experiment {e.n}: {what}" for what in own]
