@@ -166,7 +166,7 @@ def test_the_live_page_follows_the_ledger(served, night):
     assert get(served + "/stamp") != first[0] and get(served + "/data") != first[1]
     (night / "ledger.jsonl").unlink()
     assert get(served + "/stamp") == "empty" and get(served + "/data")
-    (night / "ledger.jsonl").write_text("broken")
+    (night / "ledger.jsonl").write_text("broken\n")
     with pytest.raises(urllib.error.HTTPError, match="503"):
         get(served + "/data")
 
