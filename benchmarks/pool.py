@@ -3,10 +3,10 @@
     uv run benchmarks/pool.py [--seconds 90] [--experiments 10000] [--slots 256]
 
 The first question is answered by nights on one and on two halves of this CPU's cores, with real runs of a
-contestant that sleeps. The second with a ledger that grows to so many experiments: at some lengths each slot
-tries an idea, all of it real (commits, ledger, verdicts, threads) but the runs, which take no time. What the
-head needs for a run tells how many devices it can serve, when runs last five minutes. Results go to
-results/pool.json.
+contestant that sleeps: the halves as devices of this machine, then as nodes of a Ray cluster. The second with
+a ledger that grows to so many experiments: at some lengths each slot tries an idea, all of it real (commits,
+ledger, verdicts, threads) but the runs, which take no time. What the head needs for a run tells how many
+devices it can serve, when runs last five minutes. Results go to results/pool.json.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from statistics import fmean
 
@@ -52,18 +52,53 @@ class Stopwatch:
         return facts
 
 
-def slots(number, seconds):
-    """(runs a second, mean seconds of each phase) of a night with the tuner on so many slots.
+def slots(places, seconds):
+    """(runs a second, mean seconds of each phase) of a night with the tuner on these places.
 
     Each slot from the end of its first run to that of its last: when the hours are over, a slot ends what it
     is at, and another one that is at nothing hasn't lost that time to the pool.
     """
-    first, *others = places = [Stopwatch(place) for place in pool.places(names=HALVES[:number])]
+    first, *others = places = [Stopwatch(place) for place in places]
     bench = experiments.Bench(busy=True, place=first)
     night.run(bench, "tuner", night.Limits(hours=seconds / 3600), others=others)
     rate = sum((len(place.ends) - 1) / (place.ends[-1][0] - place.ends[0][0]) for place in places)
     seconds = [seconds for place in places for _, seconds in place.ends]
     return rate, {name: fmean(each.get(name, 0.0) for each in seconds) for name in seconds[0]}
+
+
+def efficiency(choose, budget, seconds):
+    """Nights on one and on two slots, in turns; choose(number) -> so many places."""
+    fresh()
+    bench = experiments.Bench(arena="tiny", budget=f"{budget}s", busy=True, place=choose(1)[0])
+    experiments.calibrate(bench, 3)
+    rates, phases = {1: [], 2: []}, {1: [], 2: []}
+    for number in (1, 2, 1, 2):
+        rate, means = slots(choose(number), seconds)
+        rates[number].append(rate)
+        phases[number].append(means)
+    gained = sum(rates[2]) / sum(rates[1]) / 2
+    return {"budget": budget, "runs_per_second": rates, "phases": phases, "efficiency": gained}
+
+
+@contextmanager
+def ray_nodes(folder):
+    """choose(number) -> places of a Ray cluster whose two nodes have half of the CPU's cores each."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    from ray import cluster_utils
+
+    node = dict(num_cpus=1, num_gpus=0)
+    with devices.pinned(HALVES[0]):
+        cluster = cluster_utils.Cluster(
+            initialize_head=True, head_node_args=node | {"include_dashboard": False}
+        )
+    with devices.pinned(HALVES[1]):  # a cache of its own: devices are locked there
+        cluster.add_node(**node, env_vars={"RATCHET_CACHE": str(folder / "other")})
+    os.environ["RAY_ADDRESS"] = cluster.address
+    try:
+        yield lambda number: pool.places("ray", slots=number)
+    finally:
+        pool.imported("ray", "ray").shutdown()
+        cluster.shutdown()
 
 
 class Nothing:
@@ -183,17 +218,11 @@ def main():
         place_to_work(Path(folder))
         with chdir(Path(folder) / "repository"):
             if args.seconds:
-                place = pool.Local(HALVES[0])
-                bench = experiments.Bench(arena="tiny", budget=f"{args.budget}s", busy=True, place=place)
-                experiments.calibrate(bench, 3)
-                rates, phases = {1: [], 2: []}, {1: [], 2: []}
-                for number in (1, 2, 1, 2):
-                    rate, seconds = slots(number, args.seconds)
-                    rates[number].append(rate)
-                    phases[number].append(seconds)
-                efficiency = sum(rates[2]) / sum(rates[1]) / 2
-                found["slots"] = {"budget": args.budget, "runs_per_second": rates, "phases": phases}
-                found["slots"]["efficiency"] = efficiency
+                halves = lambda number: pool.places(names=HALVES[:number])  # noqa: E731
+                found["slots"] = efficiency(halves, args.budget, args.seconds)
+                prepare.write_atomically(path, found)
+                with ray_nodes(Path(folder)) as nodes:
+                    found["ray"] = efficiency(nodes, args.budget, args.seconds)
                 prepare.write_atomically(path, found)
                 fresh()
             if args.experiments:
@@ -201,7 +230,8 @@ def main():
                 found["head"] = {"slots": args.slots, "rows": rows, "run_seconds": RUN_SECONDS}
     found["machine"] = devices.cpu_name()
     prepare.write_atomically(path, found)
-    console.print_json(json.dumps(found.get("slots", {})))
+    for name in ("slots", "ray"):
+        console.print_json(json.dumps({name: found.get(name, {})}))
     table = Table("experiments", "runs a second", "devices served", "ledger MB")
     for n, rate, size in found.get("head", {}).get("rows", []):
         table.add_row(f"{n:,}", f"{rate:.1f}", f"{rate * RUN_SECONDS:,.0f}", f"{size:.0f}")

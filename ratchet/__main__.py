@@ -23,10 +23,10 @@ from ratchet.terminal import (
     notes,
     show_contrast,
     show_decoding,
+    show_experiment,
     show_findings,
     show_json,
     show_log,
-    show_runs,
     show_scaling,
     show_verdict,
 )
@@ -143,7 +143,7 @@ def compare(
         raise sources.Refused(f"frame {frame!r} is not known: say time, tokens or flops")
     where = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
     e = carry_out(experiments.compare, names, seeds, frame, **where)
-    rows = show_contrast(e, experiments.contrast(e), "val", as_json)
+    rows = show_contrast(e, "val", as_json)
     if as_json:
         return show_json({"n": e.n, "frame": frame, "reason": e.closes["reason"], "arms": rows})
     for run in e.runs:
@@ -159,9 +159,7 @@ def audit(
 ):  # fmt: skip
     """Score all champions on the locked test split with fresh seeds: is a gain on val one on test, too?"""
     e = carry_out(experiments.audit, seeds, device=device, on=on, busy=busy)
-    found = {
-        split: show_contrast(e, experiments.contrast(e, split), split, as_json) for split in ("val", "test")
-    }
+    found = {split: show_contrast(e, split, as_json) for split in ("val", "test")}
     if as_json:
         return show_json({"n": e.n} | found)
     console.print(escape(e.closes["reason"]))
@@ -195,22 +193,16 @@ def find(n):
 def show(n: int, as_json: AsJson = False):
     """Show one experiment whole: its runs, probes, seconds and side figures."""
     e = find(n)
-    if as_json:
-        return show_json(facts(e))
-    show_verdict(e, False)
-    for key in ("role", "idea", "by", "time", "arena", "seal", "budget", "device", "torch", "parent"):
-        console.print(f"{key + ':':<9}{escape(str(e.opens.get(key, '')))}")
-    show_runs(e)
+    return show_json(facts(e)) if as_json else show_experiment(e)
 
 
 @app.command()
 def diff(n: int):
     """Show what an experiment changed in train.py, against the champion of its time."""
     e = find(n)
-    old, new = e.opens.get("parent") or e.arms[-1]["commit"], e.arms[0]["commit"]
-    if old == new:
-        return console.print(f"experiment {n} changed nothing: it is a {e.role}")
-    text = sources.git("diff", old, new, "--", "train.py").decode(errors="replace")
+    if e.role != "try":
+        return console.print(f"experiment {n} changed nothing: its role is {e.role}")
+    text = sources.git("diff", e.parent, e.arms[0]["commit"], "--", "train.py").decode(errors="replace")
     console.print(Syntax(text, "diff") if console.is_terminal else escape(text), soft_wrap=True)
 
 

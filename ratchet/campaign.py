@@ -151,3 +151,18 @@ def standing(e, campaign):
     before = e.scores(CHAMPION, "reference") or campaign.recent(e.arms[CHAMPION]["source"], e)
     others, noise = before + e.scores(CHAMPION, "champion"), campaign.noise(before=e.line)
     return verdicts.compare(own, others, noise) if own and others and noise.df else None
+
+
+def finite(value):
+    return value if value is not None and math.isfinite(value) else None
+
+
+def mean_of(scores, noise):
+    """(mean, half of its 95% interval) of scores, by the campaign's sigma or their own, as in a verdict."""
+    if not scores:
+        return None, None
+    mean, squares = verdicts.moments(scores)
+    if not noise or not noise.df:
+        return mean, None
+    spread = verdicts.spread(len(scores), squares, noise)
+    return mean, finite(verdicts.student(noise.df, 0.975) * spread / math.sqrt(len(scores)))

@@ -19,7 +19,7 @@ import os
 import shutil
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,8 +27,8 @@ from ratchet.sources import sha256
 
 FREE_BYTES = 2**30  # of disk, without which no run begins: a full disk must not cost a finished one
 CUT = (
-    "ledger.jsonl, line {} is cut off and does not count: if a command was killed, the next one takes that "
-    "piece away; if the file was copied, copy it again"
+    "ledger.jsonl, line {} is cut off and does not count: if a command was killed, the next that writes "
+    "mends it; if the file was copied, copy it again"
 )
 KEY = ("seal", "budget", "device")  # what two scores must share to be compared
 
@@ -75,8 +75,8 @@ class Experiment:
         return [bpb(run) for run in rows if counts(run)]
 
     def own_scores(self):
-        """Those of the candidate that weigh most: on fresh seeds, else of its screening, else all."""
-        return self.scores(0, "confirm") or self.scores(0, "screen") or self.scores(0)
+        """Those of the candidate that weigh most: on fresh seeds, else of its screening, else of its verb."""
+        return self.scores(0, "confirm") or self.scores(0, "screen") or self.scores(0, self.role)
 
 
 def bpb(run, split="val"):
@@ -116,12 +116,18 @@ def parse(data, first=1, before=""):
     return rows, before
 
 
+def is_json(text):
+    with suppress(ValueError):
+        return bool(json.loads(text))
+    return False
+
+
 class Ledger:
     """ledger.jsonl in `folder`. Who reads or writes locks it.
 
     A line is whole or absent: kill -9 may end a write between two pages of memory, what it leaves has no end
-    of line and is no line. The next that is written takes its place. `held` is a lock for threads: while one
-    has it, no other reads or writes through this object.
+    of line and is no line; who writes next takes it away. `held` is a lock for threads: while one has it, no
+    other reads or writes through this object.
     """
 
     def __init__(self, folder):
@@ -130,7 +136,7 @@ class Ledger:
 
     def _forget(self):
         self._rows, self._found, self._head, self._size = [], {}, "", 0  # what was read, and checked, so far
-        self._piece = 0  # bytes after the last whole line
+        self._piece = b""  # what comes after the last whole line
 
     def rows(self):
         """All lines' facts, the chain checked. Raises Broken. A second call reads only what is new."""
@@ -141,7 +147,8 @@ class Ledger:
     def _refresh(self):
         if self.path.exists():
             with open(self.path, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH)
+                with suppress(OSError):  # a disk that can only be read may have no locks
+                    fcntl.flock(file, fcntl.LOCK_SH)
                 self._read(file)
 
     def _read(self, file):
@@ -152,11 +159,22 @@ class Ledger:
         whole = data[: data.rfind(b"\n") + 1]
         rows, self._head = parse(whole, len(self._rows) + 1, self._head)
         self._size += len(whole)
-        self._piece = len(data) - len(whole)
+        self._piece = data[len(whole) :]
         for row in rows:
             self._note(row)
 
+    def _mend(self, file):
+        """Take away what a killed command left of a line, but end one that only lacks its end."""
+        if self._piece and is_json(self._piece):  # no part of an object is one
+            self._write(file, self._size + len(self._piece), b"\n")
+            self._read(file)
+        file.truncate(self._size)
+
     def _note(self, row):
+        if row["kind"] != "opens" and row["n"] not in self._found:
+            self._forget()
+            what = f"line {row['line']} is of experiment {row['n']}, which no line opens"
+            raise Broken(f"{what}: restore the file from a copy")
         self._rows.append(row)
         if row["kind"] == "opens":
             self._found[row["n"]] = Experiment(row)
@@ -169,7 +187,7 @@ class Ledger:
         """A sentence on the last line where it has no end, else ""."""
         with self.held:
             number = len(self.rows()) + 1
-            return self._piece and CUT.format(number) or ""
+            return CUT.format(number) if self._piece else ""
 
     def head(self):
         """Hash of the last line: note it down elsewhere, and nobody can cut the ledger unnoticed."""
@@ -193,7 +211,10 @@ class Ledger:
         """Write one line; an experiment that opens gets the next number. Returns its number."""
         with self.held, self._locked() as file:
             self._read(file)
-            file.truncate(self._size)
+            self._mend(file)
+            if kind != "opens" and facts["n"] not in self._found:
+                what = f"experiment {facts['n']} is not in {self.path} any more"
+                raise Broken(f"{what}: restore the file that was replaced, then give the same command again")
             facts.setdefault("n", 1 + max(self._found, default=0))
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             line = json.dumps({"kind": kind, "time": now, "before": self._head} | facts, allow_nan=False)

@@ -10,10 +10,10 @@ import zlib
 from pathlib import Path
 
 from ratchet import curves, sources, verdicts
-from ratchet.campaign import CANDIDATE, campaigns, standing
+from ratchet.campaign import CANDIDATE, campaigns, finite, mean_of, standing
 from ratchet.experiments import contrast
 from ratchet.journal import Journal
-from ratchet.ledger import counts
+from ratchet.ledger import counts, disturbed
 from ratchet.verify import find_problems
 
 MEASURED = "runs/decoding.json", "runs/scaling.json"  # what serve-bench and scaling leave
@@ -143,21 +143,6 @@ def campaign_data(campaign, home, diffs, shown):
     return found
 
 
-def finite(value):
-    return value if value is not None and math.isfinite(value) else None
-
-
-def mean_of(scores, noise):
-    """(mean, half of its 95% interval) of scores, by the campaign's sigma or their own, as in a verdict."""
-    if not scores:
-        return None, None
-    mean, squares = verdicts.moments(scores)
-    if not noise or not noise.df:
-        return mean, None
-    spread = verdicts.spread(len(scores), squares, noise)
-    return mean, finite(verdicts.student(noise.df, 0.975) * spread / math.sqrt(len(scores)))
-
-
 def champions(campaign):
     """[{n, mean, half, gain, low, high}] of all valid runs of each champion; gains are on the first."""
     if not campaign.baseline:
@@ -227,7 +212,8 @@ def experiment_data(e, campaign, home, diffs, shown):
         "reason": cut(e.closes.get("reason", "")), "runs": len(e.runs), "mean": mean, "half": half,
         "scores": scores, "said": e.opens.get("gain"), "near": e.opens.get("near"),
         "commit": e.arms[CANDIDATE]["commit"][:10], "arms": [cut(arm["name"]) for arm in e.arms],
-        "ended": (e.closes or e.opens)["time"], "seeds": [r["seed"] for r in own]}  # fmt: skip
+        "ended": (e.closes or e.opens)["time"], "seeds": [r["seed"] for r in valid],
+        "disturbed": sum(map(disturbed, e.runs))}  # fmt: skip
     if e.role == "try":
         found |= interval(gained) if (gained := standing(e, campaign)) else {}
         found["diff"] = cut(diffs[e.opens["parent"], e.arms[CANDIDATE]["commit"]], DIFF)

@@ -171,12 +171,14 @@ def describe(run):
     context = json.loads((Path(facts["arena_folder"]) / "arena.json").read_text())["context"]
     return {
         "step": facts["train_seconds"] / facts["steps"], "rows": facts["tokens"] // facts["steps"] // context,
-        "gradients": GRADIENT_BYTES * (facts["params"] - facts["lookup"]), "layers": layers(run),
+        "gradients": GRADIENT_BYTES * (facts["params"] - facts["lookup"]), "layers": layers(run, config),
         "width": width, "device": facts["device_name"]}  # fmt: skip
 
 
-def layers(run):
-    """The number of layers: the longest list of modules in the checkpoint."""
+def layers(run, config):
+    """The number of layers: the depth that its config names, else the longest list of modules."""
+    if isinstance(config, dict) and isinstance(config.get("depth"), int):
+        return config["depth"]
     with open(run / "model.safetensors", "rb") as file:
         names = speak.header_of(file)
     numbers = {}

@@ -1,6 +1,7 @@
 """The terminal: how the command line shows experiments, runs, findings, and what is under way."""
 
 import json
+import os
 import statistics
 import threading
 from dataclasses import asdict
@@ -11,10 +12,19 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ratchet import verdicts
-from ratchet.campaign import campaigns
-from ratchet.ledger import bpb
+from ratchet.campaign import campaigns, mean_of, standing
+from ratchet.experiments import contrast
+from ratchet.ledger import bpb, counts, disturbed
 
-console, notes = Console(highlight=False), Console(stderr=True, highlight=False, soft_wrap=True)
+WIDE = 100  # columns that the whole log needs; without any terminal, as for an agent, there is room
+WIDTH = None if any(map(os.isatty, range(3))) or "COLUMNS" in os.environ else 140
+console = Console(highlight=False, width=WIDTH)
+notes = Console(stderr=True, highlight=False, soft_wrap=True)
+COLUMNS = ["n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "gain", "idea"]
+CONTRASTED = {
+    "compare": ["val"],
+    "audit": ["val", "test"],
+}  # roles that compare several sources, on which splits
 STEADY = 1.5  # times that repeats of one measurement may differ
 STYLES = {"keep": "green", "baseline": "cyan", "discard": "dim", "undecided": "yellow"}
 
@@ -58,16 +68,39 @@ def facts(e):
 def show_verdict(e, as_json):
     if as_json:
         return show_json(facts(e))
+    say_verdict(e)
+    say_failures(e)
+
+
+def say_verdict(e):
     style = STYLES.get(e.verdict, "red")
     verdict, why = e.verdict or "unfinished", escape(e.closes.get("reason", ""))
     console.print(f"experiment {e.n}: [bold {style}]{verdict}[/]  {why}", soft_wrap=True)
     if needed := e.closes.get("seeds_needed"):
         console.print(f"about {needed} seeds per arm would settle it")
+
+
+def say_failures(e):
     for run in e.runs:
         if run["status"] != "ok":
             console.print(escape("\n".join(run["tail"])), style="dim")
     if levels := {run["isolation"] for run in e.runs} - {"bubblewrap", "landlock"}:
         console.print(f"isolation was {', '.join(levels)}: see `ratchet doctor`", style="yellow")
+
+
+def show_experiment(e):
+    """All that the ledger has on an experiment."""
+    say_verdict(e)
+    for key in ("role", "idea", "by", "time", "arena", "seal", "budget", "device", "torch"):
+        console.print(f"{key + ':':<9}{escape(str(e.opens.get(key, '')))}")
+    for arm in e.arms:
+        console.print(
+            f"{'source:':<9}{escape(arm['name'])}, commit {arm['commit'] or 'none'}", soft_wrap=True
+        )
+    for split in CONTRASTED.get(e.role, ()):
+        show_contrast(e, split, False)
+    show_runs(e)
+    say_failures(e)
 
 
 def show_findings(found):
@@ -79,7 +112,9 @@ def show_findings(found):
     console.print(table)
 
 
-def show_contrast(e, found, split, as_json):
+def show_contrast(e, split, as_json):
+    """How the arms of a comparison or an audit did on a split; returns that as JSON."""
+    found = contrast(e, split)
     rows, tests = [], max(1, len(found) - 1)
     for arm, (scores, other) in zip(e.arms, found):
         row = {"name": arm["name"], "scores": scores, "mean": sum(scores) / len(scores) if scores else None}
@@ -97,6 +132,8 @@ def show_contrast(e, found, split, as_json):
         "p, two-sided",
         "settled",
         title=title,
+        title_justify="left",
+        box=None,
     )
     for row in rows:
         mean = f"{statistics.mean(row['scores']):.4f}" if row["scores"] else ""
@@ -110,30 +147,47 @@ def show_contrast(e, found, split, as_json):
     return rows
 
 
-def cells(e):
-    """An experiment's line of the log."""
-    own = e.own_scores()
-    score = f"{sum(own) / len(own):.4f}" if own else ""
-    spread = f" ± {(max(own) - min(own)) / 2:.4f}" if len(own) > 1 else ""
+def cells(e, campaign):
+    """An experiment's line of the log, by column."""
+    mean, half = mean_of(e.own_scores(), campaign.baseline and campaign.noise())
+    gained = standing(e, campaign) if e.role == "try" else None
     style = STYLES.get(e.verdict, "red")
-    commit = f"{len(e.arms)} arms" if e.role == "compare" else e.arms[0]["commit"][:7]
-    verdict = f"[{style}]{e.verdict or 'unfinished'}[/]"
-    when, idea = e.time[5:16].replace("T", " "), escape(e.opens.get("idea", ""))
-    return [str(e.n), when, e.role, commit, verdict, str(len(e.runs)), score + spread, idea]
+    return {
+        "n": str(e.n), "UTC": e.time[5:16].replace("T", " "), "what": e.role,
+        "commit": e.arms[0]["commit"][:7] if e.role not in CONTRASTED else f"{len(e.arms)} arms",
+        "verdict": f"[{style}]{e.verdict or 'unfinished'}[/]", "runs": str(len(e.runs)),
+        "val bpb": with_bar(mean, half) if e.role not in CONTRASTED else "",
+        "gain": with_bar(gained.gain, gained.high - gained.gain, "+") if gained else "",
+        "idea": escape(e.opens.get("idea") or e.closes.get("reason", ""))}  # fmt: skip
+
+
+def with_bar(value, half, sign=""):
+    """A figure and half of its interval, as text."""
+    bar = f" ± {half:.4f}" if half is not None else ""
+    return f"{value:{sign}.4f}{bar}" if value is not None else ""
 
 
 def show_log(found, every, warning):
     """A line for each experiment that was found, and how far the champions of every one have come."""
-    table = Table("n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "idea", box=None)
+    narrow = console.width < WIDE
+    names = [name for name in COLUMNS if not (narrow and name in ("UTC", "what", "commit"))]
+    table, campaign_of = (
+        Table(box=None),
+        {e.n: campaign for campaign in campaigns(every) for e in campaign.all},
+    )
+    for name in names:
+        table.add_column(name, no_wrap=name != "idea", overflow="fold")
     for e in found:
-        table.add_row(*cells(e))
+        row = cells(e, campaign_of[e.n])
+        table.add_row(*(row[name] for name in names))
     console.print(table)
+    if len(found) < len(every):
+        console.print(f"{len(found)} of {len(every)} experiments: -n {len(every)} shows all", style="dim")
     for line in story(every):
         console.print(line)
-    what = (
-        "val bpb: mean of the candidate's fresh runs, or of its screening run, ± half of what they range over"
+    console.print(
+        "candidate's fresh runs, or its screening run; gain on the champion of then; ± 95 %", style="dim"
     )
-    console.print(what, style="dim")
     levels = sorted({run["isolation"] for e in found for run in e.runs})
     console.print(f"isolation: {', '.join(levels) or 'nothing has run'}", style="dim")
     if warning:
@@ -155,24 +209,39 @@ def story(every):
 
 
 def show_runs(e):
-    """The runs of an experiment: how they ended, their figures."""
-    ends = Table("run", "source", "seed", "status", "val bpb", "on", "other programs", "isolation", box=None)
+    """The runs of an experiment: how they ended, their figures, what the scorer's probes saw in the last."""
+    elsewhere = any(run.get("on") for run in e.runs)
+    ends = Table("run", "source", "seed", "status", "val bpb", "others' CPU", "isolation", box=None)
+    if elsewhere:
+        ends.add_column("on")
     figures = Table(
         "run", "start s", "rehearsal", "train", "score", "steps", "Mtok", "Mparams", "MB", box=None
     )
     for number, run in enumerate(e.runs):
-        score = f"{bpb(run):.4f}" if run["status"] == "ok" else ""
-        source, others = escape(e.arms[run["arm"]]["name"]), f"{run.get('foreign_cpu', 0):.0%} of the CPU"
-        name = f"{number} {run['phase']}"
-        ends.add_row(
-            name, source, str(run["seed"]), run["status"], score, run.get("on", ""), others, run["isolation"]
-        )
+        score, status = f"{bpb(run):.4f}" if run["status"] == "ok" else "", run["status"]
+        if disturbed(run):
+            status = "disturbed"
+        name, source = f"{number} {run['phase']}", escape(e.arms[run["arm"]]["name"])
+        row = [
+            name,
+            source,
+            str(run["seed"]),
+            status,
+            score,
+            f"{run.get('foreign_cpu', 0):.0%}",
+            run["isolation"],
+        ]
+        ends.add_row(*row, *[run.get("on", "")] * elsewhere, style="dim" if disturbed(run) else "")
         phases = [f"{run['seconds'].get(key, 0):.1f}" for key in ("start", "rehearsal", "train", "score")]
         millions = [f"{run.get(key, 0) / 1e6:.2f}" for key in ("tokens", "params")]
         figures.add_row(
             name, *phases, str(run.get("steps", "")), *millions, str(run.get("peak_memory_mb", ""))
         )
     console.print(ends, figures, sep="\n")
+    if any(map(disturbed, e.runs)):
+        console.print("disturbed by other programs: doesn't count, was made again with its seed", style="dim")
+    for name, (_, seen) in ([run["val"]["probes"] for run in e.runs if counts(run)] or [{}])[-1].items():
+        console.print(escape(f"probe {name}: {seen}"))
     for run in e.runs:
         if run["status"] != "ok":
             console.print(escape(f"{run['status']}: {run['reason']}"))

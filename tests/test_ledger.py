@@ -79,6 +79,30 @@ def test_a_line_without_an_end_is_told_and_gives_way_to_the_next(tmp_path):
         assert [row["n"] for row in reader.rows()] == [1, 2, 3, 4] and not reader.cut()
 
 
+def test_a_line_that_only_lacks_its_end_is_kept(tmp_path):
+    """An editor took it, or kill -9 came just before it."""
+    book = fill(tmp_path, 2)
+    with open(book.path, "r+b") as file:
+        file.truncate(book.path.stat().st_size - 1)
+    assert Ledger(tmp_path).append("opens", role="try") == 3
+    for reader in (book, Ledger(tmp_path)):
+        assert [row.get("idea") for row in reader.rows()] == ["idea 0", "idea 1", None] and not reader.cut()
+
+
+def test_a_run_whose_ledger_was_taken_away_is_not_written_into_another(tmp_path):
+    book = fill(tmp_path, 2)
+    for text in (b"", book.path.read_bytes().splitlines(keepends=True)[0]):  # deleted, an older copy
+        book.path.write_bytes(text)
+        with pytest.raises(Broken, match="experiment 2 is not in .* restore"):
+            book.append("run", n=2)
+        assert book.path.read_bytes() == text
+    row = {"kind": "run", "n": 7, "before": ""}
+    book.path.write_text(json.dumps(row) + "\n")
+    for _ in range(2):
+        with pytest.raises(Broken, match="line 1 is of experiment 7, which no line opens"):
+            book.rows()
+
+
 def write_many(folder, name):
     for number in range(25):
         Ledger(folder).append("opens", role="try", idea=f"{name} {number} " + "x" * 5000)

@@ -105,6 +105,7 @@ function layout(x, y, more = {}) {
   };
 }
 
+const narrow = () => innerWidth < 600;
 const onPaper = () => document.body.classList.contains("paper");
 
 function draw(node, traces, facts) {
@@ -152,7 +153,7 @@ function drawProgress() {
 }
 
 const bars = (rows, color) => ({ type: "data", array: rows.map((row) => row.half || 0), color, thickness: 1.2, width: 3 });
-const empty = () => ({ annotations: [{ text: "no experiment with a score yet", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }] });
+const empty = (text = "no experiment with a score yet") => ({ annotations: [{ text, showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }] });
 
 function drawExplorer() {
   const node = $("#explorer .chart"), paper = onPaper(), turned = node.layout?.scene?.camera;
@@ -167,7 +168,8 @@ function drawExplorer() {
   const traces = verdicts.map((verdict, index) => {
     const own = found.filter((e) => e.verdict === verdict);
     return {
-      uid: verdict, type: "scatter3d", mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map((e) => hover([...told(e), ...more(e)])),
+      uid: verdict, type: "scatter3d", mode: "markers", name: escape(verdict), legendgroup: verdict, showlegend: false,
+      hoverinfo: "text", text: own.map((e) => hover([...told(e), ...more(e)])),
       customdata: own.map((e) => e.n), ...Object.fromEntries(axes.map((axis, i) => [axis, own.map(chosen[i][1])])),
       marker: {
         symbol: style(verdict)[2], size: 6, color: own.map((e) => e.mean), colorscale: "Viridis", reversescale: true,
@@ -176,8 +178,11 @@ function drawExplorer() {
       },
     };
   });
+  for (const verdict of verdicts) // the legend's marks, in the colour of the text
+    traces.push({ uid: `${verdict} in the legend`, type: "scatter3d", mode: "markers", name: escape(verdict), legendgroup: verdict,
+      x: [null], y: [null], z: [null], marker: { symbol: style(verdict)[2], size: 6, color: variable("--text") } });
   const look = { gridcolor: variable("--line"), color: variable("--text"), backgroundcolor: "rgba(0,0,0,0)" };
-  const away = innerWidth < 600 ? 1.95 : 1.55;
+  const away = narrow() ? 2.2 : 1.55;
   const camera = turned || { eye: { x: away, y: away, z: 0.7 }, center: { x: 0, y: 0, z: -0.12 } };
   const scene = { dragmode: "turntable", aspectmode: "cube", camera, uirevision: "kept" };
   axes.forEach((axis, i) => (scene[axis + "axis"] = { ...look, title: { text: chosen[i][0] }, type: chosen[i][2] ? "log" : "linear" }));
@@ -223,7 +228,7 @@ function drawCurves() {
     };
   });
   const name = { seconds: "seconds of training", tokens: "tokens", flops: "training FLOPs" }[over];
-  draw($("#curves .chart"), traces, layout(name, "training loss (nats per token)", { showlegend: true, ...(chosen.length ? {} : empty()) }));
+  draw($("#curves .chart"), traces, layout(name, "training loss (nats per token)", { showlegend: true, ...(chosen.length ? {} : empty("no curves: they lie in runs/, where the runs were made")) }));
 }
 
 function logs(x, y) {
@@ -253,7 +258,7 @@ function drawDecoding(node, { points, limits, frontier }) {
     { mode: "lines", name: "frontier", x: best.map((p) => p.interactivity).reverse(), y: best.map((p) => p.rate).reverse(),
       line: { color: accent, dash: "dot" }, hoverinfo: "skip" },
     { mode: "markers+text", name: "measured, by rows of a batch", x: points.map((p) => p.interactivity), y: points.map((p) => p.rate),
-      text: points.map((p) => String(p.rows)), textposition: "top right", hovertext: text, hoverinfo: "text", marker: { color: accent, size: 9 } },
+      text: points.map((p, i) => (narrow() && i % 3 ? "" : String(p.rows))), textposition: "top right", hovertext: text, hoverinfo: "text", marker: { color: accent, size: 9 } },
     { mode: "lines", name: "speed of light, modelled", x: points.map((p) => 1 / p.bound), y: points.map((p) => p.rows / p.bound),
       line: { color: dim }, hovertemplate: "%{y:.3s} tokens/s, %{x:.3s} of a user<extra></extra>" },
   ];
@@ -269,13 +274,13 @@ function drawTraining(node, rows) {
       text: own.map((r) => r.tag), hovertemplate: "%{x} devices: %{y:.1f} %, %{text}<extra></extra>" };
   };
   draw(node, [line("strong", "the same batch, split", LINES[0]), line("weak", "a batch for each", LINES[1])],
-    logs("devices, data-parallel training: modelled (filled: from measured all-reduce)", "efficiency (%)"));
+    logs("devices, data-parallel training", "efficiency (%)"));
 }
 
 function drawBound(node, rows) {
   const trace = { mode: "lines+markers", name: "at most", x: rows.map((r) => r.n), y: rows.map((r) => r.bound), line: { color: LINES[2] },
     marker: tagged(rows, LINES[2]), text: rows.map((r) => r.tag), hovertemplate: "%{x} devices: %{y:.3s} tokens/s, %{text}<extra></extra>" };
-  draw(node, [trace], logs("devices, tensor-parallel decoding: modelled (filled: from measured all-reduce)", "tokens/s of one user, at most"));
+  draw(node, [trace], logs("devices, tensor-parallel decoding", "tokens/s of one user, at most"));
 }
 
 function drawLinks(node, { table, lines, tag }) {
@@ -304,9 +309,10 @@ function aboutDecoding(found) {
 function aboutScaling({ source, tag, model, device, run, time }) {
   return [
     ["all-reduce", `${source} (${tag}; ${device}; ${time}); the ring model alpha(n) + 2 (n - 1) / n bytes / beta(n) is drawn over it, and is used beyond it`],
+    ["forecasts", "modelled, on one device measured; a filled mark: from an all-reduce that was measured between so many"],
     ["training", `model ${run}: a step of ${fixed(model.step, 3)} s on one device (${model.device}), then an all-reduce of the trunk's gradients, ${short(model.gradients)}B; ` +
       "nothing overlaps. Real efficiency is lower: gradients of embeddings and tables, and Muon's updates, travel, too"],
-    ["tensor parallel", `2 all-reduces in each of ${model.layers} layers: 1 / (2 layers alpha(n) + compute / n)`],
+    ["tensor parallel", `2 all-reduces in each of the model's layers (${model.layers}): 1 / (2 layers alpha(n) + compute / n)`],
   ];
 }
 
@@ -345,7 +351,7 @@ function drawHonesty() {
   const levels = [...new Set(campaign.experiments.map((e) => e.isolation).filter(Boolean))];
   const covered = levels.filter((level) => data.cheats[level]).map((level) => {
     const { known, open } = data.cheats[level];
-    return `${level}: of ${known} known cheats ${known - open.length} come to nothing, ${open.length} get through${open.length ? ` (${open.join(", ")})` : ""}`;
+    return `${level}: of ${known} known cheats ${known - open.length} come to nothing, ${open.length} ${open.length === 1 ? "gets" : "get"} through${open.length ? ` (${open.join(", ")})` : ""}`;
   });
   facts($("#honesty .facts"), {
     sigma: known(sigma) ? `${fixed(sigma, 5)} bpb, ${campaign.df} degrees of freedom` : "unknown: nothing is calibrated",
@@ -371,12 +377,12 @@ function drawSummary() {
   let text = `${count(tried.length, "experiment")} on ${campaign.arena} (${campaign.budget} a run, ${campaign.device}): `;
   if (!champion) text += "there is no baseline yet, so nothing can be compared.";
   else if (!kept) text += "nothing was kept so far, the baseline is the champion.";
-  else text += `${kept} kept, and the champion, experiment ${champion.n}, ${known(champion.gain) ? `beats the baseline by ${gain(champion)} bpb${audited(champion)}` : "awaits more runs"}.`;
+  else text += `${kept} kept, and the champion, experiment ${champion.n}, ${known(champion.gain) ? beats(champion) : "awaits more runs"}.`;
   $("#sentence").textContent = data.campaigns.length ? text : "The ledger is empty: begin with uv run ratchet calibrate.";
-  const sigmas = known(champion?.gain) && campaign.sigma ? `${fixed(champion.gain / campaign.sigma, 1)} sigma` : "";
+  const best = several && (audited(champion)?.val ?? champion), sigmas = campaign.sigma ? `, ${fixed(best.gain / campaign.sigma, 1)} sigma` : "";
   const numbers = [
     ["champion, val_bpb", fixed(champion?.mean) || "–", champion ? `± ${fixed(champion.half)} (95 %), ${count(champion.runs, "run")}` : ""],
-    ["gain on the baseline", several ? signed(champion.gain) || "–" : "–", several && known(champion.gain) ? `± ${fixed((champion.high - champion.low) / 2)} (95 %), ${sigmas}` : ""],
+    ["gain on the baseline", signed(best.gain) || "–", known(best.gain) ? `± ${fixed((best.high - best.low) / 2)} (95 %)${sigmas}${best === champion ? "" : ", audited"}` : ""],
     ["experiments", String(tried.length), `${kept} kept`],
     ["hours of the device", fixed(campaign.hours, 2), data.nights.calls ? `last night: ${count(data.nights.calls, "call")} of the agent${data.nights.cost ? `, ${fixed(data.nights.cost, 2)} dollars` : ""}` : ""],
   ];
@@ -389,20 +395,22 @@ function drawSummary() {
 
 const made = () => (LIVE ? `live, ${data.made}` : data.made);
 
-// a gain that was kept is flattered by the runs that kept it: what fresh ones say
-function audited({ n }) {
-  const row = campaign.audit.find(({ name }) => name === `experiment ${n}`);
-  if (!row) return ", by the runs that kept it, too: ratchet audit measures it afresh";
-  return `; audited afresh, ${gain(row.val)} on val and ${gain(row.test)} on the locked test split`;
+// what an audit found for a champion: fresh runs in turns, by which nothing was chosen
+const audited = ({ n }) => campaign.audit.find(({ name }) => name === `experiment ${n}`);
+
+function beats(champion) {
+  const row = audited(champion);
+  if (row) return `beats the baseline by ${gain(row.val)} bpb on val and ${gain(row.test)} on the locked test split, audited with fresh seeds`;
+  return `beats the baseline by ${gain(champion)} bpb, by all runs of both, the ones that kept it and hours apart: ratchet audit measures it afresh and in turns`;
 }
 
 const COLUMNS = [ // heading, value to sort by, cell
   ["n", (e) => e.n, (e) => e.n, "number"], ["UTC", (e) => e.time, (e) => minutes(e.time), "time"],
   ["verdict", (e) => e.verdict, (e) => make("span", { className: "mark", textContent: e.verdict, style: `--mark: ${style(e.verdict)[0]}` })],
   ["val_bpb", (e) => e.mean, (e) => fixed(e.mean) + (known(e.half) ? ` ± ${fixed(e.half)}` : ""), "number"],
-  ["gain", (e) => e.gain, gain, "number"], ["runs", (e) => e.runs, (e) => e.runs, "number"],
+  ["gain", (e) => e.gain, gain, "number"], ["runs", (e) => e.runs, (e) => e.runs, "number count"],
   ["by", (e) => e.by, (e) => make("bdi", { textContent: clip(e.by, 24) })],
-  ["idea", (e) => e.idea, (e) => make("bdi", { textContent: clip(e.idea || `${e.role}: ${e.arms.join(", ")}`, 240) }), "idea"],
+  ["idea", (e) => e.idea, (e) => make("bdi", { textContent: clip(e.idea || `${e.role}: ${e.arms.join(", ")}; ${e.reason}`, 240) }), "idea"],
 ];
 
 function rows() {
@@ -455,7 +463,8 @@ function details(e, shown) {
   if (shown?.stamp === stamp) return shown;
   const said = known(e.said) ? { expected: `${signed(e.said)} bpb` } : {}, near = e.near ? { like: `experiment ${e.near}` } : {};
   facts(list, {
-    idea: e.idea, reason: e.reason, ...said, ...near, commit: e.commit, seeds: e.seeds.join(", "), scores: e.scores.map((s) => fixed(s)).join(", "),
+    ...(e.idea ? { idea: e.idea } : {}), reason: e.reason, ...said, ...near, commit: e.commit, seeds: e.seeds.join(", "), scores: e.scores.map((s) => fixed(s)).join(", "),
+    ...(e.disturbed ? { disturbed: `${e.disturbed} of its ${e.runs} runs, by other programs: they count for nothing and were made again, each with its seed` } : {}),
     figures: [...figures(e), ...more(e, 1000)].filter(Boolean).map((line) => line.trim()).join("; "),
     ...Object.fromEntries(Object.entries(e.probes || {}).map(([name, seen]) => [`probe ${name}`, seen])),
   });
