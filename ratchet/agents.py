@@ -195,7 +195,7 @@ def read_idea(path, text):
     for word in () if len(lines) >= 2 else ("IDEA", "GAIN"):
         said = re.findall(rf"^[^\w\n]*{word}[^\w\n]*:(.+)", text[-LAST_CHARACTERS:], re.MULTILINE)
         lines += [words.strip(" \t*_`") for words in said[-1:]] if word == "GAIN" or not lines else []
-    idea = guard.clean(lines[0].encode())[:IDEA_CHARACTERS] if lines else ""
+    idea = guard.clean(lines[0].encode(errors="replace"))[:IDEA_CHARACTERS] if lines else ""
     number = re.search(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", lines[1][:100]) if len(lines) > 1 else None
     gain = float(number[0]) if number else None
     return idea.removeprefix("IDEA:").strip(), gain if gain is not None and abs(gain) < 10 else None

@@ -41,11 +41,11 @@ def read(path, begin=0):
 
 
 def shares(points, budget):
-    """[(share of the budget, loss)] of points; [] for FLOP budgets."""
+    """[(share of the budget, loss)] of points, in order; [] for FLOP budgets."""
     amount, unit = re.fullmatch(r"(.*\d)([a-z]+)", budget).groups()
     if unit not in ("s", "tok"):
         return []
-    return [((s if unit == "s" else tokens) / float(amount), loss) for s, tokens, loss in points]
+    return sorted(((s if unit == "s" else tokens) / float(amount), loss) for s, tokens, loss in points)
 
 
 def at(points, share):

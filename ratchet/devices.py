@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -26,12 +26,12 @@ def nvml(device):
     try:
         pynvml.nvmlInit()
         index = int(device.partition(":")[2] or 0)
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        name = visible[index] if index < len(visible) and visible[index] else str(index)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        name = str(index) if visible is None else visible.split(",")[index]
         if name.isdigit():
             return pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(name))
         return pynvml, pynvml.nvmlDeviceGetHandleByUUID(name)
-    except (pynvml.NVMLError, ValueError):
+    except (pynvml.NVMLError, ValueError, IndexError):
         return None
 
 
@@ -162,19 +162,26 @@ def seat(device):
     return re.sub(r"[^\w-]", "", f"{platform.node()}-{name.replace('/', 'of')}")
 
 
+def parts(device):
+    """Names of what only one run may use at a time, in order: the cores of a CPU, or the device."""
+    own = sorted(cores(device)) if device.startswith("cpu") else []
+    return [seat(f"core-{number}") for number in own] or [seat(device)]
+
+
 @contextmanager
 def exclusive(device, tell=lambda text: None, pause=time.sleep):
-    """Hold a device: waits, by `pause`, while another run of this user has it. A dying process lets go.
+    """Hold a device: waits, by `pause`, while another run of this user has a part. A dying process lets go.
 
     This thread and what it starts are on the device's cores meanwhile.
     """
-    place = cache_folder() / f".device-{seat(device)}.lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with open(place, "a") as file:
-        if not lock(file):
-            tell(f"  {device} is in use by another run: waiting for it")
-            while not lock(file):
-                pause(0.2)
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        for part in parts(device):
+            file = stack.enter_context(open(cache_folder() / f".device-{part}.lock", "a"))
+            if not lock(file):
+                tell(f"  {device} is in use by another run: waiting for it")
+                while not lock(file):
+                    pause(0.2)
         with pinned(device):
             yield
 

@@ -59,7 +59,7 @@ class Load:
     """What else used the device between two looks: begin() and share()."""
 
     def __init__(self, device, process):
-        self.device, self.process, self.cores = device, process, cores(device)
+        self.device, self.process, self.cores, self.start = device, process, cores(device), None
 
     def begin(self):
         self.start = self._look()
@@ -86,11 +86,13 @@ class Load:
         return sum(busy_seconds(times[number]) for number in self.cores & times.keys() or times)
 
     def seen(self):
-        """{"foreign_cpu": share of its cores that others used, "foreign_gpu": their number, "shared"}.
+        """{"foreign_cpu": share of its cores that others used, "foreign_gpu": their number, "shared"}, or {}.
 
         Only what other processes are seen to have used: a contestant that hides its own time by not waiting
         for its children would else spoil the runs that it dislikes.
         """
+        if not self.start:
+            return {}
         (begin, busy, before), (now, busy_now, after) = self.start, self._look()
         used = 0.0
         for process, (spent, here) in after.items():

@@ -213,7 +213,7 @@ def run(bench, name, limits, share=(), network=True, others=()):
 
     others: places of the pool that work beside that of the bench.
     """
-    name, benches = guard.clean(name.encode()), [bench, *map(bench.at, others)]
+    name, benches = guard.clean(name.encode(errors="replace")), [bench, *map(bench.at, others)]
     for each in benches:
         each.campaign()  # refuses before an agent is asked
     (bench.home / "runs/.stop").unlink(missing_ok=True)

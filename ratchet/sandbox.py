@@ -56,7 +56,7 @@ PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 # Landlock's rights by bit: 0 execute, 1 write, 2 read, 3 list, 4-12 remove and make, 13 rename across
 # folders, 14 truncate, 15 ioctl of devices; what is no folder has 0-2, 14, 15; as many bits as versions know
 FS_ALL, FS_READ, FS_FILE, FS_BITS = 0xFFFF, 0b1101, 0b1100_0000_0000_0111, {1: 13, 2: 14, 3: 15, 4: 15}
-# by machine: AUDIT_ARCH_*; socket, ioctl, clone; to be refused: sched_setaffinity on a share of the CPU;
+# by machine: AUDIT_ARCH_*; socket, ioctl, clone; to be refused: sched_setaffinity where it has its cores;
 # ptrace, process_vm_readv, process_vm_writev, kcmp, bpf, perf_event_open, userfaultfd, add_key, request_key,
 # keyctl, unshare, setns, mount, umount2, pivot_root, chroot
 CALLS = {
@@ -106,6 +106,7 @@ def command(argv, view, level):
     python = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.executable, LAUNCHER]
     nodes = [str(path) for name in GPU_NODES for path in Path("/dev").glob(name)] if cuda else []
     spec = vars(view) | dict(level=level, cuda=cuda, hidden=hidden(), nodes=[*NODES.split(), *nodes])
+    spec["stays"] = sys.platform == "linux" and not cuda and len(os.sched_getaffinity(0)) < os.cpu_count()
     spec["read"] = existing([*" ".join(system).split(), *python, *view.read])
     spec["write"] = existing([*view.write, *(["/dev/shm"] if shared else [])])
     common = dict(net=view.network, ipc=shared, pid=not view.own_pids)
@@ -300,7 +301,7 @@ def seccomp(spec):
 
     program = [load(4), (0x15, 1, 0, arch), kill, load(0)]  # all calls of another machine
     program += [(0x35, 0, 1, 0x40000000), refuse]  # x32: the same calls by other numbers
-    for number in [*map(int, refused.split()["/" not in spec["device"] :]), *CALLS_ANYWHERE]:
+    for number in [*map(int, refused.split()[not spec["stays"] :]), *CALLS_ANYWHERE]:
         program += case(number, refuse)
     program += case(CLONE3, missing)  # its flags are out of reach here; C libraries fall back on clone
     program += case(clone, load(16), (0x45, 0, 1, NEW["any"]), refuse, allow)

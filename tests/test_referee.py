@@ -219,12 +219,36 @@ def test_shares_of_the_cpu_have_cores_of_their_own(halves):
     assert os.sched_getaffinity(0) == devices.cores("cpu")
     burner.kill()
     burner.wait()
+
+
+def test_a_contestant_stays_on_the_cores_that_it_is_given(halves):
+    """Those of a share, and those that taskset leaves to all of the CPU."""
     code = f"import os; os.sched_setaffinity(0, {devices.cores('cpu')})"
-    done = {}
-    for name in ("cpu", first):
-        argv = sandbox.command([sys.executable, "-c", code], sandbox.View(device=name), sandbox.best_level())
-        done[name] = subprocess.run(argv, capture_output=True, text=True)
-    assert done["cpu"].returncode == 0 and "PermissionError" in done[first].stderr
+
+    def leaves(name, pinned_to):
+        program, view = [sys.executable, "-c", code], sandbox.View(device=name)
+        with devices.pinned(pinned_to):
+            argv = sandbox.command(program, view, sandbox.best_level())
+            return subprocess.run(argv, capture_output=True, text=True)
+
+    assert leaves("cpu", "cpu").returncode == 0 or os.cpu_count() > len(devices.cores("cpu"))
+    for name in ("cpu", halves[0]):
+        assert "PermissionError" in leaves(name, halves[0]).stderr
+
+
+def test_devices_that_share_cores_are_held_by_one_run_at_a_time(halves, arena):
+    class Waited(Exception):
+        pass
+
+    def wait(seconds):
+        raise Waited
+
+    for first, second in (("cpu", halves[1]), (halves[0], "cpu")):
+        with devices.exclusive(first), pytest.raises(Waited):
+            with devices.exclusive(second, pause=wait):
+                pass
+    with devices.exclusive(halves[0]), devices.exclusive(halves[1], pause=wait):
+        pass
 
 
 @pytest.mark.parametrize(
