@@ -99,7 +99,7 @@ class Ideas:
         failures = sum(1 for _ in self.failures())
         while not self.enough.is_set():
             try:
-                broken = self.broken.get_nowait() if not self.broken.empty() else None
+                broken, why = self.broken.get_nowait() if not self.broken.empty() else None, ""
                 may_ask = self.may_ask()
                 if broken and not may_ask:
                     self.give_up(broken)
@@ -110,9 +110,9 @@ class Ideas:
             except guard.Cancelled:
                 return
             except Exception as error:  # of a thread nobody would see it
-                self.refused = f"the agent can't be asked: {type(error).__name__}: {error}"
+                failures, why = failures + 1, f" (the last one: {type(error).__name__}: {error})"
             if failures >= STOP_AFTER:
-                self.refused = f"{failures} answers in a row had no idea that could be tried"
+                self.refused = f"{failures} answers in a row had no idea that could be tried{why}"
             if self.refused:
                 return
 

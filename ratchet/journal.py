@@ -4,7 +4,7 @@ begins    a night, or (`resumes`) the rest of one that was interrupted: who is a
 answer    one call of the agent: what came of it, the commit of its idea
 tries     an idea is an experiment now, maybe as another commit: the champion may have changed
 done      an idea has its verdict, is `stale`, or went back to the agent (`repair`)
-pauses    it was interrupted: how long the devices worked, and waited for ideas
+pauses    it was interrupted: how long it was active, the devices worked, and waited for ideas
 ends      the same, and why
 """
 
@@ -75,11 +75,15 @@ class Journal:
 
 
 def active_seconds(events):
-    """How long a night has run, the gaps in which nothing did left out."""
-    total = since = last = 0.0
+    """How long a night has run, the gaps in which nothing did left out.
+
+    Of a part that came to an end as it says itself: a machine that slept, or a clock that was set, doesn't
+    count. Of one that was killed by its first and last event.
+    """
+    total = part = since = 0.0
     for event in events:
         now = seconds(event["time"])
         if event["kind"] in ("begins", "resumes"):
-            total, since = total + last - since, now
-        last = now
-    return total + last - since
+            total, part, since = total + part, 0.0, now
+        part = event.get("active", max(part, now - since))
+    return total + part

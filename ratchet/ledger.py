@@ -200,12 +200,11 @@ class Ledger:
             self._refresh()
             return {**self._found}
 
-    def check_room(self):
-        """Raise Full when a run should not begin."""
-        if shutil.disk_usage(self.path.parent).free < FREE_BYTES:
-            raise Full(
-                f"{self.path.parent} has less than {FREE_BYTES >> 20} MB left: free some, then try again"
-            )
+    def check_room(self, *more):
+        """Raise Full when a run should not begin, for want of room here or in one of more folders."""
+        for folder in filter(Path.exists, (self.path.parent, *more)):
+            if shutil.disk_usage(folder).free < FREE_BYTES:
+                raise Full(f"{folder} has less than {FREE_BYTES >> 20} MB left: free some, then try again")
 
     def append(self, kind, **facts):
         """Write one line; an experiment that opens gets the next number. Returns its number."""

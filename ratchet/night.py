@@ -7,6 +7,7 @@ night needs to go on after kill -9 is on disk: experiments in the ledger, everyt
 import math
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -22,6 +23,10 @@ from ratchet.sources import Refused
 
 PATIENCE = 60  # seconds until a device that other programs use is looked at again
 POLL_SECONDS = 0.5
+
+
+class Lost(Refused):
+    """A device on which not even the champion comes to its first step any more."""
 
 
 class Limits(NamedTuple):
@@ -43,7 +48,8 @@ class Night:
         self.ideas = Ideas(self.bench, agent, self.may_ask, ahead=AHEAD + len(benches))
         self.lock, self.working = threading.Lock(), set()  # threads that have, or wait for, an idea
         self.idle = self.busy = 0.0  # seconds of all devices
-        self.why, self.errors = "", []
+        self.why, self.errors, self.lost = "", [], []
+        self.failed = Counter()  # of each thread: ideas in a row that did not come to their first step
 
     def enter(self):
         """Begin a night, or go on with one of the same agent that never ended."""
@@ -102,11 +108,13 @@ class Night:
                         time.sleep(POLL_SECONDS / 10)
                 finally:
                     self.cancel(threads)
-            for error in self.errors:
+            for error in self.errors or ([] if self.why else self.lost):
                 raise error
             kind = "ends"
         finally:  # nobody else writes any more
-            self.journal.append(kind, why=self.why, idle=round(self.idle, 1), busy=round(self.busy, 1))
+            active = round(time.monotonic() - self.begin, 1)
+            figures = dict(idle=round(self.idle, 1), busy=round(self.busy, 1), active=active)
+            self.journal.append(kind, why=self.why, **figures)
         (self.bench.home / "runs/.stop").unlink(missing_ok=True)
         return self.why
 
@@ -136,6 +144,10 @@ class Night:
                 self.working.discard(threading.get_ident())
         except guard.Cancelled:
             pass
+        except Lost as error:  # the others go on
+            bench.tell(f"  {error}")
+            self.lost.append(error)
+            self.working.discard(threading.get_ident())
         except BaseException as error:  # the main thread raises it
             self.errors.append(error)
 
@@ -152,7 +164,7 @@ class Night:
     def handle(self, bench, idea):
         """One idea to its verdict, or back to the agent."""
         while idea := self.up_to_date(idea):
-            if idea.repairs < REPAIRS and (failure := self.preflight(bench, idea)):
+            if idea.repairs < REPAIRS and (failure := self.rehearse(bench, idea)):
                 self.journal.append("done", call=idea.call, outcome="repair", reason=failure[1])
                 self.ideas.broken.put(idea._replace(failure=failure))
                 return
@@ -196,10 +208,23 @@ class Night:
             self.ideas.broken.put(idea._replace(parent=champion))
         return None
 
-    def preflight(self, bench, idea):
-        """(status, reason, last lines) of an idea that does not come to its first step, or None."""
-        source = sources.read_source(idea.commit)
-        bench.tell(f"preflight of {quoted(idea.idea, 80)}")
+    def rehearse(self, bench, idea):
+        """preflight(); when two ideas in a row fail, the champion tells whether it is them or the device."""
+        failure, own = self.preflight(bench, idea.commit, idea.idea), threading.get_ident()
+        self.failed[own] = self.failed[own] + 1 if failure else 0
+        if self.failed[own] == 2:
+            self.failed[own] = 0
+            if found := self.preflight(bench, idea.parent, "the champion"):
+                self.ideas.ready.put(idea)
+                where = bench.conditions()["device"]
+                what = f"not even the champion comes to its first step on {where} any more ({found[1]})"
+                raise Lost(f"{what}: mend that, then give the same command again")
+        return failure
+
+    def preflight(self, bench, commit, words):
+        """(status, reason, last lines) of a commit that does not come to its first step, or None."""
+        source = sources.read_source(commit)
+        bench.tell(f"preflight of {quoted(words, 80)}")
         where = bench.home / "runs/.preflight", bench.compiled()
         return bench.place.preflight(referee.Job(source, 0, bench.budget, bench.arena, *where))
 
@@ -242,12 +267,14 @@ def status(bench):
     if not events:
         return {"night": "there was none"}
     kept = sum(event["kind"] == "done" and event["outcome"] == "keep" for event in events)
-    busy = sorted(e.n for e in bench.experiments() if not e.closes and e.role == "try")
+    begun = [event for event in events if event["kind"] in ("begins", "resumes")][-1]
+    since = [e for e in bench.experiments() if e.n > begun["baseline"]]
+    busy = sorted(e.n for e in since if not e.closes and e.role == "try")
     runs = events[-1]["kind"] not in ("ends", "pauses") and bench.is_busy()
     found = {"night": "runs" if runs else "does not run"}
     if events[-1]["kind"] == "ends":
         found["ended"] = events[-1]["why"]
-    limits = ", ".join(f"{name} {value:g}" for name, value in events[0]["limits"].items()) or "none"
+    limits = ", ".join(f"{name} {value:g}" for name, value in begun["limits"].items()) or "none"
     found |= {"agent": events[0]["agent"], "began": events[0]["time"], "limits": limits}
     found |= {"hours": round(active_seconds(events) / 3600, 2), "calls": len(answers)}
     found |= {"ideas": sum(event["outcome"] == "idea" for event in answers)}

@@ -214,29 +214,16 @@ def show_runs(e):
     ends = Table("run", "source", "seed", "status", "val bpb", "others' CPU", "isolation", box=None)
     if elsewhere:
         ends.add_column("on")
-    figures = Table(
-        "run", "start s", "rehearsal", "train", "score", "steps", "Mtok", "Mparams", "MB", box=None
-    )
+    phases = "start", "rehearsal", "train", "score"
+    figures = Table("run", *[f"{name} s" for name in phases], "steps", "Mtok", "Mparams", "MB", box=None)
     for number, run in enumerate(e.runs):
-        score, status = f"{bpb(run):.4f}" if run["status"] == "ok" else "", run["status"]
-        if disturbed(run):
-            status = "disturbed"
         name, source = f"{number} {run['phase']}", escape(e.arms[run["arm"]]["name"])
-        row = [
-            name,
-            source,
-            str(run["seed"]),
-            status,
-            score,
-            f"{run.get('foreign_cpu', 0):.0%}",
-            run["isolation"],
-        ]
-        ends.add_row(*row, *[run.get("on", "")] * elsewhere, style="dim" if disturbed(run) else "")
-        phases = [f"{run['seconds'].get(key, 0):.1f}" for key in ("start", "rehearsal", "train", "score")]
+        on = [run.get("on", "")] * elsewhere
+        ends.add_row(name, source, *ending(run), *on, style="dim" if disturbed(run) else "")
+        seconds = [f"{run['seconds'].get(key, 0):.1f}" for key in phases]
         millions = [f"{run.get(key, 0) / 1e6:.2f}" for key in ("tokens", "params")]
-        figures.add_row(
-            name, *phases, str(run.get("steps", "")), *millions, str(run.get("peak_memory_mb", ""))
-        )
+        memory = str(run.get("peak_memory_mb", ""))
+        figures.add_row(name, *seconds, str(run.get("steps", "")), *millions, memory)
     console.print(ends, figures, sep="\n")
     if any(map(disturbed, e.runs)):
         console.print("disturbed by other programs: doesn't count, was made again with its seed", style="dim")
@@ -245,6 +232,13 @@ def show_runs(e):
     for run in e.runs:
         if run["status"] != "ok":
             console.print(escape(f"{run['status']}: {run['reason']}"))
+
+
+def ending(run):
+    """Seed, status, score, load of others and isolation of a run, as text."""
+    status = "disturbed" if disturbed(run) else run["status"]
+    score = f"{bpb(run):.4f}" if run["status"] == "ok" else ""
+    return str(run["seed"]), status, score, f"{run.get('foreign_cpu', 0):.0%}", run["isolation"]
 
 
 class Spoken:

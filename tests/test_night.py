@@ -25,7 +25,7 @@ from ratchet import (
 )
 from ratchet.experiments import Bench
 from ratchet.ideas import Idea
-from ratchet.journal import Journal
+from ratchet.journal import Journal, active_seconds
 from ratchet.night import Limits, Night
 from ratchet.sources import Refused
 
@@ -96,6 +96,37 @@ def test_a_night_keeps_what_is_better_and_goes_on_from_there(place, tmp_path):
     assert PROGRAM.strip() in prompts[0] and "## Champions" in prompts[0]
     text = night.morning(Bench())
     assert text.startswith("2 experiments by") and "2 keep" in text and "Nothing was kept" not in text
+
+
+def test_a_device_that_fails_is_not_taken_for_an_idea_that_does(place, tmp_path, monkeypatch):
+    """Two ideas in a row don't come to their first step, nor does the champion: no crash is booked."""
+    monkeypatch.setattr(referee, "preflight", lambda job: ("crash", "no CUDA device", []))
+    turns = says(1.1, "larger"), says(1.2, "larger still"), says(1.3, "huge")
+    with pytest.raises(Refused, match="not even the champion .*no CUDA device.*mend that"):
+        whole_night(place, tmp_path, *turns, experiments=2)
+    assert not tried() and Journal(place).events()[-1]["kind"] == "pauses"
+    monkeypatch.setattr(referee, "preflight", lambda job: None)
+    command, state = script(tmp_path, says(1.4, "another"), last="pass")
+    assert "2 experiments" in night.run(Bench(), command, Limits(experiments=2), share=[state.parent])
+    assert {e.verdict for e in tried()} == {"keep"}
+
+
+def test_what_an_agent_says_need_not_be_text(tmp_path):
+    """Half of an emoji, as programs print it that cut strings."""
+    said = agents.parse(json.dumps({"type": "result", "result": "IDEA: a \ud83d cut\nGAIN: 0.1"}))
+    assert agents.read_idea(tmp_path / "none", said["text"]) == ("a ? cut", 0.1)
+
+
+def test_hours_count_while_a_night_is_active():
+    """Not while the machine slept, nor what its clock was set by; of a part that was killed by its events."""
+
+    def event(kind, time, **more):
+        return {"kind": kind, "time": f"2026-01-31T{time}:00Z"} | more
+
+    slept = event("begins", "00:00"), event("answer", "07:59"), event("pauses", "08:00", active=3600.0)
+    set_back = event("resumes", "03:00"), event("answer", "02:00")
+    assert active_seconds(slept) == 3600 and active_seconds([*slept, *set_back]) == 3600
+    assert active_seconds([*slept, event("resumes", "09:00"), event("answer", "09:30")]) == 3600 + 1800
 
 
 def test_whatever_an_agent_does_the_night_goes_on(place, tmp_path, monkeypatch):

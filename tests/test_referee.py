@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -202,6 +203,25 @@ def test_foreign_load_is_seen(tmp_path, monkeypatch):
         burner.kill()
         burner.wait()
     assert seen["foreign_cpu"] > 0.5 / psutil.cpu_count() and seen["shared"]
+
+
+def test_a_run_that_ends_early_is_known_to_have_been_disturbed(monkeypatch):
+    """Else `hopeless`, for the sake of other programs, would be a verdict."""
+    seen = {"foreign_cpu": 0.9, "foreign_gpu": 0, "shared": True}
+    process = SimpleNamespace(peak_bytes=0, tree=list)
+    monkeypatch.setattr(referee, "started", lambda job, level: nullcontext((process, None)))
+    monkeypatch.setattr(referee, "keep_compiled", lambda job: None)
+    monkeypatch.setattr(referee, "wait_until_ready", lambda *_: 0.0)
+    monkeypatch.setattr(guard.Load, "seen", lambda load: seen if load.start else {})
+
+    def train(*_, **__):
+        raise guard.Ended("hopeless", "it is slow")
+
+    monkeypatch.setattr(referee, "train", train)
+    facts, job = {"shared": False}, SimpleNamespace(device="cpu", seconds=20.0)
+    with pytest.raises(guard.Ended):
+        referee.compete(job, "none", referee.Clock(), facts)
+    assert facts["shared"] and facts["foreign_cpu"] == 0.9
 
 
 def test_shares_of_the_cpu_have_cores_of_their_own(halves):
