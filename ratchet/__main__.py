@@ -51,7 +51,10 @@ Hopeless = Annotated[
     bool, typer.Option("--stop-hopeless", help="End screening runs whose loss can't catch up any more.")
 ]
 Wandb = Annotated[
-    bool, typer.Option("--wandb", help="Send each run to Weights & Biases. Also if WANDB_PROJECT is set.")
+    bool,
+    typer.Option(
+        "--wandb", help="Send each run to Weights & Biases. Also if WANDB_PROJECT or WANDB_MODE is."
+    ),
 ]
 Names = typer.Argument(metavar="A B", help="Commits or files; each is compared with the first.")
 
@@ -115,7 +118,7 @@ def calibrate(
 @app.command(name="try")
 def attempt(
     idea: Annotated[str, typer.Argument(help="What the commit changes and why, in a sentence.")],
-    quick: Annotated[bool, typer.Option(help="One seed against the known sigma: quicker, weaker.")] = False,
+    quick: Annotated[bool, typer.Option(help="One seed: 5 x the false keeps, half the power.")] = False,
     again: Annotated[bool, typer.Option(help="Run it although the same source was tried before.")] = False,
     by: Annotated[str, typer.Option(help="Who had the idea.")] = "",
     stop_hopeless: Hopeless = False, wandb: Wandb = False, device: Device = None, on: On = None,
