@@ -134,9 +134,10 @@ def seconds(text):
     return datetime.fromisoformat(text).timestamp()
 
 
-def device_seconds(experiments, since):
-    """Seconds of the device that the runs of all tries took since a time, as the ledger writes it."""
-    runs, first = (run for e in experiments if e.role == "try" for run in e.runs), seconds(since)
+def device_seconds(experiments, begin):
+    """Seconds of the device that a night's tries took; begin: the event of its journal."""
+    own = (e for e in experiments if e.role == "try" and e.opens["by"] == begin["agent"])
+    runs, first = (run for e in own for run in e.runs), seconds(begin["time"])
     return sum(sum(run["seconds"].values()) for run in runs if seconds(run["time"]) >= first)
 
 

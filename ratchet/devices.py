@@ -2,11 +2,13 @@
 
 import fcntl
 import importlib.metadata
+import math
 import os
 import platform
 import re
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -49,7 +51,11 @@ def choose(name=None):
 
     Raises Refused.
     """
-    if not name or name in here() or (re.fullmatch(SHARE, name) and cores(name)):
+    is_share = name and re.fullmatch(SHARE, name) and cores(name)
+    if is_share and (granted := quota()) < len(cores("cpu")):
+        what = f"{name} would share {granted:g} CPUs' time with the others, for more is not granted here"
+        raise Refused(f"{what}: leave it out, or have cores granted (docker: --cpuset-cpus, not --cpus)")
+    if not name or name in here() or is_share:
         return name or here()[0]
     shares = f"; or a share of its {len(CORES)} cores, like cpu:0/2 and cpu:1/2" if len(CORES) > 1 else ""
     raise Refused(f"there is no device {name!r} here: choose one of {', '.join(here())}{shares}")
@@ -64,9 +70,12 @@ def torch_name(device):
 # The CPU
 
 
+SYS = Path("/sys")
+
+
 def socket_and_core(number):
     """Of a logical core: those that share a physical one are in one share of the CPU."""
-    folder = Path(f"/sys/devices/system/cpu/cpu{number}/topology")
+    folder = SYS / f"devices/system/cpu/cpu{number}/topology"
     try:
         return tuple(int((folder / name).read_text()) for name in ("physical_package_id", "core_id"))
     except (OSError, ValueError):
@@ -90,6 +99,32 @@ def cores(device):
     part, parts = map(int, share.groups()) if (share := re.fullmatch(SHARE, device)) else (0, 1)
     size = len(CORES) // parts if part < parts else 0
     return {number for core in CORES[part * size : (part + 1) * size] for number in core}
+
+
+def classes(numbers):
+    """How many logical cores there are of each class, as text; "" where all cores of the CPU are alike."""
+    slow = SYS / "devices/cpu_atom/cpus"  # of Intel's hybrids; others tell a capacity
+    ranges = re.findall(r"(\d+)(?:-(\d+))?", slow.read_text()) if slow.exists() else []
+    slow = {number for first, last in ranges for number in range(int(first), int(last or first) + 1)}
+
+    def of(number):
+        told = SYS / f"devices/system/cpu/cpu{number}/cpu_capacity"
+        return told.read_text().strip() if told.exists() else "slow" if number in slow else "fast"
+
+    found = Counter(map(of, sorted(numbers)))
+    return ", ".join(f"{n} {name}" for name, n in found.items()) if len({*map(of, cores("cpu"))}) > 1 else ""
+
+
+def quota():
+    """How many CPUs' time the control groups of this process grant it at most; infinity without a limit."""
+    own, found = Path("/proc/self/cgroup"), [math.inf]
+    path = re.search(r"^0::/(.*)$", own.read_text() if own.exists() else "", re.MULTILINE)
+    folder = SYS / "fs/cgroup" / (path[1] if path else "")
+    for group in (folder, *folder.parents):
+        with suppress(OSError, ValueError):  # "max 100000": none
+            most, period = map(int, (group / "cpu.max").read_text().split())
+            found.append(most / period)
+    return min(found)
 
 
 def overlap(first, second):
@@ -126,6 +161,8 @@ def cpu_name(used=None):
 def describe(device):
     """{"device": the kind that scores can be compared on, "driver", "torch"}."""
     kind = f"{device.partition(':')[0]}: {cpu_name(len(cores(device)))}"
+    kind += f" ({told})" if "/" in device and (told := classes(cores(device))) else ""
+    kind += f", {granted:g} CPUs' time" if (granted := quota()) < len(cores("cpu")) else ""
     facts = {"device": kind, "driver": "", "torch": importlib.metadata.version("torch")}
     if device.startswith("cuda") and (found := nvml(device)):
         library, handle = found

@@ -26,7 +26,7 @@ def summary(campaign, events):
         opening(campaign, events, found, kept),
         *table(campaign, kept),
         *audited(campaign),
-        cost(events, device_seconds(campaign.all, events[0]["time"])),
+        cost(events, device_seconds(campaign.all, events[0])),
     ]
     if campaign.unrest:
         parts.append(f"Beware: {campaign.unrest}.")

@@ -67,7 +67,7 @@ class Night:
         return Limits(
             hours=(self.before + time.monotonic() - self.begin) / 3600,
             experiments=len(self.journal.verdicts()),
-            device_seconds=device_seconds(self.bench.experiments(), self.journal.night()[0]["time"]),
+            device_seconds=device_seconds(self.bench.experiments(), self.journal.night()[0]),
             calls=calls, cost=cost)  # fmt: skip
 
     def paid(self):

@@ -71,7 +71,8 @@ def picture(data, path):
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="experiment", ylabel="val_bpb (lower is better)")
     axes.set_title(f"{campaign['arena']}, {campaign['budget']} a run, {campaign['device']}", fontsize=10)
-    axes.legend(fontsize=8, frameon=False, ncols=4)
+    if rows or champions:
+        axes.legend(fontsize=8, frameon=False, ncols=4)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Software": None})
     pyplot.close(figure)

@@ -1,6 +1,7 @@
 """The referee: one run watched from outside, and what it does with processes, logs and files."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import psutil
 import pytest
 from conftest import ROOT, make_repository
 
-from ratchet import devices, guard, referee, sandbox, sources
+from ratchet import devices, guard, pool, referee, sandbox, sources
 
 
 @pytest.fixture(autouse=True)
@@ -239,6 +240,27 @@ def test_shares_of_the_cpu_have_cores_of_their_own(halves):
     assert os.sched_getaffinity(0) == devices.cores("cpu")
     burner.kill()
     burner.wait()
+
+
+def test_cores_that_are_not_alike_and_quotas_are_told(halves, tmp_path, monkeypatch):
+    """Halves with other cores are devices of another kind; a quota can't be shared out."""
+    monkeypatch.setattr(devices, "SYS", tmp_path)
+    first, second = halves
+    plain = devices.describe(first)["device"]
+    (folder := tmp_path / "devices/cpu_atom").mkdir(parents=True)
+    slow = sorted(devices.cores(second))
+    (folder / "cpus").write_text(f"{slow[0]}-{slow[-1]}\n")
+    assert devices.describe(first)["device"] == f"{plain} ({len(devices.cores(first))} fast)"
+    assert devices.describe(second)["device"] == f"{plain} ({len(slow)} slow)"
+    with pytest.raises(sources.Refused, match="of one kind"):
+        pool.places(names=halves)
+    (tmp_path / "fs/cgroup").mkdir(parents=True)
+    (tmp_path / "fs/cgroup/cpu.max").write_text("max 100000\n")
+    assert devices.choose(first) == first and devices.quota() == math.inf
+    (tmp_path / "fs/cgroup/cpu.max").write_text("150000 100000\n")
+    assert devices.describe("cpu")["device"].endswith(", 1.5 CPUs' time")
+    with pytest.raises(sources.Refused, match="1.5 CPUs' time"):
+        devices.choose(first)
 
 
 def test_a_contestant_stays_on_the_cores_that_it_is_given(halves):
