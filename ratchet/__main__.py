@@ -182,7 +182,7 @@ def log(
     if not found:
         empty = "the ledger is empty: begin with `uv run ratchet calibrate`"
         return console.print(f"of {len(every)} experiments none is by {by}" if every else empty)
-    show_log(found[-most:], every, book.cut())
+    show_log(found, every, most, book.cut())
 
 
 def find(n):

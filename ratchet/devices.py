@@ -29,7 +29,7 @@ def nvml(device):
         pynvml.nvmlInit()
         index = int(device.partition(":")[2] or 0)
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        name = str(index) if visible is None else visible.split(",")[index]
+        name = str(index) if visible is None else visible.split(",")[index].strip()
         if name.isdigit():
             return pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(name))
         return pynvml, pynvml.nvmlDeviceGetHandleByUUID(name)

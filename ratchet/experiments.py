@@ -22,6 +22,7 @@ from ratchet.verdicts import Verdict
 
 MIN_SEEDS = 2  # of a calibration: one run has no sigma
 TOLD = "idea", "by", "gain", "near"  # facts of an experiment that don't tell whether it is the same one
+SPLITS = {"compare": ("val",), "audit": ("val", "test")}  # that experiments on several sources are scored on
 RUN_TRIES = 3  # runs in a row that shared their device, or failed ones of a champion, before a verb gives up
 
 

@@ -28,6 +28,7 @@ def summary(campaign, events):
         *audited(campaign),
         cost(events, device_seconds(campaign.all, events[0])),
     ]
+    parts += [f"Beware: {words(text)}." for text in events[-1].get("lost", [])]
     if campaign.unrest:
         parts.append(f"Beware: {campaign.unrest}.")
     if near := [(gain, e) for gain, e in near_misses(campaign) if e.n in numbers]:

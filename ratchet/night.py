@@ -114,6 +114,7 @@ class Night:
         finally:  # nobody else writes any more
             active = round(time.monotonic() - self.begin, 1)
             figures = dict(idle=round(self.idle, 1), busy=round(self.busy, 1), active=active)
+            figures["lost"] = [str(error) for error in self.lost]
             self.journal.append(kind, why=self.why, **figures)
         (self.bench.home / "runs/.stop").unlink(missing_ok=True)
         return self.why

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ratchet import curves, sources, verdicts
 from ratchet.campaign import CANDIDATE, campaigns, finite, mean_of, standing
-from ratchet.experiments import contrast
+from ratchet.experiments import SPLITS, contrast
 from ratchet.journal import Journal
 from ratchet.ledger import counts, disturbed
 from ratchet.verify import find_problems
@@ -204,7 +204,7 @@ def experiment_data(e, campaign, home, diffs, shown):
     own = [run for run in e.runs if run["arm"] == CANDIDATE]
     valid = [run for run in own if counts(run)]
     run = (valid or own or [{}])[-1]
-    scores = e.own_scores()
+    scores = [] if e.role in SPLITS else e.own_scores()
     noise = campaign.noise() if campaign.baseline else None
     mean, half = mean_of(scores, noise)
     found = {
@@ -219,10 +219,22 @@ def experiment_data(e, campaign, home, diffs, shown):
         found |= interval(gained) if (gained := standing(e, campaign)) else {}
         found["diff"] = cut(diffs[e.opens["parent"], e.arms[CANDIDATE]["commit"]], DIFF)
         found["size"] = e.arms[CANDIDATE]["size"] - e.arms[1]["size"]
+    found["compared"] = [row for split in SPLITS.get(e.role, ()) for row in compared(e, split)]
     found |= figures(run, home) | {"curve": curve(run, home) if e.n in shown else []}
     failed = [run for run in e.runs if run["status"] != "ok"]
     found["tail"] = cut("\n".join(failed[-1]["tail"]), TAIL) if failed else ""
     return found
+
+
+def compared(e, split):
+    """How each source of a comparison or an audit did on a split."""
+    for arm, (scores, found) in zip(e.arms, contrast(e, split)):
+        row = {
+            "name": cut(arm["name"]),
+            "split": split,
+            "mean": sum(scores) / len(scores) if scores else None,
+        }
+        yield row | (interval(found) if found else {})
 
 
 def cut(text, most=WORDS):

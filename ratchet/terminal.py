@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ratchet import verdicts
 from ratchet.campaign import campaigns, mean_of, standing
-from ratchet.experiments import contrast
+from ratchet.experiments import SPLITS, contrast
 from ratchet.ledger import bpb, counts, disturbed
 
 WIDE = 100  # columns that the whole log needs; without any terminal, as for an agent, there is room
@@ -21,10 +21,6 @@ WIDTH = None if any(map(os.isatty, range(3))) or "COLUMNS" in os.environ else 14
 console = Console(highlight=False, width=WIDTH)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 COLUMNS = ["n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "gain", "idea"]
-CONTRASTED = {
-    "compare": ["val"],
-    "audit": ["val", "test"],
-}  # roles that compare several sources, on which splits
 STEADY = 1.5  # times that repeats of one measurement may differ
 STYLES = {"keep": "green", "baseline": "cyan", "discard": "dim", "undecided": "yellow"}
 
@@ -97,7 +93,7 @@ def show_experiment(e):
         console.print(
             f"{'source:':<9}{escape(arm['name'])}, commit {arm['commit'] or 'none'}", soft_wrap=True
         )
-    for split in CONTRASTED.get(e.role, ()):
+    for split in SPLITS.get(e.role, ()):
         show_contrast(e, split, False)
     show_runs(e)
     say_failures(e)
@@ -154,9 +150,9 @@ def cells(e, campaign):
     style = STYLES.get(e.verdict, "red")
     return {
         "n": str(e.n), "UTC": e.time[5:16].replace("T", " "), "what": e.role,
-        "commit": e.arms[0]["commit"][:7] if e.role not in CONTRASTED else f"{len(e.arms)} arms",
+        "commit": e.arms[0]["commit"][:7] if e.role not in SPLITS else f"{len(e.arms)} arms",
         "verdict": f"[{style}]{e.verdict or 'unfinished'}[/]", "runs": str(len(e.runs)),
-        "val bpb": with_bar(mean, half) if e.role not in CONTRASTED else "",
+        "val bpb": with_bar(mean, half) if e.role not in SPLITS else "",
         "gain": with_bar(gained.gain, gained.high - gained.gain, "+") if gained else "",
         "idea": escape(e.opens.get("idea") or e.closes.get("reason", ""))}  # fmt: skip
 
@@ -167,28 +163,28 @@ def with_bar(value, half, sign=""):
     return f"{value:{sign}.4f}{bar}" if value is not None else ""
 
 
-def show_log(found, every, warning):
-    """A line for each experiment that was found, and how far the champions of every one have come."""
+def show_log(found, every, most, warning):
+    """A line for each of the last experiments found, and how far the champions of every one have come."""
     narrow = console.width < WIDE
     names = [name for name in COLUMNS if not (narrow and name in ("UTC", "what", "commit"))]
-    table, campaign_of = (
-        Table(box=None),
+    campaign_of, table = (
         {e.n: campaign for campaign in campaigns(every) for e in campaign.all},
+        Table(box=None),
     )
     for name in names:
         table.add_column(name, no_wrap=name != "idea", overflow="fold")
-    for e in found:
+    for e in (shown := found[-most:]):
         row = cells(e, campaign_of[e.n])
         table.add_row(*(row[name] for name in names))
     console.print(table)
-    if len(found) < len(every):
-        console.print(f"{len(found)} of {len(every)} experiments: -n {len(every)} shows all", style="dim")
+    if len(shown) < len(found):
+        console.print(f"{len(shown)} of {len(found)} experiments: -n {len(found)} shows all", style="dim")
     for line in story(every):
         console.print(line)
     console.print(
         "candidate's fresh runs, or its screening run; gain on the champion of then; ± 95 %", style="dim"
     )
-    levels = sorted({run["isolation"] for e in found for run in e.runs})
+    levels = sorted({run["isolation"] for e in shown for run in e.runs})
     console.print(f"isolation: {', '.join(levels) or 'nothing has run'}", style="dim")
     if warning:
         console.print(warning, style="yellow")

@@ -336,6 +336,36 @@ def test_the_command_line_speaks_to_people(calibrated, runs):
     assert "champions █▁" in invoke("log", "-n", 1).stdout  # of all, though one experiment is shown
 
 
+def test_the_log_tells_gains_and_all_of_an_idea_at_any_width(calibrated, runs):
+    idea = "a-knob-with-a-long-name 0.85 -> 0.953"
+    commit("better", quality=1.0 + 6 * SIGMA)
+    invoke("try", idea)
+    invoke("audit", "-n", 2)
+    for width in (60, 80, 140):
+        __main__.console.width = width
+        said = CliRunner().invoke(__main__.app, ["log"]).stdout
+        lines = said.splitlines()
+        column = lines[0].index("idea")
+        told = "".join(line[column:].strip() for line in lines[: [*said].count("\n") + 1])
+        assert idea.replace(" ", "") in told.replace(" ", "") and max(map(len, lines[:4])) <= width
+        assert re.search(r"0\.\d{4} ± 0\.\d{4}  \+0\.\d{4} ± 0\.\d{4}", said)
+        assert ("audit " in said) == (width > 100) and "2 champions, 2 seeds" in said
+    assert "1 of 3 experiments: -n 3 shows all" in invoke("log", "-n", 1).stdout
+
+
+def test_show_has_what_an_audit_found_and_what_was_disturbed(calibrated, runs):
+    commit("better", quality=1.0 + 6 * SIGMA)
+    runs.shared = 1
+    invoke("try", "better")
+    invoke("audit", "-n", 2)
+    said = invoke("show", 3).stdout
+    assert "val bits per byte" in said and "test bits per byte" in said and said.count("yes") == 2
+    assert "its role is audit" in invoke("diff", 3).stdout and "disturbed" not in said
+    assert "disturbed by other programs" in invoke("show", 2).stdout
+    row = report.collect(ledger.Ledger(calibrated), calibrated)["campaigns"][0]["experiments"][1]
+    assert row["disturbed"] == 1 and row["runs"] > len(row["seeds"]) + 1
+
+
 def test_a_second_calibration_says_whose_place_it_takes_and_the_log_tells_both_stories(calibrated, runs):
     commit("better", quality=1.0 + 6 * SIGMA)
     invoke("try", "better")

@@ -242,6 +242,32 @@ def test_shares_of_the_cpu_have_cores_of_their_own(halves):
     burner.wait()
 
 
+@pytest.mark.parametrize(
+    "visible, names",
+    [(None, ["gpu 0", "gpu 1"]), ("", []), ("1", ["gpu 1"]), ("1, 0", ["gpu 1", "gpu 0"]), ("-1", [])],
+)
+def test_gpus_are_those_that_cuda_shows(monkeypatch, visible, names):
+    class Error(Exception):
+        pass
+
+    def by_index(index):
+        if index > 1:
+            raise Error
+        return f"gpu {index}"
+
+    def by_uuid(name):
+        raise Error
+
+    stub = SimpleNamespace(NVMLError=Error, nvmlInit=lambda: None)
+    stub.nvmlDeviceGetHandleByIndex, stub.nvmlDeviceGetHandleByUUID = by_index, by_uuid
+    monkeypatch.setitem(sys.modules, "pynvml", stub)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    devices_here = [name for name in devices.here() if name.startswith("cuda")]
+    assert [devices.nvml(name)[1] for name in devices_here] == names
+
+
 def test_cores_that_are_not_alike_and_quotas_are_told(halves, tmp_path, monkeypatch):
     """Halves with other cores are devices of another kind; a quota can't be shared out."""
     monkeypatch.setattr(devices, "SYS", tmp_path)

@@ -55,6 +55,10 @@ def test_the_data_are_those_of_the_ledger(night):
     assert "+QUALITY = 1.1" in rows[1]["diff"] and rows[3]["tail"] == "last words"
     assert len(rows[0]["curve"]) <= report.POINTS and rows[0]["curve"][-1][0] == pytest.approx(5, abs=0.2)
     assert [row["name"] for row in campaign["audit"]] == ["experiment 2"]
+    found = [(row["name"], row["split"], "gain" in row) for row in rows[5]["compared"]]
+    own = [("experiment 1", False), ("experiment 2", True)]
+    assert found == [(name, split, gained) for split in ("val", "test") for name, gained in own]
+    assert rows[5]["mean"] is None and not rows[1]["compared"]
     assert any("isolation was none" in words for words in campaign["warnings"])
     assert data["cheats"]["bubblewrap"]["known"] > 40 > 2 > len(data["cheats"]["bubblewrap"]["open"])
 

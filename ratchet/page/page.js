@@ -465,6 +465,8 @@ function details(e, shown) {
   facts(list, {
     ...(e.idea ? { idea: e.idea } : {}), reason: e.reason, ...said, ...near, commit: e.commit, seeds: e.seeds.join(", "), scores: e.scores.map((s) => fixed(s)).join(", "),
     ...(e.disturbed ? { disturbed: `${e.disturbed} of its ${e.runs} runs, by other programs: they count for nothing and were made again, each with its seed` } : {}),
+    ...Object.fromEntries((e.compared || []).map((row) => [`${row.name}, ${row.split}`,
+      fixed(row.mean) + (known(row.gain) ? `, gain on ${e.arms[0]} ${gain(row)}` : "")])),
     figures: [...figures(e), ...more(e, 1000)].filter(Boolean).map((line) => line.trim()).join("; "),
     ...Object.fromEntries(Object.entries(e.probes || {}).map(([name, seen]) => [`probe ${name}`, seen])),
   });
