@@ -22,7 +22,14 @@ console = Console(highlight=False, width=WIDTH)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 COLUMNS = ["n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "gain", "idea"]
 STEADY = 1.5  # times that repeats of one measurement may differ
-STYLES = {"keep": "green", "baseline": "cyan", "discard": "dim", "undecided": "yellow"}
+STYLES = {
+    "keep": "green",
+    "baseline": "cyan",
+    "discard": "dim",
+    "undecided": "yellow",
+    "audited": "cyan",
+    "compared": "cyan",
+}
 
 
 class Live:

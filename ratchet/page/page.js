@@ -5,6 +5,7 @@ const STYLES = { // colours that the colour-blind tell apart (Okabe and Ito), an
   baseline: ["#0072b2", "square", "square"], keep: ["#009e73", "star", "diamond"],
   discard: ["#8a8a90", "x", "circle"], undecided: ["#e69f00", "diamond", "diamond-open"],
   overtaken: ["#cc79a7", "triangle-down", "square-open"], unfinished: ["#56b4e9", "circle-open", "circle-open"],
+  audited: ["#0072b2", "square", "square"], compared: ["#0072b2", "square", "square"],
 };
 const FAILED = ["#d55e00", "triangle-up", "cross"];
 const style = (verdict) => STYLES[verdict] || FAILED;
@@ -174,7 +175,7 @@ function drawExplorer() {
       marker: {
         symbol: style(verdict)[2], size: 6, color: own.map((e) => e.mean), colorscale: "Viridis", reversescale: true,
         cmin: Math.min(...scores), cmax: Math.max(...scores), showscale: index === 0, opacity: 0.92, line: { width: 1, color: variable("--dim") },
-        colorbar: { title: { text: "val_bpb" }, thickness: 12, len: 0.8 },
+        colorbar: { title: { text: "val_bpb" }, thickness: 12, len: 0.8, ...(narrow() ? { orientation: "h", y: -0.12, nticks: 5 } : {}) },
       },
     };
   });
@@ -185,7 +186,7 @@ function drawExplorer() {
   const away = narrow() ? 2.2 : 1.55;
   const camera = turned || { eye: { x: away, y: away, z: 0.7 }, center: { x: 0, y: 0, z: -0.12 } };
   const scene = { dragmode: "turntable", aspectmode: "cube", camera, uirevision: "kept" };
-  axes.forEach((axis, i) => (scene[axis + "axis"] = { ...look, title: { text: chosen[i][0] }, type: chosen[i][2] ? "log" : "linear" }));
+  axes.forEach((axis, i) => (scene[axis + "axis"] = { ...look, title: { text: chosen[i][0], font: { size: narrow() ? 11 : 14 } }, type: chosen[i][2] ? "log" : "linear" }));
   draw(node, traces, layout("", "", { scene, margin: { l: 0, r: 0, t: 30, b: 0 }, ...(found.length ? {} : empty()) }));
   if (paper) node._fullLayout.scene?._scene?.glplot.redraw(); // now: no frame comes before it is printed
 }
@@ -408,7 +409,7 @@ const COLUMNS = [ // heading, value to sort by, cell
   ["n", (e) => e.n, (e) => e.n, "number"], ["UTC", (e) => e.time, (e) => minutes(e.time), "time"],
   ["verdict", (e) => e.verdict, (e) => make("span", { className: "mark", textContent: e.verdict, style: `--mark: ${style(e.verdict)[0]}` })],
   ["val_bpb", (e) => e.mean, (e) => fixed(e.mean) + (known(e.half) ? ` ± ${fixed(e.half)}` : ""), "number"],
-  ["gain", (e) => e.gain, gain, "number"], ["runs", (e) => e.runs, (e) => e.runs, "number count"],
+  ["gain", (e) => e.gain, gain, "number"], ["runs", (e) => e.runs, (e) => e.runs, "number"],
   ["by", (e) => e.by, (e) => make("bdi", { textContent: clip(e.by, 24) })],
   ["idea", (e) => e.idea, (e) => make("bdi", { textContent: clip(e.idea || `${e.role}: ${e.arms.join(", ")}; ${e.reason}`, 240) }), "idea"],
 ];
@@ -449,7 +450,7 @@ function row(e) {
   const tick = make("input", { type: "checkbox", checked: ticked.has(e.n), disabled: !e.curve.length, ariaLabel: `curve of experiment ${e.n}` });
   tick.onclick = (event) => (event.stopPropagation(), ticked.has(e.n) ? ticked.delete(e.n) : ticked.add(e.n), drawCurves());
   const node = make("tr", { className: e.n === open ? "row open" : "row", tabIndex: 0, id: `e${e.n}` }, make("td", {}, tick),
-    ...COLUMNS.map(([, , cell, kind]) => make("td", { className: kind || "" }, cell(e))));
+    ...COLUMNS.map(([name, , cell, kind]) => make("td", { className: kind || "", data: { name } }, cell(e))));
   node.setAttribute("aria-expanded", e.n === open);
   node.onclick = () => ((open = e.n === open ? null : e.n), drawTable(), $(`#e${e.n}`)?.focus());
   node.onkeydown = (event) => event.target === node && ["Enter", " "].includes(event.key) && (event.preventDefault(), node.onclick());
@@ -463,7 +464,8 @@ function details(e, shown) {
   if (shown?.stamp === stamp) return shown;
   const said = known(e.said) ? { expected: `${signed(e.said)} bpb` } : {}, near = e.near ? { like: `experiment ${e.near}` } : {};
   facts(list, {
-    ...(e.idea ? { idea: e.idea } : {}), reason: e.reason, ...said, ...near, commit: e.commit, seeds: e.seeds.join(", "), scores: e.scores.map((s) => fixed(s)).join(", "),
+    ...(e.idea ? { idea: e.idea } : {}), reason: e.reason, ...said, ...near, commit: e.commit, seeds: e.seeds.join(", "),
+    ...(e.scores.length ? { scores: e.scores.map((s) => fixed(s)).join(", ") } : {}),
     ...(e.disturbed ? { disturbed: `${e.disturbed} of its ${e.runs} runs, by other programs: they count for nothing and were made again, each with its seed` } : {}),
     ...Object.fromEntries((e.compared || []).map((row) => [`${row.name}, ${row.split}`,
       fixed(row.mean) + (known(row.gain) ? `, gain on ${e.arms[0]} ${gain(row)}` : "")])),
