@@ -102,7 +102,7 @@ def cores(device):
 
 
 def classes(numbers):
-    """How many logical cores there are of each class, as text; "" where all cores of the CPU are alike."""
+    """How many logical cores there are of each class, as text; "" where all of this machine are alike."""
     slow = SYS / "devices/cpu_atom/cpus"  # of Intel's hybrids; others tell a capacity
     ranges = re.findall(r"(\d+)(?:-(\d+))?", slow.read_text()) if slow.exists() else []
     slow = {number for first, last in ranges for number in range(int(first), int(last or first) + 1)}
@@ -111,12 +111,12 @@ def classes(numbers):
         told = SYS / f"devices/system/cpu/cpu{number}/cpu_capacity"
         return told.read_text().strip() if told.exists() else "slow" if number in slow else "fast"
 
-    found = Counter(map(of, sorted(numbers)))
-    return ", ".join(f"{n} {name}" for name, n in found.items()) if len({*map(of, cores("cpu"))}) > 1 else ""
+    found, every = Counter(map(of, sorted(numbers))), {*map(of, range(psutil.cpu_count()))}
+    return ", ".join(f"{n} {name}" for name, n in found.items()) if len(every) > 1 else ""
 
 
 def quota():
-    """How many CPUs' time the control groups of this process grant it at most; infinity without a limit."""
+    """How many CPUs' time control groups (version 2) grant this process; infinity without a limit."""
     own, found = Path("/proc/self/cgroup"), [math.inf]
     path = re.search(r"^0::/(.*)$", own.read_text() if own.exists() else "", re.MULTILINE)
     folder = SYS / "fs/cgroup" / (path[1] if path else "")
@@ -161,7 +161,7 @@ def cpu_name(used=None):
 def describe(device):
     """{"device": the kind that scores can be compared on, "driver", "torch"}."""
     kind = f"{device.partition(':')[0]}: {cpu_name(len(cores(device)))}"
-    kind += f" ({told})" if "/" in device and (told := classes(cores(device))) else ""
+    kind += f" ({told})" if (told := classes(cores(device))) else ""
     kind += f", {granted:g} CPUs' time" if (granted := quota()) < len(cores("cpu")) else ""
     facts = {"device": kind, "driver": "", "torch": importlib.metadata.version("torch")}
     if device.startswith("cuda") and (found := nvml(device)):

@@ -70,11 +70,17 @@ class Load:
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 spent = sum(process.cpu_times()[:4])
-                if process.pid in tree:
+                if process.pid in tree or self._is_own(process.pid):
                     busy -= spent
                 elif process.pid != os.getpid():
                     others[process.pid, process.create_time()] = spent, self._may_use(process)
         return time.monotonic(), busy, others
+
+    def _is_own(self, number):
+        """Whether a process, which may have ended, is of the contestant's session."""
+        with suppress(OSError):
+            return os.getsid(number) == self.process.popen.pid
+        return False
 
     def _may_use(self, process):
         """Whether a process isn't confined to other cores than these."""

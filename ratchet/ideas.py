@@ -98,8 +98,9 @@ class Ideas:
         """The agent's thread: keep some ideas ahead, until it is enough."""
         failures = sum(1 for _ in self.failures())
         while not self.enough.is_set():
+            broken, why = None, ""
             try:
-                broken, why = self.broken.get_nowait() if not self.broken.empty() else None, ""
+                broken = self.broken.get_nowait() if not self.broken.empty() else None
                 may_ask = self.may_ask()
                 if broken and not may_ask:
                     self.give_up(broken)
@@ -111,6 +112,8 @@ class Ideas:
                 return
             except Exception as error:  # of a thread nobody would see it
                 failures, why = failures + 1, f" (the last one: {type(error).__name__}: {error})"
+                if broken:
+                    self.broken.put(broken)
             if failures >= STOP_AFTER:
                 self.refused = f"{failures} answers in a row had no idea that could be tried{why}"
             if self.refused:

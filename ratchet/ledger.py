@@ -209,11 +209,12 @@ class Ledger:
     def append(self, kind, **facts):
         """Write one line; an experiment that opens gets the next number. Returns its number."""
         with self.held, self._locked() as file:
+            before = len(self._rows)
             self._read(file)
             self._mend(file)
-            if kind != "opens" and facts["n"] not in self._found:
-                what = f"experiment {facts['n']} is not in {self.path} any more"
-                raise Broken(f"{what}: restore the file that was replaced, then give the same command again")
+            if len(self._rows) < before or (kind != "opens" and facts["n"] not in self._found):
+                what = f"{self.path} was replaced by one with fewer lines while this command ran"
+                raise Broken(f"{what}: restore it, then give the same command again")
             facts.setdefault("n", 1 + max(self._found, default=0))
             now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             line = json.dumps({"kind": kind, "time": now, "before": self._head} | facts, allow_nan=False)

@@ -8,9 +8,9 @@ from ratchet.experiments import contrast
 from ratchet.verdicts import compare
 
 
-def words(text):
+def words(text, *most):
     """Somebody's words, quoted, without what Markdown obeys."""
-    return re.sub(r"([\\`*_{}\[\]<>()#|~!])", r"\\\1", quoted(text))
+    return re.sub(r"([\\`*_{}\[\]<>()#|~!])", r"\\\1", quoted(text, *most))
 
 
 def told(count, word):
@@ -28,7 +28,7 @@ def summary(campaign, events):
         *audited(campaign),
         cost(events, device_seconds(campaign.all, events[0])),
     ]
-    parts += [f"Beware: {words(text)}." for text in events[-1].get("lost", [])]
+    parts += [f"Beware: {words(text, 400)}." for text in events[-1].get("lost", [])]
     if campaign.unrest:
         parts.append(f"Beware: {campaign.unrest}.")
     if near := [(gain, e) for gain, e in near_misses(campaign) if e.n in numbers]:

@@ -49,7 +49,7 @@ class Night:
         self.lock, self.working = threading.Lock(), set()  # threads that have, or wait for, an idea
         self.idle = self.busy = 0.0  # seconds of all devices
         self.why, self.errors, self.lost = "", [], []
-        self.failed = Counter()  # of each thread: ideas in a row that did not come to their first step
+        self.failed = Counter()  # of each thread: ideas in a row that failed
 
     def enter(self):
         """Begin a night, or go on with one of the same agent that never ended."""
@@ -165,7 +165,9 @@ class Night:
     def handle(self, bench, idea):
         """One idea to its verdict, or back to the agent."""
         while idea := self.up_to_date(idea):
-            if idea.repairs < REPAIRS and (failure := self.rehearse(bench, idea)):
+            failure = self.preflight(bench, idea.commit, idea.idea) if idea.repairs < REPAIRS else None
+            if failure:
+                self.suspect(bench, idea.parent, again=idea)
                 self.journal.append("done", call=idea.call, outcome="repair", reason=failure[1])
                 self.ideas.broken.put(idea._replace(failure=failure))
                 return
@@ -174,6 +176,10 @@ class Night:
                 bench.tell(f"  experiment {e.n}: {e.verdict}, {e.closes['reason']}")
                 if e.verdict != "overtaken":
                     self.journal.append("done", call=idea.call, n=e.n, outcome=e.verdict)
+                    if e.verdict in ("crash", "timeout"):
+                        self.suspect(bench, idea.parent)
+                    else:
+                        self.failed.pop(threading.get_ident(), None)
                     return
             if self.over():
                 return
@@ -209,18 +215,22 @@ class Night:
             self.ideas.broken.put(idea._replace(parent=champion))
         return None
 
-    def rehearse(self, bench, idea):
-        """preflight(); when two ideas in a row fail, the champion tells whether it is them or the device."""
-        failure, own = self.preflight(bench, idea.commit, idea.idea), threading.get_ident()
-        self.failed[own] = self.failed[own] + 1 if failure else 0
-        if self.failed[own] == 2:
-            self.failed[own] = 0
-            if found := self.preflight(bench, idea.parent, "the champion"):
-                self.ideas.ready.put(idea)
-                where = bench.conditions()["device"]
-                what = f"not even the champion comes to its first step on {where} any more ({found[1]})"
-                raise Lost(f"{what}: mend that, then give the same command again")
-        return failure
+    def suspect(self, bench, champion, again=None):
+        """An idea failed; after two in a row the champion tells whether it is them or the device.
+
+        Raises Lost; the idea at hand, if it has no verdict yet, is to be tried `again` then.
+        """
+        own = threading.get_ident()
+        self.failed[own] += 1
+        if self.failed[own] < 2:
+            return
+        self.failed[own] = 0
+        if found := self.preflight(bench, champion, "the champion"):
+            if again:
+                self.ideas.ready.put(again)
+            where = getattr(bench.place, "device", None) or bench.conditions()["device"]
+            what = f"not even the champion comes to its first step on {where} any more ({found[1]})"
+            raise Lost(f"{what}: mend that, then give the same command again")
 
     def preflight(self, bench, commit, words):
         """(status, reason, last lines) of a commit that does not come to its first step, or None."""

@@ -280,8 +280,11 @@ def compete(job, level, clock, facts):
             keep_compiled(job)
             load.begin()
             told = train(job, process, ours, clock, spent=max(0.0, begin - FREE_SECONDS))
-        finally:  # however it ends: what was disturbed says nothing
             facts |= load.seen()
+        except guard.Ended as end:  # if it was stopped, maybe for the sake of other programs
+            facts |= load.seen() if end.status != "crash" else {}
+            raise
+        finally:
             facts["peak_memory_mb"] = round(process.peak_bytes / 2**20)
     facts |= {key: number(told.get(key)) for key in ("steps", "tokens", "flops_per_token")}
     facts["joules"] = energy and devices.joules(job.device) - energy

@@ -60,6 +60,7 @@ def halves(monkeypatch):
     """The names of two devices that share no core, though the machine's cores be threads of one."""
     if len(devices.cores("cpu")) < 2:
         pytest.skip("one core can't be shared out")
+    monkeypatch.setattr(devices, "SYS", Path("/nonexistent"))  # cores all alike, no quota
     monkeypatch.setattr(devices, "CORES", [[number] for number in sorted(devices.cores("cpu"))])
     return ["cpu:0/2", "cpu:1/2"]
 

@@ -24,7 +24,7 @@ from ratchet import (
     tuner,
 )
 from ratchet.experiments import Bench
-from ratchet.ideas import Idea
+from ratchet.ideas import Idea, Ideas
 from ratchet.journal import Journal, active_seconds
 from ratchet.night import Limits, Night
 from ratchet.sources import Refused
@@ -106,9 +106,38 @@ def test_a_device_that_fails_is_not_taken_for_an_idea_that_does(place, tmp_path,
         whole_night(place, tmp_path, *turns, experiments=2)
     assert not tried() and Journal(place).events()[-1]["kind"] == "pauses"
     monkeypatch.setattr(referee, "preflight", lambda job: None)
-    command, state = script(tmp_path, says(1.4, "another"), last="pass")
+    command, state = script(tmp_path, last=ALWAYS_NEW)
     assert "2 experiments" in night.run(Bench(), command, Limits(experiments=2), share=[state.parent])
-    assert {e.verdict for e in tried()} == {"keep"}
+    assert "crash" not in {e.verdict for e in tried()}
+
+
+def test_a_device_that_fails_ends_a_night_of_the_tuner(place, runs, monkeypatch):  # noqa: F811
+    """Its ideas have no preflight: two crashes in a row, and the champion is looked at."""
+    commit("knobs", quality="1.0\nKNOB, OTHER = 0.5, 0.25")
+    experiments.calibrate(Bench(arena="tiny"), 5)
+    monkeypatch.setattr(referee, "preflight", lambda job: ("crash", "no CUDA device", []))
+    monkeypatch.setattr(
+        referee, "run", lambda job: runs(job) | {"status": "crash", "reason": "no CUDA device"}
+    )
+    with pytest.raises(Refused, match="not even the champion"):
+        night.run(Bench(), "tuner", Limits(experiments=30))
+    assert [e.verdict for e in tried()] == ["crash"] * 2
+
+
+def test_an_idea_isn_t_lost_when_its_repair_breaks(place, tmp_path, monkeypatch):
+    """Else a night that has spent its calls would wait for it for ever."""
+    broken = says(1.1, "a slip", more='BROKEN = 1\nSTATUS = "crash"')
+    rest, failed = Ideas.answer, []
+
+    def answer(ideas, broken):
+        if broken and not failed:
+            failed.append(broken)
+            raise OSError("no space left")
+        return rest(ideas, broken)
+
+    monkeypatch.setattr(Ideas, "answer", answer)
+    why, _ = whole_night(place, tmp_path, broken, calls=8)
+    assert "8 calls" in why and failed
 
 
 def test_what_an_agent_says_need_not_be_text(tmp_path):

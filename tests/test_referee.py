@@ -209,20 +209,33 @@ def test_foreign_load_is_seen(tmp_path, monkeypatch):
 def test_a_run_that_ends_early_is_known_to_have_been_disturbed(monkeypatch):
     """Else `hopeless`, for the sake of other programs, would be a verdict."""
     seen = {"foreign_cpu": 0.9, "foreign_gpu": 0, "shared": True}
-    process = SimpleNamespace(peak_bytes=0, tree=list)
+    process = SimpleNamespace(peak_bytes=0, tree=list, popen=SimpleNamespace(pid=-1))
     monkeypatch.setattr(referee, "started", lambda job, level: nullcontext((process, None)))
     monkeypatch.setattr(referee, "keep_compiled", lambda job: None)
     monkeypatch.setattr(referee, "wait_until_ready", lambda *_: 0.0)
     monkeypatch.setattr(guard.Load, "seen", lambda load: seen if load.start else {})
 
-    def train(*_, **__):
-        raise guard.Ended("hopeless", "it is slow")
+    job = SimpleNamespace(device="cpu", seconds=20.0)
+    for status in ("hopeless", "timeout", "crash"):
 
-    monkeypatch.setattr(referee, "train", train)
-    facts, job = {"shared": False}, SimpleNamespace(device="cpu", seconds=20.0)
-    with pytest.raises(guard.Ended):
-        referee.compete(job, "none", referee.Clock(), facts)
-    assert facts["shared"] and facts["foreign_cpu"] == 0.9
+        def train(*_, **__):
+            raise guard.Ended(status, "it is slow")  # noqa: B023
+
+        monkeypatch.setattr(referee, "train", train)
+        facts = {"shared": False}
+        with pytest.raises(guard.Ended):
+            referee.compete(job, "none", referee.Clock(), facts)
+        assert facts["shared"] == (status != "crash")  # a crash is its own fault
+
+
+def test_what_a_contestant_leaves_behind_is_no_other_program(tmp_path):
+    """Its children are the referee's when it has ended itself, and stay in its session."""
+    code = "import os, time; os._exit(0) if os.fork() else time.sleep(60)"
+    with watched(tmp_path, code) as process:
+        assert process.wait(20) == 0 and not process.popen.poll()
+        load = guard.Load("cpu", process)
+        left = [number for number in psutil.pids() if load._is_own(number) and number != process.popen.pid]
+        assert len(left) == 1 and not load._is_own(os.getpid())
 
 
 def test_shares_of_the_cpu_have_cores_of_their_own(halves):
@@ -334,7 +347,8 @@ def test_only_load_on_its_own_cores_is_foreign(
     monkeypatch.setattr(guard, "busy_seconds", float)
     monkeypatch.setattr(psutil, "process_iter", lambda: [stranger, own])
     monkeypatch.setattr(guard, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    load = guard.Load("cpu:1/2", SimpleNamespace(tree=lambda: [own]))
+    contestant = SimpleNamespace(tree=lambda: [own], popen=SimpleNamespace(pid=-1))
+    load = guard.Load("cpu:1/2", contestant)
     load.begin()
     stranger.spent, stranger.goes = stranger.spent + 10, goes_at_last
     own.spent, now[0] = own.spent + 10 - ran_here, 10.0

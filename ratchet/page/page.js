@@ -401,7 +401,7 @@ const audited = ({ n }) => campaign.audit.find(({ name }) => name === `experimen
 
 function beats(champion) {
   const row = audited(champion);
-  if (row) return `beats the baseline by ${gain(row.val)} bpb on val and ${gain(row.test)} on the locked test split, audited with fresh seeds`;
+  if (row) return `${row.val.low > 0 ? "beats the baseline by" : "against the baseline:"} ${gain(row.val)} bpb on val and ${gain(row.test)} on the locked test split, audited with fresh seeds`;
   return `beats the baseline by ${gain(champion)} bpb, by all runs of both, the ones that kept it and hours apart: ratchet audit measures it afresh and in turns`;
 }
 
@@ -467,7 +467,7 @@ function details(e, shown) {
     ...(e.idea ? { idea: e.idea } : {}), reason: e.reason, ...said, ...near, commit: e.commit, seeds: e.seeds.join(", "),
     ...(e.scores.length ? { scores: e.scores.map((s) => fixed(s)).join(", ") } : {}),
     ...(e.disturbed ? { disturbed: `${e.disturbed} of its ${e.runs} runs, by other programs: they count for nothing and were made again, each with its seed` } : {}),
-    ...Object.fromEntries((e.compared || []).map((row) => [`${row.name}, ${row.split}`,
+    ...Object.fromEntries((e.compared || []).map((row, i) => [`${i % e.arms.length + 1}. ${row.name}, ${row.split}`,
       fixed(row.mean) + (known(row.gain) ? `, gain on ${e.arms[0]} ${gain(row)}` : "")])),
     figures: [...figures(e), ...more(e, 1000)].filter(Boolean).map((line) => line.trim()).join("; "),
     ...Object.fromEntries(Object.entries(e.probes || {}).map(([name, seen]) => [`probe ${name}`, seen])),
