@@ -10,6 +10,7 @@ from ratchet.ledger import bpb, counts
 from ratchet.verdicts import Noise
 
 CANDIDATE, CHAMPION = 0, 1  # arms of a try
+MOST_TEXT = 1000  # characters of an idea, and of the name of who had it
 
 
 class Campaign:
@@ -136,7 +137,7 @@ def seconds(text):
 
 def device_seconds(experiments, begin):
     """Seconds of the device that a night's tries took; begin: the event of its journal."""
-    own = (e for e in experiments if e.role == "try" and e.opens["by"] == begin["agent"][:1000])
+    own = (e for e in experiments if e.role == "try" and e.opens["by"] == begin["agent"][:MOST_TEXT])
     runs, first = (run for e in own for run in e.runs), seconds(begin["time"])
     return sum(sum(run["seconds"].values()) for run in runs if seconds(run["time"]) >= first)
 

@@ -69,7 +69,6 @@ def torch_name(device):
 # ----------------------------------------------------------------------------------------------------
 # The CPU
 
-
 SYS = Path("/sys")
 
 
@@ -111,8 +110,9 @@ def classes(numbers):
         told = SYS / f"devices/system/cpu/cpu{number}/cpu_capacity"
         return told.read_text().strip() if told.exists() else "slow" if number in slow else "fast"
 
-    found, every = Counter(map(of, sorted(numbers))), {*map(of, range(psutil.cpu_count()))}
-    return ", ".join(f"{n} {name}" for name, n in found.items()) if len(every) > 1 else ""
+    every = {number: of(number) for number in {*numbers, *range(psutil.cpu_count())}}
+    found = Counter(every[number] for number in sorted(numbers))
+    return ", ".join(f"{n} {name}" for name, n in found.items()) if len({*every.values()}) > 1 else ""
 
 
 def quota():
@@ -125,12 +125,6 @@ def quota():
             most, period = map(int, (group / "cpu.max").read_text().split())
             found.append(most / period)
     return min(found)
-
-
-def overlap(first, second):
-    """Whether two devices are, in part, the same cores of the CPU."""
-    on_cpu = first.startswith("cpu") and second.startswith("cpu")
-    return on_cpu and not cores(first).isdisjoint(cores(second))
 
 
 @contextmanager
@@ -203,6 +197,11 @@ def parts(device):
     """Names of what only one run may use at a time, in order: the cores of a CPU, or the device."""
     own = sorted(cores(device)) if device.startswith("cpu") else []
     return [seat(f"core-{number}") for number in own] or [seat(device)]
+
+
+def overlap(first, second):
+    """Whether two devices have a part in common."""
+    return not {*parts(first)}.isdisjoint(parts(second))
 
 
 @contextmanager

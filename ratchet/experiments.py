@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from itertools import filterfalse
 
 from ratchet import curves, devices, guard, pool, referee, relay, sources, verdicts
-from ratchet.campaign import CANDIDATE, CHAMPION, Campaign
+from ratchet.campaign import CANDIDATE, CHAMPION, MOST_TEXT, Campaign
 from ratchet.ledger import Ledger, bpb, counts, disturbed
 from ratchet.sources import Refused
 from ratchet.verdicts import Verdict
@@ -283,7 +283,7 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", parent=No
     known = [e for e in campaign.tried if e.arms[0]["source"] == shape and e.verdict != "overtaken"]
     if known and not again:
         return bench.settle(known[-1])  # which a kill may have cut short
-    idea, by = (guard.clean(text.encode(errors="replace"))[:1000] for text in (idea, by))
+    idea, by = (guard.clean(text.encode(errors="replace"))[:MOST_TEXT] for text in (idea, by))
     more = {"quick": quick, "baseline": campaign.baseline.n, "idea": idea, "by": by} | told
     with bench.ledger.held:  # nobody makes another champion meanwhile
         champion = bench.champion_for(source, quick)

@@ -56,7 +56,7 @@ def pause(seconds):
 
 
 class Load:
-    """What else used the device between two looks: begin() and share()."""
+    """What else used the device between two looks: begin() and seen()."""
 
     def __init__(self, device, process):
         self.device, self.process, self.cores, self.start = device, process, cores(device), None

@@ -112,10 +112,9 @@ class Night:
                 raise error
             kind = "ends"
         finally:  # nobody else writes any more
-            active = round(time.monotonic() - self.begin, 1)
-            figures = dict(idle=round(self.idle, 1), busy=round(self.busy, 1), active=active)
-            figures["lost"] = [str(error) for error in self.lost]
-            self.journal.append(kind, why=self.why, **figures)
+            figures = {"idle": self.idle, "busy": self.busy, "active": time.monotonic() - self.begin}
+            figures = {name: round(seconds, 1) for name, seconds in figures.items()}
+            self.journal.append(kind, why=self.why, lost=[*map(str, self.lost)], **figures)
         (self.bench.home / "runs/.stop").unlink(missing_ok=True)
         return self.why
 

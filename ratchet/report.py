@@ -178,12 +178,10 @@ def audit(own):
     audits = [e for e in own if e.role == "audit" and e.closes]
     if not audits:
         return []
-    val, test = (contrast(audits[-1], split) for split in ("val", "test"))
-    rows = []
-    for arm, (_, on_val), (_, on_test) in zip(audits[-1].arms, val, test):
-        if on_val and on_test:
-            rows.append({"name": arm["name"], "val": interval(on_val), "test": interval(on_test)})
-    return rows
+    pairs = zip(*(compared(audits[-1], split) for split in SPLITS["audit"]))
+    return [
+        {"name": on["name"], "val": on, "test": test} for on, test in pairs if "gain" in on and "gain" in test
+    ]
 
 
 def warnings(runs):

@@ -174,10 +174,8 @@ def show_log(found, every, most, warning):
     """A line for each of the last experiments found, and how far the champions of every one have come."""
     narrow = console.width < WIDE
     names = [name for name in COLUMNS if not (narrow and name in ("UTC", "what", "commit"))]
-    campaign_of, table = (
-        {e.n: campaign for campaign in campaigns(every) for e in campaign.all},
-        Table(box=None),
-    )
+    judged, table = campaigns(every), Table(box=None)
+    campaign_of = {e.n: campaign for campaign in judged for e in campaign.all}
     for name in names:
         table.add_column(name, no_wrap=name != "idea", overflow="fold")
     for e in (shown := found[-most:]):
@@ -186,7 +184,7 @@ def show_log(found, every, most, warning):
     console.print(table)
     if len(shown) < len(found):
         console.print(f"{len(shown)} of {len(found)} experiments: -n {len(found)} shows all", style="dim")
-    for line in story(every):
+    for line in story(judged):
         console.print(line)
     console.print(
         "candidate's fresh runs, or its screening run; gain on the champion of then; ± 95 %", style="dim"
@@ -197,9 +195,9 @@ def show_log(found, every, most, warning):
         console.print(warning, style="yellow")
 
 
-def story(every):
+def story(judged):
     """How the champions' val_bpb went down, a line for each campaign that kept something."""
-    for campaign in campaigns(every):
+    for campaign in judged:
         if campaign.unrest:
             yield f"[yellow]{campaign.unrest}[/]"
         if not campaign.baseline or len(campaign.kept) < 2:

@@ -32,13 +32,6 @@ def test_an_empty_ledger_is_a_ledger(tmp_path):
     assert Ledger(tmp_path).experiments() == {}
 
 
-def fill_then_empty(folder):
-    (folder / "ledger.jsonl").unlink()
-    book = fill(folder)
-    book.path.write_bytes(b"")
-    return book
-
-
 def edited(lines):
     lines[1] = lines[1].replace(b"idea 1", b"idea 9")
 
@@ -103,8 +96,11 @@ def test_a_run_whose_ledger_was_taken_away_is_not_written_into_another(tmp_path)
         with pytest.raises(Broken, match="fewer lines .* restore"):
             book.append("run", n=2)
         assert book.path.read_bytes() == text
+    book.path.unlink()
+    book = fill(tmp_path)
+    book.path.write_bytes(b"")
     with pytest.raises(Broken, match="fewer lines"):
-        fill_then_empty(tmp_path).append("opens", role="try")
+        book.append("opens", role="try")
     row = {"kind": "run", "n": 7, "before": ""}
     book.path.write_text(json.dumps(row) + "\n")
     for _ in range(2):

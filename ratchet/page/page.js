@@ -380,7 +380,7 @@ function drawSummary() {
   else if (!kept) text += "nothing was kept so far, the baseline is the champion.";
   else text += `${kept} kept, and the champion, experiment ${champion.n}, ${known(champion.gain) ? beats(champion) : "awaits more runs"}.`;
   $("#sentence").textContent = data.campaigns.length ? text : "The ledger is empty: begin with uv run ratchet calibrate.";
-  const best = several && (audited(champion)?.val ?? champion), sigmas = campaign.sigma ? `, ${fixed(best.gain / campaign.sigma, 1)} sigma` : "";
+  const best = several ? audited(champion)?.val ?? champion : {}, sigmas = campaign.sigma ? `, ${fixed(best.gain / campaign.sigma, 1)} sigma` : "";
   const numbers = [
     ["champion, val_bpb", fixed(champion?.mean) || "–", champion ? `± ${fixed(champion.half)} (95 %), ${count(champion.runs, "run")}` : ""],
     ["gain on the baseline", signed(best.gain) || "–", known(best.gain) ? `± ${fixed((best.high - best.low) / 2)} (95 %)${sigmas}${best === champion ? "" : ", audited"}` : ""],
