@@ -42,7 +42,7 @@ import time
 import traceback
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,6 +51,7 @@ import torch
 import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
 from rich.console import Console
+from rich.markup import escape
 
 # ----------------------------------------------------------------------------------------------------
 # Rules
@@ -71,7 +72,8 @@ BOS, SPECIALS = 0, ["<|bos|>", "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3
 SPLIT = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
 SPLIT += r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 TOKENIZER_DOCUMENTS, TOKENIZER_CHARACTERS = 100_000, 10_000  # documents it learns from, characters of each
-REHEARSAL_SECONDS = 120  # untimed; time beyond this counts against the budget
+REHEARSAL_LIMIT = 20 * 60  # seconds of rehearsal, untimed: who isn't ready by then never will be
+PROGRESS_SECONDS = 10  # between two lines about long work where no terminal shows a live one
 QUEUED_STEPS = 2  # steps that a GPU may lag behind the host, so that the clock measures device work
 ANSWER_SECONDS = 30  # longest wait for a model that is being scored: to load, to answer one batch
 SCORE_ROWS = 4, 16  # rows that are scored at a time on a CPU, on other devices
@@ -86,6 +88,16 @@ SUMMARY = dict(
     total_seconds=".1f", score_seconds=".1f", steps="", tokens_M=".3f", tokens_per_second=".0f",
     flops_per_token=".4g", mfu_percent=".1f", peak="", params_M="", peak_memory_mb=".0f", device="",
     probes="", isolation="")  # fmt: skip
+# what the default train.py reaches: arena, seconds, CPU cores at least, lowest and highest val_bpb (LOG.md)
+EXPECTED = [
+    ("pocket", 20, 2, 1.5, 2.7),
+    ("pocket", 300, 2, 1.15, 1.30),
+]
+NEXT_COMMANDS = {
+    "uv run ratchet speak": "what the model has learnt to say",
+    "uv run ratchet doctor": "is this machine fit for experiments?",
+    "uv run ratchet calibrate --budget 20s": "measure the noise: the first step of a night",
+}
 WORKERS = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 T0 = time.monotonic()
 os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # nobody hears what is read
@@ -123,6 +135,8 @@ def plainly(function, *args, **kwargs):
 @functools.cache
 def settle():
     """Keep freed memory, so that large CPU tensors aren't mapped and zeroed anew; avoid broken AMX."""
+    # what the processor says it can do is believed: else each process has the compiler prove it, for seconds
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
@@ -134,6 +148,46 @@ def settle():
             os._exit(0)
         if os.waitpid(child, 0)[1]:
             os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+
+
+class ProgressLine:
+    """Shows what long work does: a live line in a terminal, else a plain line every PROGRESS_SECONDS.
+
+    `detail` may change at any time: with ProgressLine("scoring") as line: line.detail = "row 12 of 240"
+    """
+
+    def __init__(self, name):
+        self.name, self.detail, self.begin, self._ended = name, "", time.monotonic(), threading.Event()
+        self.done, self.total = 0, 0  # of what advance() counts
+        self._live = console.status(name) if console.is_terminal else None
+        self._thread = threading.Thread(target=self._keep_showing, daemon=True)
+
+    def __enter__(self):
+        if self._live:
+            self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self._thread.join()
+        if self._live:
+            self._live.stop()
+
+    def __str__(self):
+        parts = self.name, self.detail, f"{time.monotonic() - self.begin:.0f} s"
+        return ", ".join(filter(None, parts))
+
+    def advance(self, number, unit):
+        """So many more of `total` are done: "row 120 of 240, about 8 s left"."""
+        self.done += number
+        self.detail = f"{unit} {self.done:,} of {self.total:,}"
+        left = (time.monotonic() - self.begin) * (self.total / self.done - 1)
+        self.detail += f", about {left:.0f} s left"
+
+    def _keep_showing(self):
+        while not self._ended.wait(0.5 if self._live else PROGRESS_SECONDS):
+            (self._live.update if self._live else console.print)(escape(str(self)))
 
 
 def write_atomically(path, data):
@@ -630,12 +684,53 @@ def snapshot(model, optimizers):
     return restore
 
 
+@contextmanager
+def compile_events(line, parts):
+    """Have a ProgressLine tell which graph torch.compile works on, of how many, and about how long it takes.
+
+    It listens to the compiler's own events (torch/_dynamo/callback.py); without these it tells less.
+    """
+    try:
+        handler = sys.modules["torch._dynamo.callback"].callback_handler
+    except (KeyError, AttributeError):  # nothing is compiled, or by another PyTorch
+        yield
+        return
+    begun, seconds = [], []
+
+    def on_start(_):
+        begun.append(time.monotonic())
+        known = f" of {parts}" if len(begun) <= parts else ""
+        line.detail = f"compiling part {len(begun)}{known}"
+        if seconds and known:
+            left = sum(seconds) / len(seconds) * (parts - len(seconds))
+            line.detail += f", about {left:.0f} s left"
+
+    def on_end(_):
+        seconds.append(time.monotonic() - begun[-1])
+        line.detail = ""
+
+    handler.register_start_callback(on_start)
+    handler.register_end_callback(on_end)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # torch._dynamo.reset() forgets them
+            handler.remove_start_callback(on_start)
+            handler.remove_end_callback(on_end)
+
+
 def parse_budget(text):
     """(amount, unit) of 300s (seconds on the clock), 20e6tok (tokens) or 1e15flop (model FLOPs)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)", text)
     if not match or not 0 < float(match[1]) < math.inf:
         refuse(f"budget {text!r} is not understood: write 300s, 20e6tok or 1e15flop, more than zero.")
     return float(match[1]), match[2]
+
+
+def tensors_on(device_type):
+    """All tensors of this process on such a device. isinstance() would raise on a dead weak proxy."""
+    tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+    return [tensor for tensor in tensors if tensor.device.type == device_type]
 
 
 def save_weights(model, folder):
@@ -661,38 +756,56 @@ class Run:
         referee = os.environ.get("RATCHET_REFEREE")  # its end of a socket, where there is a referee
         self._referee = referee and socket.socket(fileno=int(referee))
 
-    def rehearse(self, step, rows, model, *optimizers, calls=3):
+    def rehearse(self, step, rows, model, *optimizers, calls=3, parts=0):
         """Call step(x, y) on random tokens [rows, T], untimed, so that all is compiled before the clock runs.
 
         Then model, optimizers and random number generators are put back bit for bit, gradients are cleared.
         Sets `flops_per_token`, counted, and `peak_flops`, measured; sees how long it takes to save the model,
-        as the budget must have room for that. The first REHEARSAL_SECONDS are free.
+        as the budget must have room for that. Ends the run after REHEARSAL_LIMIT seconds.
+        parts: how many graphs torch.compile will make, where that is known: then time left is estimated.
         """
-        begin, arena = time.monotonic(), self.arena
+        begin = time.monotonic()
         self._tell(phase="rehearsal")
-        console.print(f"rehearsing on {device_name(self.device)}: compiles, on random tokens, untimed")
+        limit = threading.Timer(REHEARSAL_LIMIT, self._end_rehearsal)
+        limit.daemon = True
+        limit.start()
         restore = snapshot(model, optimizers)
         try:
-            seen = inspect_model(model, arena.context, arena.vocab_size, self.device)
-            self.flops_per_token = seen["flops_per_token"]
-            self.peak_flops, self.peak_of = matmul_peak(self.device)
-            self.peak_flops *= peers()[1]
-            for _ in range(calls):
-                targets = np.random.randint(arena.vocab_size, size=(rows, arena.context))
-                step(*(tensor.to(self.device) for tensor in self._stage(targets, False)))
-                synchronize(self.device)
-                if time.monotonic() - begin > REHEARSAL_SECONDS and peers()[1] == 1:  # all do the same
-                    break
-            if peers()[0] == 0:
-                self._saving = save_weights(model, self.folder)
-                (self.folder / "model.safetensors").unlink()
+            with ProgressLine("rehearsing on random tokens, not timed") as line, compile_events(line, parts):
+                self._rehearse(step, rows, model, calls)
         finally:
             restore()
+            limit.cancel()
             self.rehearsal_seconds += time.monotonic() - begin
+
+    def _rehearse(self, step, rows, model, calls):
+        seen = inspect_model(model, self.arena.context, self.arena.vocab_size, self.device)
+        self.flops_per_token = seen["flops_per_token"]
+        self.peak_flops, self.peak_of = matmul_peak(self.device)
+        self.peak_flops *= peers()[1]
+        for _ in range(calls):
+            targets = np.random.randint(self.arena.vocab_size, size=(rows, self.arena.context))
+            step(*(tensor.to(self.device) for tensor in self._stage(targets, False)))
+            synchronize(self.device)
+        if peers()[0] == 0:
+            self._saving = save_weights(model, self.folder)
+            (self.folder / "model.safetensors").unlink()
+
+    def _end_rehearsal(self):
+        """Called by a timer, in a thread of its own: what hangs may be in code that no exception reaches."""
+        with suppress(SystemExit):
+            minutes = REHEARSAL_LIMIT / 60
+            self.fail(f"it was not ready to train after {minutes:g} minutes of rehearsal: compile less")
+        os._exit(1)
 
     def _tell(self, **facts):
         if self._referee:
             self._referee.sendall(json.dumps(facts).encode() + b"\n")
+
+    @property
+    def time_limit(self):
+        """Seconds of the budget, None for one of tokens or FLOPs."""
+        return self._limit if self._unit == "s" else None
 
     @property
     def seconds(self):
@@ -757,11 +870,11 @@ class Run:
     def _start_clock(self):
         """Open train.tokens. A referee starts its own clock and hands it over: it can't be seen before."""
         if not self._referee:
-            self._begin = time.monotonic() - max(0.0, self.rehearsal_seconds - REHEARSAL_SECONDS)
+            self._begin = time.monotonic()
             return open(self.arena.folder / "train.tokens", "rb")
         self._tell(phase="train")
-        spent, files, _, _ = socket.recv_fds(self._referee, 100, 1)
-        self._begin = time.monotonic() - float(spent)
+        _, files, _, _ = socket.recv_fds(self._referee, 100, 1)
+        self._begin = time.monotonic()
         return os.fdopen(files[0], "rb")
 
     def _interrupt(self, *_):
@@ -801,8 +914,11 @@ class Run:
         `config` is any JSON value, saved as config.json beside model.safetensors and train.py. The scorer
         takes the GPU's memory: CUDA tensors of this process are empty afterwards. If invalid, exit code 1.
         Does not return to a contestant that a referee watches: its process ends when the weights are saved;
-        nor in any but the first of several processes.
+        nor in any but the first of several processes. A run without a step has no score: it fails.
         """
+        if not self.steps:
+            why = "it was interrupted first" if self.interrupted else "run.batches() served no batch"
+            self.fail(f"no step was trained, so there is nothing to score: {why}; start it again")
         synchronize(self.device)
         facts = self.facts()
         if distributed.is_initialized():
@@ -819,14 +935,15 @@ class Run:
             raise SystemExit
         write_atomically(self.folder / "run.json", facts | {"unscored_seconds": time.monotonic() - T0})
         if self.device.type == "cuda":
-            for thing in gc.get_objects():
-                if isinstance(thing, torch.Tensor) and thing.is_cuda:
-                    thing.untyped_storage().resize_(0)
+            for tensor in tensors_on("cuda"):
+                tensor.untyped_storage().resize_(0)
             torch.cuda.empty_cache()
         console.print(f"trained {self.steps} steps in {facts['train_seconds']:.1f} s; scoring {self.folder}")
         if code := subprocess.run([sys.executable, __file__, "score", self.folder]).returncode:
             raise SystemExit(code)
-        return json.loads((self.folder / "result.json").read_text())
+        result = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
+        print_outlook(result)
+        return result
 
 
 def enter():
@@ -973,7 +1090,7 @@ def serve_model(folder, device, channel, tokens, logits, number=0):
             channel.send_bytes(json.dumps(answer).encode())
 
 
-def feed(model, inputs, targets, order, cuts=()):
+def feed(model, inputs, targets, order, cuts=(), line=None):
     """Nats of each target, [n, T], computed here in float32 from the model's logits; rows are fed in `order`.
 
     `cuts` maps rows to positions; the second result maps these rows to a token other than the target, drawn
@@ -998,6 +1115,8 @@ def feed(model, inputs, targets, order, cuts=()):
                 others = own[cuts[row]].index_fill(0, target[cuts[row]], -math.inf)
                 drawn[row] = int(torch.multinomial(others.softmax(-1).nan_to_num(1.0), 1))
         start += len(part)
+        if line:
+            line.advance(len(part), "row")
     return nats, drawn
 
 
@@ -1016,8 +1135,12 @@ def probe_rows(rows, watched, cuts, drawn, generator):
     return inputs
 
 
-def measure(folder, arena, device, batch, count_flops, split="val"):
-    """Score a split with one process of the model, probe it with another that has no memory of the first."""
+def measure(folder, arena, device, batch, count_flops, split="val", line=None):
+    """Score a split with one process of the model, probe it with another that has no memory of the first.
+
+    line: a ProgressLine that is kept up to date.
+    """
+    line = line or ProgressLine("scoring")
     dtype, generator = token_dtype(arena.vocab_size), np.random.default_rng()  # whose seed nobody can know
     rows = np.fromfile(arena.folder / f"{split}.rows", dtype).reshape(-1, arena.context + 1)
     canaries = generator.integers(len(SPECIALS), arena.vocab_size, (4, arena.context + 1)).astype(dtype)
@@ -1030,11 +1153,13 @@ def measure(folder, arena, device, batch, count_flops, split="val"):
     try:
         seconds = models[0].load()
         facts = models[0].ask({"flops": count_flops})
-        nats, drawn = feed(models[0], every[:, :-1], every[:, 1:], generator.permutation(len(every)), cuts)
+        order, again_order = map(generator.permutation, (len(every), len(watched)))
+        line.total = len(order) + len(again_order)
+        nats, drawn = feed(models[0], every[:, :-1], every[:, 1:], order, cuts, line)
         changed, models[1].batch = probe_rows(rows, watched, cuts, drawn, generator), models[0].batch
         models[0].close()  # before the contestant's code starts in the other: the two can't talk
         models[1].load()
-        again, _ = feed(models[1], changed, rows[watched, 1:], generator.permutation(len(watched)))
+        again, _ = feed(models[1], changed, rows[watched, 1:], again_order, (), line)
     finally:
         for model in models:
             model.close()
@@ -1087,8 +1212,8 @@ def score(folder, batch=None, split="val"):
     result = run | {"status": "ok", "official": "no", "isolation": "none", "probes": {}, "lookup": 0}
     batch = batch or SCORE_ROWS[device.type != "cpu"]
     try:
-        with console.status("scoring"):
-            result |= measure(folder, arena, device, batch, not run["flops_per_token"], split)
+        with ProgressLine("scoring") as line:
+            result |= measure(folder, arena, device, batch, not run["flops_per_token"], split, line)
         failed = [f"{name}: {seen}" for name, (passed, seen) in result["probes"].items() if not passed]
         if failed:
             raise Invalid("; ".join(failed))
@@ -1118,7 +1243,7 @@ def print_summary(result):
     shown = result | {
         "arena": f"{result['arena']} ({result['seal']})", "device": result["device_name"],
         "tokens_M": result["tokens"] / 1e6,
-        "budget": result["budget"] + " (not the arena's: for trying things out)" * result["custom_budget"],
+        "budget": describe_budget(result),
         "peak": f"{result['peak_flops'] / 1e12:.2f} TFLOP/s, {result['peak_of']}, measured",
         "params_M": f"{trunk:.2f} trunk, {lookup:.2f} lookup", "probes": probes}  # fmt: skip
     print("---")
@@ -1128,6 +1253,37 @@ def print_summary(result):
             value = f"invalid: {result['reason']}" if "reason" in result else value
             value += " (interrupted)" * result["interrupted"]
         print(f"{key + ':':<18} {value}")
+    sys.stdout.flush()
+
+
+def describe_budget(result):
+    """The budget of a run, and what is unusual about it.
+
+    Example: "20s (not the arena's: for trying things out; only 41 % of it was used)"
+    """
+    amount, unit = parse_budget(result["budget"])
+    tokens = result["tokens"]
+    used = {"s": result["train_seconds"], "tok": tokens, "flop": tokens * result["flops_per_token"]}[unit]
+    notes = ["not the arena's: for trying things out"] * result["custom_budget"]
+    notes += [f"only {used / amount:.0%} of it was used"] * (used < amount / 2)
+    return result["budget"] + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def print_outlook(result):
+    """Tell a newcomer what the number of a run by hand means on such a machine, and what to do next."""
+    seconds, unit = parse_budget(result["budget"])
+    cores = torch.get_num_threads()
+    rows = [row for row in EXPECTED if row[0] == result["arena"] and row[1] == seconds and unit == "s"]
+    rows = [row for row in rows if cores >= row[2]] if result["device"] == "cpu" else []
+    if rows:
+        low, high = rows[-1][3:]
+        print(f"lower is better: {cores} CPU cores get {low} to {high} here after {seconds:g} s", end="")
+        print("; yours is slower: is the machine busy?" if result["val_bpb"] > high else "")
+    else:
+        print("lower is better; what is usual on this device with this budget hasn't been measured")
+    print("next:")
+    for command, purpose in NEXT_COMMANDS.items():
+        print(f"  {command:<42} {purpose}")
     sys.stdout.flush()
 
 

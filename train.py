@@ -60,12 +60,15 @@ ADAM_BETAS, EMBEDDING_WEIGHT_DECAY, HEAD_WEIGHT_DECAY = (0.8, 0.95), 0.002, 0.01
 WARMDOWN, FINAL_LR = 0.7, 0.05  # the share of the budget in which rates fall, last rate / top rate
 MOMENTUM_WARMUP = 0.1  # the share of the budget in which the momentum rises
 EPOCHS = 2  # passes over the text at most
+# parts of a CPU's step that torch.compile can make faster: how many graphs it compiles for them, seconds
+# of one core that these take when nothing is cached, the share of a step that they save (LOG.md)
+COMPILED = {"loss": (1, 12, 0.25), "block": (4, 40, 0.22), "norm": (2, 3, 0.01), "muon": (3, 33, 0.02)}
 REPEAT_DROPOUT = 0.7  # of the tables' vectors, from the second pass on: they know by heart what follows
 
 # ----------------------------------------------------------------------------------------------------
 # Attention: q, k, v [B, T, H, D] -> [B, T, H, D]; a token sees itself and the window - 1 tokens before it
 
-QUERIES = 128  # that blockwise() takes at a time
+QUERIES = 256  # that blockwise() takes at a time: 128 are as fast, but twice the code to compile
 
 
 def blockwise(q, k, v, window):
@@ -425,7 +428,8 @@ class GPT(nn.Module):
         new, cos, sin = tokens[:, past:], self.cos[past:T], self.sin[past:T]
         ngrams = self.ngrams(tokens[:, max(0, past - TRACE) :])[:, past - T :]
         x0 = self.norm((self.embedding(new) + ngrams).to(self.dtype))
-        x, out = x0.clone(), torch.zeros_like(x0)  # an alias would have the first block compiled apart
+        # an alias, or a sum without a gradient, would have the first block compiled apart
+        x, out = x0.clone(), x0 * 0
         for i, block in enumerate(self.blocks):  # the n-grams are on the way of the values, too
             value = (self.values[str(i)](new) + ngrams).to(x.dtype) if str(i) in self.values else None
             x, out = block(x, x0, out, value, cos, sin, cache and cache[i])
@@ -665,18 +669,39 @@ def make_config(arena, device):
     return sizes | preset | dict(dtype=fastest_dtype(device)), rows
 
 
-def compile_parts(model, muon, device):
+def worth_compiling(run):
+    """Names of the parts that the budget earns back: what compiling costs is less than what it saves.
+
+    It depends on the budget and the number of cores alone, not on the cache or on a stopwatch: all runs of a
+    comparison compile the same.
+    """
+    if run.device.type != "cpu":
+        return [*COMPILED]
+    seconds, cores = run.time_limit or run.arena.seconds, torch.get_num_threads()
+    return [name for name, (_, cost, share) in COMPILED.items() if share * seconds > cost / cores]
+
+
+def compile_parts(parts, model, muon):
     """Compile one block for all, head, Muon: seconds instead of a minute for the whole model at once."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of no GPU
-    try:
-        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
+    if "loss" in parts:
+        model.head.loss_of = torch.compile(capped_loss, dynamic=False)
+    if "block" in parts:
         for block in model.blocks:
             block.compile(dynamic=False)
+    if "norm" in parts:
         model.norm = model.head.norm = torch.compile(norm, dynamic=False)
+    if "muon" in parts:
         muon.update = torch.compile(muon_update, dynamic=False)
-        model.head.loss_of = torch.compile(capped_loss, dynamic=False)
-    except Exception as error:
-        print(f"torch.compile does not work here, running without: {prepare.reason(error)}")
+
+
+def compile_nothing(model, muon):
+    """Undo compile_parts()."""
+    torch._dynamo.reset()
+    model.norm = model.head.norm = norm
+    model.head.loss_of, muon.update = capped_loss, muon_update
+    for block in model.blocks:
+        block._compiled_call_impl = None
 
 
 def make_step(run, model, optimizers, rows):
@@ -705,23 +730,32 @@ def make_step(run, model, optimizers, rows):
 
 
 def rehearse(run, model, optimizers, rows):
-    """A step that fits into memory, compiled."""
+    """A step that fits into memory, with what is worth it compiled."""
     _, processes = prepare.peers()
     if rows % processes:
         prepare.refuse(
             f"{rows} rows of a step can't be shared by {processes} processes: start another number."
         )
-    part = rows // processes
+    parts, part = worth_compiling(run), rows // processes
+    if eager := ", ".join(name for name in COMPILED if name not in parts):
+        print(f"not compiled, as a budget of {run.budget} does not earn it back here: {eager}")
+    compile_parts(parts, model, optimizers[0])
     while True:
         step = make_step(run, model, optimizers, part)
         try:
-            run.rehearse(step, rows, model, *optimizers)
+            graphs = sum(COMPILED[name][0] for name in parts)
+            run.rehearse(step, rows, model, *optimizers, parts=graphs)
             return step
         except torch.OutOfMemoryError:
             if part == 1 or processes > 1:
                 raise
             part //= 2
             print(f"no memory for {2 * part} rows at once: a step goes through {part} rows at a time")
+        except Exception as error:
+            if not parts:
+                raise
+            print(f"torch.compile does not work here, running without: {prepare.reason(error)}")
+            parts = compile_nothing(model, optimizers[0]) or []
 
 
 def main():
@@ -734,12 +768,11 @@ def main():
     for block in model.blocks:
         block.attend = attend
     optimizers = make_optimizers(model)
-    compile_parts(model, optimizers[0], run.device)
     step = rehearse(run, model, optimizers, rows)
     log = Log(run, config)
     for x, y in run.batches(rows):
-        if spent(run) == 1:
-            print("the text has been seen: training ends before the budget")
+        if run.tokens >= EPOCHS * run.arena.train_tokens:
+            print(f"the text has been seen {EPOCHS} times: training ends before the budget")
             break
         log(step(x, y))
     log.close()
