@@ -10,11 +10,12 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.syntax import Syntax
 
-from ratchet import devices, experiments, export, live, pool, report, scaling, sources
+from ratchet import devices, experiments, export, live, pool, report, repository, scaling, sources
 from ratchet import night as night_of
 from ratchet import speak as voice
 from ratchet.doctor import examine
 from ratchet.ledger import Broken, Full, Ledger
+from ratchet.sources import Refused
 from ratchet.terminal import (
     Live,
     Spoken,
@@ -63,7 +64,7 @@ def main():
     """Run the verb; a user's mistake is one sentence and exit code 2."""
     try:
         app()
-    except (sources.Refused, Broken, Full, ValueError) as error:
+    except (Refused, Broken, Full, ValueError) as error:
         name = "ledger.jsonl, " if isinstance(error, Broken) else ""
         print(f"ratchet: {name}{error}.", file=sys.stderr)
         sys.exit(2)
@@ -125,7 +126,7 @@ def attempt(
     busy: Busy = False, as_json: AsJson = False,
 ):  # fmt: skip
     """Try HEAD's train.py against the champion: screen on one seed, confirm on fresh ones, decide."""
-    before = {e.n for e in Ledger(sources.home()).experiments().values() if e.closes}
+    before = {e.n for e in Ledger(repository.home()).experiments().values() if e.closes}
     where = dict(device=device, on=on, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
     e = carry_out(experiments.attempt, idea, quick=quick, again=again, by=by, **where)
     if e.n in before:
@@ -143,7 +144,7 @@ def compare(
 ):  # fmt: skip
     """Compare any commits or files with error bars, seeds interleaved on one device. Changes no champion."""
     if frame not in ("time", "tokens", "flops"):
-        raise sources.Refused(f"frame {frame!r} is not known: say time, tokens or flops")
+        raise Refused(f"frame {frame!r} is not known: say time, tokens or flops")
     where = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
     e = carry_out(experiments.compare, names, seeds, frame, **where)
     rows = show_contrast(e, "val", as_json)
@@ -175,7 +176,7 @@ def log(
     as_json: AsJson = False,
 ):
     """Show the ledger: a line for each experiment."""
-    every = [*(book := Ledger(sources.home())).experiments().values()]
+    every = [*(book := Ledger(repository.home())).experiments().values()]
     found = [e for e in every if by in (None, e.opens.get("by"))]
     if as_json:
         return show_json([facts(e) for e in found])
@@ -186,9 +187,9 @@ def log(
 
 
 def find(n):
-    found = Ledger(sources.home()).experiments()
+    found = Ledger(repository.home()).experiments()
     if n not in found:
-        raise sources.Refused(f"there is no experiment {n}: there are {len(found)}, see `ratchet log`")
+        raise Refused(f"there is no experiment {n}: there are {len(found)}, see `ratchet log`")
     return found[n]
 
 
@@ -212,7 +213,7 @@ def diff(n: int):
 @app.command()
 def verify(as_json: AsJson = False):
     """Check the chain, the sources, every verdict; print the head hash. Exit code 1 if something is wrong."""
-    book = Ledger(sources.home())
+    book = Ledger(repository.home())
     problems, rows = find_problems(book), len(book.rows())
     if as_json:
         show_json({"lines": rows, "head": book.head(), "problems": problems})
@@ -255,7 +256,7 @@ def make_report(
     to: Annotated[Path, typer.Option(help="Folder for report.html and progress.png. Default: runs/.")] = None,
 ):
     """Make one page of the ledger, that needs no network, and a picture."""
-    home = sources.home()
+    home = repository.home()
     folder = to or home / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     data = report.collect(Ledger(home), home)
@@ -269,7 +270,7 @@ def make_report(
 @app.command()
 def watch(port: Annotated[int, typer.Option(help="Of this machine; 0 takes a free one.")] = 8000):
     """Serve the report on 127.0.0.1 while a night runs: it refreshes itself."""
-    with live.server(sources.home(), port) as server:
+    with live.server(repository.home(), port) as server:
         console.print(f"{server.url}  (Ctrl-C ends it)", soft_wrap=True)
         try:
             server.serve_forever()
@@ -302,7 +303,7 @@ Run = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's folder, or an
 
 def trained(name=None):
     """The folder of the run that is meant; by default the champion's."""
-    home = sources.home()
+    home = repository.home()
     run = voice.find_run(Ledger(home), home, name)
     notes.print(f"model: {escape(voice.name_of(run))}", style="dim")
     return run
@@ -340,7 +341,7 @@ def serve_bench(
     """Measure decoding: tokens/s of the device against tokens/s of a user, at growing batches."""
     with Live() as tell:
         found = voice.serve_bench(trained(run), device, rows, prompt, new, eager, tell)
-    voice.keep(sources.home() / report.MEASURED[0], found)
+    voice.keep(repository.home() / report.MEASURED[0], found)
     show_json(found) if as_json else show_decoding(found)
 
 
@@ -357,7 +358,7 @@ def forecast(
     with Live() as tell:
         tell("measuring all-reduce" if not links else f"reading {links}")
         known = scaling.choose_links(links, device)
-    decoding, to = (sources.home() / name for name in report.MEASURED)
+    decoding, to = (repository.home() / name for name in report.MEASURED)
     found = scaling.scaling(folder, model, known, kind, voice.token_seconds(decoding, folder, device), most)
     voice.keep(to, found)
     show_json(found) if as_json else show_scaling(found)

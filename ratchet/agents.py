@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ratchet import devices, guard, referee, sandbox, sources
+from ratchet import devices, guard, referee, repository, sandbox, sources
 
 FILES = "prepare.py", "program.md"  # that lie beside train.py, not to be edited
 # whatever the user's git is set to sign or to run
@@ -76,11 +76,11 @@ class Agent:
         work = self.folder / "work"
         work.mkdir(parents=True)
         (self.folder / "tmp").mkdir()
-        self.given = {name: (sources.home() / name).read_bytes() for name in FILES}
+        self.given = {name: (repository.home() / name).read_bytes() for name in FILES}
         for name, data in (self.given | {"train.py": champion}).items():
             (work / name).write_bytes(data)
         for command in ("init -q", "add -A", f"{COMMIT} -qm champion"):
-            sources.git("-C", str(work), *command.split())
+            sources.git(*command.split(), folder=work)
 
     def ask(self, prompt, champion):
         """Have the command edit train.py in its folder, as the prompt says. Returns an Answer."""
@@ -174,7 +174,7 @@ def beside(program):
 
     A script in the repository or in somebody's home stands alone: beside it are the ledger, or keys.
     """
-    secret = sources.home(), devices.cache_folder(), Path.home()
+    secret = repository.home(), devices.cache_folder(), Path.home()
     open_to_all = any(path.is_relative_to(program.parent) for path in secret)
     return program if open_to_all or program.is_relative_to(secret[0]) else program.parent
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import psutil
 
-from ratchet import sandbox
+from ratchet import repository, sandbox
 from ratchet.devices import cache_folder, describe, pinned, throttled, torch_name
 from ratchet.guard import FOREIGN_CPU
 
@@ -59,6 +59,7 @@ def surroundings(device):
     yield "memory", memory.available > 4e9, free, "close programs: a run may need 4 GB"
     yield "disk", disk.free > 2e10, f"{disk.free / 1e9:.0f} GB free", "free some: a night may leave 20 GB"
     yield "arenas", bool(arenas), arenas or "none", "run `uv run prepare.py`"
+    yield "git", *repository.examine()
 
 
 def isolation(level):

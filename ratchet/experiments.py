@@ -14,7 +14,7 @@ import sys
 from contextlib import contextmanager
 from itertools import filterfalse
 
-from ratchet import curves, devices, guard, pool, referee, relay, sources, verdicts
+from ratchet import curves, devices, guard, pool, referee, relay, repository, sources, verdicts
 from ratchet.campaign import CANDIDATE, CHAMPION, MOST_TEXT, Campaign
 from ratchet.ledger import Ledger, bpb, counts, disturbed
 from ratchet.sources import Refused
@@ -77,7 +77,7 @@ class Bench:
 
     def __init__(self, device=None, arena=None, budget=None, busy=False, tell=lambda text: None, place=None,
                  stop_hopeless=False, wandb=False):  # fmt: skip
-        self.home = sources.home()
+        self.home = repository.home()
         self.ledger, self.place = Ledger(self.home), place or pool.Local(device)
         self.busy, self.tell, self.budget, self.stop_hopeless = busy, tell, budget, stop_hopeless
         self.wandb = wandb or relay.asked()

@@ -17,7 +17,7 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-from ratchet import devices, guard, referee, sandbox, sources
+from ratchet import devices, guard, referee, repository, sandbox, sources
 from ratchet.sources import Refused
 
 NODE_TRIES = 5  # nodes that may die under a run until it is given up
@@ -280,7 +280,7 @@ class SlurmCluster:
 
     def __init__(self, slots):
         submitit, self.slots = imported("submitit", "slurm"), slots
-        self.executor = submitit.AutoExecutor(folder=sources.home() / "runs/.slurm")
+        self.executor = submitit.AutoExecutor(folder=repository.home() / "runs/.slurm")
         self.broken, self.kind, self.name = submitit.core.utils.UncompletedJobError, None, "slurm"
 
     def places(self):

@@ -4,20 +4,29 @@ import ast
 import functools
 import hashlib
 import io
+import os
 import re
-import subprocess
 import tempfile
 import tokenize
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ratchet.repository import (
+    CONTESTANT,
+    NO_COMMIT,
+    SHALLOW_REMEDY,
+    Refused,
+    git,
+    git_lines,
+    has_commit,
+    is_cut_off,
+    prefix,
+    project,
+)
+
 ROOT = Path(__file__).resolve().parent.parent  # of the machinery that runs
 SOURCE_BYTES = 2**16  # a larger train.py has data in it
-
-
-class Refused(Exception):
-    """What was asked for can't be done; says what, why, and what to do."""
 
 
 class Source(NamedTuple):
@@ -81,55 +90,59 @@ def numbers_in(literal, name):
     return {key: node for part, value in pairs for key, node in numbers_in(value, f"{name}.{part}").items()}
 
 
-def git(*args, given=b""):
-    """Output of a git command, in bytes; `given` is its stdin. Raises Refused with git's own words."""
-    try:
-        done = subprocess.run(["git", *args], input=given, capture_output=True)
-    except FileNotFoundError:
-        raise Refused("git is not installed: install it, an experiment is a commit") from None
-    if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise Refused(f"git {args[0]} failed ({words[-1]})")
-    return done.stdout
-
-
-def git_lines(*args, given=b""):
-    return git(*args, given=given).decode(errors="replace").splitlines()
-
-
-def home():
-    """The folder of the main working tree, where the ledger is: also when called in another one."""
-    return Path(git_lines("rev-parse", "--path-format=absolute", "--git-common-dir")[0]).parent
-
-
 def read_source(what, files=False):
     """The train.py of a commit or, where files will do, of a path."""
     if files and (path := Path(what)).is_file():
         source = Source(str(what), "", path.read_bytes())
     else:
-        try:
-            (commit,) = git_lines("rev-parse", "--verify", "--quiet", f"{what}^{{commit}}")
-        except Refused:
-            raise Refused(f"{what!r} is neither a file nor a commit: name one of them") from None
-        source = Source(str(what), commit, git("show", f"{commit}:train.py"))
+        commit = find_commit(what)
+        source = Source(str(what), commit, contestant_of(commit, what))
     if (size := len(source.text)) > SOURCE_BYTES:
         raise Refused(f"train.py of {what} has {size:,} bytes, {SOURCE_BYTES:,} are allowed: no data in it")
     return source
 
 
+def find_commit(name):
+    """The full hash of what a user calls a commit. Raises Refused."""
+    try:
+        (commit,) = git_lines("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        return commit
+    except Refused:
+        project()  # in no repository the reason is another
+        if not has_commit():
+            raise Refused(NO_COMMIT) from None
+        raise Refused(f"{name!r} is neither a file nor a commit: name one of them") from None
+
+
+def contestant_of(commit, name):
+    """The text of the train.py of a commit, in bytes. Raises Refused."""
+    try:
+        return git("cat-file", "blob", f"{commit}:./{CONTESTANT}")
+    except Refused:
+        path = prefix(project()) + CONTESTANT
+        raise Refused(
+            f"{name} has no {path}: give the command in the folder that train.py is in, and commit it there"
+        ) from None
+
+
 def check_commit(commit):
     """Raise Refused unless train.py is all that a commit changes."""
-    changed = git_lines("diff-tree", "--no-commit-id", "--name-only", "-r", "-m", "--root", commit)
-    if others := ", ".join(sorted({*changed} - {"train.py"})):
+    if is_cut_off(commit):
+        what = f"what commit {commit[:7]} changes is not known, as this shallow clone ends there"
+        raise Refused(f"{what}: {SHALLOW_REMEDY}, then try again")
+    shown = git("diff-tree", "--no-commit-id", "--name-only", "-z", "-r", "-m", "--root", commit)
+    changed = {os.fsdecode(name) for name in shown.split(b"\0") if name}
+    if others := ", ".join(sorted(changed - {prefix(project()) + CONTESTANT})):
         raise Refused(f"commit {commit[:7]} changes {others}: an experiment may change train.py only")
 
 
 def check_clean():
-    """Raise Refused when the working tree has changes that a commit would lack."""
+    """Raise Refused when the project's folder has changes that a commit would lack."""
     if git_lines("ls-files", "ledger.jsonl"):
         raise Refused("ledger.jsonl is in git, where a checkout rewinds it: git rm --cached ledger.jsonl")
-    if changed := git_lines("status", "--porcelain", "--untracked-files=no"):
-        files = ", ".join(line.split()[-1] for line in changed)
+    shown = git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=no", "--", ".")
+    if changed := [os.fsdecode(line[3:]) for line in shown.split(b"\0") if line]:
+        files = ", ".join(changed)
         raise Refused(f"{files} changed since the last commit: commit that first, an experiment is a commit")
 
 
@@ -142,12 +155,16 @@ def machinery():
 def commit_text(parent, text, subject):
     """Commit a train.py on a parent, past working tree and branches; returns the commit."""
     blob = git("hash-object", "-w", "--stdin", given=text).decode().strip()
-    entries = [line for line in git("ls-tree", "-z", parent).split(b"\0") if line]
-    entries = [line for line in entries if line.partition(b"\t")[2] != b"train.py"]
-    entries.append(f"100644 blob {blob}\ttrain.py".encode())
-    tree = git("mktree", "-z", given=b"\0".join(entries) + b"\0").decode().strip()
-    who = "-c", "user.name=ratchet night", "-c", "user.email=night@ratchet.invalid"
-    return git(*who, "commit-tree", tree, "-p", parent, "-m", subject or "an idea").decode().strip()
+    entry = f"100644,{blob},{prefix(project())}{CONTESTANT}"
+    names = {f"GIT_{who}_NAME": "ratchet night" for who in ("AUTHOR", "COMMITTER")}
+    names |= {f"GIT_{who}_EMAIL": "night@ratchet.invalid" for who in ("AUTHOR", "COMMITTER")}
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": f"{folder}/index"}
+        git("read-tree", parent, more=index)
+        git("update-index", "--add", "--cacheinfo", entry, more=index)
+        tree = git("write-tree", more=index).decode().strip()
+    given = (subject or "an idea").encode(errors="replace")
+    return git("commit-tree", tree, "-p", parent, "-F", "-", given=given, more=names).decode().strip()
 
 
 def rebased(text, parent, champion):
@@ -165,7 +182,7 @@ def rebased(text, parent, champion):
 def texts(commits):
     """{commit: its train.py, None where there is none} of many commits, by one git process."""
     commits, found = [*commits], {}
-    given = "".join(f"{commit}:train.py\n" for commit in commits)
+    given = "".join(f"{commit}:./{CONTESTANT}\n" for commit in commits)
     answer = io.BytesIO(git("cat-file", "--batch", given=given.encode()))
     for commit in commits:
         *_, kind, size = answer.readline().split()
@@ -185,7 +202,8 @@ def diffs(pairs):
     found = dict.fromkeys(pairs, "")
     pairs = [pair for pair in found if here.issuperset(pair)]
     given = "".join(f"{new} {old}\n" for old, new in pairs)
-    text = git("diff-tree", "--stdin", "--always", "-p", "-r", given=given.encode()).decode(errors="replace")
+    shown = git("diff-tree", "--stdin", "--always", "-p", "-r", "--relative", given=given.encode())
+    text = shown.decode(errors="replace")
     pieces = re.split(r"^[0-9a-f]{40,64}\n", text, flags=re.M)[1:]
     return found | {pair: piece.strip("\n") for pair, piece in zip(pairs, pieces)}
 

@@ -1,0 +1,211 @@
+"""The repository: how git is asked, and where in it the project and its ledger lie.
+
+The project is the folder that holds train.py: the top of a repository, or a folder somewhere in one. The
+ledger is in that folder of the main working tree; what is tried in a linked one (`git worktree`) is written
+there, too.
+"""
+
+import functools
+import os
+import subprocess
+from pathlib import Path
+
+CONTESTANT = "train.py"
+SHALLOW_REMEDY = "run `git fetch --unshallow`"
+# Whatever the user's config says: what is read here is text of one form.
+PLAIN_CONFIG = {
+    "color.ui": "false", "color.diff": "false", "core.quotePath": "false", "core.fsmonitor": "false",
+    "diff.context": "3", "diff.interHunkContext": "0", "diff.relative": "false", "diff.algorithm": "default",
+    "diff.suppressBlankEmpty": "false", "diff.renames": "false",
+    "i18n.commitEncoding": "utf-8", "i18n.logOutputEncoding": "utf-8",
+}  # fmt: skip
+PLAIN_DIFF = (
+    "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/",
+    "-O/dev/null",
+)  # fmt: skip
+DIFFS = "diff", "diff-tree"
+# A hook that calls Ratchet hands these down; the folder that git runs in is what counts.
+REPOSITORY_VARIABLES = {
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
+    "GIT_NAMESPACE", "GIT_EXTERNAL_DIFF", "GIT_DIFF_OPTS",
+}  # fmt: skip
+NO_COMMIT = (
+    "this repository has no commit yet: commit train.py first (git add train.py, git commit -m baseline), "
+    "as an experiment is a commit"
+)
+IDENTITY_REMEDY = "run `git config user.email you@example.org` and `git config user.name you`, then commit"
+REMEDIES = (  # what git says, in part: what to do about it
+    ("not a git repository", "this folder is in no git repository: go to yours, or make one here with "
+     "`git init` and commit train.py, as an experiment is a commit"),
+    ("must be run in a work tree", "this folder is in no working tree: go to one, where train.py is"),
+)  # fmt: skip
+
+
+class Refused(Exception):
+    """What was asked for can't be done; says what, why, and what to do."""
+
+
+def git(*args, given=b"", folder=None, more={}):  # noqa: B006
+    """Output of a git command, in bytes, the same whatever the user's config and language are.
+
+    given: its stdin. folder: where it runs; by default the project in the working tree that Ratchet was
+    called in, so that `train.py` and `<commit>:./train.py` name the contestant. more: environment variables.
+    Raises Refused with git's own words.
+    """
+    config = [word for key, value in PLAIN_CONFIG.items() for word in ("-c", f"{key}={value}")]
+    plain = PLAIN_DIFF if args[0] in DIFFS else ()
+    command = ["git", "--no-pager", *config, args[0], *plain, *args[1:]]
+    env = {key: value for key, value in os.environ.items() if key not in REPOSITORY_VARIABLES}
+    env |= {"LC_ALL": "C", "LANGUAGE": "", "GIT_OPTIONAL_LOCKS": "0"} | more
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, cwd=folder or project(), env=env)
+    except FileNotFoundError:
+        raise Refused("git is not installed: install it, an experiment is a commit") from None
+    if done.returncode:
+        raise Refused(refusal(args[0], done.stderr.decode(errors="replace")))
+    return done.stdout
+
+
+def git_lines(*args, **options):
+    return git(*args, **options).decode(errors="replace").splitlines()
+
+
+def refusal(command, stderr):
+    """One sentence on what git printed when it failed; a remedy that it names is kept as it stands."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    for words, sentence in REMEDIES:
+        if any(words in line for line in lines):
+            return sentence
+    if "dubious ownership" in stderr:
+        remedy = next((line for line in lines if line.startswith("git config")), "see `man git-config`")
+        refused = next(line for line in lines if "dubious ownership" in line).removeprefix("fatal: ")
+        return f"git refuses this folder ({refused}): if you trust who owns it, run `{remedy}`"
+    return f"git {command} failed ({' '.join(lines)[:1000] or 'no reason given'})"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Where things lie
+
+
+def project():
+    """The folder of the project in the working tree that Ratchet was called in. Raises Refused."""
+    return _project(current_folder())
+
+
+def home():
+    """The folder of the project in the main working tree, where the ledger is. Raises Refused."""
+    return _home(current_folder())
+
+
+def current_folder():
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise Refused("the current folder was deleted: go to the one that holds train.py") from None
+
+
+@functools.cache
+def _project(folder):
+    """The nearest folder with a train.py, from `folder` up to the top of its working tree; else the top."""
+    top = Path(os.fsdecode(git("rev-parse", "--show-toplevel", folder=folder)).removesuffix("\n"))
+    if not folder.is_relative_to(top):
+        return top  # a link leads here
+    inside = [folder, *folder.parents][: len(folder.relative_to(top).parts) + 1]
+    return next((each for each in inside if (each / CONTESTANT).is_file() and not is_run(each)), top)
+
+
+def is_run(folder):
+    """Whether a folder is what a run left, which has a copy of its train.py."""
+    return any((folder / name).exists() for name in ("run.log", "run.json"))
+
+
+@functools.cache
+def _home(folder):
+    here = _project(folder)
+    own, common = (
+        (here / os.fsdecode(git("rev-parse", what, folder=here)).removesuffix("\n")).resolve()
+        for what in ("--git-dir", "--git-common-dir")
+    )
+    if own == common:  # the main working tree, of a submodule or one whose git folder lies elsewhere, too
+        return here
+    top = main_working_tree(common)
+    if not (main := top / prefix(here)).is_dir():
+        what = f"{main}, where the ledger is to be, is not there"
+        raise Refused(f"{what}: check out a branch in {top} that has it")
+    return main
+
+
+def main_working_tree(common):
+    """Top of the main working tree, to which a linked one with this git folder belongs. Raises Refused."""
+    if git_lines("rev-parse", "--is-bare-repository", folder=common) == ["true"]:
+        raise Refused(
+            f"this working tree belongs to a bare repository ({common}), which has no main working tree "
+            "to keep the ledger in: make a clone with `git clone`, and work there"
+        )
+    if (named := config("core.worktree", folder=common)) is not None:  # of a submodule
+        return (common / named).resolve()
+    if common.name == ".git":
+        return common.parent
+    raise Refused(
+        f"the main working tree of this one, where the ledger is, can't be found from its git folder "
+        f"({common}, made with --separate-git-dir): give the command in the main working tree"
+    )
+
+
+def prefix(folder):
+    """Path of a folder below the top of its working tree; "" or it ends with a slash."""
+    return os.fsdecode(git("rev-parse", "--show-prefix", folder=folder)).removesuffix("\n")
+
+
+def config(key, folder=None):
+    """A value of git's config, None where it is not set."""
+    try:
+        return os.fsdecode(git("config", "--get", key, folder=folder)).removesuffix("\n")
+    except Refused:
+        return None
+
+
+# ----------------------------------------------------------------------------------------------------
+# What can be wrong with it
+
+
+def has_commit():
+    try:
+        return bool(git("rev-parse", "--verify", "--quiet", "HEAD^{commit}"))
+    except Refused:
+        return False
+
+
+def is_cut_off(commit):
+    """Whether a shallow clone ends at a commit, so that its parents, and what it changed, are unknown."""
+    if git_lines("rev-parse", "--is-shallow-repository") != ["true"]:
+        return False
+    path = project() / git_lines("rev-parse", "--git-path", "shallow")[0]
+    return commit in path.read_text(encoding="ascii").split()
+
+
+def examine():
+    """(whether it is well, what was seen, what to do) of the repository that Ratchet was called in."""
+    try:
+        folder, version = home(), git_lines("--version")[0].removeprefix("git version ")
+    except Refused as error:
+        seen, _, advice = str(error).partition(": ")
+        return False, seen, advice
+    if not has_commit():
+        return False, "no commit yet", NO_COMMIT.partition(": ")[2]
+    try:
+        git("var", "GIT_COMMITTER_IDENT")
+    except Refused:
+        return False, "your name or email is not known", IDENTITY_REMEDY
+    if git_lines("rev-parse", "--is-shallow-repository") == ["true"]:
+        return False, "a shallow clone: its history is cut off", SHALLOW_REMEDY
+    return True, f"{version}, ledger in {folder}{detached()}", ""
+
+
+def detached():
+    """A word on a HEAD that is on no branch, where experiments are as safe as on one."""
+    try:
+        git("symbolic-ref", "--quiet", "HEAD")
+        return ""
+    except Refused:
+        return ", HEAD is detached (experiments keep their commits all the same)"
