@@ -14,7 +14,8 @@ from ratchet import devices, experiments, export, live, pool, report, repository
 from ratchet import night as night_of
 from ratchet import speak as voice
 from ratchet.doctor import examine
-from ratchet.ledger import Broken, Full, Ledger
+from ratchet.files import NO_ROOM, Full, replace_file
+from ratchet.ledger import Broken, Ledger
 from ratchet.sources import Refused
 from ratchet.terminal import (
     Live,
@@ -69,9 +70,10 @@ def main():
         print(f"ratchet: {name}{error}.", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if not error.filename:
+        if not error.filename and error.errno not in NO_ROOM:
             raise
-        print(f"ratchet: {error.filename}: {error.strerror}; mend that, then try again.", file=sys.stderr)
+        name = f"{error.filename}: " * bool(error.filename)
+        print(f"ratchet: {name}{error.strerror}; mend that, then try again.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -244,11 +246,13 @@ def night(
     first, *others = pool.places(on, names and names.split(","), slots)
 
     def whole(bench):
-        return night_of.run(bench, agent, limits, share, network, others), night_of.morning(bench)
+        why = night_of.run(bench, agent, limits, share, network, others)
+        return bench.home, why, night_of.summed_up(bench)
 
-    why, summary = carry_out(whole, place=first, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
+    home, why, text = carry_out(whole, place=first, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
     console.print(f"the night ended: {escape(why)}\n")
-    console.print(Markdown(summary))
+    console.print(Markdown(text))
+    night_of.keep_summary(home, text)
 
 
 @app.command(name="report")
@@ -260,7 +264,7 @@ def make_report(
     folder = to or home / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     data = report.collect(Ledger(home), home)
-    (folder / "report.html").write_text(report.render(data))
+    replace_file(folder / "report.html", report.render(data))
     console.print(f"{folder / 'report.html'}")
     if data["campaigns"]:
         report.picture(data, folder / "progress.png")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ratchet import devices, guard, referee, repository, sandbox, sources
+from ratchet.files import replace_file
 
 FILES = "prepare.py", "program.md"  # that lie beside train.py, not to be edited
 # whatever the user's git is set to sign or to run
@@ -129,8 +130,9 @@ class Agent:
     def keep(self, folder):
         """Copy what it was asked, and the last of what it printed."""
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(self.folder / "prompt", folder / "prompt.md")
-        (folder / "log.txt").write_text((self.folder / "log").read_text()[-LAST_CHARACTERS:])
+        replace_file(folder / "prompt.md", (self.folder / "prompt").read_bytes())
+        printed = (self.folder / "log").read_text(encoding="utf-8", errors="replace")
+        replace_file(folder / "log.txt", printed[-LAST_CHARACTERS:])
 
     def clear(self):
         """Remove its folder."""

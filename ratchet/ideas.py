@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ratchet import guard, sources, tuner
+from ratchet import devices, guard, sources, tuner
 from ratchet.agents import Answer
 from ratchet.campaign import tries
 from ratchet.digest import digest, expectation, quoted
+from ratchet.files import Full
 from ratchet.journal import Journal
 
 AHEAD = 1  # ideas that wait while the devices are busy, beside one for each
@@ -63,6 +64,7 @@ class Ideas:
         self.ready, self.broken = queue.Queue(), queue.Queue()  # to be tried; to go back to the agent
         self.lock = threading.Lock()  # of the tuner
         self.enough, self.refused = threading.Event(), ""  # refused: why there will be no more
+        self.full = None  # the Full that ended the agent's thread
         self.thread = threading.Thread(target=self.propose, daemon=True) if agent else None
 
     def __enter__(self):
@@ -110,6 +112,9 @@ class Ideas:
                 failures = 0 if self.answer(broken) else failures + 1
             except guard.Cancelled:
                 return
+            except Full as error:  # an answer that can't be noted is paid for nothing: no other call
+                self.full = error
+                return
             except Exception as error:  # of a thread nobody would see it
                 failures, why = failures + 1, f" (the last one: {type(error).__name__}: {error})"
                 if broken:
@@ -139,6 +144,7 @@ class Ideas:
 
     def answer(self, broken):
         """Ask once and note what came of it; True if that is an idea. broken: an Idea to be repaired."""
+        self.bench.ledger.check_room(devices.cache_folder())  # for what the agent will answer
         campaign = self.bench.campaign()
         parent = broken.parent if broken else campaign.champion["commit"]
         champion = sources.read_source(parent).text

@@ -12,9 +12,10 @@ import fcntl
 import json
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from ratchet.campaign import seconds
+from ratchet.files import append_line, cannot_write
 
 
 class Journal:
@@ -35,15 +36,24 @@ class Journal:
         return found
 
     def append(self, kind, **facts):
+        """Write one event: all of it, or nothing. Raises Full when there is no room."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = json.dumps({"kind": kind, "time": now} | facts) + "\n"
-        with open(self.path, "ab") as file:
+        line = (json.dumps({"kind": kind, "time": now} | facts) + "\n").encode()
+        with self._locked() as file:
+            size = file.seek(0, os.SEEK_END)
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+                line = b"\n" + line  # what a power cut left is not a part of this one
+            append_line(file, size, line, self.path)
+
+    @contextmanager
+    def _locked(self):
+        try:
+            file = open(self.path, "a+b", buffering=0)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if file.tell() and not self.path.read_bytes().endswith(b"\n"):
-                line = "\n" + line  # what a power cut left is not a part of this one
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+            yield file
 
     def night(self):
         """Events of the last night."""

@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ratchet.files import Full, append_line
 from ratchet.sources import sha256
 
 FREE_BYTES = 2**30  # of disk, without which no run begins: a full disk must not cost a finished one
@@ -35,10 +36,6 @@ KEY = ("seal", "budget", "device")  # what two scores must share to be compared
 
 class Broken(Exception):
     """The ledger is not what was written; says which line, why, and what to do."""
-
-
-class Full(Exception):
-    """There is no room for what a run will leave behind."""
 
 
 @dataclass
@@ -229,10 +226,4 @@ class Ledger:
             yield file
 
     def _write(self, file, size, line):
-        try:
-            if file.write(line) != len(line):
-                raise OSError("short write")
-            os.fsync(file.fileno())
-        except OSError as error:
-            file.truncate(size)  # a disk that fills up leaves whole lines
-            raise Full(f"{self.path} can't be written ({error}): free some disk, then try again") from None
+        append_line(file, size, line, self.path)

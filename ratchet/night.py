@@ -16,6 +16,7 @@ from ratchet.agents import Agent
 from ratchet.campaign import device_seconds
 from ratchet.digest import quoted
 from ratchet.experiments import Shared
+from ratchet.files import replace_file
 from ratchet.ideas import AHEAD, REPAIRS, Ideas
 from ratchet.journal import Journal, active_seconds
 from ratchet.morning import summary
@@ -82,6 +83,8 @@ class Night:
 
     def over(self):
         """Why the night ends now, or ""."""
+        if self.ideas.full:
+            raise self.ideas.full
         if self.why or self.errors:
             return self.why or "an error ended it"
         if (self.bench.home / "runs/.stop").exists():
@@ -264,10 +267,19 @@ def run(bench, name, limits, share=(), network=True, others=()):
 
 
 def morning(bench):
-    """The summary of the last night; also written to runs/morning.md."""
-    text = summary(bench.campaign(), Journal(bench.home).night())
-    (bench.home / "runs/morning.md").write_text(text)
+    """The summary of the last night, as Markdown; written to runs/morning.md, too."""
+    keep_summary(bench.home, text := summed_up(bench))
     return text
+
+
+def summed_up(bench):
+    """The summary of the last night, as Markdown."""
+    return summary(bench.campaign(), Journal(bench.home).night())
+
+
+def keep_summary(home, text):
+    """Write the summary to runs/morning.md. Raises Full when there is no room."""
+    replace_file(home / "runs/morning.md", text)
 
 
 def status(bench):

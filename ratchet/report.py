@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import io
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 from ratchet import curves, sources, verdicts
 from ratchet.campaign import CANDIDATE, campaigns, finite, mean_of, standing
 from ratchet.experiments import SPLITS, contrast
+from ratchet.files import replace_file
 from ratchet.journal import Journal
 from ratchet.ledger import counts, disturbed
 from ratchet.verify import find_problems
@@ -74,8 +76,10 @@ def picture(data, path):
     if rows or champions:
         axes.legend(fontsize=8, frameon=False, ncols=4)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Software": None})
+    image = io.BytesIO()
+    figure.savefig(image, metadata={"Software": None}, format="png")
     pyplot.close(figure)
+    replace_file(path, image.getvalue())
 
 
 def packed(data):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ratchet import devices, guard, referee, sandbox
 from ratchet.campaign import Campaign
+from ratchet.files import replace_file
 from ratchet.ledger import counts
 from ratchet.sources import ROOT, Refused
 
@@ -265,12 +266,7 @@ def frontier(points):
 def keep(path, found):
     """Write what was measured, whole or not at all, where the report looks for it."""
     path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    with open(part, "w") as file:
-        file.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    replace_file(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 def token_seconds(path, run, device):

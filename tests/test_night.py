@@ -16,7 +16,10 @@ from ratchet import (
     devices,
     digest,
     experiments,
+    files,
     guard,
+    journal,
+    ledger,
     night,
     pool,
     referee,
@@ -407,3 +410,50 @@ def test_status_and_stop(place, tmp_path):
     assert night.status(Bench())["night"] == "runs"
     thread.join(60)
     assert ended == ["it was stopped"] and night.status(Bench())["ended"] == "it was stopped"
+
+
+@pytest.mark.parametrize("kind", ["begins", "answer", "tries", "done", "ends"])
+def test_a_full_disk_ends_a_night_in_a_sentence_and_nothing_is_lost(place, tmp_path, monkeypatch, kind):
+    command, state = script(tmp_path, last=ALWAYS_NEW)
+    write, full = files.append_line, [True]
+
+    def fails(file, size, line, path):
+        if full and path.name == "night.jsonl" and f'"kind": "{kind}"'.encode() in line:
+            file.write(line[: len(line) // 2])
+            file.truncate(size)
+            raise files.cannot_write(path, OSError(28, "No space left on device"))
+        write(file, size, line, path)
+
+    monkeypatch.setattr(journal, "append_line", fails)
+    with pytest.raises(files.Full, match=r"night\.jsonl can't be written \(No space left.*: free some disk"):
+        night.run(Bench(), command, Limits(experiments=2), share=[state.parent])
+    before = [e.n for e in tried() if e.closes]
+    full.clear()
+    assert "2 experiments" in night.run(Bench(), command, Limits(experiments=2), share=[state.parent])
+    assert [e.n for e in tried()][: len(before)] == before and problems() == []
+    assert all(e.closes for e in tried())
+
+
+def test_the_agent_is_not_asked_when_its_answer_would_find_no_room(place, tmp_path, monkeypatch):
+    command, state = script(tmp_path, last=ALWAYS_NEW)
+    monkeypatch.setattr(ledger, "FREE_BYTES", 2**62)
+    with pytest.raises(files.Full, match="free some"):
+        night.run(Bench(), command, Limits(experiments=2), share=[state.parent])
+    assert json.loads(state.read_text()) == []
+
+
+def test_a_summary_that_finds_no_room_is_shown_all_the_same(place, tmp_path, monkeypatch):
+    command, state = script(tmp_path, last=ALWAYS_NEW)
+    monkeypatch.setattr(night, "replace_file", no_room)
+    words = ["night", "--agent", command, "--experiments", "1", "--share", str(state.parent)]
+    said = CliRunner().invoke(__main__.app, words)
+    assert isinstance(said.exception, files.Full) and "1 experiment by" in said.stdout
+    monkeypatch.setattr("sys.argv", ["ratchet", "report"])
+    monkeypatch.setattr(__main__, "replace_file", no_room)
+    with pytest.raises(SystemExit) as end:
+        __main__.main()
+    assert end.value.code == 2
+
+
+def no_room(path, data):
+    raise files.cannot_write(path, OSError(28, "No space left on device"))
