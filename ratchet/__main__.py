@@ -108,11 +108,18 @@ def doctor(device: Device = None, as_json: AsJson = False):
 @app.command()
 def calibrate(
     seeds: Seeds = 5, budget: Budget = None, arena: Arena = None, device: Device = None, on: On = None,
-    busy: Busy = False, as_json: AsJson = False,
+    busy: Busy = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Replace a kept champion unasked.")] = False,
+    as_json: AsJson = False,
 ):  # fmt: skip
     """Measure the noise of HEAD's train.py, which becomes the first champion. Begin here."""
-    e = carry_out(experiments.calibrate, seeds, device=device, on=on, arena=arena, budget=budget, busy=busy)
-    show_verdict(e, as_json)
+    where = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
+
+    def calibrate(bench):
+        return experiments.calibrate(bench, seeds, (lambda question: True) if yes else bench.tell.confirm)
+
+    e = carry_out(calibrate, **where)
+    show_verdict(e, repository.home(), as_json)
     if e.verdict != "baseline":
         notes.print("no baseline: all its runs must end well. Mend train.py, or give a longer --budget")
         raise SystemExit(1)
@@ -133,7 +140,7 @@ def attempt(
     e = carry_out(experiments.attempt, idea, quick=quick, again=again, by=by, **where)
     if e.n in before:
         notes.print(f"this source was tried before, as experiment {e.n}; --again runs it once more")
-    show_verdict(e, as_json)
+    show_verdict(e, repository.home(), as_json)
 
 
 @app.command()
@@ -178,14 +185,15 @@ def log(
     as_json: AsJson = False,
 ):
     """Show the ledger: a line for each experiment."""
-    every = [*(book := Ledger(repository.home())).experiments().values()]
+    home = repository.home()
+    every = [*(book := Ledger(home)).experiments().values()]
     found = [e for e in every if by in (None, e.opens.get("by"))]
     if as_json:
-        return show_json([facts(e) for e in found])
+        return show_json([facts(e, home) for e in found])
     if not found:
         empty = "the ledger is empty: begin with `uv run ratchet calibrate`"
         return console.print(f"of {len(every)} experiments none is by {by}" if every else empty)
-    show_log(found, every, most, book.cut())
+    show_log(found, every, most, book.cut(), home)
 
 
 def find(n):
@@ -198,8 +206,8 @@ def find(n):
 @app.command()
 def show(n: int, as_json: AsJson = False):
     """Show one experiment whole: its runs, probes, seconds and side figures."""
-    e = find(n)
-    return show_json(facts(e)) if as_json else show_experiment(e)
+    e, home = find(n), repository.home()
+    return show_json(facts(e, home)) if as_json else show_experiment(e, home)
 
 
 @app.command()

@@ -14,9 +14,10 @@ import sys
 from contextlib import contextmanager
 from itertools import filterfalse
 
-from ratchet import curves, devices, guard, pool, referee, relay, repository, sources, verdicts
+from ratchet import curves, devices, guard, pool, progress, referee, relay, repository, sources, verdicts
 from ratchet.campaign import CANDIDATE, CHAMPION, MOST_TEXT, Campaign
 from ratchet.ledger import Ledger, bpb, counts, disturbed
+from ratchet.running import working_on
 from ratchet.sources import Refused
 from ratchet.verdicts import Verdict
 
@@ -183,7 +184,8 @@ class Bench:
             seed_now = e.seed() if seed is None else seed
             target = self.home / "runs" / str(n) / f"{len(e.runs)}-{name}"
             asked = seed_now, budget or self.budget, self.arena
-            self.tell(f"experiment {n}: {phase} run of {source.name}, {asked[1]}, seed {seed_now}")
+            at = progress.of_experiment(e, self.experiments(), phase, asked[1])
+            self.tell(f"experiment {n}, {at}: {phase} run of {source.name}, {asked[1]}, seed {seed_now}")
             where = target, self.compiled()
             job = referee.Job(source, *asked, *where, tuple(splits), is_baseline)
             if self.stop_hopeless and phase == "screen":
@@ -244,18 +246,43 @@ def result_line(facts):
     return f"{score} ({spent})"
 
 
-def calibrate(bench, seeds=5):
-    """Measure sigma with several seeds of HEAD's train.py, which becomes the first champion."""
+def calibrate(bench, seeds=5, may_replace=lambda question: True):
+    """Measure sigma with several seeds of HEAD's train.py, which becomes the first champion.
+
+    may_replace(question): whether a champion that was kept may give way; Refused is raised if not.
+    """
     if seeds < MIN_SEEDS:
         raise Refused(f"-n {seeds} is too few: sigma needs at least {MIN_SEEDS} seeds, 5 are sensible")
     sources.check_clean()
-    bench.enter()
     source = sources.read_source("HEAD")
+    if e := replaced_by(bench, source):
+        what = f"HEAD's train.py will be the champion instead of experiment {e.n}'s"
+        if e.verdict == "keep" and not may_replace(f"{what}, which was kept"):
+            raise Refused(f"experiment {e.n} stays the champion: give the command again to replace it")
+        bench.tell(f"  {what}")
+    bench.enter()
     n = bench.open("calibrate", [source], idea="the baseline", seeds=seeds)
-    e = bench.now(n)
-    before = Campaign(bench.experiments(), e.key)
-    if before.baseline and before.champion["source"] != e.arms[0]["source"]:
-        bench.tell(f"HEAD's train.py will be the champion, instead of experiment {before.kept[-1].n}'s")
+    with working_on(bench.home, n):
+        return measure_noise(bench, n, source, seeds)
+
+
+def replaced_by(bench, source):
+    """The experiment whose source, another one, a calibration replaces as champion on this device, or None.
+
+    None, too, when a calibration of the source has begun since and has not ended: it was agreed to then.
+    """
+    device = bench.conditions()["device"]
+    own = [e for e in bench.experiments() if e.opens["device"] == device]
+    campaign, shape = Campaign(own), source.facts()["source"]
+    if not campaign.baseline or campaign.champion["source"] == shape:
+        return None
+    kept = campaign.kept[-1]
+    begun = (e for e in own if e.role == "calibrate" and not e.closes and e.line > kept.closes["line"])
+    return None if any(e.arms[0]["source"] == shape for e in begun) else kept
+
+
+def measure_noise(bench, n, source, seeds):
+    """A calibration to its end."""
     while len(bench.now(n).scores(0)) < seeds:
         facts = bench.run(n, 0, "calibrate", source, is_baseline=True)
         if facts["status"] != "ok":
@@ -291,6 +318,12 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", parent=No
             return None
         arms = source, sources.read_source(champion)._replace(name="champion")
         n = bench.open("try", arms, parent=champion, **more)
+    with working_on(bench.home, n):
+        return judge(bench, n, arms)
+
+
+def judge(bench, n, arms):
+    """A try to its verdict, run after run."""
     while True:
         bench.campaign()  # refuses when the judge has changed
         with bench.ledger.held:  # no line comes between a verdict and what it follows from
@@ -312,6 +345,12 @@ def compare(bench, names, seeds=5, frame="time"):
         raise Refused(f"a comparison needs two sources and {MIN_SEEDS} seeds at least")
     bench.enter()
     n = bench.open("compare", arms, frame=frame, seeds=seeds)
+    with working_on(bench.home, n):
+        return run_in_turns(bench, n, arms, seeds, frame)
+
+
+def run_in_turns(bench, n, arms, seeds, frame):
+    """A comparison to its end."""
     if frame != "time" and bench.budget.endswith("s"):
         bench.budget = equal_budget(bench, n, arms[0], frame)
     for number in range(seeds):
@@ -360,6 +399,12 @@ def audit(bench, seeds=3):
         sources.read_source(e.arms[0]["commit"])._replace(name=f"experiment {e.n}") for e in campaign.kept
     ]
     n = bench.open("audit", arms, seeds=seeds)
+    with working_on(bench.home, n):
+        return score_on_test(bench, n, arms, seeds)
+
+
+def score_on_test(bench, n, arms, seeds):
+    """An audit to its end."""
     for number in range(seeds):
         for arm, source in enumerate(arms):
             if len([*valid_or_failed(bench.now(n), arm)]) <= number:

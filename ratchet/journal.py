@@ -37,8 +37,7 @@ class Journal:
 
     def append(self, kind, **facts):
         """Write one event: all of it, or nothing. Raises Full when there is no room."""
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = (json.dumps({"kind": kind, "time": now} | facts) + "\n").encode()
+        line = (json.dumps({"kind": kind, "time": utc_now()} | facts) + "\n").encode()
         with self._locked() as file:
             size = file.seek(0, os.SEEK_END)
             if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
@@ -82,6 +81,11 @@ class Journal:
             if event["outcome"] == "idea" and event["call"] not in over:
                 found.append(event | commits.get(event["call"], {}))
         return found
+
+
+def utc_now():
+    """The time as ledger and journal write it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def active_seconds(events):

@@ -5,6 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ratchet import report
 from ratchet.ledger import Ledger
+from ratchet.running import all_running
 from ratchet.sources import Refused
 
 HOST = "127.0.0.1"
@@ -23,7 +24,8 @@ class Live:
     def stamp(self):
         paths = [self.home / name for name in ("ledger.jsonl", *report.MEASURED)]
         facts = [path.stat() for path in paths if path.exists()]
-        return " ".join(f"{each.st_size} {each.st_mtime_ns} {each.st_ino}" for each in facts) or "empty"
+        files = " ".join(f"{each.st_size} {each.st_mtime_ns} {each.st_ino}" for each in facts) or "empty"
+        return " ".join([files, *map(str, all_running(self.home))])
 
     def data(self):
         """Collected data; a ledger that has changed is read from its first line on: it may be another."""

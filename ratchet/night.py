@@ -11,15 +11,16 @@ from collections import Counter
 from contextlib import suppress
 from typing import NamedTuple
 
-from ratchet import devices, experiments, guard, referee, sources
+from ratchet import devices, experiments, guard, progress, referee, sources
 from ratchet.agents import Agent
 from ratchet.campaign import device_seconds
 from ratchet.digest import quoted
 from ratchet.experiments import Shared
 from ratchet.files import replace_file
 from ratchet.ideas import AHEAD, REPAIRS, Ideas
-from ratchet.journal import Journal, active_seconds
+from ratchet.journal import Journal, active_seconds, utc_now
 from ratchet.morning import summary
+from ratchet.running import state_of
 from ratchet.sources import Refused
 
 PATIENCE = 60  # seconds until a device that other programs use is looked at again
@@ -38,6 +39,19 @@ class Limits(NamedTuple):
     device_seconds: float = math.inf
     calls: float = math.inf
     cost: float = math.inf  # dollars, as far as the agent tells
+
+
+def paid(journal):
+    """(calls, dollars) of a night so far."""
+    answers = journal.answers()
+    return len(answers), sum(event["cost"] for event in answers)
+
+
+def spent_by(journal, bench, seconds):
+    """What of each limit a night has used that was active for so many seconds."""
+    calls, cost = paid(journal)
+    device = device_seconds(bench.experiments(), journal.night()[0])
+    return Limits(seconds / 3600, len(journal.verdicts()), device, calls, cost)
 
 
 class Night:
@@ -64,21 +78,11 @@ class Night:
 
     def spent(self):
         """What counts against the limits."""
-        calls, cost = self.paid()
-        return Limits(
-            hours=(self.before + time.monotonic() - self.begin) / 3600,
-            experiments=len(self.journal.verdicts()),
-            device_seconds=device_seconds(self.bench.experiments(), self.journal.night()[0]),
-            calls=calls, cost=cost)  # fmt: skip
-
-    def paid(self):
-        """(calls, dollars) so far."""
-        answers = self.journal.answers()
-        return len(answers), sum(event["cost"] for event in answers)
+        return spent_by(self.journal, self.bench, self.before + time.monotonic() - self.begin)
 
     def may_ask(self):
         """Whether the agent may be asked once more."""
-        calls, cost = self.paid()
+        calls, cost = paid(self.journal)
         return calls < self.limits.calls and cost < self.limits.cost
 
     def over(self):
@@ -178,6 +182,7 @@ class Night:
                 bench.tell(f"  experiment {e.n}: {e.verdict}, {e.closes['reason']}")
                 if e.verdict != "overtaken":
                     self.journal.append("done", call=idea.call, n=e.n, outcome=e.verdict)
+                    bench.tell(f"  night: {progress.of_night(self.spent(), self.limits)}")
                     if e.verdict in ("crash", "timeout"):
                         self.suspect(bench, idea.parent)
                     else:
@@ -291,19 +296,20 @@ def status(bench):
     kept = sum(event["kind"] == "done" and event["outcome"] == "keep" for event in events)
     begun = [event for event in events if event["kind"] in ("begins", "resumes")][-1]
     since = [e for e in bench.experiments() if e.n > begun["baseline"]]
-    busy = sorted(e.n for e in since if not e.closes and e.role == "try")
+    open_tries = sorted(e.n for e in since if not e.closes and e.role == "try")
     runs = events[-1]["kind"] not in ("ends", "pauses") and bench.is_busy()
     found = {"night": "runs" if runs else "does not run"}
     if events[-1]["kind"] == "ends":
         found["ended"] = events[-1]["why"]
-    limits = ", ".join(f"{name} {value:g}" for name, value in begun["limits"].items()) or "none"
-    found |= {"agent": events[0]["agent"], "began": events[0]["time"], "limits": limits}
-    found |= {"hours": round(active_seconds(events) / 3600, 2), "calls": len(answers)}
+    active = active_seconds(events + [{"kind": "now", "time": utc_now()}] * runs)
+    used = progress.of_night(spent_by(journal, bench, active), Limits(**begun["limits"]))
+    found |= {"agent": events[0]["agent"], "began": events[0]["time"], "used": used}
+    found |= {"hours": round(active / 3600, 2), "calls": len(answers)}
     found |= {"ideas": sum(event["outcome"] == "idea" for event in answers)}
     found |= {"verdicts": len(journal.verdicts()), "kept": kept}
-    for n in busy:
+    for n in open_tries:
         e = bench.now(n)
-        found[f"experiment {n}"] = f"runs so far {len(e.runs)}, {quoted(e.idea)}"
+        found[f"experiment {n}"] = f"{state_of(e, bench.home)}, runs so far {len(e.runs)}, {quoted(e.idea)}"
     return found
 
 

@@ -16,6 +16,7 @@ from ratchet.experiments import SPLITS, contrast
 from ratchet.files import replace_file
 from ratchet.journal import Journal
 from ratchet.ledger import counts, disturbed
+from ratchet.running import state_of
 from ratchet.verify import find_problems
 
 MEASURED = "runs/decoding.json", "runs/scaling.json"  # what serve-bench and scaling leave
@@ -26,6 +27,7 @@ CURVES = 150  # experiments that have one on the page: champions, then the lates
 MARKS = {  # colour, marker and its size, as on the page
     "baseline": ("#0072b2", "s", 45), "keep": ("#009e73", "*", 130), "discard": ("#8a8a90", "x", 28),
     "undecided": ("#e69f00", "D", 32), "overtaken": ("#cc79a7", "v", 32), "unfinished": ("#56b4e9", "o", 28),
+    "running": ("#56b4e9", "o", 28),
 }  # fmt: skip
 FAILED = "#d55e00", "^", 32
 FIGURES = "steps tokens flops_per_token mfu_percent peak_memory_mb params lookup joules".split()
@@ -211,7 +213,7 @@ def experiment_data(e, campaign, home, diffs, shown):
     mean, half = mean_of(scores, noise)
     found = {
         "n": e.n, "time": e.time, "role": e.role, "by": cut(e.opens.get("by", "")),
-        "idea": cut(e.opens.get("idea", "")), "verdict": e.verdict or "unfinished",
+        "idea": cut(e.opens.get("idea", "")), "verdict": state_of(e, home),
         "reason": cut(e.closes.get("reason", "")), "runs": len(e.runs), "mean": mean, "half": half,
         "scores": scores, "said": e.opens.get("gain"), "near": e.opens.get("near"),
         "commit": e.arms[CANDIDATE]["commit"][:10], "arms": [cut(arm["name"]) for arm in e.arms],

@@ -3,9 +3,11 @@
 import json
 import os
 import statistics
+import sys
 import threading
 from dataclasses import asdict
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -15,6 +17,8 @@ from ratchet import verdicts
 from ratchet.campaign import campaigns, mean_of, standing
 from ratchet.experiments import SPLITS, contrast
 from ratchet.ledger import bpb, counts, disturbed
+from ratchet.running import state_of
+from ratchet.sources import Refused
 
 WIDE = 100  # columns that the whole log needs; without any terminal, as for an agent, there is room
 WIDTH = None if any(map(os.isatty, range(3))) or "COLUMNS" in os.environ else 140
@@ -29,7 +33,13 @@ STYLES = {
     "undecided": "yellow",
     "audited": "cyan",
     "compared": "cyan",
+    "running": "bold",
 }
+
+
+def is_interactive():
+    """Whether somebody can see a question on stderr, and answer it."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 class Live:
@@ -47,6 +57,18 @@ class Live:
     def __exit__(self, *_):
         self.progress.stop()
 
+    def confirm(self, question):
+        """Ask on stderr; True if the answer is yes. Without a terminal that shows it, Refused names --yes."""
+        if not is_interactive():
+            raise Refused(f"{question}: give the command again with --yes if that is meant")
+        self.progress.stop()  # its lines would hide the question
+        try:
+            return typer.confirm(f"{question}. Go on?", default=False, err=True)
+        except typer.Abort:
+            return False
+        finally:
+            self.progress.start()
+
     def __call__(self, text):
         last, task = self.tasks.get(threading.get_ident(), ("", None))
         if text == last:
@@ -62,23 +84,24 @@ def show_json(value):
     print(json.dumps(value, indent=2))
 
 
-def facts(e):
-    """An experiment as JSON: its facts, and what is derived from them."""
+def facts(e, home):
+    """An experiment as JSON: its facts, and what is derived from them; `state` is the verdict once it is."""
     scores = [e.scores(arm) for arm in range(len(e.arms))]
-    return asdict(e) | {"verdict": e.verdict, "reason": e.closes.get("reason", ""), "scores": scores}
+    derived = {"verdict": e.verdict, "state": state_of(e, home), "scores": scores}
+    return asdict(e) | derived | {"reason": e.closes.get("reason", "")}
 
 
-def show_verdict(e, as_json):
+def show_verdict(e, home, as_json):
     if as_json:
-        return show_json(facts(e))
-    say_verdict(e)
+        return show_json(facts(e, home))
+    say_verdict(e, home)
     say_failures(e)
 
 
-def say_verdict(e):
-    style = STYLES.get(e.verdict, "red")
-    verdict, why = e.verdict or "unfinished", escape(e.closes.get("reason", ""))
-    console.print(f"experiment {e.n}: [bold {style}]{verdict}[/]  {why}", soft_wrap=True)
+def say_verdict(e, home):
+    state, why = state_of(e, home), escape(e.closes.get("reason", ""))
+    style = STYLES.get(state, "red")
+    console.print(f"experiment {e.n}: [bold {style}]{state}[/]  {why}", soft_wrap=True)
     if needed := e.closes.get("seeds_needed"):
         console.print(f"about {needed} seeds per arm would settle it")
 
@@ -91,9 +114,9 @@ def say_failures(e):
         console.print(f"isolation was {', '.join(levels)}: see `ratchet doctor`", style="yellow")
 
 
-def show_experiment(e):
+def show_experiment(e, home):
     """All that the ledger has on an experiment."""
-    say_verdict(e)
+    say_verdict(e, home)
     for key in ("role", "idea", "by", "time", "arena", "seal", "budget", "device", "torch"):
         console.print(f"{key + ':':<9}{escape(str(e.opens.get(key, '')))}")
     for arm in e.arms:
@@ -150,15 +173,15 @@ def show_contrast(e, split, as_json):
     return rows
 
 
-def cells(e, campaign):
+def cells(e, campaign, state):
     """An experiment's line of the log, by column."""
     mean, half = mean_of(e.own_scores(), campaign.baseline and campaign.noise())
     gained = standing(e, campaign) if e.role == "try" else None
-    style = STYLES.get(e.verdict, "red")
+    style = STYLES.get(state, "red")
     return {
         "n": str(e.n), "UTC": e.time[5:16].replace("T", " "), "what": e.role,
         "commit": e.arms[0]["commit"][:7] if e.role not in SPLITS else f"{len(e.arms)} arms",
-        "verdict": f"[{style}]{e.verdict or 'unfinished'}[/]", "runs": str(len(e.runs)),
+        "verdict": f"[{style}]{state}[/]", "runs": str(len(e.runs)),
         "val bpb": with_bar(mean, half) if e.role not in SPLITS else "",
         "gain": with_bar(gained.gain, gained.high - gained.gain, "+") if gained else "",
         "idea": escape(e.opens.get("idea") or e.closes.get("reason", ""))}  # fmt: skip
@@ -170,7 +193,7 @@ def with_bar(value, half, sign=""):
     return f"{value:{sign}.4f}{bar}" if value is not None else ""
 
 
-def show_log(found, every, most, warning):
+def show_log(found, every, most, warning, home):
     """A line for each of the last experiments found, and how far the champions of every one have come."""
     narrow = console.width < WIDE
     names = [name for name in COLUMNS if not (narrow and name in ("UTC", "what", "commit"))]
@@ -179,7 +202,7 @@ def show_log(found, every, most, warning):
     for name in names:
         table.add_column(name, no_wrap=name != "idea", overflow="fold")
     for e in (shown := found[-most:]):
-        row = cells(e, campaign_of[e.n])
+        row = cells(e, campaign_of[e.n], state_of(e, home))
         table.add_row(*(row[name] for name in names))
     console.print(table)
     if len(shown) < len(found):

@@ -3,12 +3,25 @@
 import json
 import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ratchet import __main__, devices, experiments, ledger, referee, report, sources, verdicts, verify
+from ratchet import (
+    __main__,
+    devices,
+    experiments,
+    ledger,
+    referee,
+    report,
+    running,
+    sources,
+    terminal,
+    verdicts,
+    verify,
+)
 from ratchet.campaign import Campaign
 from ratchet.experiments import Bench
 from ratchet.sources import Refused
@@ -371,7 +384,8 @@ def test_a_second_calibration_says_whose_place_it_takes_and_the_log_tells_both_s
     invoke("try", "better")
     assert "instead of" not in invoke("calibrate", "--arena", "tiny", "-n", 3).stderr  # its own source
     commit("another", quality=1.0 + 3 * SIGMA)
-    assert "instead of experiment 3's" in invoke("calibrate", "--arena", "tiny", "-n", 3).stderr
+    said = invoke("calibrate", "--arena", "tiny", "-n", 3, "--yes").stderr
+    assert "instead of experiment 3's" in said
     commit("better yet", quality=1.0 + 12 * SIGMA)
     invoke("try", "better yet")
     assert invoke("log").stdout.count("champions █▁") == 2
@@ -475,3 +489,157 @@ def test_a_run_without_hope_is_discarded(calibrated, runs):
     commit("tried without", quality=0.5)
     experiments.attempt(Bench(), "not stopped")
     assert not runs.jobs[-1].reference
+
+
+def test_a_kept_champion_is_not_replaced_without_a_yes(calibrated, runs, monkeypatch, capsys):
+    better = commit("better", quality=1.0 + 6 * SIGMA)
+    experiments.attempt(Bench(), "better")
+    commit("another", quality=1.0 + 3 * SIGMA)
+    lines = (calibrated / "ledger.jsonl").read_bytes()
+    monkeypatch.setattr("sys.argv", ["ratchet", "calibrate", "--arena", "tiny"])
+    with pytest.raises(SystemExit) as end:
+        __main__.main()
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "experiment 2's, which was kept" in said and "again with --yes" in said
+    assert (calibrated / "ledger.jsonl").read_bytes() == lines and champion() == better
+    said = invoke("calibrate", "--arena", "tiny", "--yes")
+    assert said.exit_code == 0 and champion() == head("HEAD") and "Go on?" not in said.stderr
+
+
+@pytest.mark.parametrize("answer, goes_on", [("y\n", True), ("n\n", False), ("\n", False), ("", False)])
+def test_in_a_terminal_the_question_is_on_stderr_and_no_is_its_default(
+    calibrated, runs, monkeypatch, answer, goes_on
+):
+    commit("better", quality=1.0 + 6 * SIGMA)
+    experiments.attempt(Bench(), "better")
+    commit("another", quality=1.0 + 3 * SIGMA)
+    monkeypatch.setattr(terminal, "is_interactive", lambda: True)
+    words = ["calibrate", "--arena", "tiny", "-n", "3", "--json"]
+    said = CliRunner().invoke(__main__.app, words, input=answer)
+    assert "instead of experiment 2's" in said.stderr and "Go on? [y/N]" in said.stderr
+    assert "Go on?" not in said.stdout and (said.exit_code == 0) == goes_on
+    assert (champion() == head("HEAD")) == goes_on
+    assert goes_on or "experiment 2 stays the champion" in str(said.exception)
+
+
+def test_nothing_is_asked_when_no_kept_champion_gives_way(calibrated, runs):
+    asked = []
+
+    def refuse(question):
+        asked.append(question)
+        return False
+
+    commit("another baseline", quality=0.9)  # the champion is the baseline
+    experiments.calibrate(Bench(arena="tiny"), 2, refuse)
+    commit("better", quality=1.0 + 6 * SIGMA)
+    assert experiments.attempt(Bench(), "better").verdict == "keep"
+    experiments.calibrate(Bench(arena="tiny"), 2, refuse)  # of the champion itself
+    assert not asked
+
+
+def test_a_calibration_that_was_agreed_to_goes_on_without_another_question(calibrated, runs):
+    commit("better", quality=1.0 + 6 * SIGMA)
+    experiments.attempt(Bench(), "better")
+    commit("another", quality=1.0 + 3 * SIGMA)
+    asked = []
+    for stop in (1, 1, None):
+        runs.stop_at = stop and len(runs.jobs) + stop
+        try:
+            verdict = experiments.calibrate(Bench(arena="tiny"), 4, lambda q: not asked.append(q)).verdict
+        except KeyboardInterrupt:
+            verdict = ""
+    assert verdict == "baseline" and len(asked) == 1
+    commit("better again", quality=1.0 + 12 * SIGMA)
+    assert experiments.attempt(Bench(), "better").verdict == "keep"
+    commit("and another", quality=1.0)
+    experiments.calibrate(Bench(arena="tiny"), 2, lambda q: not asked.append(q))
+    assert len(asked) == 2
+
+
+def test_the_log_tells_what_runs_from_what_was_left(calibrated, runs, monkeypatch):
+    commit("better", quality=1.0 + 6 * SIGMA)
+    quick, seen = referee.run, []
+
+    def looks(job):
+        seen.append([invoke(*words.split()).stdout for words in ("log", "show 2", "log --json")])
+        seen[-1].append(report.collect(ledger.Ledger(calibrated), calibrated)["campaigns"][0])
+        return quick(job)
+
+    monkeypatch.setattr(referee, "run", looks)
+    runs.stop_at = 7
+    with pytest.raises(KeyboardInterrupt):
+        experiments.attempt(Bench(), "better")
+    assert len(seen) == 3
+    for log, shown, as_json, page in seen:
+        assert "running" in log and "unfinished" not in log and "experiment 2: running" in shown
+        assert [e["state"] for e in json.loads(as_json)] == ["baseline", "running"]
+        assert page["experiments"][1]["verdict"] == "running"
+    assert "unfinished" in invoke("log").stdout and "experiment 2: unfinished" in invoke("show", 2).stdout
+    assert [e["state"] for e in json.loads(invoke("log", "--json").stdout)] == ["baseline", "unfinished"]
+
+
+def test_a_killed_process_leaves_an_experiment_unfinished(tmp_path):
+    code = "import sys, time; from pathlib import Path; from ratchet import running\n"
+    code += "with running.working_on(Path(sys.argv[1]), 3): print(flush=True); time.sleep(60)"
+    worker = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+    worker.stdout.readline()
+    assert running.is_running(tmp_path, 3) and not running.is_running(tmp_path, 4)
+    assert running.all_running(tmp_path) == [3]
+    worker.kill()
+    worker.communicate()
+    assert running.mark_of(tmp_path, 3).exists() and not running.is_running(tmp_path, 3)
+    with running.working_on(tmp_path, 3), running.working_on(tmp_path, 5):
+        assert running.all_running(tmp_path) == [3, 5]
+    assert running.all_running(tmp_path) == []
+
+
+def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(repository, runs, monkeypatch):
+    quick, told = referee.run, []
+    monkeypatch.setattr(referee, "run", lambda job: quick(job) | {"seconds": {"start": 40, "train": 300}})
+
+    def lines(verb, *args, **options):
+        told.clear()
+        verb(Bench(arena="tiny", budget="300s", tell=told.append), *args, **options)
+        return [re.search(r"experiment \d+, (.*?):", line)[1] for line in told if line.startswith("exp")]
+
+    assert lines(experiments.calibrate, 3) == [
+        "run 1 of 3", "run 2 of 3, about 11 min left", "run 3 of 3, about 6 min left"
+    ]  # fmt: skip
+    commit("better", quality=1.0 + 6 * SIGMA)
+    said = lines(experiments.attempt, "better")
+    assert said[:3] == [
+        "run 1 of at most 13, at most 74 min left", "run 2 of at most 13, at most 68 min left",
+        "run 3 of at most 13, at most 62 min left"]  # fmt: skip
+    assert lines(experiments.audit, 2)[::3] == [
+        "run 1 of 4, about 23 min left", "run 4 of 4, about 6 min left"
+    ]  # fmt: skip
+    assert lines(experiments.compare, ["HEAD", "HEAD~1"], 20)[0] == "run 1 of 40, about 3.8 h left"
+    assert lines(experiments.compare, ["HEAD", "HEAD~1"], 2, "tokens")[:2] == [
+        "run 1 of 5, about 28 min left", "run 2 of 5"
+    ]  # fmt: skip
+    commit("quick", quality=1.0 + 20 * SIGMA)
+    assert lines(experiments.attempt, "quick", quick=True) == ["run 1 of at most 1, at most 6 min left"]
+
+
+def test_a_detached_head_is_tried_like_any_other(calibrated, runs):
+    subprocess.run(["git", "checkout", "-q", "--detach"], check=True)
+    better = commit("better", quality=1.0 + 6 * SIGMA)
+    assert experiments.attempt(Bench(), "better").verdict == "keep" and champion() == better
+
+
+def test_a_project_in_a_folder_of_a_repository_is_served(tmp_path, runs, monkeypatch, arena):
+    folder = tmp_path / "monorepo/research/lm"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "monorepo")
+    monkeypatch.setattr(devices, "here", lambda: ["cpu"])
+    for command in ("init -q -b main", "config user.email a@b.c", "config user.name somebody"):
+        subprocess.run(["git", *command.split()], check=True)
+    monkeypatch.chdir(folder)
+    commit("the baseline")
+    assert experiments.calibrate(Bench(arena="tiny", budget="5s"), 3).verdict == "baseline"
+    commit("better", quality=1.0 + 6 * SIGMA)
+    assert experiments.attempt(Bench(), "better").verdict == "keep" and problems() == []
+    assert (folder / "ledger.jsonl").exists() and not (tmp_path / "monorepo/ledger.jsonl").exists()
+    assert "+QUALITY = 1.06" in invoke("diff", 2).stdout
+    page = report.collect(ledger.Ledger(folder), folder)
+    assert "+QUALITY = 1.06" in page["campaigns"][0]["experiments"][1]["diff"] and page["problems"] == []

@@ -22,6 +22,7 @@ from ratchet import (
     ledger,
     night,
     pool,
+    progress,
     referee,
     sources,
     tuner,
@@ -457,3 +458,28 @@ def test_a_summary_that_finds_no_room_is_shown_all_the_same(place, tmp_path, mon
 
 def no_room(path, data):
     raise files.cannot_write(path, OSError(28, "No space left on device"))
+
+
+def test_a_night_says_how_much_of_its_limits_is_used(place, tmp_path):
+    command, state = script(tmp_path, last=ALWAYS_NEW)
+    told = []
+    limits = Limits(experiments=2, hours=8, calls=30)
+    night.run(Bench(tell=told.append), command, limits, share=[state.parent])
+    lines = [line for line in told if line.startswith("  night: ")]
+    assert len(lines) == 2 and all(" of 8 h, " in line and " of 30 calls, " in line for line in lines)
+    assert "1 of 2 experiments" in lines[0] and lines[0].endswith(", less than a minute left")
+    assert "2 of 2 experiments" in lines[1]
+    assert "2 of 2 experiments" in night.status(Bench())["used"]
+
+
+@pytest.mark.parametrize("spent, limits, words", [
+    (Limits(1.5, 3, 600, 5, 0.25), Limits(), "3 experiments, 1.5 h"),
+    (Limits(1.5, 3, 600, 5, 0.25), Limits(hours=8), "1.5 of 8 h, about 6.5 h left"),
+    (Limits(1.5, 3, 600, 5, 0.25), Limits(experiments=4), "3 of 4 experiments, about 30 min left"),
+    (Limits(1.5, 3, 600, 5, 0.25), Limits(8, 100), "1.5 of 8 h, 3 of 100 experiments, about 6.5 h left"),
+    (Limits(1.5, 3, 600, 5, 0.25), Limits(cost=5), "0.25 of 5 dollars"),
+    (Limits(1.5, 0, 600, 5, 0.25), Limits(experiments=4, device_seconds=3600),
+     "0 of 4 experiments, 600 of 3600 s of the device"),
+])  # fmt: skip
+def test_limits_in_words(spent, limits, words):
+    assert progress.of_night(spent, limits) == words

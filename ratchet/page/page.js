@@ -5,6 +5,7 @@ const STYLES = { // colours that the colour-blind tell apart (Okabe and Ito), an
   baseline: ["#0072b2", "square", "square"], keep: ["#009e73", "star", "diamond"],
   discard: ["#8a8a90", "x", "circle"], undecided: ["#e69f00", "diamond", "diamond-open"],
   overtaken: ["#cc79a7", "triangle-down", "square-open"], unfinished: ["#56b4e9", "circle-open", "circle-open"],
+  running: ["#56b4e9", "circle-open", "circle-open"],
   audited: ["#0072b2", "square", "square"], compared: ["#0072b2", "square", "square"],
 };
 const FAILED = ["#d55e00", "triangle-up", "cross"];

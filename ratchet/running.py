@@ -1,0 +1,47 @@
+"""Running: which experiments a living process works on, by a lock that dies with the process."""
+
+import fcntl
+from contextlib import contextmanager, suppress
+
+
+def mark_of(home, n):
+    """The file that is locked while experiment n runs; where it is, nothing else follows from it."""
+    return home / "runs" / str(n) / ".running"
+
+
+@contextmanager
+def working_on(home, n):
+    """Hold the lock of experiment n in this block."""
+    mark = mark_of(home, n)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with open(mark, "ab") as file:
+        with suppress(OSError):  # a disk may have no locks: its experiments count as unfinished
+            fcntl.flock(file, fcntl.LOCK_EX)  # a reader has it for no longer than a look takes
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                mark.unlink()
+
+
+def is_running(home, n):
+    """Whether a living process, this one or another, works on experiment n."""
+    try:
+        with open(mark_of(home, n), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def all_running(home):
+    """Numbers of all experiments that a living process works on."""
+    numbers = (int(mark.parent.name) for mark in (home / "runs").glob("*/.running"))
+    return sorted(n for n in numbers if is_running(home, n))
+
+
+def state_of(e, home):
+    """The verdict of an experiment; without one `running` or `unfinished`."""
+    return e.verdict or ("running" if is_running(home, e.n) else "unfinished")
