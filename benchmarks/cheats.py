@@ -59,7 +59,7 @@ def honest_run(level):
 
 def note(path, name, level, seen):
     """Put one result into the file; returns all that are in it, of cheats that still exist."""
-    old = json.loads(path.read_text())["results"] if path.exists() else {}
+    old = json.loads(path.read_bytes())["results"] if path.exists() else {}
     results = {known: old.get(known, {}) for known in cheats.COMPETING}
     results[name][level] = seen
     prepare.write_atomically(path, {"results": results})

@@ -24,8 +24,8 @@ import prepare  # noqa: E402
 
 def memory_of(pid):
     """Proportional set size, in bytes, of a process and those it started (Linux)."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     own = next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
     return own + sum(map(memory_of, children))
 
@@ -40,7 +40,7 @@ def measure_preparation(text, cache):
         except (OSError, StopIteration):  # a process ended while it was looked at
             pass
         time.sleep(0.5)
-    arena = json.loads((Path(cache) / "bench" / "arena.json").read_text())
+    arena = json.loads((Path(cache) / "bench" / "arena.json").read_bytes())
     facts = {key: arena[key] for key in ("source_bytes", "train_tokens", "vocab_size")}
     return facts | {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": round(peak / 2**20)}
 
@@ -59,7 +59,7 @@ def measure_batches(cache):
 def main():
     with tempfile.TemporaryDirectory() as cache:
         result = {"prepare": measure_preparation(sys.argv[1], cache), "batches": measure_batches(cache)}
-    (HERE / "data.json").write_text(json.dumps(result, indent=1) + "\n")
+    (HERE / "data.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 
 

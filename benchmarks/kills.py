@@ -60,8 +60,10 @@ def ratchet(environment, repository, *words):
 
 def commit(repository, number):
     """A new source: one constant differs."""
-    text = (ROOT / "tests/contestant.py").read_text()
-    (repository / "train.py").write_text(text.replace("WIDTH = 0.03, 16", f"WIDTH = 0.03, {17 + number}"))
+    text = (ROOT / "tests/contestant.py").read_text(encoding="utf-8")
+    (repository / "train.py").write_text(
+        text.replace("WIDTH = 0.03, 16", f"WIDTH = 0.03, {17 + number}"), encoding="utf-8"
+    )
     subprocess.run(["git", "commit", "-qam", f"width {17 + number}"], cwd=repository, check=True)
 
 
@@ -82,7 +84,7 @@ def locked(cache):
     """Devices that nobody could use now."""
     count = 0
     for path in cache.glob(".device-*.lock"):
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -122,7 +124,7 @@ class Nights:
 
     def __init__(self, environment, repository):
         self.environment, self.repository = environment, repository
-        (repository.parent / "agent.py").write_text(AGENT)
+        (repository.parent / "agent.py").write_text(AGENT, encoding="utf-8")
 
     def start(self, last=False):
         agent = f"{sys.executable} {self.repository.parent / 'agent.py'}"
@@ -205,13 +207,13 @@ def main():
         }
         command = [sys.executable, "-m", "ratchet", "verify", "--json"]
         here = dict(cwd=repository, env=environment | {"PYTHONPATH": str(ROOT)})
-        verify = subprocess.run(command, **here, capture_output=True, text=True)
+        verify = subprocess.run(command, **here, capture_output=True, encoding="utf-8")
         counts["problems_found_by_verify"] = len(json.loads(verify.stdout)["problems"])
     counts["seconds"] = round(time.monotonic() - begin)
     print(json.dumps(counts, indent=2))
     if not args.json:
         name = "kills-night.json" if args.night else "kills.json"
-        Path(__file__).with_name(name).write_text(json.dumps(counts, indent=2) + "\n")
+        Path(__file__).with_name(name).write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def calibrated():
 
 def attempts(bench, numbers):
     """Try ideas of these numbers at the same time, each in a thread."""
-    champion, base = bench.campaign().champion["commit"], Path("train.py").read_text()
+    champion, base = bench.campaign().champion["commit"], Path("train.py").read_text(encoding="utf-8")
 
     def work(own, n):
         commit = sources.commit_text(champion, f"{base}\nNUMBER = {n}\n".encode(), f"idea {n}")
@@ -189,9 +189,11 @@ def place_to_work(folder):
     source = str(write_corpus(folder / "corpus.jsonl"))
     prepare.prepare("tiny", source=source, context=64, vocab_size=512)
     make_repository(folder / "repository")
-    text = (ROOT / "tests/contestant.py").read_text()
+    text = (ROOT / "tests/contestant.py").read_text(encoding="utf-8")
     text = text.replace("        step(x, y)\n", "        step(x, y)\n        time.sleep(0.1)\n", 1)
-    (folder / "repository/train.py").write_text(text.replace("import json\n", "import json\nimport time\n"))
+    (folder / "repository/train.py").write_text(
+        text.replace("import json\n", "import json\nimport time\n"), encoding="utf-8"
+    )
     for name in ("prepare.py", "program.md"):
         shutil.copy(ROOT / name, folder / "repository")
     with chdir(folder / "repository"):
@@ -213,7 +215,7 @@ def main():
     parser.add_argument("--slots", type=int, default=256, help="ideas at a time")
     args = parser.parse_args()
     path, console = results("pool"), Console(highlight=False)
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = json.loads(path.read_bytes()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         place_to_work(Path(folder))
         with chdir(Path(folder) / "repository"):

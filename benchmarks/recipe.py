@@ -54,7 +54,7 @@ class Variant(NamedTuple):
     override: str = ""
 
     def text(self):
-        text, guard = (ROOT / self.file).read_text(), 'if __name__ == "__main__":'
+        text, guard = (ROOT / self.file).read_text(encoding="utf-8"), 'if __name__ == "__main__":'
         return text.replace(guard, f"{self.override}\n{guard}") if self.override else text
 
 
@@ -73,17 +73,17 @@ def run_once(text, stage, seed, device):
     """The facts of one run by hand, and the seconds until its first training step."""
     with tempfile.TemporaryDirectory() as folder:
         contestant, out = Path(folder) / "train.py", Path(folder) / "out"
-        contestant.write_text(text)
+        contestant.write_text(text, encoding="utf-8")
         told = {"ARENA": stage.arena, "SEED": seed, "BUDGET": stage.budget, "RUN": out, "DEVICE": device}
         environment = os.environ | {f"RATCHET_{key}": str(value) for key, value in told.items()}
         begin = time.monotonic()
         done = subprocess.run(
             [sys.executable, contestant], env=environment | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")  # fmt: skip
         seconds = time.monotonic() - begin
         if not (out / "result.json").exists():
             return {"status": "crash", "reason": done.stdout[-2000:]}
-        result = json.loads((out / "result.json").read_text())
+        result = json.loads((out / "result.json").read_bytes())
     facts = {key: result.get(key) for key in FACTS.split()}
     known = result["train_seconds"] + result["score_seconds"]
     return facts | {"seconds_before_training": result["total_seconds"] - known, "wall_seconds": seconds}
@@ -127,7 +127,7 @@ def results(name):
 
 
 def load(path):
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_bytes()) if path.exists() else {}
 
 
 def spread(values):

@@ -42,7 +42,7 @@ def write_curves(home):
     for row in Ledger(home).rows():
         if row["kind"] == "run":
             (folder := home / row["folder"]).mkdir(parents=True, exist_ok=True)
-            (folder / "curve.jsonl").write_text(lines)
+            (folder / "curve.jsonl").write_text(lines, encoding="utf-8")
 
 
 def seconds_to_open(path):
@@ -77,7 +77,7 @@ def main():
             begin = time.monotonic()
             page = report.render(report.collect(Ledger(home), home))
             found = {"experiments": args.experiments, "seconds_to_build": time.monotonic() - begin}
-        (path := Path(folder) / "report.html").write_text(page)
+        (path := Path(folder) / "report.html").write_text(page, encoding="utf-8")
         found |= {"megabytes": len(page.encode()) / 1e6, "seconds_to_open": seconds_to_open(path)}
     prepare.write_atomically(results("report"), found)
     print(json.dumps(found, indent=2))

@@ -349,8 +349,8 @@ def main():
     figures, paths = measure(options.experiments)
     if options.json:
         return print(json.dumps(figures))
-    (HERE / "verdicts.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (HERE / "verdicts.svg").write_text(chart(paths))
+    (HERE / "verdicts.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (HERE / "verdicts.svg").write_text(chart(paths), encoding="utf-8")
     table(figures)
 
 

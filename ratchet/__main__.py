@@ -10,28 +10,26 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.syntax import Syntax
 
-from ratchet import devices, experiments, export, live, pool, report, repository, scaling, sources
+from ratchet import (
+    comparisons,
+    devices,
+    experiments,
+    export,
+    live,
+    pool,
+    report,
+    repository,
+    scaling,
+    sources,
+    terminal,
+)
 from ratchet import night as night_of
 from ratchet import speak as voice
 from ratchet.doctor import examine
-from ratchet.files import NO_ROOM, Full, replace_file
+from ratchet.files import NO_ROOM, Full
 from ratchet.ledger import Broken, Ledger
 from ratchet.sources import Refused
-from ratchet.terminal import (
-    Live,
-    Spoken,
-    console,
-    facts,
-    notes,
-    show_contrast,
-    show_decoding,
-    show_experiment,
-    show_findings,
-    show_json,
-    show_log,
-    show_scaling,
-    show_verdict,
-)
+from ratchet.terminal import console, notes, show_json
 from ratchet.verify import find_problems
 
 app = typer.Typer(
@@ -63,6 +61,9 @@ Names = typer.Argument(metavar="A B", help="Commits or files; each is compared w
 
 def main():
     """Run the verb; a user's mistake is one sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # a locale without "±" gets another sign
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except (Refused, Broken, Full, ValueError) as error:
@@ -84,7 +85,7 @@ def carry_out(
     wandb=False, **options,
 ):  # fmt: skip
     """Call a function of experiments.py, alone in this repository, and tell of it; returns the experiment."""
-    with Live() as tell:
+    with terminal.Live() as tell:
         place = place or pool.places(on, device and [device])[0]
         more = dict(busy=busy, tell=tell, place=place, stop_hopeless=stop_hopeless, wandb=wandb)
         bench = experiments.Bench(arena=arena, budget=budget, **more)
@@ -102,7 +103,7 @@ def doctor(device: Device = None, as_json: AsJson = False):
     found = examine(devices.choose(device))
     if as_json:
         return show_json([finding._asdict() for finding in found])
-    show_findings(found)
+    terminal.show_findings(found)
 
 
 @app.command()
@@ -119,7 +120,7 @@ def calibrate(
         return experiments.calibrate(bench, seeds, (lambda question: True) if yes else bench.tell.confirm)
 
     e = carry_out(calibrate, **where)
-    show_verdict(e, repository.home(), as_json)
+    terminal.show_verdict(e, repository.home(), as_json)
     if e.verdict != "baseline":
         notes.print("no baseline: all its runs must end well. Mend train.py, or give a longer --budget")
         raise SystemExit(1)
@@ -140,7 +141,7 @@ def attempt(
     e = carry_out(experiments.attempt, idea, quick=quick, again=again, by=by, **where)
     if e.n in before:
         notes.print(f"this source was tried before, as experiment {e.n}; --again runs it once more")
-    show_verdict(e, repository.home(), as_json)
+    terminal.show_verdict(e, repository.home(), as_json)
 
 
 @app.command()
@@ -155,8 +156,8 @@ def compare(
     if frame not in ("time", "tokens", "flops"):
         raise Refused(f"frame {frame!r} is not known: say time, tokens or flops")
     where = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
-    e = carry_out(experiments.compare, names, seeds, frame, **where)
-    rows = show_contrast(e, "val", as_json)
+    e = carry_out(comparisons.compare, names, seeds, frame, **where)
+    rows = terminal.show_contrast(e, "val", as_json)
     if as_json:
         return show_json({"n": e.n, "frame": frame, "reason": e.closes["reason"], "arms": rows})
     for run in e.runs:
@@ -171,8 +172,8 @@ def audit(
     seeds: Seeds = 3, device: Device = None, on: On = None, busy: Busy = False, as_json: AsJson = False,
 ):  # fmt: skip
     """Score all champions on the locked test split with fresh seeds: is a gain on val one on test, too?"""
-    e = carry_out(experiments.audit, seeds, device=device, on=on, busy=busy)
-    found = {split: show_contrast(e, split, as_json) for split in ("val", "test")}
+    e = carry_out(comparisons.audit, seeds, device=device, on=on, busy=busy)
+    found = {split: terminal.show_contrast(e, split, as_json) for split in ("val", "test")}
     if as_json:
         return show_json({"n": e.n} | found)
     console.print(escape(e.closes["reason"]))
@@ -189,11 +190,11 @@ def log(
     every = [*(book := Ledger(home)).experiments().values()]
     found = [e for e in every if by in (None, e.opens.get("by"))]
     if as_json:
-        return show_json([facts(e, home) for e in found])
+        return show_json([terminal.facts(e, home) for e in found])
     if not found:
         empty = "the ledger is empty: begin with `uv run ratchet calibrate`"
         return console.print(f"of {len(every)} experiments none is by {by}" if every else empty)
-    show_log(found, every, most, book.cut(), home)
+    terminal.show_log(found, every, most, book.cut(), home)
 
 
 def find(n):
@@ -207,7 +208,7 @@ def find(n):
 def show(n: int, as_json: AsJson = False):
     """Show one experiment whole: its runs, probes, seconds and side figures."""
     e, home = find(n), repository.home()
-    return show_json(facts(e, home)) if as_json else show_experiment(e, home)
+    return show_json(terminal.facts(e, home)) if as_json else terminal.show_experiment(e, home)
 
 
 @app.command()
@@ -268,15 +269,8 @@ def make_report(
     to: Annotated[Path, typer.Option(help="Folder for report.html and progress.png. Default: runs/.")] = None,
 ):
     """Make one page of the ledger, that needs no network, and a picture."""
-    home = repository.home()
-    folder = to or home / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
-    data = report.collect(Ledger(home), home)
-    replace_file(folder / "report.html", report.render(data))
-    console.print(f"{folder / 'report.html'}")
-    if data["campaigns"]:
-        report.picture(data, folder / "progress.png")
-        console.print(f"{folder / 'progress.png'}")
+    for path in report.write(home := repository.home(), to or home / "runs"):
+        console.print(str(path))
 
 
 @app.command()
@@ -337,7 +331,7 @@ def speak(
     name, prompt = voice.name_and_prompt(words or [])
     run = trained(name)
     ask = dict(tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
-    with Spoken(prompt) as show:
+    with terminal.Spoken(prompt) as show:
         voice.say(run, prompt, samples or (1 if prompt else 3), device, show=show, tell=notes.print, **ask)
 
 
@@ -351,10 +345,10 @@ def serve_bench(
     as_json: AsJson = False,
 ):  # fmt: skip
     """Measure decoding: tokens/s of the device against tokens/s of a user, at growing batches."""
-    with Live() as tell:
+    with terminal.Live() as tell:
         found = voice.serve_bench(trained(run), device, rows, prompt, new, eager, tell)
     voice.keep(repository.home() / report.MEASURED[0], found)
-    show_json(found) if as_json else show_decoding(found)
+    show_json(found) if as_json else terminal.show_decoding(found)
 
 
 @app.command(name="scaling")
@@ -367,13 +361,13 @@ def forecast(
     """Forecast training and decoding on several devices, from times of all-reduce measured here."""
     folder, device = trained(run), devices.choose(device)
     model, kind = scaling.describe(folder), devices.describe(device)["device"]
-    with Live() as tell:
+    with terminal.Live() as tell:
         tell("measuring all-reduce" if not links else f"reading {links}")
         known = scaling.choose_links(links, device)
     decoding, to = (repository.home() / name for name in report.MEASURED)
     found = scaling.scaling(folder, model, known, kind, voice.token_seconds(decoding, folder, device), most)
     voice.keep(to, found)
-    show_json(found) if as_json else show_scaling(found)
+    show_json(found) if as_json else terminal.show_scaling(found)
 
 
 @app.command(name="export")

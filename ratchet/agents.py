@@ -88,7 +88,7 @@ class Agent:
         work, log = self.folder / "work", self.folder / "log"
         with suppress(FileNotFoundError):
             (work / ANSWER).unlink()
-        (self.folder / "prompt").write_text(prompt)
+        (self.folder / "prompt").write_text(prompt, encoding="utf-8")
         argv = [str(self.folder / "prompt") if arg == "{prompt}" else arg for arg in self.argv]
         clock = referee.Clock()
         try:
@@ -97,8 +97,8 @@ class Agent:
         except guard.Ended as end:
             answer = Answer(end.status, str(end))
         clock.enter("end")
-        log.write_text(self.masked(log.read_text()))
-        said = parse(log.read_text())
+        log.write_text(self.masked(log.read_text(encoding="utf-8")), encoding="utf-8")
+        said = parse(log.read_text(encoding="utf-8"))
         idea, gain = read_idea(work / ANSWER, said["text"])
         told = dict(seconds=clock.seconds["start"], cost=said["cost"], tokens=said["tokens"])
         reason = said["error"] if answer.outcome == "crash" and said["error"] else answer.reason

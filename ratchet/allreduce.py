@@ -57,7 +57,7 @@ def main():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     found = measure(device)
     if distributed.get_rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(found))
+        Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
     distributed.destroy_process_group()
 
 

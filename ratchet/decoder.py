@@ -89,7 +89,7 @@ class Speaker:
     """Answers questions about one run's model."""
 
     def __init__(self, folder, device, say, heard):
-        run = json.loads((folder / "run.json").read_text())
+        run = json.loads((folder / "run.json").read_bytes())
         self.arena = prepare.load_arena(Path(run["arena_folder"]), "tokenizer.json")
         if self.arena.seal != run["seal"]:
             prepare.refuse(f"{folder} was trained in another arena than {self.arena.folder} is now.")

@@ -76,7 +76,9 @@ def socket_and_core(number):
     """Of a logical core: those that share a physical one are in one share of the CPU."""
     folder = SYS / f"devices/system/cpu/cpu{number}/topology"
     try:
-        return tuple(int((folder / name).read_text()) for name in ("physical_package_id", "core_id"))
+        return tuple(
+            int((folder / name).read_text(encoding="utf-8")) for name in ("physical_package_id", "core_id")
+        )
     except (OSError, ValueError):
         return 0, number
 
@@ -103,12 +105,18 @@ def cores(device):
 def classes(numbers):
     """How many logical cores there are of each class, as text; "" where all of this machine are alike."""
     slow = SYS / "devices/cpu_atom/cpus"  # of Intel's hybrids; others tell a capacity
-    ranges = re.findall(r"(\d+)(?:-(\d+))?", slow.read_text()) if slow.exists() else []
+    ranges = re.findall(r"(\d+)(?:-(\d+))?", slow.read_text(encoding="utf-8")) if slow.exists() else []
     slow = {number for first, last in ranges for number in range(int(first), int(last or first) + 1)}
 
     def of(number):
         told = SYS / f"devices/system/cpu/cpu{number}/cpu_capacity"
-        return told.read_text().strip() if told.exists() else "slow" if number in slow else "fast"
+        return (
+            told.read_text(encoding="utf-8").strip()
+            if told.exists()
+            else "slow"
+            if number in slow
+            else "fast"
+        )
 
     every = {number: of(number) for number in {*numbers, *range(psutil.cpu_count())}}
     found = Counter(every[number] for number in sorted(numbers))
@@ -118,11 +126,11 @@ def classes(numbers):
 def quota():
     """How many CPUs' time control groups (version 2) grant this process; infinity without a limit."""
     own, found = Path("/proc/self/cgroup"), [math.inf]
-    path = re.search(r"^0::/(.*)$", own.read_text() if own.exists() else "", re.MULTILINE)
+    path = re.search(r"^0::/(.*)$", own.read_text(encoding="utf-8") if own.exists() else "", re.MULTILINE)
     folder = SYS / "fs/cgroup" / (path[1] if path else "")
     for group in (folder, *folder.parents):
         with suppress(OSError, ValueError):  # "max 100000": none
-            most, period = map(int, (group / "cpu.max").read_text().split())
+            most, period = map(int, (group / "cpu.max").read_text(encoding="utf-8").split())
             found.append(most / period)
     return min(found)
 
@@ -143,7 +151,7 @@ def pinned(device):
 def cpu_name(used=None):
     """Model and cores of the CPU; used: how many of them, if not all."""
     info, count = Path("/proc/cpuinfo"), psutil.cpu_count()
-    names = re.findall("model name.*: (.*)", info.read_text()) if info.exists() else []
+    names = re.findall("model name.*: (.*)", info.read_text(encoding="utf-8")) if info.exists() else []
     share = f"{used} of " if used not in (None, 0, count) else ""
     return f"{(names or [platform.processor() or platform.machine()])[0]}, {share}{count} cores"
 
@@ -213,7 +221,7 @@ def exclusive(device, tell=lambda text: None, pause=time.sleep):
     cache_folder().mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         for part in parts(device):
-            file = stack.enter_context(open(cache_folder() / f".device-{part}.lock", "a"))
+            file = stack.enter_context(open(cache_folder() / f".device-{part}.lock", "ab"))
             if not lock(file):
                 tell(f"  {device} is in use by another run: waiting for it")
                 while not lock(file):

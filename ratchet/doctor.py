@@ -34,9 +34,10 @@ def matmul_peak(device, level):
         view = sandbox.View(write=(Path(folder),), device=device)
         argv = sandbox.command([sys.executable, "-c", code], view, level)
         home = dict.fromkeys(("HOME", "TMPDIR", "PYTHONPATH"), folder)
-        done = subprocess.run(argv, cwd=folder, env=os.environ | home, capture_output=True, text=True)
-    words = done.stderr.strip().splitlines() or ["no reason given"]
-    return json.loads(done.stdout) if not done.returncode else (0.0, words[-1])
+        done = subprocess.run(argv, cwd=folder, env=os.environ | home, capture_output=True)
+    printed, said = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
+    words = said.strip().splitlines() or ["no reason given"]
+    return json.loads(printed) if not done.returncode else (0.0, words[-1])
 
 
 def hardware(device, level):

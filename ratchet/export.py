@@ -80,12 +80,12 @@ Written for transformers 5. Every generated token recomputes the row.
 
 def export(run, to):
     """Write model.safetensors, tokenizer.json, their configs and a modelling file into a folder, at once."""
-    to, facts = Path(to).absolute(), json.loads((run / "result.json").read_text())
+    to, facts = Path(to).absolute(), json.loads((run / "result.json").read_bytes())
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Refused(f"{to} is not an empty folder: name a new one")
     if facts["status"] != "ok":
         raise Refused(f"{run} has no valid score ({facts['reason']}): choose another run")
-    own = json.loads((run / "config.json").read_text())
+    own = json.loads((run / "config.json").read_bytes())
     with speak.decoder(run, "cpu") as model:
         about = model.ask("about")
         sizes = {"vocab_size": model.vocab_size, "max_position_embeddings": model.context}
@@ -95,19 +95,19 @@ def export(run, to):
         raise Refused(
             "load() does more than to fill Class(**config) with what was saved: it can't be exported"
         )
-    source = modelling((run / "train.py").read_text(), about["class"])
-    tokenizer = json.loads((Path(facts["arena_folder"]) / "tokenizer.json").read_text())
+    source = modelling((run / "train.py").read_text(encoding="utf-8"), about["class"])
+    tokenizer = json.loads((Path(facts["arena_folder"]) / "tokenizer.json").read_bytes())
     to.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=to.parent))
     try:
-        (part / "modeling_ratchet.py").write_text(source)
+        (part / "modeling_ratchet.py").write_text(source, encoding="utf-8")
         with open(run / "model.safetensors", "rb") as old, open(part / "model.safetensors", "wb") as new:
             rename(old, new, "model.")
         write_json(part / "config.json", config(own, sizes))
         write_json(part / "tokenizer.json", with_bos(tokenizer))
         write_json(part / "tokenizer_config.json", tokenizer_config(model.context))
         score = "val_bpb {val_bpb:.4f} on the arena {arena} ({seal}), {budget}.".format(**facts)
-        (part / "README.md").write_text(CARD.format(score=score, bos=BOS))
+        (part / "README.md").write_text(CARD.format(score=score, bos=BOS), encoding="utf-8")
         part.chmod(0o755)
         part.replace(to)
     finally:
@@ -122,7 +122,7 @@ def tokenizer_config(context):
 
 
 def write_json(path, value):
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def config(own, sizes):

@@ -127,7 +127,7 @@ def core_times():
     """{number of a logical core: its times}; one that is offline is missing."""
     numbers, stat = itertools.count(), Path("/proc/stat")
     if stat.exists():
-        numbers = map(int, re.findall(r"^cpu(\d+) ", stat.read_text(), re.MULTILINE))
+        numbers = map(int, re.findall(r"^cpu(\d+) ", stat.read_text(encoding="utf-8"), re.MULTILINE))
     return dict(zip(numbers, psutil.cpu_times(percpu=True)))
 
 
@@ -150,7 +150,7 @@ def clean(data):
 
 def tail(log):
     """Last lines of a log, without the names of the machine and its folders: ledgers are published."""
-    text = log.read_text().strip() if log.exists() else ""
+    text = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
     names = {log.parent: ".", sys.prefix: "python", sys.base_prefix: "python", Path.home(): "~"}
     for folder, name in names.items():
         text = text.replace(f"{folder}/", f"{name}/")
@@ -276,7 +276,8 @@ class Watched:
         self.drain()
         code = self.popen.poll()
         self.log.flush()
-        words = [line for line in Path(self.log.name).read_text().splitlines() if line.strip()]
+        text = Path(self.log.name).read_text(encoding="utf-8", errors="replace")
+        words = [line for line in text.splitlines() if line.strip()]
         how = f"killed by {signal_name(-code)}" if code and code < 0 else f"exit code {code}"
         return Ended(
             "crash", (words[-1].removeprefix("ratchet: ")[:300] if words else "no output") + f" ({how})"

@@ -201,7 +201,7 @@ class Ideas:
 
     def prompt(self, campaign, broken=None):
         """What the agent reads: program.md, what happened last, the digest."""
-        parts = [(self.bench.home / "program.md").read_text(), "# This call\n\n" + TASK]
+        parts = [(self.bench.home / "program.md").read_text(encoding="utf-8"), "# This call\n\n" + TASK]
         if broken and not broken.failure:
             edit = sources.git("diff", f"{broken.commit}^", broken.commit, "--", "train.py")
             lines = edit.decode(errors="replace").splitlines()[4:300]

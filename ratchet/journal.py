@@ -29,7 +29,7 @@ class Journal:
         size, found = self.path.stat().st_size if self.path.exists() else 0, []
         if size == self.seen[0]:
             return self.seen[1]
-        for line in self.path.read_text(errors="replace").splitlines():
+        for line in self.path.read_text(errors="replace", encoding="utf-8").splitlines():
             with suppress(ValueError):
                 found.append(json.loads(line))
         self.seen = size, found

@@ -3,8 +3,8 @@
 import re
 
 from ratchet.campaign import CHAMPION, device_seconds, standing, tries
+from ratchet.comparisons import contrast
 from ratchet.digest import expectation, near_misses, quoted, signed
-from ratchet.experiments import contrast
 from ratchet.verdicts import compare
 
 

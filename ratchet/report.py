@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ratchet import curves, sources, verdicts
 from ratchet.campaign import CANDIDATE, campaigns, finite, mean_of, standing
-from ratchet.experiments import SPLITS, contrast
+from ratchet.comparisons import SPLITS, contrast
 from ratchet.files import replace_file
 from ratchet.journal import Journal
-from ratchet.ledger import counts, disturbed
+from ratchet.ledger import Ledger, counts, disturbed
 from ratchet.running import state_of
 from ratchet.verify import find_problems
 
@@ -36,8 +36,8 @@ FIGURES = "steps tokens flops_per_token mfu_percent peak_memory_mb params lookup
 def render(data, live=False):
     """The page of collected data, plotly, style and script in one file. live: it asks for news itself."""
     parts = {"plotly": library(), "data": packed(data), "live": json.dumps(live)}
-    parts |= {name: (PAGE / name).read_text() for name in ("style.css", "page.js")}
-    head, *rest = (PAGE / "page.html").read_text().split("{{")
+    parts |= {name: (PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "page.js")}
+    head, *rest = (PAGE / "page.html").read_text(encoding="utf-8").split("{{")
     return head + "".join(parts[piece.partition("}}")[0]] + piece.partition("}}")[2] for piece in rest)
 
 
@@ -47,6 +47,20 @@ def library():
     import plotly
 
     return re.sub(r"[^\x00-\x7f]", lambda found: f"\\u{ord(found[0]):04x}", plotly.offline.get_plotlyjs())
+
+
+def write(home, folder):
+    """Write report.html, and progress.png where there is something to draw. Yields each path.
+
+    Raises Full when there is no room: what was there stays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = collect(Ledger(home), home)
+    replace_file(folder / "report.html", render(data))
+    yield folder / "report.html"
+    if data["campaigns"]:
+        picture(data, folder / "progress.png")
+        yield folder / "progress.png"
 
 
 def picture(data, path):
@@ -125,7 +139,7 @@ def cheats():
 def kept(path):
     """What is in a file of JSON, or None."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
 
@@ -256,7 +270,7 @@ def figures(run, home):
     found["probes"] = {name: shown for name, (_, shown) in (run.get("val", {}).get("probes") or {}).items()}
     config = home / run.get("folder", "none") / "config.json"
     try:
-        facts = json.loads(config.read_text())
+        facts = json.loads(config.read_bytes())
         found["architecture"] = cut(", ".join(f"{key} {value}" for key, value in facts.items()), 300)
     except (OSError, ValueError, AttributeError, RecursionError):
         found["architecture"] = ""

@@ -161,7 +161,7 @@ def write_python(path, view, level):
     started in, where multiprocessing goes. Its home and TMPDIR is the first folder that it may write.
     """
     home, program = shlex.quote(str(view.write[0])), shlex.join(command([sys.executable], view, level))
-    path.write_text(f'#!/bin/sh\nexport HOME={home} TMPDIR={home}\nexec {program} "$@"\n')
+    path.write_bytes(os.fsencode(f'#!/bin/sh\nexport HOME={home} TMPDIR={home}\nexec {program} "$@"\n'))
     path.chmod(0o755)
     return path
 
@@ -217,9 +217,9 @@ def own_namespaces(spec):
     user, group = os.geteuid(), os.getegid()
     call("unshare", sum(NEW[name] for name in ["user", "mounts", *spec["apart"]]))
     with suppress(OSError):
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        Path("/proc/self/setgroups").write_bytes(b"deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="utf-8")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="utf-8")
     die_with_parent()
     if spec["own_pids"] and (child := os.fork()):
         stand_by(child)
@@ -326,7 +326,7 @@ def confine(spec):
     """Give up, for good, what the level forbids. Exits with 125 where that can't be done."""
     apart = spec["level"] == "bubblewrap"
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, not the referee
+        Path("/proc/self/oom_score_adj").write_bytes(b"1000")  # if memory runs out, not the referee
     with suppress(OSError):
         apart = apart or spec["level"] == "landlock" and own_namespaces(spec)
     die_with_parent()
@@ -377,15 +377,15 @@ def peek(process, address):
 
 # claim: what raises OSError where the claim holds; `it` comes from bait()
 ATTEMPTS = {
-    "reads no file outside its view": lambda it: open(it["secret"]).close(),
-    "writes no file outside its view": lambda it: open(it["secret"], "r+").close(),
+    "reads no file outside its view": lambda it: open(it["secret"], "rb").close(),
+    "writes no file outside its view": lambda it: open(it["secret"], "r+b").close(),
     "changes no mode outside its view": lambda it: os.chmod(it["secret"], 0o640),
-    "reads no /etc/shadow": lambda it: open("/etc/shadow").close(),
-    "writes no setting of the kernel": lambda it: open("/proc/sys/kernel/core_pattern", "r+").close(),
+    "reads no /etc/shadow": lambda it: open("/etc/shadow", "rb").close(),
+    "writes no setting of the kernel": lambda it: open("/proc/sys/kernel/core_pattern", "r+b").close(),
     "reads no text of an arena": lambda it: some(sum(map(os.listdir, it["texts"]), [])),
     "reads no SSH keys": lambda it: os.listdir(it["home"] + "/.ssh"),
     "lists no home folder": lambda it: some(it["names"] and {*it["names"]} <= {*os.listdir(it["home"])}),
-    "reads no environment but its own": lambda it: some(open(f"/proc/{it['victim']}/environ").read()),
+    "reads no environment but its own": lambda it: some(open(f"/proc/{it['victim']}/environ", "rb").read()),
     "reads no memory but its own": lambda it: peek(it["referee"], it["address"]),
     "traces no other process": lambda it: call("ptrace", 16, it["victim"], 0, 0),  # PTRACE_ATTACH
     "signals no other process": lambda it: os.kill(it["victim"], 0),
@@ -393,7 +393,7 @@ ATTEMPTS = {
     "sends no UDP datagram": lambda it: send(socket.AF_INET, tuple(it["port"])),
     "reaches no abstract unix socket": lambda it: send(socket.AF_UNIX, "\0" + it["name"]),
     "reaches no unix socket by its path": lambda it: send(socket.AF_UNIX, it["path"]),
-    "has no capability": lambda it: some("CapEff:\t" + 16 * "0" not in Path("/proc/self/status").read_text()),
+    "has no capability": lambda it: some(b"CapEff:\t%016d" % 0 not in Path("/proc/self/status").read_bytes()),
 }
 
 
@@ -406,7 +406,7 @@ def probe(it):
             results[claim] = False, "it can"
         except OSError as error:
             results[claim] = True, error.strerror or str(error)
-    Path(it["results"]).write_text(json.dumps(results))
+    Path(it["results"]).write_text(json.dumps(results), encoding="utf-8")
 
 
 def prove(level, view_factory=None):
@@ -425,14 +425,14 @@ def prove(level, view_factory=None):
         done = subprocess.run(["/usr/bin/env", *argv], capture_output=True, timeout=20)
         if done.returncode:
             return [("starts confined", False, done.stderr.decode(errors="replace").strip())]
-        results = json.loads(Path(it["results"]).read_text())
+        results = json.loads(Path(it["results"]).read_bytes())
         results["dies with the referee, children too"] = outlives(level, view)
         return [(claim, *result) for claim, result in results.items()]
 
 
 def bait(top, stack):
     """What a contestant must not reach, alive until the stack is closed: where to look for it."""
-    (top / "secret").write_text("secret")
+    (top / "secret").write_text("secret", encoding="utf-8")
     victim = stack.enter_context(subprocess.Popen(["sleep", "60"], env=dict(os.environ, SECRET="secret")))
     stack.callback(victim.kill)
     it = dict(secret=str(top / "secret"), path=str(top / "socket"), texts=hidden())

@@ -116,8 +116,8 @@ def all_reduce(n, device):
         hidden = {} if device.startswith("cuda") else {"CUDA_VISIBLE_DEVICES": ""}
         environment = referee.inherited() | {"OMP_NUM_THREADS": "1", "TMPDIR": folder} | hidden
         with subprocess.Popen(
-            argv + program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            start_new_session=True) as process:  # fmt: skip
+            argv + program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            start_new_session=True, encoding="utf-8") as process:  # fmt: skip
             try:
                 _, said = process.communicate(timeout=ALL_REDUCE_SECONDS)
             except subprocess.TimeoutExpired:
@@ -127,7 +127,7 @@ def all_reduce(n, device):
             why = re.findall(r"^\S*Error: .*", said, re.MULTILINE) or ["no reason given"]
             what = f"all-reduce between {n} processes can't be measured ({why[0][:200]})"
             raise Refused(f"{what}: name a table with --links, or say --links external")
-        return {int(size): seconds for size, seconds in json.loads(out.read_text()).items()}
+        return {int(size): seconds for size, seconds in json.loads(out.read_bytes()).items()}
 
 
 def external():
@@ -143,7 +143,7 @@ def external():
 def read_nccl_tests(path):
     """Links from what all_reduce_perf of nccl-tests printed. Raises Refused."""
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
         raise Refused(f"{path} can't be read ({why}): give what all_reduce_perf printed") from None
@@ -163,12 +163,12 @@ def read_nccl_tests(path):
 
 def describe(run):
     """What a run says of its training: seconds, rows and gradient bytes of a step; width and layers."""
-    facts = json.loads((run / "result.json").read_text())
+    facts = json.loads((run / "result.json").read_bytes())
     if (processes := facts.get("processes", 1)) > 1:
         raise Refused(f"{speak.name_of(run)} was trained by {processes} processes: choose a run of one")
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((run / "config.json").read_bytes())
     width = config.get("width", 0) if isinstance(config, dict) else 0
-    context = json.loads((Path(facts["arena_folder"]) / "arena.json").read_text())["context"]
+    context = json.loads((Path(facts["arena_folder"]) / "arena.json").read_bytes())["context"]
     return {
         "step": facts["train_seconds"] / facts["steps"], "rows": facts["tokens"] // facts["steps"] // context,
         "gradients": GRADIENT_BYTES * (facts["params"] - facts["lookup"]), "layers": layers(run, config),

@@ -88,7 +88,7 @@ def by_hand(home):
     """The latest run that was started by hand and has a score, or None."""
     found = sorted((home / "runs").glob("*-*-*_*/result.json"))
     return next(
-        (path.parent for path in reversed(found) if json.loads(path.read_text())["status"] == "ok"), None
+        (path.parent for path in reversed(found) if json.loads(path.read_bytes())["status"] == "ok"), None
     )
 
 
@@ -138,7 +138,7 @@ def words(text):
 def decoder(run, device=None, tell=lambda text: None):
     """The Decoder of a run's folder, on a device of this machine; the device is held meanwhile."""
     device, level = devices.choose(device), sandbox.best_level()
-    facts = json.loads((run / "run.json").read_text())
+    facts = json.loads((run / "run.json").read_bytes())
     arena = referee.load_arena(facts["arena"], Path(facts["arena_folder"])).folder
     with tempfile.TemporaryDirectory() as folder, devices.exclusive(device, tell):
         code, own = Path(folder) / "code", Path(folder) / "tmp"
@@ -153,7 +153,7 @@ def decoder(run, device=None, tell=lambda text: None):
         env = referee.inherited() | dict.fromkeys(("HOME", "TMPDIR"), str(own))
         env |= {"RATCHET_SOCKET": str(theirs.fileno()), "RATCHET_RUN": folder}
         with ours, guard.Watched(argv, env, code, Path(folder) / "log", folder, theirs) as process:
-            asked = Decoder(process, ours, json.loads((arena / "arena.json").read_text()), level)
+            asked = Decoder(process, ours, json.loads((arena / "arena.json").read_bytes()), level)
             asked.listen(LOAD_SECONDS)
             yield asked
 
@@ -271,6 +271,6 @@ def keep(path, found):
 
 def token_seconds(path, run, device):
     """Seconds of a token at batch 1, if what serve_bench() found is there, of this run and such a device."""
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = json.loads(path.read_bytes()) if path.exists() else {}
     same = (found.get("run"), found.get("device")) == (name_of(run), devices.describe(device)["device"])
     return found["points"][0]["tpot"] if same else None

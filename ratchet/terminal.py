@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ratchet import verdicts
 from ratchet.campaign import campaigns, mean_of, standing
-from ratchet.experiments import SPLITS, contrast
+from ratchet.comparisons import SPLITS, contrast
 from ratchet.ledger import bpb, counts, disturbed
 from ratchet.running import state_of
 from ratchet.sources import Refused

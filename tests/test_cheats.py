@@ -17,7 +17,7 @@ import prepare
 from ratchet import devices, guard, referee, sandbox, sources
 
 FOLDER = Path(__file__).parent / "cheats"
-HONEST = (FOLDER.parent / "contestant.py").read_text()
+HONEST = (FOLDER.parent / "contestant.py").read_text(encoding="utf-8")
 HERE = "# what a cheat replaces comes here\n"
 SEED, BUDGET = 3, "20000tok"  # of a budget in tokens, scores are equal to the last bit
 BUSY = dict.fromkeys(guard.FOREIGN_CPU, 99.0)  # others may use this machine
@@ -45,7 +45,7 @@ FAST_SCORED = ["leaks_at_full_length", "next_by_strides"]
 
 
 def docstring(name):
-    return ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
+    return ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8")))
 
 
 def is_scored(name):
@@ -63,7 +63,7 @@ COMPETING = [name for name in NAMES if not is_scored(name)]
 
 def assemble(name):
     """(source, what the file says of itself) of a cheat; without a name of the honest contestant."""
-    text = (FOLDER / f"{name}.py").read_text() if name else ""
+    text = (FOLDER / f"{name}.py").read_text(encoding="utf-8") if name else ""
     source = HONEST.replace(HERE, text + "\n\n" + HERE)
     exec(compile(source, f"{name}.py", "exec"), vars(module := types.ModuleType(name or "honest")))
     padding = getattr(module, "PADDING", 0)
@@ -73,7 +73,7 @@ def assemble(name):
 @contextmanager
 def bait(cache):
     """What a contestant may be after: a ledger, another run, a server, a process to kill."""
-    (cache / "ledger.jsonl").write_text("the ledger\n")
+    (cache / "ledger.jsonl").write_text("the ledger\n", encoding="utf-8")
     (cache / "runs/1").mkdir(parents=True, exist_ok=True)
     (cache / "runs/1/model.safetensors").write_bytes(b"weights")
     serve = f"import socket\ns = socket.create_server(('127.0.0.1', {PORT}))\n"
@@ -100,7 +100,7 @@ def kill_what_is_left(live):
 def compete(name, folder, level):
     """Facts of the last run of a cheat, or of the honest contestant; "left": processes it left behind."""
     source, cheat = assemble(name)
-    (path := folder / f"{name or 'honest'}.py").write_text(source)
+    (path := folder / f"{name or 'honest'}.py").write_text(source, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         for key, value in {"RATCHET_ISOLATION": level, **getattr(cheat, "ENVIRONMENT", {})}.items():
             patch.setenv(key, value)
@@ -210,7 +210,8 @@ def test_a_model_that_answers_in_a_wrong_way_is_invalid(name, finished_run):
 def test_nothing_is_gained_by_numbers_that_are_not_normalised(finished_run, tmp_path, local):
     (flat := tmp_path / "flat.py").write_text(
         "import torch\ndef load(folder):\n    model = torch.nn.Identity()\n"
-        "    model.forward = lambda tokens: torch.zeros(*tokens.shape, 512)\n    return model\n"
+        "    model.forward = lambda tokens: torch.zeros(*tokens.shape, 512)\n    return model\n",
+        encoding="utf-8",
     )
     known, found = (score(finished_run(path, path.stem)) for path in (flat, FOLDER / "not_normalised.py"))
     assert found["status"] == "ok" and found["val_bpb"] == pytest.approx(known["val_bpb"], rel=1e-6)
@@ -225,7 +226,9 @@ def test_a_leak_from_far_ahead_is_found(arena, tmp_path, local, monkeypatch):
     facts = run.facts() | {"unscored_seconds": 1.0, "train_seconds": 1.0}
     prepare.write_atomically(tmp_path / "run.json", facts)
     save_file({"weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
-    (tmp_path / "train.py").write_text((FOLDER / "far_block.py").read_text())
+    (tmp_path / "train.py").write_text(
+        (FOLDER / "far_block.py").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     assert "causality" in score(tmp_path)["reason"]
 
 

@@ -17,14 +17,16 @@ def points(offset=0.0, end=1.0, wobble=0.0, many=400):
 
 def write(path, points, budget=10):
     lines = [json.dumps({"seconds": s * budget, "tokens": 0, "loss": y}) + "\n" for s, y in points]
-    path.write_text("".join(lines))
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def test_only_numbers_are_taken_from_a_curve(tmp_path):
     path = tmp_path / "curve.jsonl"
     good = '{"seconds": 5, "tokens": 9, "loss": 3}\n'
-    path.write_text(good + 'no\n[]\n{"seconds": "x"}\n{"seconds": 6, "tokens": 1, "loss": NaN}\n')
-    with open(path, "a") as file:
+    path.write_text(
+        good + 'no\n[]\n{"seconds": "x"}\n{"seconds": 6, "tokens": 1, "loss": NaN}\n', encoding="utf-8"
+    )
+    with open(path, "a", encoding="utf-8") as file:
         file.write(
             '{"seconds": 6, "tokens": 1'
             + "0" * 400
@@ -33,7 +35,7 @@ def test_only_numbers_are_taken_from_a_curve(tmp_path):
     found, size = curves.read(path)
     assert found == [(5.0, 9.0, 3.0)]
     assert curves.shares(found, "10s") == [(0.5, 3.0)] and curves.shares(found, "9e0tok") == [(1.0, 3.0)]
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         file.write('onds": 10, "tokens": 11, "loss": 2}\n')
     assert curves.read(path, size)[0] == [(10.0, 11.0, 2.0)]
     assert curves.shares(found, "1e15flop") == [] and curves.read(tmp_path / "none")[0] == []

@@ -139,7 +139,7 @@ def run(tmp_path):
         own |= {"HF_HOME": str(tmp_path / "hf"), "RATCHET_CACHE": str(tmp_path / "cache")}
         own["HF_HUB_DISABLE_XET"] = "1"
         command = [sys.executable, str(PREPARE), *arguments]
-        return subprocess.run(command, env=kept | own, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=kept | own, capture_output=True, timeout=120, encoding="utf-8")
 
     return run
 
@@ -192,7 +192,7 @@ def test_the_id_of_a_dataset_is_enough_for_an_arena(run, tmp_path):
         done = run(hub.server_address, *OWN)
         assert done.returncode == 0, done.stderr
         assert not hub.elsewhere
-    arena = json.loads((tmp_path / "cache/mine/arena.json").read_text())
+    arena = json.loads((tmp_path / "cache/mine/arena.json").read_bytes())
     assert (arena["source"], arena["vocab_size"], arena["context"]) == ("someone/small", 512, 64)
     assert arena["train_tokens"] > 50_000
 

@@ -1,16 +1,20 @@
 """Verbs, from calibration to audit, on a real repository; the runs are drawn from a normal distribution."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from typer.testing import CliRunner
 
 from ratchet import (
     __main__,
+    comparisons,
     devices,
     experiments,
     ledger,
@@ -38,7 +42,7 @@ def repository(tmp_path, monkeypatch, arena):
     monkeypatch.setattr(devices, "here", lambda: ["cpu"])
     for command in ("init -q -b main", "config user.email a@b.c", "config user.name somebody"):
         subprocess.run(["git", *command.split()], check=True)
-    (folder / "README.md").write_text("words\n")
+    (folder / "README.md").write_text("words\n", encoding="utf-8")
     commit("the baseline", quality=1.0)
     return folder
 
@@ -53,10 +57,10 @@ def head(name):
 
 def commit(subject, quality=1.0, more="", **files):
     """Commit a train.py of that quality, and other files."""
-    with open("train.py", "w") as file:
+    with open("train.py", "w", encoding="utf-8") as file:
         file.write(f"QUALITY = {quality}\n{more}\n")
     for name, text in files.items():
-        with open(name.replace("_", "."), "w") as file:
+        with open(name.replace("_", "."), "w", encoding="utf-8") as file:
             file.write(text)
     subprocess.run(["git", "add", "-A", "--", ":!ledger.jsonl", ":!runs"], check=True)
     subprocess.run(["git", "commit", "-qm", subject], check=True)
@@ -153,11 +157,11 @@ def test_what_is_no_experiment_is_refused(calibrated, runs):
     commit("two files", quality=1.1, README_md="other words", notes_txt="x")
     with pytest.raises(Refused, match=r"changes README\.md, notes\.txt: an experiment may"):
         experiments.attempt(Bench(), "two files")
-    with open("train.py", "a") as file:
+    with open("train.py", "a", encoding="utf-8") as file:
         file.write("# not committed\n")
     with pytest.raises(Refused, match=r"train\.py changed since the last commit: commit that first"):
         experiments.attempt(Bench(), "dirty")
-    assert (calibrated / "train.py").read_text().endswith("# not committed\n")
+    assert (calibrated / "train.py").read_text(encoding="utf-8").endswith("# not committed\n")
     assert len(runs.jobs) == 5
 
 
@@ -239,34 +243,34 @@ def test_quick_is_one_seed(calibrated, runs):
 def test_a_comparison_runs_in_turns_with_the_same_seeds(repository, runs, frame, budget):
     first = head("HEAD")
     second = commit("better", quality=1.0 + 10 * SIGMA)
-    e = experiments.compare(Bench(arena="tiny", budget="20s"), [first[:9], second, "train.py"], 3, frame)
+    e = comparisons.compare(Bench(arena="tiny", budget="20s"), [first[:9], second, "train.py"], 3, frame)
     compared = [run for run in e.runs if run["phase"] == "compare"]
     assert {run["budget"] for run in compared} == {budget}
     assert [run["arm"] for run in compared] == [0, 1, 2, 1, 2, 0, 2, 0, 1]
     assert [len({run["seed"] for run in compared[i : i + 3]}) for i in (0, 3, 6)] == [1, 1, 1]
-    (_, nothing), (_, better), (_, same) = experiments.contrast(e)
+    (_, nothing), (_, better), (_, same) = comparisons.contrast(e)
     assert nothing is None and better.low > 0 and abs(better.gain - same.gain) < 4 * SIGMA
 
 
 def test_a_comparison_changes_no_champion(calibrated, runs):
     before = champion()
     commit("better", quality=1.0 + 10 * SIGMA)
-    experiments.compare(Bench(arena="tiny", budget="5s"), ["HEAD~1", "HEAD"], 2)
+    comparisons.compare(Bench(arena="tiny", budget="5s"), ["HEAD~1", "HEAD"], 2)
     assert champion() == before == Bench().campaign().champion["commit"]
 
 
 def test_the_audit_scores_champions_on_test(calibrated, runs):
     commit("better", quality=1.0 + 6 * SIGMA)
     assert experiments.attempt(Bench(), "better").verdict == "keep"
-    e = experiments.audit(Bench(), 2)
+    e = comparisons.audit(Bench(), 2)
     assert all({"val", "test"} <= {*run} for run in e.runs) and len(e.runs) == 4
-    assert experiments.contrast(e, "test")[1][1].gain > 0
+    assert comparisons.contrast(e, "test")[1][1].gain > 0
     assert {job.splits for job in runs.jobs[:-4]} == {("val",)}
 
 
 def rewrite(path, change):
     """Change rows of a ledger and make its chain whole again, as someone with patience would."""
-    rows, before, lines = [json.loads(line) for line in path.read_text().splitlines()], "", []
+    rows, before, lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()], "", []
     for row in rows:
         change(row)
         line = json.dumps(row | {"before": before}).encode()
@@ -284,10 +288,10 @@ def test_a_champion_that_fails_in_the_audit_is_told(calibrated, runs, monkeypatc
         return runs(job) | ({"status": "crash", "reason": "it diverged"} if len(calls) == 2 else {})
 
     monkeypatch.setattr(referee, "run", fails)
-    e = experiments.audit(Bench(), 2)
+    e = comparisons.audit(Bench(), 2)
     assert e.verdict == "audited" and len(e.runs) == 4
     assert e.closes["reason"] == "2 champions, 2 seeds; 1 of 2 runs of experiment 2 failed (crash)"
-    assert [len(scores) for scores, _ in experiments.contrast(e)] == [2, 1]
+    assert [len(scores) for scores, _ in comparisons.contrast(e)] == [2, 1]
 
 
 def lying(row):
@@ -309,8 +313,8 @@ def test_verify_finds_an_edited_verdict_in_a_whole_chain(calibrated, runs):
 def test_verify_finds_a_lost_commit_and_a_lost_end(calibrated, runs):
     commit("worse", quality=1.0 - 10 * SIGMA)
     experiments.attempt(Bench(), "worse")
-    lines = (calibrated / "ledger.jsonl").read_text().splitlines(keepends=True)
-    (calibrated / "ledger.jsonl").write_text("".join(lines[:7]))
+    lines = (calibrated / "ledger.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (calibrated / "ledger.jsonl").write_text("".join(lines[:7]), encoding="utf-8")
     assert problems() == ["refs/ratchet/2 has no line in the ledger: its end was cut off"]
     rewrite(
         calibrated / "ledger.jsonl", lambda row: [arm.update(commit="f" * 40) for arm in row.get("arms", [])]
@@ -481,7 +485,9 @@ def test_a_run_without_hope_is_discarded(calibrated, runs):
         for number, run in enumerate(e.runs):
             (folder := calibrated / run["folder"]).mkdir(parents=True)
             lines = [{"seconds": i / 20, "tokens": 0, "loss": 4 - i / 99 + number / 100} for i in range(100)]
-            (folder / "curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            (folder / "curve.jsonl").write_text(
+                "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+            )
     commit("hopeless", quality=0.5, more='STATUS = "hopeless"')
     e = experiments.attempt(Bench(stop_hopeless=True), "hopeless")
     assert e.verdict == "discard" and "could not catch up" in e.closes["reason"] and problems() == []
@@ -610,11 +616,11 @@ def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(reposito
     assert said[:3] == [
         "run 1 of at most 13, at most 74 min left", "run 2 of at most 13, at most 68 min left",
         "run 3 of at most 13, at most 62 min left"]  # fmt: skip
-    assert lines(experiments.audit, 2)[::3] == [
+    assert lines(comparisons.audit, 2)[::3] == [
         "run 1 of 4, about 23 min left", "run 4 of 4, about 6 min left"
     ]  # fmt: skip
-    assert lines(experiments.compare, ["HEAD", "HEAD~1"], 20)[0] == "run 1 of 40, about 3.8 h left"
-    assert lines(experiments.compare, ["HEAD", "HEAD~1"], 2, "tokens")[:2] == [
+    assert lines(comparisons.compare, ["HEAD", "HEAD~1"], 20)[0] == "run 1 of 40, about 3.8 h left"
+    assert lines(comparisons.compare, ["HEAD", "HEAD~1"], 2, "tokens")[:2] == [
         "run 1 of 5, about 28 min left", "run 2 of 5"
     ]  # fmt: skip
     commit("quick", quality=1.0 + 20 * SIGMA)
@@ -643,3 +649,21 @@ def test_a_project_in_a_folder_of_a_repository_is_served(tmp_path, runs, monkeyp
     assert "+QUALITY = 1.06" in invoke("diff", 2).stdout
     page = report.collect(ledger.Ledger(folder), folder)
     assert "+QUALITY = 1.06" in page["campaigns"][0]["experiments"][1]["diff"] and page["problems"] == []
+
+
+@pytest.mark.parametrize(
+    "words, seen",
+    [
+        ("log", b" ? 0."),
+        ("show 24", b" ? 0."),
+        pytest.param("report", b"report.html", marks=pytest.mark.slow),
+    ],
+)
+def test_an_ascii_terminal_is_served(tmp_path, words, seen):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    shutil.copy(ROOT / "examples/pocket-night/ledger.jsonl", tmp_path)
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "ratchet", *words.split()]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | plain, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"") and done.stdout.isascii()
+    assert seen in done.stdout

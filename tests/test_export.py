@@ -58,7 +58,7 @@ def test_transformers_load_it_and_say_the_same(run, exported, arena, tmp_path):
         LOADED,
         *map(str, arguments),
     ]  # nothing of ours is importable there
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     out, model = load_file(tmp_path / "out.safetensors"), train.load(run).eval()
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_transformers_load_it_and_say_the_same(run, exported, arena, tmp_path):
 
 
 def test_the_modelling_file_needs_nothing_of_the_harness(exported):
-    tree = ast.parse((exported / "modeling_ratchet.py").read_text())
+    tree = ast.parse((exported / "modeling_ratchet.py").read_text(encoding="utf-8"))
     imported = {n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     roots = {name.split(".")[0] for name in imported}
@@ -86,23 +86,23 @@ def test_the_modelling_file_needs_nothing_of_the_harness(exported):
 
 
 def test_a_folder_with_something_in_it_is_left_alone(run, tmp_path):
-    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "mine").write_text("mine", encoding="utf-8")
     with pytest.raises(Refused, match="is not an empty folder"):
         export.export(run, tmp_path)
-    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "mine").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_model_that_needs_the_harness_stays_there(arena, tmp_path):
     source = (
         (ROOT / "train.py")
-        .read_text()
+        .read_text(encoding="utf-8")
         .replace("value=prepare.BOS", "value=prepare.SPECIALS.index('<|bos|>')")
     )
     with pytest.raises(Refused, match="the model uses prepare.SPECIALS"):
         export.export(write_run(tmp_path / "run", arena, source), tmp_path / "out")
     wrapped = (
         (ROOT / "train.py")
-        .read_text()
+        .read_text(encoding="utf-8")
         .replace("    return model\n\n\n", "    return nn.Sequential(model)\n\n\n", 1)
     )
     with pytest.raises(Refused, match="load.. does more"):
@@ -121,4 +121,4 @@ def test_names_are_prefixed_and_data_stays(run, tmp_path):
     old, new = load_file(run / "model.safetensors"), load_file(tmp_path / "renamed.safetensors")
     assert {f"model.{name}" for name in old} == {*new}
     assert all(torch.equal(value, new[f"model.{name}"]) for name, value in old.items())
-    assert json.loads((run / "config.json").read_text())["depth"] == 3
+    assert json.loads((run / "config.json").read_bytes())["depth"] == 3

@@ -102,7 +102,7 @@ def test_a_run_whose_ledger_was_taken_away_is_not_written_into_another(tmp_path)
     with pytest.raises(Broken, match="fewer lines"):
         book.append("opens", role="try")
     row = {"kind": "run", "n": 7, "before": ""}
-    book.path.write_text(json.dumps(row) + "\n")
+    book.path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     for _ in range(2):
         with pytest.raises(Broken, match="line 1 is of experiment 7, which no line opens"):
             book.rows()

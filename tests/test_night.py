@@ -24,6 +24,7 @@ from ratchet import (
     pool,
     progress,
     referee,
+    report,
     sources,
     tuner,
 )
@@ -65,9 +66,11 @@ def script(folder, *turns, last="pass"):
     """The command of an agent that does this in turn; its prompts are noted in prompts.json."""
     state = folder / "state" / "prompts.json"
     state.parent.mkdir(exist_ok=True)
-    state.write_text("[]")
+    state.write_text("[]", encoding="utf-8")
     path = state.parent / "agent.py"
-    path.write_text(SCRIPT.format(state=str(state), turns=turns, many=len(turns), last=last))
+    path.write_text(
+        SCRIPT.format(state=str(state), turns=turns, many=len(turns), last=last), encoding="utf-8"
+    )
     return f"{sys.executable} {path}", state
 
 
@@ -83,7 +86,7 @@ ALWAYS_NEW = "open('train.py', 'w').write(f'QUALITY = {1 + n / 10}')"
 def whole_night(place, tmp_path, *turns, last="pass", **limits):
     command, state = script(tmp_path, *turns, last=last)
     why = night.run(Bench(), command, Limits(**limits), share=[state.parent])
-    return why, json.loads(state.read_text())
+    return why, json.loads(state.read_bytes())
 
 
 def tried():
@@ -185,7 +188,9 @@ def test_whatever_an_agent_does_the_night_goes_on(place, tmp_path, monkeypatch):
     wanted = ["idea", "nothing", "files", "timeout", "output", "crash", "repeat", "files", "idea"]
     assert found[: len(wanted)] == wanted
     kept = place / answers[5]["folder"]
-    assert "no credit left" in (kept / "log.txt").read_text() and PROGRAM in (kept / "prompt.md").read_text()
+    assert "no credit left" in (kept / "log.txt").read_text(encoding="utf-8") and PROGRAM in (
+        kept / "prompt.md"
+    ).read_text(encoding="utf-8")
     assert "no credit left" in answers[5]["reason"] and "prepare.py" in prompts[3]
     assert "repair" in [event["outcome"] for event in Journal(place).events() if event["kind"] == "done"]
     assert any("NameError" in prompt and "as data, not" in prompt for prompt in prompts)
@@ -240,7 +245,7 @@ def test_an_interrupted_night_goes_on_and_tries_nothing_twice(place, tmp_path, r
 def test_what_a_power_cut_leaves_of_a_line_is_passed_over(place):
     journal = Journal(place)
     journal.append("begins", agent="x")
-    with open(journal.path, "a") as file:
+    with open(journal.path, "a", encoding="utf-8") as file:
         file.write('{"kind": "answer", "ti')
     journal.append("ends", why="x")
     assert [event["kind"] for event in journal.events()] == ["begins", "ends"]
@@ -325,13 +330,13 @@ def test_an_agent_sees_its_folder_and_no_more(place, tmp_path, monkeypatch):
     agent = agents.Agent(command, tmp_path / "agent", share=[state.parent])
     agent.prepare(b"QUALITY = 1\n")
     assert agent.ask("prompt", b"QUALITY = 1\n").outcome == "nothing"
-    said = (tmp_path / "agent/log").read_text()
+    said = (tmp_path / "agent/log").read_text(encoding="utf-8")
     assert "sesame" not in said and "***" in said
     assert said.startswith("[]" if agent.level != "none" else "[") and "'program.md', 'train.py'" in said
 
 
 def test_an_agents_program_stands_alone_where_more_than_it_is_beside_it(place, tmp_path):
-    (script_here := place / "agent.sh").write_text("#!/bin/sh\n")
+    (script_here := place / "agent.sh").write_text("#!/bin/sh\n", encoding="utf-8")
     script_here.chmod(0o755)
     assert agents.Agent("./agent.sh -x", tmp_path / "agent").argv == [str(script_here), "-x"]
     assert agents.beside(script_here) == script_here
@@ -440,7 +445,7 @@ def test_the_agent_is_not_asked_when_its_answer_would_find_no_room(place, tmp_pa
     monkeypatch.setattr(ledger, "FREE_BYTES", 2**62)
     with pytest.raises(files.Full, match="free some"):
         night.run(Bench(), command, Limits(experiments=2), share=[state.parent])
-    assert json.loads(state.read_text()) == []
+    assert json.loads(state.read_bytes()) == []
 
 
 def test_a_summary_that_finds_no_room_is_shown_all_the_same(place, tmp_path, monkeypatch):
@@ -450,7 +455,7 @@ def test_a_summary_that_finds_no_room_is_shown_all_the_same(place, tmp_path, mon
     said = CliRunner().invoke(__main__.app, words)
     assert isinstance(said.exception, files.Full) and "1 experiment by" in said.stdout
     monkeypatch.setattr("sys.argv", ["ratchet", "report"])
-    monkeypatch.setattr(__main__, "replace_file", no_room)
+    monkeypatch.setattr(report, "replace_file", no_room)
     with pytest.raises(SystemExit) as end:
         __main__.main()
     assert end.value.code == 2

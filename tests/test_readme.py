@@ -14,12 +14,13 @@ from conftest import ROOT, write_corpus
 import prepare
 from ratchet import __main__
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
 LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
 COMMANDS = [line.partition("  #")[0].strip() for line in LINES]
 TRAIN, REFEREE, NIGHT, SPEAK = (
-    (ROOT / f"tests/test_{name}.py").read_text() for name in ("train", "referee", "night", "speak")
+    (ROOT / f"tests/test_{name}.py").read_text(encoding="utf-8")
+    for name in ("train", "referee", "night", "speak")
 )
 ELSEWHERE = {  # commands that other tests run, that another one here contains, or that run this
     "RATCHET_BUDGET=20s uv run train.py": lambda: (
@@ -28,8 +29,12 @@ ELSEWHERE = {  # commands that other tests run, that another one here contains, 
     "RATCHET_RUN=runs/first uv run train.py": lambda: '"RATCHET_RUN": str(folder)' in TRAIN,
     "uv run prepare.py score runs/first": lambda: '"score", str(folder)' in TRAIN,
     "pip install uv": lambda: shutil.which("uv"),
-    "uv run prepare.py --arena climbmix": lambda: "--shards" in (ROOT / "tests/test_download.py").read_text(),
-    "uv run --all-extras pytest": lambda: "uv run --all-extras pytest" in (ROOT / ".ci/run").read_text(),
+    "uv run prepare.py --arena climbmix": lambda: (
+        "--shards" in (ROOT / "tests/test_download.py").read_text(encoding="utf-8")
+    ),
+    "uv run --all-extras pytest": lambda: (
+        "uv run --all-extras pytest" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+    ),
     "uv run --all-extras pytest -m slow": lambda: "pytest.mark.slow" in TRAIN,
     "git switch -C try/batches refs/ratchet/champion": lambda: '"switch", "-C"' in REFEREE,
     'git commit -am "smaller batches"': lambda: '"commit", "-qam"' in REFEREE,
@@ -75,10 +80,15 @@ def test_every_command_works_in_the_order_of_the_readme(tmp_path):
         program, *arguments = program.split()
         line = [sys.executable, str(ROOT / program), *arguments]
         done = subprocess.run(
-            line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200
+            line,
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=200,
+            encoding="utf-8",
         )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
-    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
+    results = [json.loads(path.read_bytes()) for path in tmp_path.glob("runs/*/result.json")]
     assert len(results) == 2 and all(result["status"] == "ok" for result in results)
 
 
@@ -88,7 +98,7 @@ def test_every_line_of_the_summary_is_explained():
 
 
 def test_every_condition_is_documented():
-    read = re.search(r"names = \((.*?)\)\n", (ROOT / "prepare.py").read_text())[1]
+    read = re.search(r"names = \((.*?)\)\n", (ROOT / "prepare.py").read_text(encoding="utf-8"))[1]
     assert set(re.findall(r"`RATCHET_(\w+)`", README)) == set(re.findall(r'"(\w+)"', read)) | {"CACHE"}
 
 

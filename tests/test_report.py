@@ -11,7 +11,7 @@ import pytest
 from test_experiments import SIGMA, commit, problems, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
-from ratchet import __main__, experiments, guard, live, report, scaling, sources, speak
+from ratchet import __main__, comparisons, experiments, guard, live, report, scaling, sources, speak
 from ratchet.experiments import Bench
 from ratchet.ledger import Ledger
 
@@ -28,13 +28,15 @@ def night(repository, runs, monkeypatch):  # noqa: F811
         commit(f"idea {number}", quality=quality, more=f"NUMBER = {number}\n{more}")
         told = {"gain": 0.1 - number / 30}
         experiments.attempt(Bench(), f"idea {number}, {EVIL}", by=f"agent {number % 2} {EVIL}", **told)
-    experiments.audit(Bench(), 2)
+    comparisons.audit(Bench(), 2)
     for e in Bench().experiments():
         for run in e.runs:
             (folder := repository / run["folder"]).mkdir(parents=True, exist_ok=True)
             points = ({"seconds": i / 50, "tokens": 100 * i, "loss": 5 - i / 100} for i in range(250))
-            (folder / "curve.jsonl").write_text("".join(json.dumps(p) + "\n" for p in points))
-            (folder / "config.json").write_text(json.dumps({"width": 64, "words": EVIL}))
+            (folder / "curve.jsonl").write_text(
+                "".join(json.dumps(p) + "\n" for p in points), encoding="utf-8"
+            )
+            (folder / "config.json").write_text(json.dumps({"width": 64, "words": EVIL}), encoding="utf-8")
     return repository
 
 
@@ -75,7 +77,7 @@ def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
         new["champions"][1]["mean"] == pytest.approx(0.7, abs=5 * SIGMA) and "gain" not in new["champions"][1]
     )
     report.picture(data, night / "progress.png")
-    experiments.compare(Bench(arena="tiny", budget="7s"), ["HEAD", "HEAD~1"], 2)
+    comparisons.compare(Bench(arena="tiny", budget="7s"), ["HEAD", "HEAD~1"], 2)
     data = collected(night)
     assert len(data["campaigns"]) == 3 and data["latest"] == 1
 
@@ -118,7 +120,7 @@ def write_measured(home):
     found["table"] = [{"n": n, "bytes": size, "seconds": took, "ring": took} for n, size, took in rows]
     found["lines"] = [{"n": 2}, {"n": 4}]
     for name, value in zip(report.MEASURED, (decoding, found)):
-        (home / name).write_text(json.dumps(value))
+        (home / name).write_text(json.dumps(value), encoding="utf-8")
 
 
 def test_what_was_measured_of_decoding_is_in_the_data_and_what_is_broken_is_not(night):
@@ -126,7 +128,7 @@ def test_what_was_measured_of_decoding_is_in_the_data_and_what_is_broken_is_not(
     write_measured(night)
     data = collected(night)
     assert len(data["decoding"]["points"]) == 4 and data["scaling"]["model"]["layers"] == 3
-    (night / report.MEASURED[0]).write_text("{")
+    (night / report.MEASURED[0]).write_text("{", encoding="utf-8")
     assert collected(night)["decoding"] is None and collected(night)["scaling"]
 
 
@@ -170,7 +172,7 @@ def test_the_live_page_follows_the_ledger(served, night):
     assert get(served + "/stamp") != first[0] and get(served + "/data") != first[1]
     (night / "ledger.jsonl").unlink()
     assert get(served + "/stamp") == "empty" and get(served + "/data")
-    (night / "ledger.jsonl").write_text("broken\n")
+    (night / "ledger.jsonl").write_text("broken\n", encoding="utf-8")
     with pytest.raises(urllib.error.HTTPError, match="503"):
         get(served + "/data")
 
@@ -232,7 +234,7 @@ def look(chromium):
 
 def written(home, folder):
     path = folder / "report.html"
-    path.write_text(report.render(collected(home)))
+    path.write_text(report.render(collected(home)), encoding="utf-8")
     return path.as_uri()
 
 

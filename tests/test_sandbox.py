@@ -30,7 +30,7 @@ PYTHON = sandbox.PYTHON
 
 def run(script, view, level, *args, **options):
     argv = sandbox.command([*PYTHON, "-c", script, *map(str, args)], view, level)
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, **options)
+    return subprocess.run(argv, capture_output=True, timeout=30, **options, encoding="utf-8")
 
 
 @pytest.fixture
@@ -82,11 +82,11 @@ def test_all_claims_hold_for_an_ordinary_user():
         open_folder.chmod(0o755)
         nobody = dict(user=65534, group=65534, extra_groups=[])
         version = subprocess.run([python, "-c", "import sys; print(sys.version_info >= (3, 11))"], **nobody,
-                                 capture_output=True, text=True)  # fmt: skip
+                                 capture_output=True, encoding="utf-8")  # fmt: skip
         if version.stdout != "True\n":
             pytest.skip("no Python that an ordinary user can start")
         argv = [python, "-B", "-c", script, open_folder, *CONFINED]
-        done = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=60, **nobody)
+        done = subprocess.run(argv, cwd="/", capture_output=True, timeout=60, **nobody, encoding="utf-8")
     finally:
         shutil.rmtree(open_folder)
     assert done.returncode == 0, done.stderr
@@ -122,7 +122,7 @@ def test_the_network_is_there_on_request(level, folder):
     script = "import socket; socket.socket(); print(len(socket.if_nameindex()), open('/etc/hosts').read())"
     done = run(script, View(write=(folder,), network=True), level)
     assert int(done.stdout.split()[0]) == len(socket.if_nameindex()), done.stderr
-    assert Path("/etc/hosts").read_text() in done.stdout
+    assert Path("/etc/hosts").read_text(encoding="utf-8") in done.stdout
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ print(json.dumps([tried(lambda p: open(p).read(), path) for path in sys.argv[1:]
 def test_a_view_shows_files_folders_and_links(level, tmp_path):
     for name in ("data/one", "data/open/two", "hidden/three", "alone"):
         (path := tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(path.name)
+        path.write_text(path.name, encoding="utf-8")
     (tmp_path / "link").symlink_to("data")
     (tmp_path / "far").symlink_to(tmp_path / "link" / "open")
     files = [tmp_path / name for name in ("link/one", "far/two", "data/open/two", "hidden/three", "alone")]
@@ -172,10 +172,10 @@ def test_exit_codes_and_descriptors_pass(level, folder):
     reader, writer = os.pipe()
     run("import os, sys; os.write(int(sys.argv[1]), b'hello')", view, level, writer, pass_fds=[writer])
     os.close(writer)
-    with open(reader) as pipe:
+    with open(reader, encoding="utf-8") as pipe:
         assert pipe.read() == "hello"
     argv = sandbox.command(["/nonexistent"], view, level)
-    done = subprocess.run(argv, capture_output=True, text=True)
+    done = subprocess.run(argv, capture_output=True, encoding="utf-8")
     assert done.returncode == 127 and "/nonexistent can't be started" in done.stderr
 
 
@@ -224,7 +224,7 @@ def test_a_spawned_child_answers_through_a_shared_tensor(level, folder, monkeypa
     code, out = folder / "code", folder / "out"
     code.mkdir()
     out.mkdir()
-    (code / "spawned.py").write_text(SPAWNED)
+    (code / "spawned.py").write_text(SPAWNED, encoding="utf-8")
     monkeypatch.syspath_prepend(code)
     monkeypatch.setenv("TMPDIR", str(out))
     spawned = importlib.import_module("spawned")
@@ -268,11 +268,13 @@ def test_an_unknown_level_is_an_error():
 def test_without_landlock_nothing_runs_at_its_level(level, folder):
     """Where the kernel refuses rules: code 125 at level landlock, bubblewrap goes on alone."""
     broken = folder / "sandbox.py"
-    source = sandbox.LAUNCHER.read_text()
-    broken.write_text(source.replace('version = call("syscall", 444', 'version = call("syscall", 999'))
+    source = sandbox.LAUNCHER.read_text(encoding="utf-8")
+    broken.write_text(
+        source.replace('version = call("syscall", 444', 'version = call("syscall", 999'), encoding="utf-8"
+    )
     argv = [str(broken) if arg == str(sandbox.LAUNCHER) else arg
             for arg in sandbox.command(["echo", "ran"], View(write=(folder,)), level)]  # fmt: skip
-    done = subprocess.run(argv, capture_output=True, text=True)
+    done = subprocess.run(argv, capture_output=True, encoding="utf-8")
     if level == "landlock":
         assert done.returncode == 125 and not done.stdout
         assert done.stderr.startswith("ratchet: this machine can't confine a process (landlock:")

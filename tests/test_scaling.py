@@ -89,7 +89,7 @@ def test_the_external_table_gives_the_figures_that_it_was_made_of():
 
 
 def test_what_nccl_tests_print_is_read(tmp_path):
-    (tmp_path / "out.txt").write_text(NCCL)
+    (tmp_path / "out.txt").write_text(NCCL, encoding="utf-8")
     links = scaling.choose_links(str(tmp_path / "out.txt"), "cpu")
     assert links.times == {2: pytest.approx({256: 6.31e-6, 1024: 6.4e-6, 2**20: 15e-6})}
     assert links.tag == "measured"
@@ -97,7 +97,7 @@ def test_what_nccl_tests_print_is_read(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "hello", NCCL.replace("Rank  1", "")])
 def test_a_file_that_is_no_table_is_one_sentence(tmp_path, text):
-    (tmp_path / "out.txt").write_text(text)
+    (tmp_path / "out.txt").write_text(text, encoding="utf-8")
     with pytest.raises(Refused, match="isn't what all_reduce_perf"):
         scaling.read_nccl_tests(tmp_path / "out.txt")
     with pytest.raises(Refused, match="can't be read"):

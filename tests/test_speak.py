@@ -30,12 +30,14 @@ def write_run(folder, arena, source=None):
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     save_model(model, str(folder / "model.safetensors"))
-    (folder / "train.py").write_text(source or (ROOT / "train.py").read_text())
+    (folder / "train.py").write_text(
+        source or (ROOT / "train.py").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     facts = {"arena": "tiny", "arena_folder": str(arena.folder), "seal": arena.seal, "device": "cpu"}
     facts |= {"val_bpb": 2.5, "budget": "1e5tok", "train_seconds": 8.0, "steps": 4, "tokens": 4 * 8 * 64}
     facts |= {"params": 3_000_000, "lookup": 1_000_000, "device_name": "a test", "status": "ok"}
     for name, value in {"config": SMALL, "run": facts, "result": facts}.items():
-        (folder / f"{name}.json").write_text(json.dumps(value))
+        (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
     return folder
 
 
@@ -176,7 +178,9 @@ def test_a_prompt_that_is_too_long_is_one_sentence(run):
 )
 def test_a_model_that_breaks_is_one_sentence(arena, tmp_path, change, why):
     source = (
-        (ROOT / "train.py").read_text().replace("def load(folder):", f"def load(folder):\n    {change}", 1)
+        (ROOT / "train.py")
+        .read_text(encoding="utf-8")
+        .replace("def load(folder):", f"def load(folder):\n    {change}", 1)
     )
     with pytest.raises(Refused, match=f"the model's process ended: .*{why}"):
         speak.say(
@@ -201,7 +205,7 @@ def test_decoding_is_measured(run):
 
 
 def test_a_model_without_a_cache_recomputes_and_says_so(arena, tmp_path):
-    source = (ROOT / "train.py").read_text().replace("def init_cache(", "def no_cache(")
+    source = (ROOT / "train.py").read_text(encoding="utf-8").replace("def init_cache(", "def no_cache(")
     found = speak.serve_bench(write_run(tmp_path / "run", arena, source), "cpu", 1, 20, 3, eager=True)
     assert not found["cached"] and len(found["points"]) == 1
 
@@ -223,7 +227,7 @@ def test_a_model_without_a_cache_recomputes_and_says_so(arena, tmp_path):
     ],
 )
 def test_a_model_that_decodes_wrongly_is_one_sentence(arena, tmp_path, old, new, why):
-    source = (ROOT / "train.py").read_text()
+    source = (ROOT / "train.py").read_text(encoding="utf-8")
     assert old in source
     with pytest.raises(Refused, match=why) as refusal:
         folder = write_run(tmp_path / "run", arena, source.replace(old, new, 1))
@@ -258,10 +262,12 @@ def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path, monkeypa
     short = "--rows", "2", "--prompt", "8", "--new", "4", "--eager"
     assert "with a KV cache, not compiled" in verb("serve-bench", *short)
     with monkeypatch.context() as patch:
-        patch.setattr(speak, "serve_bench", lambda *_, **__: json.loads(Path(report.MEASURED[0]).read_text()))
+        patch.setattr(
+            speak, "serve_bench", lambda *_, **__: json.loads(Path(report.MEASURED[0]).read_bytes())
+        )
         assert json.loads(verb("serve-bench", *short, "--json"))["points"][1]["rows"] == 2
     assert "external" in verb("scaling", "--links", "external", "--devices", "4")
-    kept = [json.loads(Path(name).read_text()) for name in report.MEASURED]
+    kept = [json.loads(Path(name).read_bytes()) for name in report.MEASURED]
     assert [len(kept[0]["points"]), len(kept[1]["decoding"]), len(kept[1]["training"])] == [2, 3, 3]
     verb("export", str(run), str(tmp_path / "out"))
     assert (tmp_path / "out/modeling_ratchet.py").exists()
@@ -290,7 +296,7 @@ def test_a_run_is_found_by_its_folder_its_number_or_as_the_latest(arena, tmp_pat
     (newer / "config.json").unlink()
     with pytest.raises(Refused, match="lacks config.json"):
         speak.find_run(ledger, tmp_path)
-    (newer / "result.json").write_text('{"status": "invalid"}')
+    (newer / "result.json").write_text('{"status": "invalid"}', encoding="utf-8")
     assert speak.find_run(ledger, tmp_path) == older
 
 

@@ -259,7 +259,7 @@ def test_the_benchmark_repeats_its_figures():
 
 
 def test_the_published_figures_are_of_this_rule():
-    figures = json.loads((ROOT / "benchmarks" / "verdicts.json").read_text())
+    figures = json.loads((ROOT / "benchmarks" / "verdicts.json").read_bytes())
     assert all(json.loads(json.dumps(getattr(verdicts, name))) == v for name, v in figures["rule"].items())
     for case in ("", "_early", "_drift"):
         assert figures[f"false_keep{case}_upper95"] <= 0.05
