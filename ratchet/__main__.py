@@ -26,7 +26,7 @@ from ratchet import (
 from ratchet import night as night_of
 from ratchet import speak as voice
 from ratchet.doctor import examine
-from ratchet.files import NO_ROOM, Full
+from ratchet.files import Full, is_full
 from ratchet.ledger import Broken, Ledger
 from ratchet.sources import Refused
 from ratchet.terminal import console, notes, show_json
@@ -71,7 +71,7 @@ def main():
         print(f"ratchet: {name}{error}.", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if not error.filename and error.errno not in NO_ROOM:
+        if not error.filename and not is_full(error):
             raise
         name = f"{error.filename}: " * bool(error.filename)
         print(f"ratchet: {name}{error.strerror}; mend that, then try again.", file=sys.stderr)

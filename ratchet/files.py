@@ -14,7 +14,13 @@ class Full(Exception):
 
 def cannot_write(path, error):
     """The Full that a failed write comes to."""
-    return Full(f"{path} can't be written ({error.strerror or error}): free some disk, then try again")
+    remedy = "free some disk" if is_full(error) else "mend that"
+    return Full(f"{path} can't be written ({error.strerror or error}): {remedy}, then try again")
+
+
+def is_full(error):
+    """Whether an exception says that there is no room."""
+    return isinstance(error, Full) or (isinstance(error, OSError) and error.errno in NO_ROOM)
 
 
 def replace_file(path, data):
@@ -33,7 +39,7 @@ def replace_file(path, data):
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise (cannot_write(path, error) if error.errno in NO_ROOM else error) from None
+        raise (cannot_write(path, error) if is_full(error) else error) from None
 
 
 def append_line(file, size, line, path):

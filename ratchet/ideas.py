@@ -11,7 +11,7 @@ from ratchet import devices, guard, sources, tuner
 from ratchet.agents import Answer
 from ratchet.campaign import tries
 from ratchet.digest import digest, expectation, quoted
-from ratchet.files import Full
+from ratchet.files import is_full
 from ratchet.journal import Journal
 
 AHEAD = 1  # ideas that wait while the devices are busy, beside one for each
@@ -64,7 +64,7 @@ class Ideas:
         self.ready, self.broken = queue.Queue(), queue.Queue()  # to be tried; to go back to the agent
         self.lock = threading.Lock()  # of the tuner
         self.enough, self.refused = threading.Event(), ""  # refused: why there will be no more
-        self.full = None  # the Full that ended the agent's thread
+        self.full = None  # the error of a full disk, which ended the agent's thread
         self.thread = threading.Thread(target=self.propose, daemon=True) if agent else None
 
     def __enter__(self):
@@ -112,10 +112,10 @@ class Ideas:
                 failures = 0 if self.answer(broken) else failures + 1
             except guard.Cancelled:
                 return
-            except Full as error:  # an answer that can't be noted is paid for nothing: no other call
-                self.full = error
-                return
             except Exception as error:  # of a thread nobody would see it
+                if is_full(error):  # an answer that can't be noted is paid for nothing: no other call
+                    self.full = error
+                    return
                 failures, why = failures + 1, f" (the last one: {type(error).__name__}: {error})"
                 if broken:
                     self.broken.put(broken)
@@ -201,7 +201,10 @@ class Ideas:
 
     def prompt(self, campaign, broken=None):
         """What the agent reads: program.md, what happened last, the digest."""
-        parts = [(self.bench.home / "program.md").read_text(encoding="utf-8"), "# This call\n\n" + TASK]
+        parts = [
+            (self.bench.home / "program.md").read_text(encoding="utf-8", errors="replace"),
+            "# This call\n\n" + TASK,
+        ]
         if broken and not broken.failure:
             edit = sources.git("diff", f"{broken.commit}^", broken.commit, "--", "train.py")
             lines = edit.decode(errors="replace").splitlines()[4:300]

@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from ratchet.campaign import seconds
-from ratchet.files import append_line, cannot_write
+from ratchet.files import append_line
 
 
 class Journal:
@@ -46,11 +46,7 @@ class Journal:
 
     @contextmanager
     def _locked(self):
-        try:
-            file = open(self.path, "a+b", buffering=0)
-        except OSError as error:
-            raise cannot_write(self.path, error) from None
-        with file:
+        with open(self.path, "a+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
 

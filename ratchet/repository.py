@@ -137,12 +137,13 @@ def _home(folder):
 
 def main_working_tree(common):
     """Top of the main working tree, to which a linked one with this git folder belongs. Raises Refused."""
-    if git_lines("rev-parse", "--is-bare-repository", folder=common) == ["true"]:
+    explicit = {"folder": common, "more": {"GIT_DIR": str(common)}}  # safe.bareRepository may want it
+    if git_lines("rev-parse", "--is-bare-repository", **explicit) == ["true"]:
         raise Refused(
             f"this working tree belongs to a bare repository ({common}), which has no main working tree "
             "to keep the ledger in: make a clone with `git clone`, and work there"
         )
-    if (named := config("core.worktree", folder=common)) is not None:  # of a submodule
+    if (named := config("core.worktree", **explicit)) is not None:  # of a submodule
         return (common / named).resolve()
     if common.name == ".git":
         return common.parent
@@ -157,10 +158,10 @@ def prefix(folder):
     return os.fsdecode(git("rev-parse", "--show-prefix", folder=folder)).removesuffix("\n")
 
 
-def config(key, folder=None):
+def config(key, **options):
     """A value of git's config, None where it is not set."""
     try:
-        return os.fsdecode(git("config", "--get", key, folder=folder)).removesuffix("\n")
+        return os.fsdecode(git("config", "--get", key, **options)).removesuffix("\n")
     except Refused:
         return None
 

@@ -162,7 +162,7 @@ def commit_text(parent, text, subject):
         index = {"GIT_INDEX_FILE": f"{folder}/index"}
         git("read-tree", parent, more=index)
         git("update-index", "--add", "--cacheinfo", entry, more=index)
-        tree = git("write-tree", more=index).decode().strip()
+        tree = git("write-tree", "--missing-ok", more=index).decode().strip()
     given = (subject or "an idea").encode(errors="replace")
     return git("commit-tree", tree, "-p", parent, "-F", "-", given=given, more=names).decode().strip()
 

@@ -25,6 +25,14 @@ def test_a_full_disk_leaves_a_file_as_it_was(tmp_path, monkeypatch, code):
     assert os.listdir(tmp_path) == ["page.html"]
 
 
+def test_another_error_is_not_called_a_full_disk(tmp_path, monkeypatch):
+    error = OSError(errno.EIO, "Input/output error")
+    assert "free some disk" not in str(files.cannot_write("lines", error)) and not files.is_full(error)
+    monkeypatch.setattr(files.os, "fsync", fails(errno.EIO))
+    with pytest.raises(OSError, match="error"):
+        files.replace_file(tmp_path / "page.html", "text")
+
+
 def test_a_folder_that_is_not_there_is_no_full_disk(tmp_path):
     with pytest.raises(FileNotFoundError):
         files.replace_file(tmp_path / "none/page.html", "text")

@@ -75,3 +75,24 @@ def test_dependencies_are_a_line():
         "train" not in imports["prepare.py"] and "ratchet" not in imports["prepare.py"] + imports["train.py"]
     )
     assert not {"pickle", "requests", "urllib"} & {*imports["prepare.py"], *imports["train.py"]}
+
+
+def without_encoding(tree):
+    """Lines of a module on which text is read or written as the locale wants it."""
+    for node in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        name, options = getattr(node.func, "attr", ""), {k.arg: k.value for k in node.keywords}
+        as_text = getattr(options.get("text"), "value", None) is True  # of a process
+        reads = name == "read_text" or (name == "write_text" and len(node.args) < 2) or as_text
+        if reads and "encoding" not in options:
+            yield node.lineno
+
+
+def test_what_the_linter_misses_of_text_without_an_encoding_is_found():
+    bad = 'path.read_text()\npath.write_text("")\nrun(x, text=True)\n'
+    good = 'path.read_text(encoding="utf-8")\npath.write_text("", "utf-8")\nrun(x, encoding="utf-8")\n'
+    assert [*without_encoding(ast.parse(bad + good))] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", sorted({*BUDGETS} - {"prepare.py", "train.py", "ratchet/referee.py"}))
+def test_text_is_utf8_whatever_the_locale(name):
+    assert not [*without_encoding(ast.parse((ROOT / name).read_text(encoding="utf-8")))]
