@@ -43,7 +43,7 @@ def of_experiment(e, experiments, phase, budget):
 def of_night(spent, limits):
     """How much of each limit is used: "3 of 30 experiments, 1.2 of 8 h, about 6.8 h left"."""
     pairs = [(key, getattr(spent, key), most) for key, most in limits._asdict().items()]
-    used = [f"{used:.3g} of {most:g} {UNITS[key]}" for key, used, most in pairs if most < math.inf]
+    used = [f"{figure(used)} of {figure(most)} {UNITS[key]}" for key, used, most in pairs if most < math.inf]
     used = used or [f"{spent.experiments} experiments, {spent.hours:.1f} h"]
     left = 3600 * (limits.hours - spent.hours)
     if spent.experiments:
@@ -52,9 +52,14 @@ def of_night(spent, limits):
     return ", ".join(used + [f"{duration(left)} left"] * (0 <= left < math.inf))
 
 
+def figure(value):
+    """Three digits of a small number, all whole ones of a large one."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def duration(seconds, is_most=False):
     """In words: about 12 min, at most 2.1 h, less than a minute."""
     if seconds < 60:
         return "less than a minute"
-    figure = f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
-    return f"{'at most' if is_most else 'about'} {figure}"
+    time = f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+    return f"{'at most' if is_most else 'about'} {time}"

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from ratchet import ledger, repository, sources
+from ratchet import doctor, ledger, repository, sources
 from ratchet.sources import Refused
 
 NOBODY = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
@@ -342,3 +342,19 @@ def test_a_ledger_is_found_from_a_linked_working_tree(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     ledger.Ledger(repository.home()).append("opens", role="try")
     assert (home / "ledger.jsonl").exists() and not (folder / "ledger.jsonl").exists()
+
+
+def test_linked_working_trees_are_served_where_bare_repositories_are_not_trusted(tmp_path, monkeypatch):
+    folder, home = linked(tmp_path)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    (tmp_path / "config").write_text("[safe]\n\tbareRepository = explicit\n", encoding="utf-8")
+    assert repository.home() == home
+
+
+def test_the_doctor_has_a_line_on_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    lines = {name: (well, seen, advice) for name, well, seen, advice in doctor.surroundings("cpu")}
+    assert lines["git"][:2] == (False, "this folder is in no git repository")
+    assert lines["git"][2].startswith("go to yours, or make one here with `git init`")

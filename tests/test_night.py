@@ -485,6 +485,8 @@ def test_a_night_says_how_much_of_its_limits_is_used(place, tmp_path):
     (Limits(1.5, 3, 600, 5, 0.25), Limits(cost=5), "0.25 of 5 dollars"),
     (Limits(1.5, 0, 600, 5, 0.25), Limits(experiments=4, device_seconds=3600),
      "0 of 4 experiments, 600 of 3600 s of the device"),
+    (Limits(1.5, 0, 12345.6, 123, 0.25), Limits(device_seconds=2e6, calls=1000),
+     "12346 of 2000000 s of the device, 123 of 1000 calls"),
 ])  # fmt: skip
 def test_limits_in_words(spent, limits, words):
     assert progress.of_night(spent, limits) == words
