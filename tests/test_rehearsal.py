@@ -1,0 +1,212 @@
+"""A run by hand from its rehearsal to its last line: nothing is silent, nothing misleads."""
+
+import gc
+import json
+import math
+import re
+import sys
+import threading
+import time
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_train import start
+
+import prepare
+import train
+
+
+@pytest.fixture
+def run(arena, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "matmul_peak", lambda device: (1e12, "a guess"))
+    return prepare.Run(arena, torch.device("cpu"), 0, "5s", tmp_path)
+
+
+@pytest.fixture
+def model():
+    return torch.nn.Sequential(torch.nn.Embedding(512, 8), torch.nn.Linear(8, 512))
+
+
+# ----------------------------------------------------------------------------------------------------
+# The rehearsal
+
+
+def test_the_clock_begins_with_the_first_batch_however_long_the_rehearsal(run, model):
+    run.rehearse(lambda x, y: time.sleep(0.2), 2, model)
+    run.rehearsal_seconds += 1e4
+    next(iter(run.batches(2)))
+    assert run.seconds < 1 and run.progress < 0.5
+
+
+def test_a_rehearsal_that_never_ends_is_ended(run, model, monkeypatch, capsys):
+    ended = threading.Event()
+    monkeypatch.setattr(prepare, "REHEARSAL_LIMIT", 0.2)
+    monkeypatch.setattr(prepare.os, "_exit", lambda code: ended.set() if code == 1 else None)
+    run.rehearse(lambda x, y: ended.wait(10), 2, model, calls=1)
+    assert ended.is_set() and "not ready to train after" in capsys.readouterr().err
+    assert json.loads((run.folder / "result.json").read_text("utf-8"))["status"] == "crash"
+
+
+def test_long_work_tells_of_itself_without_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "PROGRESS_SECONDS", 0.02)
+    monkeypatch.setattr(prepare, "console", prepare.Console(soft_wrap=True))
+    with prepare.ProgressLine("scoring") as line:
+        line.total = 240
+        line.advance(120, "row")
+        time.sleep(0.2)
+    assert re.match(r"scoring, row 120 of 240, about 0 s left, 0 s\n", capsys.readouterr().out)
+
+
+def test_short_work_says_nothing_without_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "console", prepare.Console(soft_wrap=True))
+    with prepare.ProgressLine("scoring"):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_a_rehearsal_tells_which_part_is_compiled_and_how_long_it_takes(monkeypatch):
+    from torch._dynamo.callback import CompilationCallbackHandler
+
+    handler, line = CompilationCallbackHandler(), SimpleNamespace(detail="")
+    module = SimpleNamespace(callback_handler=handler)
+    monkeypatch.setitem(sys.modules, "torch._dynamo.callback", module)
+    clock = SimpleNamespace(monotonic=iter([0.0, 4.0, 5.0, 11.0, 12.0, 13.0]).__next__)
+    monkeypatch.setattr(prepare, "time", clock)
+    seen = []
+    with prepare.compile_events(line, 2):
+        for _ in range(3):
+            handler.run_start_callbacks(None)
+            seen.append(line.detail)
+            handler.run_end_callbacks(None)
+    assert seen == ["compiling part 1 of 2", "compiling part 2 of 2, about 4 s left", "compiling part 3"]
+    assert not handler.start_callbacks and not handler.end_callbacks
+
+
+def test_a_rehearsal_needs_no_compiler(run, model, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch._dynamo.callback", raising=False)
+    run.rehearse(lambda x, y: None, 2, model, parts=3)
+    assert run.flops_per_token > 0
+
+
+# ----------------------------------------------------------------------------------------------------
+# What is compiled
+
+
+@pytest.mark.parametrize(
+    "budget, cores, parts",
+    [
+        ("20s", 2, []),
+        ("60s", 2, ["loss"]),
+        ("300s", 2, ["loss", "block", "norm"]),
+        ("300s", 16, ["loss", "block", "norm", "muon"]),
+        ("1e6tok", 2, ["loss", "block", "norm"]),
+    ],
+)
+def test_a_part_is_compiled_where_the_budget_earns_it_back(run, monkeypatch, budget, cores, parts):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    run.arena.seconds = 300
+    run = prepare.Run(run.arena, torch.device("cpu"), 0, budget, run.folder)
+    assert train.worth_compiling(run) == parts
+
+
+def test_all_is_compiled_on_a_gpu(run):
+    run.device = torch.device("cuda:0")
+    assert train.worth_compiling(run) == [*train.COMPILED]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_a_run_is_eager_and_good(arena, cache, tmp_path):
+    process = start(tmp_path / "run", cache, RATCHET_BUDGET="20000tok", PATH="", CXX="")
+    out, err = process.communicate(timeout=300)
+    result = json.loads((tmp_path / "run/result.json").read_text("utf-8"))
+    assert result["status"] == "ok" and process.returncode == 0, out + err
+    assert out.count("torch.compile does not work here, running without") == 1
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.slow
+def test_a_cold_compiler_gives_the_same_weights_as_a_warm_one(arena, cache, tmp_path):
+    weights = []
+    for name in ("cold", "warm"):
+        conditions = dict(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"), TMPDIR=str(tmp_path))
+        process = start(tmp_path / name, cache, RATCHET_BUDGET="20000tok", **conditions)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+# ----------------------------------------------------------------------------------------------------
+# The end
+
+
+def test_a_run_without_a_step_has_no_score(run, model, capsys):
+    with pytest.raises(SystemExit) as end:
+        run.submit(model)
+    assert end.value.code == 1 and "no step was trained" in capsys.readouterr().err
+    assert json.loads((run.folder / "result.json").read_text("utf-8"))["status"] == "crash"
+    assert not (run.folder / "model.safetensors").exists()
+
+
+def test_a_dead_weak_proxy_hides_no_tensor():
+    """torch.compile leaves such proxies behind, on which isinstance() raises."""
+
+    class Referent:
+        pass
+
+    referent, tensor = Referent(), torch.ones(3)
+    proxy = weakref.proxy(referent)
+    del referent
+    assert any(type(thing) is weakref.ProxyType for thing in gc.get_objects())
+    assert any(found is tensor for found in prepare.tensors_on("cpu")) and proxy is not None
+    assert prepare.tensors_on("cuda") == []
+
+
+RESULT = dict(arena="pocket", device="cpu", val_bpb=1.2, tokens=4e6, flops_per_token=1e7)
+
+
+@pytest.mark.parametrize(
+    "budget, seconds, custom, text",
+    [
+        ("300s", 290.0, False, "300s"),
+        ("300s", 120.0, False, "300s (only 40% of it was used)"),
+        ("20s", 19.0, True, "20s (not the arena's: for trying things out)"),
+        ("8e6tok", 1.0, False, "8e6tok"),
+        ("1e15flop", 1.0, False, "1e15flop (only 4% of it was used)"),
+    ],
+)
+def test_a_summary_says_when_little_of_the_budget_was_used(budget, seconds, custom, text):
+    result = RESULT | dict(budget=budget, train_seconds=seconds, custom_budget=custom)
+    assert prepare.describe_budget(result) == text
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({}, "2 CPU cores get 1.15 to 1.3 here after 300 s\n"),
+        ({"val_bpb": 2.0}, "yours is slower: is the machine busy?"),
+        ({"arena": "mine"}, "hasn't been measured"),
+        ({"budget": "1e6tok"}, "hasn't been measured"),
+        ({"device": "cuda:0"}, "hasn't been measured"),
+    ],
+)
+def test_a_newcomer_is_told_what_a_score_means_and_what_to_do_next(monkeypatch, capsys, change, words):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    prepare.print_outlook(RESULT | {"budget": "300s"} | change)
+    out = capsys.readouterr().out
+    assert words in out and len(re.findall("^  uv run ratchet", out, re.M)) == 3
+
+
+def test_the_text_has_been_seen_is_said_only_when_it_has(arena, monkeypatch, capsys, tmp_path):
+    """A budget that is spent before the first step is another matter."""
+    run = prepare.Run(arena, torch.device("cpu"), 0, "0.001s", tmp_path)
+    run.rehearse = lambda *args, **options: None
+    submitted = []
+    run.submit = lambda *args: submitted.append(run.steps) or {}
+    monkeypatch.setattr(prepare, "enter", lambda: run)
+    monkeypatch.setattr(train, "PRESETS", {"small": train.PRESETS["small"] | {"memory": 4}})
+    train.main()
+    assert submitted == [1] and "has been seen" not in capsys.readouterr().out
+    assert math.isfinite(json.loads((tmp_path / "curve.jsonl").read_text("utf-8"))["loss"])
