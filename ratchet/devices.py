@@ -18,7 +18,11 @@ from ratchet.sources import Refused
 
 
 def cache_folder():
-    return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser().absolute()
+    """The folder for arenas and locks. Raises Refused."""
+    try:
+        return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser().absolute()
+    except RuntimeError:  # a user whom the system doesn't know
+        raise Refused("there is no home folder (HOME is not set): set RATCHET_CACHE to a folder") from None
 
 
 def nvml(device):
@@ -69,7 +73,7 @@ def torch_name(device):
 # ----------------------------------------------------------------------------------------------------
 # The CPU
 
-SYS = Path("/sys")
+SYS, MEMBER = Path("/sys"), Path("/proc/self/cgroup")
 
 
 def socket_and_core(number):
@@ -124,15 +128,20 @@ def classes(numbers):
 
 
 def quota():
-    """How many CPUs' time control groups (version 2) grant this process; infinity without a limit."""
-    own, found = Path("/proc/self/cgroup"), [math.inf]
-    path = re.search(r"^0::/(.*)$", own.read_text(encoding="utf-8") if own.exists() else "", re.MULTILINE)
-    folder = SYS / "fs/cgroup" / (path[1] if path else "")
-    for group in (folder, *folder.parents):
-        with suppress(OSError, ValueError):  # "max 100000": none
-            most, period = map(int, (group / "cpu.max").read_text(encoding="utf-8").split())
-            found.append(most / period)
-    return min(found)
+    """How many CPUs' time control groups (versions 1 and 2) grant this process; infinity without a limit."""
+    groups, granted = SYS / "fs/cgroup", [math.inf]
+    memberships = MEMBER.read_text(encoding="utf-8").splitlines() if MEMBER.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in memberships):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        folder = groups / controllers / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            with suppress(OSError, ValueError):  # "max 100000": no limit; -1 in version 1
+                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+                words = " ".join((group / name).read_text(encoding="utf-8") for name in names)
+                most, period = map(int, words.split())
+                granted += [most / period] * (most > 0)
+    return min(granted)
 
 
 @contextmanager

