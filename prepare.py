@@ -69,6 +69,7 @@ ARENAS = {
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"  # 6543 parquet shards of shuffled web text
 VAL_SHARD, TEST_SHARD = 6542, 6541  # val is where the published scores have it
 POCKET_SHARE = 0.03  # of the years go to val, and as many to test
+TELL_SECONDS = 0.5, 10  # between two looks at what goes on: in a terminal, elsewhere
 OWN_SHARE, OWN_BYTES = 0.05, 4_000_000  # of your own documents this share, about so many bytes at most
 KINDS = r"(?i).+\.(parquet|(?:txt|md|jsonl|csv)(?:\.gz|\.zst)?)"  # names of files that hold text
 LONG_LINE = 100_000  # characters; a line of plain text that is longer is cut into documents
@@ -306,8 +307,8 @@ def text_files(source):
     path, files, known = Path(source), [], set()
     if path.is_file() and re.fullmatch(KINDS, path.name):
         files = [path]
-    tree = os.walk(source, onerror=refuse_unreadable, followlinks=True) if path.is_dir() else ()
-    for folder, subfolders, names in tree:
+    is_folder = source and path.is_dir()
+    for folder, subfolders, names in os.walk(path, True, refuse_unreadable, True) if is_folder else ():
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in known:
             subfolders.clear()
@@ -433,20 +434,24 @@ def unpacked(file, path):
     return io.BufferedReader(pyarrow.CompressedInputStream(file, packing), 2**20) if packing else file
 
 
+def is_wide(file):
+    """Whether a file begins like UTF-16."""
+    head = file.peek(1000)[:1000]
+    return head[:2] in (b"\xff\xfe", b"\xfe\xff") or head.count(0) > len(head) / 4
+
+
 def refuse_encoding(path):
     """Say where a text is not UTF-8, and how to convert it."""
     number = column = 1
     with open(path, "rb") as file:
-        head = (lines := unpacked(file, path)).peek(1000)[:1000]
+        wide = is_wide(lines := unpacked(file, path))
         try:
-            for number, line in enumerate(lines, 1):  # noqa: B007
+            for number, line in enumerate([] if wide else lines, 1):  # noqa: B007
                 line.decode()
         except UnicodeDecodeError as error:
             column = error.start + 1
-    is_wide = head[:2] in (b"\xff\xfe", b"\xfe\xff") or head.count(0) > len(head) / 4
-    name = shlex.quote(path.name)
-    remedy = f"`iconv -f {'UTF-16' if is_wide else 'LATIN1'} -t UTF-8 {name} > new-{name}` converts it"
-    remedy += "" if is_wide else " if it is Latin-1"
+    encoding, name, new = "UTF-16" if wide else "LATIN1", *map(shlex.quote, (path.name, f"new-{path.name}"))
+    remedy = f"`iconv -f {encoding} -t UTF-8 {name} > {new}` converts it" + " if it is Latin-1" * (not wide)
     refuse(f"{path}, line {number}, byte {column}: not UTF-8: {remedy}; a file of no text, leave out.")
 
 
@@ -459,7 +464,7 @@ def file_documents(corpus):
         try:
             with open(path, "rb") as file:
                 stream = file if kind == "parquet" else unpacked(file, path)
-                if kind != "parquet" and stream.peek(1000)[:1000].count(0) > 250:  # would pass for ASCII
+                if kind != "parquet" and is_wide(stream):  # some of it would pass for ASCII
                     refuse_encoding(path)
                 for document in readers.get(kind, plain_documents)(stream, path, corpus.column):
                     corpus.seen[1] = before + file.tell()
@@ -483,20 +488,23 @@ def hub_home():
 
 
 def hub_dataset(corpus):
-    """Download the dataset of a corpus, or find it in the cache of the hub's client."""
-    home = hub_home()
+    """Download the dataset of a corpus, or find it in the cache of the hub's client; one column of it."""
+    hub_home()
     from datasets import load_dataset
 
-    owner, name = corpus.source.split(":")[0].split("/")
-    caches = home / f"hub/datasets--{owner}--{name}", home / f"datasets/{owner}___{name}"
     try:
-        with progress(f"downloading {corpus.source}", growth(0, *caches)):
-            data = load_dataset(*corpus.source.split(":"), split=corpus.split)
+        data = load_dataset(*corpus.source.split(":"), split=corpus.split)
     except Exception as error:  # a dozen types, from five libraries, for a dataset that can't be had
         refuse(f"{corpus.source} can't be had ({reason(error).rstrip('.')}): {hub_remedy(error, corpus)}.")
     if corpus.column not in data.column_names:
         refuse_column(corpus.source, corpus.column, data.column_names)
     return data.select_columns([corpus.column])
+
+
+def hub_caches(corpus):
+    """Folders that grow while a dataset is downloaded."""
+    owner, name = corpus.source.split(":")[0].split("/")
+    return hub_home() / f"hub/datasets--{owner}--{name}", hub_home() / f"datasets/{owner}___{name}"
 
 
 def hub_remedy(error, corpus):
@@ -513,8 +521,8 @@ def hub_remedy(error, corpus):
     return "check its name; if it is private, set HF_TOKEN to a token of yours"
 
 
-def growth(total, *folders):
-    """A measure for progress(): by how many bytes folders grow from now on, of a total, 0 if unknown."""
+def growth(*folders, total=None):
+    """A measure for progress(): by how many bytes folders grow from now on, of a total's value."""
 
     def size():
         size = 0
@@ -525,7 +533,7 @@ def growth(total, *folders):
         return size
 
     before = size()
-    return lambda: (0, size() - before, total)
+    return lambda: (0, size() - before, total.value if total else 0)
 
 
 def own_documents(corpus):
@@ -574,16 +582,19 @@ def is_whole(path):
     return path.exists() and note.exists() and note.read_text(encoding="utf-8").split()[1] == sha256(path)
 
 
-def fetch_shards(folder, numbers):
-    """Download ClimbMix shards: in parallel, keeping whole ones, again what arrives damaged."""
+def fetch_shards(paths, total):
+    """Download ClimbMix shards: in parallel, keeping whole ones, again what arrives damaged.
+
+    Sets total.value, the bytes that are missing.
+    """
     hub_home()
     from huggingface_hub import HfApi, snapshot_download
 
-    paths, why = [folder / f"shard_{number:05d}.parquet" for number in numbers], ""
+    folder, why = paths[0].parent, ""
     for pause in range(5):
         wanted = [path for path in paths if not is_whole(path)]
         if not wanted:
-            return paths
+            return
         if pause == 4:
             refuse(f"ClimbMix can't be downloaded ({why}): check the network or HF_ENDPOINT, then try again.")
         time.sleep(pause)
@@ -591,9 +602,9 @@ def fetch_shards(folder, numbers):
             for path in wanted:
                 path.unlink(missing_ok=True)
             names = [path.name for path in wanted]
-            total = sum(file.size for file in HfApi().get_paths_info(CLIMBMIX, names, repo_type="dataset"))
-            with progress("downloading ClimbMix", growth(total, folder)):
-                snapshot_download(CLIMBMIX, repo_type="dataset", allow_patterns=names, local_dir=folder)
+            files = HfApi().get_paths_info(CLIMBMIX, names, repo_type="dataset")
+            total.value = total.value or sum(file.size for file in files)
+            snapshot_download(CLIMBMIX, repo_type="dataset", allow_patterns=names, local_dir=folder)
             missing = not all(path.exists() for path in wanted)
             why = "the hub can't be reached" if missing else "a shard arrives damaged"
         except Exception as error:  # networks fail in many types
@@ -752,7 +763,7 @@ def progress(task, measure):
 
     def show():
         with console.status(Text(task), spinner="line") if console.is_terminal else nullcontext() as live:
-            while not over.wait(0.5 if live else 10):
+            while not over.wait(TELL_SECONDS[live is None]):
                 (live.update if live else console.print)(line())
 
     (thread := threading.Thread(target=show, daemon=True)).start()
@@ -821,13 +832,31 @@ def build_rows(folder, spec, state, held_out):
     return facts
 
 
-def build_tokenizer(folder, corpus, vocab_size):
+def begin_child(function, *args):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    plainly(function, *args)
+
+
+def in_child(task, measure, function, *args):
+    """Call function in a process: its memory goes with it, Ctrl-C ends it whatever its threads wait for."""
+    (process := WORKERS.Process(target=begin_child, args=(function, *args), daemon=True)).start()
+    try:
+        with progress(task, measure):
+            process.join()
+    finally:
+        process.kill()
+    if process.exitcode < 0:
+        refuse(f"{task}: its process was killed (signal {-process.exitcode}): is there enough memory? Retry.")
+    if process.exitcode:
+        raise SystemExit(process.exitcode)
+
+
+def build_tokenizer(folder, corpus, vocab_size):
     texts = (text for split, text in documents(corpus) if split == "train")
-    tokenizer = plainly(train_tokenizer, texts, vocab_size)
+    tokenizer = train_tokenizer(texts, vocab_size)
     if tokenizer.get_vocab_size() != vocab_size:
         refuse_little(corpus.source, corpus.seen[0], f"for {vocab_size} tokens")
-    plainly(write_atomically, folder / "tokenizer.json", tokenizer.to_str().encode())
+    write_atomically(folder / "tokenizer.json", tokenizer.to_str().encode())
 
 
 def build_arena(folder, spec, corpus):
@@ -842,23 +871,21 @@ def build_arena(folder, spec, corpus):
         write_atomically(path, state)
     if source.startswith("climbmix:"):
         numbers = [*range(int(source.split(":")[1])), VAL_SHARD, TEST_SHARD]
-        *corpus.files, val, test = fetch_shards(cache_folder() / ".shards", numbers)
+        shards, total = cache_folder() / ".shards", WORKERS.RawValue("d")
+        paths = [shards / f"shard_{number:05d}.parquet" for number in numbers]
+        in_child("downloading ClimbMix", growth(shards, total=total), fetch_shards, paths, total)
+        *corpus.files, val, test = paths
         held_out = [val, test]
     elif source != "pocket" and not corpus.files:
+        in_child(f"downloading {source}", growth(*hub_caches(corpus)), hub_dataset, corpus)
         corpus.data = hub_dataset(corpus)
-    if not (folder / "tokenizer.json").exists():  # in a process: its memory goes with it
-        args = folder, corpus, spec["vocab_size"]
-        process = WORKERS.Process(target=build_tokenizer, args=args, daemon=True)
-        process.start()
+    if not (folder / "tokenizer.json").exists():
 
-        def measure():
+        def measure():  # reading ends when enough is known, or the text
             (count, size), whole = corpus.seen, corpus.size
             return count, size, min(whole, size * TOKENIZER_DOCUMENTS / max(count, 1))
 
-        with progress("training the tokenizer", measure):
-            process.join()
-        if process.exitcode:
-            raise SystemExit(process.exitcode)
+        in_child("training the tokenizer", measure, build_tokenizer, folder, corpus, spec["vocab_size"])
     tokenize(folder, corpus, state)
     with progress("packing rows", lambda: (0, 0, 0)):
         facts = spec | {"source": label(source)} | build_rows(folder, spec, state, held_out)
