@@ -47,6 +47,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,8 +158,8 @@ def cgroup_cores(groups=Path("/sys/fs/cgroup"), member=Path("/proc/self/cgroup")
         folder = groups / controllers / path.lstrip("/")  # of version 1: in a container it may be above
         for group in (folder, *folder.parents):
             with suppress(OSError, ValueError):  # "max 100000": no limit; -1 in version 1
-                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
-                words = " ".join((group / name).read_text(encoding="utf-8") for name in names)
+                files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+                words = " ".join((group / name).read_text(encoding="utf-8") for name in files)
                 quota, period = map(int, words.split())
                 granted += [quota / period] * (quota > 0)
     return min(granted)
@@ -631,7 +632,7 @@ def train_tokenizer(texts, vocab_size):
 def load_tokenizer(folder):
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_buffer((folder / "tokenizer.json").read_bytes())
     tokenizer.encode_special_tokens = True  # a text that spells <|bos|> is text
     return tokenizer
 
@@ -728,10 +729,11 @@ def published_chunks(path, tokenizer):
     """The documents of a shard, tokenised, up to 128 of a row group at a time: the packing depends on it."""
     import pyarrow.parquet as parquet
 
-    for group in range((file := parquet.ParquetFile(path)).num_row_groups):
-        texts = file.read_row_group(group, columns=["text"]).column(0).to_pylist()
-        for start in range(0, len(texts), 128):
-            yield encode(tokenizer, texts[start : start + 128])
+    with open(path, "rb") as file:
+        for group in range((table := parquet.ParquetFile(file)).num_row_groups):
+            texts = table.read_row_group(group, columns=["text"]).column(0).to_pylist()
+            for start in range(0, len(texts), 128):
+                yield encode(tokenizer, texts[start : start + 128])
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -757,8 +759,10 @@ def progress(task, measure):
         (count, size, total), seconds = measure(), time.monotonic() - begin
         parts = [f"{count:,.0f} documents"] * (count > 0)
         parts += [f"{size / 1e6:,.1f}" + f" of {total / 1e6:,.1f}" * (total > 0) + " MB"] * (size > 0)
-        parts.append(f"{seconds:.0f} s so far")
-        parts += [f"about {(total - size) / (size - start) * seconds:.0f} s left"] * (start < size < total)
+        parts.append(f"{timedelta(seconds=round(seconds))} so far")
+        if start < size < total:
+            left = (total - size) / (size - start) * seconds
+            parts.append(f"about {timedelta(seconds=round(left))} left")
         return Text(f"{task}: {', '.join(parts)}")
 
     def show():

@@ -137,8 +137,8 @@ def quota():
         folder = groups / controllers / path.lstrip("/")
         for group in (folder, *folder.parents):
             with suppress(OSError, ValueError):  # "max 100000": no limit; -1 in version 1
-                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
-                words = " ".join((group / name).read_text(encoding="utf-8") for name in names)
+                files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+                words = " ".join((group / name).read_text(encoding="utf-8") for name in files)
                 most, period = map(int, words.split())
                 granted += [most / period] * (most > 0)
     return min(granted)

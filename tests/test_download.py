@@ -201,3 +201,37 @@ def test_the_id_of_no_dataset_is_refused_by_name(run, tmp_path):
     with Hub({}) as hub:
         assert "someone/small" in refusal(run(hub.server_address, *OWN))
     assert not (tmp_path / "cache/mine/arena.json").exists()
+
+
+CONFIGS = b"""---
+configs:
+- config_name: en
+  data_files: [{split: dev, path: en.parquet}]
+- config_name: de
+  data_files: [{split: train, path: de.parquet}]
+---
+"""
+
+
+@pytest.mark.slow
+def test_configurations_and_splits_are_listed_and_then_understood(run, tmp_path):
+    files = {"README.md": CONFIGS, "en.parquet": parquet_file(0), "de.parquet": parquet_file(1)}
+    sizes = "--arena mine --vocab-size 512 --context 64".split()
+    with Hub({"someone/small": files}) as hub:
+        sentence = refusal(run(hub.server_address, *OWN))
+        assert "['en', 'de']" in sentence and "someone/small:NAME" in sentence
+        address = "https://huggingface.co/datasets/someone/small:en"
+        sentence = refusal(run(hub.server_address, "--text", address, *sizes))
+        assert "dev" in sentence and "--split" in sentence
+        done = run(hub.server_address, "--text", address, "--split", "dev", *sizes)
+        assert done.returncode == 0, done.stderr
+    arena = json.loads((tmp_path / "cache/mine/arena.json").read_text())
+    assert (arena["source"], arena["split"]) == ("someone/small:en", "dev")
+
+
+@pytest.mark.slow
+def test_a_dataset_without_a_network_is_refused_soon_and_says_why(run):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        sentence = refusal(run(closed.getsockname(), *OWN))
+    assert "someone/small" in sentence and "no network" in sentence and "HF_ENDPOINT" in sentence
