@@ -786,11 +786,13 @@ def constants():
 def refuse_other_constants(folder, facts):
     """Refuse an arena that was made with another tokenizer or other splits than this file would make."""
     made, here = facts.get("constants"), constants()
+    ours = ARENAS.get(facts["name"], {}).keys() - {"source"}  # which may have another number of shards
     if made is None and (folder / "tokenizer.json").exists():  # made before these were noted
         tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         split = tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
         made = {"SPLIT": split, "SPECIALS": [token["content"] for token in tokenizer["added_tokens"]]}
-    for name, value in (made or {}).items():
+    here |= {key: ARENAS[facts["name"]][key] for key in ours}
+    for name, value in ((made or {}) | {key: facts[key] for key in ours}).items():
         if value != here.get(name):
             refuse(
                 f"{folder} was prepared with another {name} than prepare.py has now: put the constant back, "

@@ -221,6 +221,14 @@ def test_an_arena_of_another_constant_is_refused_by_its_name(name, value, arena,
     )
 
 
+def test_an_arena_of_the_house_is_refused_when_its_sizes_have_changed(arena, tmp_path, monkeypatch, refusal):
+    facts = json.loads((arena.folder / "arena.json").read_bytes()) | prepare.ARENAS["climbmix"]
+    prepare.write_atomically(tmp_path / "arena.json", facts | {"name": "climbmix", "source": "climbmix:3"})
+    assert prepare.load_arena(tmp_path).context == 2048
+    monkeypatch.setitem(prepare.ARENAS["climbmix"], "context", 1024)
+    assert "another context " in refusal(prepare.load_arena, tmp_path)
+
+
 @pytest.mark.parametrize("name, value", [("SPLIT", r"\w+|\W"), ("SPECIALS", ["<|bos|>"])])
 def test_an_arena_made_before_constants_were_noted_is_compared_by_its_tokenizer(
     name, value, arena, tmp_path, monkeypatch, refusal

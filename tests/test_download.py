@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,7 @@ class Hub(ThreadingHTTPServer):
         self.datasets, self.faults = datasets, dict(faults)
         self.requests = []  # (method, path, number of the first byte)
         self.elsewhere = []  # what was meant for other hosts
+        self.released = threading.Event()  # lets a download go on that has stalled
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def __exit__(self, *_):
@@ -86,6 +88,8 @@ class Answer(BaseHTTPRequestHandler):
         headers, body = {"ETag": f'"{digest(data)}"'}, data[start:]
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        if self.command == "GET" and self.server.faults.get(name) == "stalled":
+            self.server.released.wait(100)
         fault, half = self.server.faults.pop(name, "") if self.command == "GET" else "", len(body) // 2
         if fault == "damaged":
             body = body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :]  # decodes, maybe
@@ -127,10 +131,10 @@ def parquet_file(seed, noise=0):
 
 
 @pytest.fixture
-def run(tmp_path):
-    """run(address of a hub, arguments ...) -> the finished prepare.py, with caches of its own in tmp_path."""
+def start(tmp_path):
+    """start(address of a hub, arguments ...) -> prepare.py at work, with caches of its own in tmp_path."""
 
-    def run(address, *arguments):
+    def start(address, *arguments):
         url = "http://{}:{}".format(*address)
         strange = re.compile("HF_|.*_PROXY$", re.IGNORECASE)
         kept = {name: value for name, value in os.environ.items() if not strange.match(name)}
@@ -139,7 +143,20 @@ def run(tmp_path):
         own |= {"HF_HOME": str(tmp_path / "hf"), "RATCHET_CACHE": str(tmp_path / "cache")}
         own["HF_HUB_DISABLE_XET"] = "1"
         command = [sys.executable, str(PREPARE), *arguments]
-        return subprocess.run(command, env=kept | own, capture_output=True, timeout=120, encoding="utf-8")
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=kept | own, stdout=pipe, stderr=pipe, encoding="utf-8")
+
+    return start
+
+
+@pytest.fixture
+def run(start):
+    """run(address of a hub, arguments ...) -> the finished prepare.py."""
+
+    def run(address, *arguments):
+        with start(address, *arguments) as process:
+            out, err = process.communicate(timeout=120)
+            return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run
 
@@ -235,3 +252,18 @@ def test_a_dataset_without_a_network_is_refused_soon_and_says_why(run):
         closed.bind(("127.0.0.1", 0))
         sentence = refusal(run(closed.getsockname(), *OWN))
     assert "someone/small" in sentence and "no network" in sentence and "HF_ENDPOINT" in sentence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments, id", [(["--shards", "1"], CLIMBMIX), (OWN, "someone/small")])
+def test_ctrl_c_ends_a_download_that_has_stalled(arguments, id, start):
+    names = ["train.parquet"] if arguments is OWN else [f"shard_{n:05d}.parquet" for n in (0, 6541, 6542)]
+    with Hub({id: {name: parquet_file(name) for name in names}}, {names[0]: "stalled"}) as hub:
+        with start(hub.server_address, *arguments) as process:
+            while not hub.downloads(names[0]):
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        hub.released.set()
+    assert process.returncode == 130
+    assert err.strip() == "ratchet: interrupted; run the same command again to go on."
