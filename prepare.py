@@ -284,8 +284,8 @@ class Corpus:
 
     @property
     def size(self):
-        """Bytes of all files, 0 for a dataset and for pocket."""
-        return sum(path.stat().st_size for path in self.files)
+        """Bytes of all files, or of a dataset once it is loaded; 0 where nobody knows."""
+        return self.data.data.nbytes if self.data else sum(path.stat().st_size for path in self.files)
 
 
 def find_corpus(source, column="text", split=None):
@@ -343,8 +343,8 @@ def checked(value, path, line, column):
     if value is None or isinstance(value, str):
         return value
     kinds = {bool: "true or false", dict: "an object", list: "a list", bytes: "bytes"}
-    kind = kinds.get(type(value), "a number")
-    refuse(f"{path}, {line}: `{column}` is {kind}, not text: put it in quotes, or use another --column.")
+    kind = kinds.get(type(value), "a number" if isinstance(value, int | float) else "of another type")
+    refuse(f"{path}, {line}: `{column}` is {kind}, not text: make it a string, or name another --column.")
 
 
 def text_lines(file):
@@ -372,7 +372,7 @@ def plain_documents(file, path, column):
 
 
 def json_documents(file, path, column):
-    names = {}
+    names = {}  # of columns, in the order in which they appear
     for number, line in enumerate(file, 1):
         line = line.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").strip()
         if not line:
@@ -388,11 +388,11 @@ def json_documents(file, path, column):
             refuse(f"{path}, line {number}: not one whole JSON value ({why}): {remedy}.")
         if not isinstance(row, dict):
             refuse(f'{path}, line {number}: not a JSON object: write {{"{column}": "..."}}, one a line.')
-        names |= dict.fromkeys(row) if len(names) < 100 else {}
+        names |= dict.fromkeys(row) if column not in names else {}
         document = checked(row.get(column), path, f"line {number}", column)
         yield document and re.sub("[\ud800-\udfff]", "\ufffd", document)  # halves of a pair that has no other
     if names and column not in names:
-        refuse_column(path, column, names)
+        refuse_column(path, column, [*names][:20])
 
 
 def csv_documents(file, path, column):
@@ -451,9 +451,12 @@ def refuse_encoding(path):
                 line.decode()
         except UnicodeDecodeError as error:
             column = error.start + 1
-    encoding, name, new = "UTF-16" if wide else "LATIN1", *map(shlex.quote, (path.name, f"new-{path.name}"))
-    remedy = f"`iconv -f {encoding} -t UTF-8 {name} > {new}` converts it" + " if it is Latin-1" * (not wide)
-    refuse(f"{path}, line {number}, byte {column}: not UTF-8: {remedy}; a file of no text, leave out.")
+    is_packed = path.suffix.lower() in (".gz", ".zst")
+    name, new = (shlex.quote(f"{path.with_suffix('') if is_packed else path}{end}") for end in ("", ".new"))
+    remedy = "unpack it, " * is_packed + "if it is text, convert it: "
+    remedy += f"`iconv -f {'UTF-16' if wide else 'LATIN1'} -t UTF-8 {name} > {new} && mv {new} {name}`"
+    remedy += "" if wide else " (for LATIN1 put its encoding)"
+    refuse(f"{path}, line {number}, byte {column}: not UTF-8: {remedy}.")
 
 
 def file_documents(corpus):
@@ -519,6 +522,8 @@ def hub_remedy(error, corpus):
         return "ask for access on its page, then set HF_TOKEN to a token of yours"
     if kinds & {"ConnectionError", "ConnectError", "TimeoutException", "OfflineModeIsEnabled"}:
         return "there is no network, or no hub: check the connection or HF_ENDPOINT, then try again"
+    if "PermissionError" in kinds or "disk space" in said:
+        return "set HF_HOME to a folder that can be written and has room"
     return "check its name; if it is private, set HF_TOKEN to a token of yours"
 
 
@@ -759,10 +764,9 @@ def progress(task, measure):
         (count, size, total), seconds = measure(), time.monotonic() - begin
         parts = [f"{count:,.0f} documents"] * (count > 0)
         parts += [f"{size / 1e6:,.1f}" + f" of {total / 1e6:,.1f}" * (total > 0) + " MB"] * (size > 0)
-        parts.append(f"{timedelta(seconds=round(seconds))} so far")
-        if start < size < total:
-            left = (total - size) / (size - start) * seconds
-            parts.append(f"about {timedelta(seconds=round(left))} left")
+        is_known = start < size < total
+        left = (total - size) / (size - start) * seconds if is_known else seconds
+        parts.append(f"{timedelta(seconds=round(left))} {'left' if is_known else 'so far'}")
         return Text(f"{task}: {', '.join(parts)}")
 
     def show():

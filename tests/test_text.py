@@ -1,5 +1,6 @@
 """Reading text: files of every kind, datasets of the hub, and what is wrong with either."""
 
+import datetime
 import gzip
 import json
 import os
@@ -198,8 +199,21 @@ BAD = {  # name, content, what the sentence says
     "latin.jsonl": (b'{"text": "a"}\n{"text": "caf\xe9"}\n', "line 2", "byte 14", UTF8, "iconv -f LATIN1"),
     "latin.txt": (b"a\n" * 9000 + b"caf\xe9\n", "line 9001", "byte 4", UTF8, "iconv -f LATIN1"),
     "latin.csv": (b"text\ncaf\xe9 a\n", "line 2", "byte 4", UTF8, "iconv -f LATIN1"),
-    "wide.txt": ("hello\n".encode("utf-16"), "line 1", UTF8, "iconv -f UTF-16 -t UTF-8 wide.txt > new-wide"),
-    "wide le.txt": ("hello\n".encode("utf-16-le"), "line 1", UTF8, "iconv -f UTF-16 -t UTF-8 'wide le.txt'"),
+    "wide.txt": (
+        "hello\n".encode("utf-16"),
+        "line 1",
+        UTF8,
+        "iconv -f UTF-16 -t UTF-8 ",
+        "wide.txt.new && mv ",
+    ),
+    "wide le.txt": (
+        "hello\n".encode("utf-16-le"),
+        "line 1",
+        UTF8,
+        "iconv -f UTF-16 -t UTF-8 '/",
+        "wide le.txt.new'",
+    ),
+    "packed.txt.gz": (gzip.compress(b"caf\xe9"), "line 1", UTF8, "unpack it", "packed.txt > "),
     "wide.jsonl": (jsonl(["a"]).decode().encode("utf-16"), "line 1", UTF8, "iconv -f UTF-16"),
     "ragged.csv": (b"n,text\n1,hello\n2,hello, world\n", "line 3", "3 fields", "quotes"),
     "quotes.csv": (b'n,text\n1,"hello\n2,world\n', "line 3", "quotes"),
@@ -217,7 +231,14 @@ def test_what_is_wrong_with_a_file_is_said_with_its_place_and_remedy(name, tmp_p
 
 
 @pytest.mark.parametrize(
-    "values, kind", [([1, 2], "a number"), ([b"a"], "bytes"), ([["a"]], "a list"), ([{"a": 1}], "an object")]
+    "values, kind",
+    [
+        ([datetime.date(2026, 1, 1)], "of another type"),
+        ([1, 2], "a number"),
+        ([b"a"], "bytes"),
+        ([["a"]], "a list"),
+        ([{"a": 1}], "an object"),
+    ],
 )
 def test_a_column_of_parquet_that_is_no_text_is_refused(values, kind, tmp_path, refusal):
     pq.write_table(pa.table({"text": values}), tmp_path / "a.parquet")
@@ -291,6 +312,7 @@ HUB_ERRORS = [
         DatasetNotFoundError("Dataset 'o/n' doesn't exist on the Hub or cannot be accessed."),
         ["check its name"],
     ),
+    (PermissionError(13, "Permission denied", "/home/x"), ["/home/x", "HF_HOME"]),
     (ConnectionError("Couldn't reach 'o/n' on the Hub (ConnectError)"), ["no network", "HF_ENDPOINT"]),
     (httpx2.ConnectError("[Errno -2] Name or service not known"), ["no network", "HF_ENDPOINT"]),
     (httpx2.ReadTimeout("timed out"), ["no network", "HF_ENDPOINT"]),
