@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -282,12 +283,12 @@ def test_progress_is_a_live_line_in_a_terminal(monkeypatch):
     assert "reading: 5 documents, 2.0 MB, 0:00:00 so far" in text and text.endswith("\x1b[2K")
 
 
-def test_progress_ends_with_what_it_shows(monkeypatch):
+def test_progress_ends_with_what_it_shows():
+    before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt), prepare.progress("reading", lambda: (0, 0, 0)):
+        assert set(threading.enumerate()) != before
         raise KeyboardInterrupt
-    assert not [
-        t for t in prepare.threading.enumerate() if t is not prepare.threading.main_thread() and t.daemon
-    ]
+    assert set(threading.enumerate()) == before
 
 
 def test_a_child_counts_for_its_parent_and_its_end_is_that_of_the_program(refusal):
