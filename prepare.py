@@ -56,7 +56,6 @@ import torch
 import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 # ----------------------------------------------------------------------------------------------------
@@ -70,7 +69,6 @@ ARENAS = {
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"  # 6543 parquet shards of shuffled web text
 VAL_SHARD, TEST_SHARD = 6542, 6541  # val is where the published scores have it
 POCKET_SHARE = 0.03  # of the years go to val, and as many to test
-TELL_SECONDS = 0.5, 10  # between two looks at what goes on: in a terminal, elsewhere
 OWN_SHARE, OWN_BYTES = 0.05, 4_000_000  # of your own documents this share, about so many bytes at most
 KINDS = r"(?i).+\.(parquet|(?:txt|md|jsonl|csv)(?:\.gz|\.zst)?)"  # names of files that hold text
 LONG_LINE = 100_000  # characters; a line of plain text that is longer is cut into documents
@@ -81,7 +79,7 @@ SPLIT = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
 SPLIT += r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 TOKENIZER_DOCUMENTS, TOKENIZER_CHARACTERS = 100_000, 10_000  # documents it learns from, characters of each
 REHEARSAL_LIMIT = 20 * 60  # seconds of rehearsal, untimed: who isn't ready by then never will be
-PROGRESS_SECONDS = 10  # between two lines about long work where no terminal shows a live one
+PROGRESS_SECONDS = 0.5, 10  # between two looks at long work: in a terminal, elsewhere
 # constants that shape an arena and stand in its arena.json
 SHAPING = ("BOS", "SPECIALS", "SPLIT", "TOKENIZER_DOCUMENTS", "TOKENIZER_CHARACTERS", "VAL_SHARD",
            "TEST_SHARD", "POCKET_SHARE", "OWN_SHARE", "OWN_BYTES")  # fmt: skip
@@ -199,15 +197,16 @@ def settle():
 
 
 class ProgressLine:
-    """Shows what long work does: a live line in a terminal, else a plain line every PROGRESS_SECONDS.
+    """Shows what long work does: a live line in a terminal, else a plain line every 10 s.
 
-    `detail` may change at any time: with ProgressLine("scoring") as line: line.detail = "row 12 of 240"
+    describe() -> how far it is; by default `detail`, which may change at any time:
+    with ProgressLine("scoring") as line: line.detail = "row 12 of 240"
     """
 
-    def __init__(self, name):
-        self.name, self.detail, self.begin, self._ended = name, "", time.monotonic(), threading.Event()
-        self.done, self.total = 0, 0  # of what advance() counts
-        self._live = console.status(name) if console.is_terminal else None
+    def __init__(self, name, describe=None):
+        self.name, self.detail, self.begin = name, "", time.monotonic()
+        self.describe, self._ended = describe or (lambda: self.detail), threading.Event()
+        self._live = console.status(Text(name), spinner="line") if console.is_terminal else None
         self._thread = threading.Thread(target=self._keep_showing, daemon=True)
 
     def __enter__(self):
@@ -223,19 +222,37 @@ class ProgressLine:
             self._live.stop()
 
     def __str__(self):
-        parts = self.name, self.detail, f"{time.monotonic() - self.begin:.0f} s"
-        return ", ".join(filter(None, parts))
+        passed = f"{duration(time.monotonic() - self.begin)} so far"
+        return f"{self.name}: {', '.join(filter(None, [self.describe(), passed]))}"
 
-    def advance(self, number, unit):
-        """So many more of `total` are done: "row 120 of 240, about 8 s left"."""
-        self.done += number
-        self.detail = f"{unit} {self.done:,} of {self.total:,}"
-        left = (time.monotonic() - self.begin) * (self.total / self.done - 1)
-        self.detail += f", about {left:.0f} s left"
+    def seconds_left(self, done, total):
+        """About how long the rest takes, as text, if it goes on like this: "8 s left"."""
+        return f"{duration((time.monotonic() - self.begin) * (total / done - 1))} left"
 
     def _keep_showing(self):
-        while not self._ended.wait(0.5 if self._live else PROGRESS_SECONDS):
-            (self._live.update if self._live else console.print)(escape(str(self)))
+        while not self._ended.wait(PROGRESS_SECONDS[self._live is None]):
+            (self._live.update if self._live else console.print)(Text(str(self)))
+
+
+def duration(seconds):
+    """Example: 8 s, 0:02:10"""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{timedelta(seconds=round(seconds))}"
+
+
+def reading_line(task, measure):
+    """A ProgressLine on text. measure() -> (documents, bytes, bytes of all) so far; 0 where nobody knows."""
+    _, start, _ = measure()
+
+    def describe():
+        count, size, total = measure()
+        parts = [f"{count:,.0f} documents"] * (count > 0)
+        parts += [f"{size / 1e6:,.1f}" + f" of {total / 1e6:,.1f}" * (total > 0) + " MB"] * (size > 0)
+        if start < size < total:
+            parts.append(line.seconds_left(size - start, total - start))
+        return ", ".join(parts)
+
+    line = ProgressLine(task, describe)
+    return line
 
 
 def write_atomically(path, data):
@@ -528,7 +545,7 @@ def hub_remedy(error, corpus):
 
 
 def growth(*folders, total=None):
-    """A measure for progress(): by how many bytes folders grow from now on, of a total's value."""
+    """A measure for reading_line(): by how many bytes folders grow from now on, of a total's value."""
 
     def size():
         size = 0
@@ -682,7 +699,7 @@ def tokenize(folder, corpus, state):
     batches = iter(lambda: list(itertools.islice(stream, 64)), [])
     with ExitStack() as open_things:
         pool = open_things.enter_context(WORKERS.Pool(usable_cores(), start_worker, [folder]))
-        open_things.enter_context(progress("tokenising", lambda: (*corpus.seen, corpus.size)))
+        open_things.enter_context(reading_line("tokenising", lambda: (*corpus.seen, corpus.size)))
         paths = {split: folder / f"{split}.tokens" for split in state["bytes"]}
         files = {split: open_things.enter_context(open(path, "ab")) for split, path in paths.items()}
         for split, file in files.items():
@@ -750,36 +767,6 @@ def cache_folder():
         return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser()
     except RuntimeError:  # a user whom the system doesn't know
         refuse("there is no home folder for arenas (HOME is not set): set RATCHET_CACHE to a folder.")
-
-
-@contextmanager
-def progress(task, measure):
-    """Show how a task goes on while the block runs: in a terminal as a live line, else as one every 10 s.
-
-    measure() -> (documents done, bytes done, bytes of all); 0 where nobody knows.
-    """
-    begin, (_, start, _), over = time.monotonic(), measure(), threading.Event()
-
-    def line():
-        (count, size, total), seconds = measure(), time.monotonic() - begin
-        parts = [f"{count:,.0f} documents"] * (count > 0)
-        parts += [f"{size / 1e6:,.1f}" + f" of {total / 1e6:,.1f}" * (total > 0) + " MB"] * (size > 0)
-        is_known = start < size < total
-        left = (total - size) / (size - start) * seconds if is_known else seconds
-        parts.append(f"{timedelta(seconds=round(left))} {'left' if is_known else 'so far'}")
-        return Text(f"{task}: {', '.join(parts)}")
-
-    def show():
-        with console.status(Text(task), spinner="line") if console.is_terminal else nullcontext() as live:
-            while not over.wait(TELL_SECONDS[live is None]):
-                (live.update if live else console.print)(line())
-
-    (thread := threading.Thread(target=show, daemon=True)).start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def constants():
@@ -851,7 +838,7 @@ def in_child(task, measure, function, *args):
     """Call function in a process: its memory goes with it, Ctrl-C ends it whatever its threads wait for."""
     (process := WORKERS.Process(target=begin_child, args=(function, *args), daemon=True)).start()
     try:
-        with progress(task, measure):
+        with reading_line(task, measure):
             process.join()
     finally:
         process.kill()
@@ -897,7 +884,7 @@ def build_arena(folder, spec, corpus):
 
         in_child("training the tokenizer", measure, build_tokenizer, folder, corpus, spec["vocab_size"])
     tokenize(folder, corpus, state)
-    with progress("packing rows", lambda: (0, 0, 0)):
+    with ProgressLine("packing rows"):
         facts = spec | {"source": label(source)} | build_rows(folder, spec, state, held_out)
         facts["sha256"] = {name: sha256(folder / name) for name in FILES}
     write_atomically(folder / "arena.json", facts)
@@ -1112,7 +1099,7 @@ def compile_events(line, parts):
         line.detail = f"compiling part {len(begun)}{known}"
         if seconds and known:
             left = sum(seconds) / len(seconds) * (parts - len(seconds))
-            line.detail += f", about {left:.0f} s left"
+            line.detail += f", about {duration(left)} left"
 
     def on_end(_):
         seconds.append(time.monotonic() - begun[-1])
@@ -1499,11 +1486,12 @@ def serve_model(folder, device, channel, tokens, logits, number=0):
             channel.send_bytes(json.dumps(answer).encode())
 
 
-def feed(model, inputs, targets, order, cuts=(), line=None):
+def feed(model, inputs, targets, order, cuts=(), count=lambda rows: None):
     """Nats of each target, [n, T], computed here in float32 from the model's logits; rows are fed in `order`.
 
     `cuts` maps rows to positions; the second result maps these rows to a token other than the target, drawn
     from the model's own prediction there. A batch that finds no memory is tried again with half the rows.
+    count(rows) is called with how many have been fed.
     """
     nats, drawn, start = np.empty(targets.shape, np.float32), {}, 0
     while start < len(order):
@@ -1524,8 +1512,7 @@ def feed(model, inputs, targets, order, cuts=(), line=None):
                 others = own[cuts[row]].index_fill(0, target[cuts[row]], -math.inf)
                 drawn[row] = int(torch.multinomial(others.softmax(-1).nan_to_num(1.0), 1))
         start += len(part)
-        if line:
-            line.advance(len(part), "row")
+        count(len(part))
     return nats, drawn
 
 
@@ -1549,7 +1536,14 @@ def measure(folder, arena, device, batch, count_flops, split="val", line=None):
 
     line: a ProgressLine that is kept up to date.
     """
-    line = line or ProgressLine("scoring")
+    line, done = line or ProgressLine("scoring"), 0
+
+    def count_rows(number):
+        nonlocal done
+        done += number
+        total = len(every) + len(watched)
+        line.detail = f"row {done:,} of {total:,}, {line.seconds_left(done, total)}"
+
     dtype, generator = token_dtype(arena.vocab_size), np.random.default_rng()  # whose seed nobody can know
     rows = np.fromfile(arena.folder / f"{split}.rows", dtype).reshape(-1, arena.context + 1)
     canaries = generator.integers(len(SPECIALS), arena.vocab_size, (4, arena.context + 1)).astype(dtype)
@@ -1562,13 +1556,13 @@ def measure(folder, arena, device, batch, count_flops, split="val", line=None):
     try:
         seconds = models[0].load()
         facts = models[0].ask({"flops": count_flops})
-        order, again_order = map(generator.permutation, (len(every), len(watched)))
-        line.total = len(order) + len(again_order)
-        nats, drawn = feed(models[0], every[:, :-1], every[:, 1:], order, cuts, line)
+        order = generator.permutation(len(every))
+        nats, drawn = feed(models[0], every[:, :-1], every[:, 1:], order, cuts, count_rows)
         changed, models[1].batch = probe_rows(rows, watched, cuts, drawn, generator), models[0].batch
         models[0].close()  # before the contestant's code starts in the other: the two can't talk
         models[1].load()
-        again, _ = feed(models[1], changed, rows[watched, 1:], again_order, (), line)
+        order = generator.permutation(len(watched))
+        again, _ = feed(models[1], changed, rows[watched, 1:], order, count=count_rows)
     finally:
         for model in models:
             model.close()

@@ -263,9 +263,9 @@ def test_an_interrupted_preparation_does_not_go_on_with_another_split(arena, tmp
 
 
 def test_progress_is_a_plain_line_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(prepare, "TELL_SECONDS", (99, 0.01))
+    monkeypatch.setattr(prepare, "PROGRESS_SECONDS", (99, 0.01))
     steps = iter(range(1, 10**6))
-    with prepare.progress("reading [/x]", lambda: (1000 * (n := next(steps)), 1e6 * n, 9e9)):
+    with prepare.reading_line("reading [/x]", lambda: (1000 * (n := next(steps)), 1e6 * n, 9e9)):
         while next(steps) < 100:
             time.sleep(0.02)
     lines = capsys.readouterr().out.splitlines()
@@ -276,16 +276,16 @@ def test_progress_is_a_plain_line_now_and_then_where_there_is_no_terminal(monkey
 def test_progress_is_a_live_line_in_a_terminal(monkeypatch):
     terminal = prepare.Console(file=io.StringIO(), force_terminal=True, width=100, markup=False)
     monkeypatch.setattr(prepare, "console", terminal)
-    monkeypatch.setattr(prepare, "TELL_SECONDS", (0.01, 99))
-    with prepare.progress("reading", lambda: (5, 2e6, 0)):
+    monkeypatch.setattr(prepare, "PROGRESS_SECONDS", (0.01, 99))
+    with prepare.reading_line("reading", lambda: (5, 2e6, 0)):
         time.sleep(0.3)
     text = terminal.file.getvalue()
-    assert "reading: 5 documents, 2.0 MB, 0:00:00 so far" in text and text.endswith("\x1b[2K")
+    assert "reading: 5 documents, 2.0 MB, 0 s so far" in text and text.endswith("\x1b[2K")
 
 
 def test_progress_ends_with_what_it_shows():
     before = set(threading.enumerate())
-    with pytest.raises(KeyboardInterrupt), prepare.progress("reading", lambda: (0, 0, 0)):
+    with pytest.raises(KeyboardInterrupt), prepare.reading_line("reading", lambda: (0, 0, 0)):
         assert set(threading.enumerate()) != before
         raise KeyboardInterrupt
     assert set(threading.enumerate()) == before

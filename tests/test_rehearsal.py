@@ -50,13 +50,12 @@ def test_a_rehearsal_that_never_ends_is_ended(run, model, monkeypatch, capsys):
 
 
 def test_long_work_tells_of_itself_without_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(prepare, "PROGRESS_SECONDS", 0.02)
+    monkeypatch.setattr(prepare, "PROGRESS_SECONDS", (99, 0.02))
     monkeypatch.setattr(prepare, "console", prepare.Console(soft_wrap=True))
     with prepare.ProgressLine("scoring") as line:
-        line.total = 240
-        line.advance(120, "row")
+        line.detail = f"row 120 of 240, {line.seconds_left(120, 240)}"
         time.sleep(0.2)
-    assert re.match(r"scoring, row 120 of 240, about 0 s left, 0 s\n", capsys.readouterr().out)
+    assert re.match(r"scoring: row 120 of 240, 0 s left, 0 s so far\n", capsys.readouterr().out)
 
 
 def test_short_work_says_nothing_without_a_terminal(monkeypatch, capsys):
