@@ -60,9 +60,14 @@ ADAM_BETAS, EMBEDDING_WEIGHT_DECAY, HEAD_WEIGHT_DECAY = (0.8, 0.95), 0.002, 0.01
 WARMDOWN, FINAL_LR = 0.7, 0.05  # the share of the budget in which rates fall, last rate / top rate
 MOMENTUM_WARMUP = 0.1  # the share of the budget in which the momentum rises
 EPOCHS = 2  # passes over the text at most
-# parts of a CPU's step that torch.compile can make faster: how many graphs it compiles for them, seconds
-# of one core that these take when nothing is cached, the share of a step that they save (LOG.md)
-COMPILED = {"loss": (1, 12, 0.25), "block": (4, 40, 0.22), "norm": (2, 3, 0.01), "muon": (3, 33, 0.02)}
+# what torch.compile can make faster on a CPU: how many graphs a part has, seconds of one core that these
+# take when nothing is cached, the shares of a step that they save in bfloat16 and in float32 (LOG.md)
+COMPILED = {
+    "loss": (1, 24, 0.25, 0.03),
+    "block": (4, 80, 0.22, 0.08),
+    "norm": (2, 4, 0.01, 0.0),
+    "muon": (3, 66, 0.02, 0.0),
+}
 REPEAT_DROPOUT = 0.7  # of the tables' vectors, from the second pass on: they know by heart what follows
 
 # ----------------------------------------------------------------------------------------------------
@@ -669,16 +674,17 @@ def make_config(arena, device):
     return sizes | preset | dict(dtype=fastest_dtype(device)), rows
 
 
-def worth_compiling(run):
+def worth_compiling(run, dtype):
     """Names of the parts that the budget earns back: what compiling costs is less than what it saves.
 
-    It depends on the budget and the number of cores alone, not on the cache or on a stopwatch: all runs of a
+    It depends on the budget and the processor alone, not on the cache or on a stopwatch: all runs of a
     comparison compile the same.
     """
     if run.device.type != "cpu":
         return [*COMPILED]
     seconds, cores = run.time_limit or run.arena.seconds, torch.get_num_threads()
-    return [name for name, (_, cost, share) in COMPILED.items() if share * seconds > cost / cores]
+    shares = {name: row[2 + (dtype == torch.float32)] for name, row in COMPILED.items()}
+    return [name for name, row in COMPILED.items() if shares[name] * seconds > row[1] / cores]
 
 
 def compile_parts(parts, model, muon):
@@ -736,7 +742,7 @@ def rehearse(run, model, optimizers, rows):
         prepare.refuse(
             f"{rows} rows of a step can't be shared by {processes} processes: start another number."
         )
-    parts, part = worth_compiling(run), rows // processes
+    parts, part = worth_compiling(run, model.dtype), rows // processes
     if eager := ", ".join(name for name in COMPILED if name not in parts):
         print(f"not compiled, as a budget of {run.budget} does not earn it back here: {eager}")
     compile_parts(parts, model, optimizers[0])

@@ -94,25 +94,27 @@ def test_a_rehearsal_needs_no_compiler(run, model, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "budget, cores, parts",
+    "budget, cores, dtype, parts",
     [
-        ("20s", 2, []),
-        ("60s", 2, ["loss"]),
-        ("300s", 2, ["loss", "block", "norm"]),
-        ("300s", 16, ["loss", "block", "norm", "muon"]),
-        ("1e6tok", 2, ["loss", "block", "norm"]),
+        ("20s", 2, "bfloat16", []),
+        ("60s", 2, "bfloat16", ["loss"]),
+        ("300s", 2, "bfloat16", ["loss", "block", "norm"]),
+        ("300s", 16, "bfloat16", ["loss", "block", "norm", "muon"]),
+        ("1e6tok", 2, "bfloat16", ["loss", "block", "norm"]),
+        ("300s", 2, "float32", []),
+        ("300s", 8, "float32", ["loss", "block"]),
     ],
 )
-def test_a_part_is_compiled_where_the_budget_earns_it_back(run, monkeypatch, budget, cores, parts):
+def test_a_part_is_compiled_where_the_budget_earns_it_back(run, monkeypatch, budget, cores, dtype, parts):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    run.arena.seconds = 300
+    monkeypatch.setattr(run.arena, "seconds", 300)
     run = prepare.Run(run.arena, torch.device("cpu"), 0, budget, run.folder)
-    assert train.worth_compiling(run) == parts
+    assert train.worth_compiling(run, getattr(torch, dtype)) == parts
 
 
 def test_all_is_compiled_on_a_gpu(run):
     run.device = torch.device("cuda:0")
-    assert train.worth_compiling(run) == [*train.COMPILED]
+    assert train.worth_compiling(run, torch.bfloat16) == [*train.COMPILED]
 
 
 @pytest.mark.slow
