@@ -22,6 +22,7 @@ TRAIN, REFEREE, NIGHT, SPEAK = (
     (ROOT / f"tests/test_{name}.py").read_text(encoding="utf-8")
     for name in ("train", "referee", "night", "speak")
 )
+TESTS = "uv run --all-extras --group dev pytest"
 ELSEWHERE = {  # commands that other tests run, that another one here contains, or that run this
     "RATCHET_BUDGET=20s uv run train.py": lambda: (
         "RATCHET_ARENA=mine RATCHET_BUDGET=20s uv run train.py" in COMMANDS
@@ -29,13 +30,9 @@ ELSEWHERE = {  # commands that other tests run, that another one here contains, 
     "RATCHET_RUN=runs/first uv run train.py": lambda: '"RATCHET_RUN": str(folder)' in TRAIN,
     "uv run prepare.py score runs/first": lambda: '"score", str(folder)' in TRAIN,
     "pip install uv": lambda: shutil.which("uv"),
-    "uv run prepare.py --arena climbmix": lambda: (
-        "--shards" in (ROOT / "tests/test_download.py").read_text(encoding="utf-8")
-    ),
-    "uv run --all-extras pytest": lambda: (
-        "uv run --all-extras pytest" in (ROOT / ".ci/run").read_text(encoding="utf-8")
-    ),
-    "uv run --all-extras pytest -m slow": lambda: "pytest.mark.slow" in TRAIN,
+    "uv run prepare.py --arena climbmix": lambda: "--shards" in (ROOT / "tests/test_download.py").read_text(encoding="utf-8"),
+    TESTS: lambda: (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()[-1] == TESTS,
+    f"{TESTS} -m slow": lambda: "pytest.mark.slow" in TRAIN,
     "git switch -C try/batches refs/ratchet/champion": lambda: '"switch", "-C"' in REFEREE,
     'git commit -am "smaller batches"': lambda: '"commit", "-qam"' in REFEREE,
     'uv run ratchet try "smaller batches make more steps"': lambda: '"try"' in REFEREE,
@@ -118,6 +115,7 @@ def test_every_option_is_understood(capsys, monkeypatch):
     options |= {
         name for verb in verbs for option in verb.params for name in option.opts + option.secondary_opts
     }
-    options |= {"--all-extras", "--extra", "--head", "--address", "--nproc-per-node"}  # of uv, ray, torchrun
+    options |= {"--all-extras", "--extra", "--group"}  # of uv
+    options |= {"--head", "--address", "--nproc-per-node"}  # of ray, torchrun
     options |= {"--permission-mode", "--output-format", "--sandbox", "--approval-mode"}  # of agents
     assert set(re.findall(r"--[a-z][a-z-]+", README)) <= options
