@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ratchet import devices, guard, sandbox
+from ratchet import bytecode, devices, guard, sandbox
 from ratchet.curves import Hope
 from ratchet.sources import ROOT, Refused, Source, sha256
 
@@ -220,8 +220,8 @@ def remove(folder):
 
 
 def inherited():
-    kept = {key: os.environ[key] for key in ENVIRONMENT if key in os.environ}
-    return kept | {"PYTHONDONTWRITEBYTECODE": "1"}
+    bytecode.compile_libraries()
+    return {k: os.environ[k] for k in os.environ.keys() & ENVIRONMENT} | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def environment(job):
