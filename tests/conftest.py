@@ -2,17 +2,24 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of models as small as these, threads would mostly wait
+
+from ratchet import bytecode  # noqa: E402
+
+bytecode.compile_libraries()  # before this process imports them
+
+import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 
 import prepare  # noqa: E402
 from ratchet import devices  # noqa: E402
