@@ -84,6 +84,7 @@ PROGRESS_SECONDS = 0.5, 10  # between two looks at long work: in a terminal, els
 SHAPING = ("BOS", "SPECIALS", "SPLIT", "TOKENIZER_DOCUMENTS", "TOKENIZER_CHARACTERS", "VAL_SHARD",
            "TEST_SHARD", "POCKET_SHARE", "OWN_SHARE", "OWN_BYTES")  # fmt: skip
 QUEUED_STEPS = 2  # steps that a GPU may lag behind the host, so that the clock measures device work
+WANDB_SECONDS = 15  # longest wait for a server of wandb, before and after the training
 ANSWER_SECONDS = 30  # longest wait for a model that is being scored: to load, to answer one batch
 SCORE_ROWS = 4, 16  # rows that are scored at a time on a CPU, on other devices
 CONTROLS, CUTS = 32, 112  # rows probed unchanged, rows probed with a change (at least; else one in eight)
@@ -1374,6 +1375,7 @@ def enter():
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.environ["WANDB_MODE"] = "disabled"
+    wandb_settings()  # refuses before anything is written
     folder = Path(folder or time.strftime("runs/%Y-%m-%d_%H%M%S")).resolve()
     if folder.exists() and any(folder.iterdir()):
         refuse(f"{folder} is not empty: name a new folder in RATCHET_RUN.")
@@ -1385,6 +1387,49 @@ def enter():
     run = Run(arena, torch.device(device), int(seed), budget or f"{arena.seconds}s", folder)
     console.print(f"arena {name} ({arena.seal}), seed {seed}, budget {run.budget}, output in {folder}")
     return run
+
+
+def wandb_settings(wanted=False):
+    """Settings for wandb.init() if WANDB_PROJECT or WANDB_MODE asks for it, or `wanted`; else None.
+
+    With them it asks nobody for a key, and waits for no server longer than WANDB_SECONDS. Exit code 2 where
+    wandb is not installed or, unless WANDB_MODE is offline, has no key: call it before anything starts.
+    """
+    wanted = wanted or not {"WANDB_MODE", "WANDB_PROJECT"}.isdisjoint(os.environ)
+    if not wanted or os.environ.get("WANDB_MODE") == "disabled":
+        return None
+    try:
+        import wandb
+
+        waits = dict.fromkeys(("init_timeout", "finish_timeout"), WANDB_SECONDS)
+        mode = wandb.setup(settings := wandb.Settings(silent=True, **waits)).settings.mode
+        ready = mode in ("offline", "dryrun", "disabled") or wandb.login(prompt=False, verify=False)
+    except ImportError:
+        refuse("wandb is not installed: run `uv sync --extra wandb`, or unset WANDB_PROJECT and WANDB_MODE.")
+    except ValueError:  # what it says may hold a key
+        refuse("wandb does not understand its settings: look at WANDB_MODE and other WANDB_ variables.")
+    except wandb.Error as error:
+        refuse(f"wandb can't log in ({reason(error)}): run `uv run wandb login`, or set WANDB_MODE=offline.")
+    if not ready:
+        refuse("wandb has no key: run `uv run wandb login`, or set WANDB_MODE to offline or disabled.")
+    return settings
+
+
+def wandb_run(run, config):
+    """A run of wandb to log curves to, if it is asked for; else None, also where no server answers.
+
+    The latter is said in a line. config: a dict; the conditions of the run are added.
+    """
+    if not (settings := wandb_settings()):
+        return None
+    import wandb
+
+    config = config | {"arena": run.arena.name, "seed": run.seed, "budget": run.budget}
+    try:
+        return wandb.init(settings=settings, dir=str(run.folder), name=run.folder.name, config=config)
+    except Exception as error:  # whatever it is, the run needs no curves
+        console.print(f"wandb gets no curves of this run: {reason(error)}", markup=False, soft_wrap=True)
+        return None
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ import itertools
 import json
 import logging
 import math
-import os
 import time
 from collections import deque
 from types import SimpleNamespace
@@ -597,8 +596,8 @@ def set_schedules(optimizers, progress):
 class Log:
     """Loss, speed, time left: a live line in a terminal, else a line every 10 seconds; curve.jsonl; wandb."""
 
-    def __init__(self, run, config):
-        self.run, self.pending, self.smooth, self.next_line, self.wandb = run, deque(), None, 0.0, None
+    def __init__(self, run, config, wandb=None):
+        self.run, self.pending, self.smooth, self.next_line, self.wandb = run, deque(), None, 0.0, wandb
         self.limit = 2 * math.log(config["vocab_size"])
         self.curve = open(run.folder / "curve.jsonl", "w")
         columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
@@ -606,11 +605,6 @@ class Log:
         if self.live:
             self.live.start()
             self.task = self.live.add_task("training", total=1.0)
-        if os.environ.get("WANDB_MODE") != "disabled" and {"WANDB_MODE", "WANDB_PROJECT"} & {*os.environ}:
-            import wandb
-
-            config = config | {"arena": run.arena.name, "seed": run.seed, "budget": run.budget}
-            self.wandb = wandb.init(dir=str(run.folder), name=run.folder.name, config=config)
 
     def __call__(self, loss):
         """Note the loss of a step. On a GPU it is read some steps later, when it is there: nothing waits."""
@@ -767,6 +761,7 @@ def rehearse(run, model, optimizers, rows):
 def main():
     run = prepare.enter()
     config, rows = make_config(run.arena, run.device)
+    wandb = prepare.wandb_run(run, config)
     model = GPT(**config)
     model.init_weights()
     model.to(run.device)
@@ -775,7 +770,7 @@ def main():
         block.attend = attend
     optimizers = make_optimizers(model)
     step = rehearse(run, model, optimizers, rows)
-    log = Log(run, config)
+    log = Log(run, config, wandb)
     for x, y in run.batches(rows):
         if run.tokens >= EPOCHS * run.arena.train_tokens:
             print(f"the text has been seen {EPOCHS} times: training ends before the budget")

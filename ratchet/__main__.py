@@ -17,6 +17,7 @@ from ratchet import (
     export,
     live,
     pool,
+    relay,
     report,
     repository,
     scaling,
@@ -136,6 +137,7 @@ def attempt(
     busy: Busy = False, as_json: AsJson = False,
 ):  # fmt: skip
     """Try HEAD's train.py against the champion: screen on one seed, confirm on fresh ones, decide."""
+    relay.check(wandb)
     before = {e.n for e in Ledger(repository.home()).experiments().values() if e.closes}
     where = dict(device=device, on=on, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
     e = carry_out(experiments.attempt, idea, quick=quick, again=again, by=by, **where)
@@ -251,6 +253,7 @@ def night(
     stop_hopeless: Hopeless = False, wandb: Wandb = False, busy: Busy = False,
 ):  # fmt: skip
     """Try an agent's ideas one after the other, until a limit or `ratchet stop`. The same command resumes."""
+    relay.check(wandb)
     limits = night_of.Limits(hours, most, device_seconds, calls, dollars)
     first, *others = pool.places(on, names and names.split(","), slots)
 

@@ -7,6 +7,7 @@ from ratchet.campaign import CANDIDATE
 from ratchet.ledger import bpb
 
 FIGURES = "steps tokens params lookup peak_memory_mb mfu_percent status reason".split()
+SECONDS = 15  # longest wait for a server, at the beginning and at the end of a run there
 
 
 def asked():
@@ -15,19 +16,29 @@ def asked():
     return bool(named) and os.environ.get("WANDB_MODE") != "disabled"
 
 
+def check(wanted):
+    """Exit code 2, before anything starts, if wandb is wanted or asked for and has no key, or is missing."""
+    if wanted or asked():
+        import prepare  # and with it PyTorch
+
+        prepare.wandb_settings(wanted)
+
+
 def send(e, home):
     """One run there for each run here, in a group for the experiment; the change as an artifact of the first.
 
-    It is the referee that sends: a contestant has neither the network nor the key.
+    It is the referee that sends: a contestant has neither the network nor the key. Raises an error of wandb's
+    when no server answers within SECONDS.
     """
     import wandb
 
+    waits = dict.fromkeys(("init_timeout", "finish_timeout"), SECONDS)
     shared = {"arena": e.arena, "seal": e.seal, "budget": e.budget, "device": e.opens["device"]}
     shared |= {"idea": e.opens.get("idea", ""), "by": e.opens.get("by", ""), "experiment": e.n}
     for number, run in enumerate(e.runs):
         name = f"{e.n}-{number}-{run['phase']}"
         config = shared | {"seed": run["seed"], "commit": e.arms[run["arm"]]["commit"]}
-        settings = wandb.Settings(console="off", silent=True)
+        settings = wandb.Settings(console="off", silent=True, **waits)
         with wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ratchet"), group=f"experiment-{e.n}", name=name,
             job_type=run["phase"], config=config, dir=home / "runs", reinit="create_new",

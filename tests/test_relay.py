@@ -1,18 +1,27 @@
 """What Weights & Biases gets, in its offline mode, and when it gets nothing."""
 
 import json
+import os
+import re
+import sys
 
 import pytest
+import torch
+import wandb
 from test_experiments import calibrated, commit, repository, runs  # noqa: F401
+from typer.testing import CliRunner
 
-from ratchet import experiments, relay
+import prepare
+from ratchet import __main__, experiments, relay
 from ratchet.experiments import Bench
+
+KEY = 8 * "ab12c"
 
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    for name in ("WANDB_MODE", "WANDB_PROJECT"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
 
 
 def texts(folder):
@@ -54,3 +63,67 @@ def test_nothing_is_sent_unless_it_is_asked_for(calibrated, monkeypatch):  # noq
     monkeypatch.delenv("WANDB_MODE")
     e = experiments.attempt(Bench(tell=told.append), "worse", again=True)
     assert len(calls) == 1 and e.verdict == "discard" and "could not be told" in told[-1]
+
+
+@pytest.fixture
+def no_account(tmp_path, monkeypatch):
+    """A user who never logged in, and a process in which wandb wasn't used."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.parametrize(
+    "conditions, why",
+    [
+        ({"WANDB_PROJECT": "mine"}, "wandb has no key: run `uv run wandb login`"),
+        ({"WANDB_PROJECT": "mine", "WANDB_API_KEY": "secret"}, "wandb can't log in .*40"),
+        ({"WANDB_MODE": "sideways"}, "wandb does not understand its settings"),
+    ],
+)
+def test_what_wandb_lacks_is_one_sentence_before_anything_starts(
+    no_account, monkeypatch, capsys, conditions, why
+):
+    for name, value in conditions.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="2"):
+        relay.check(False)
+    said = capsys.readouterr().err
+    assert re.fullmatch(f"ratchet: {why}.*\n", said) and "secret" not in said
+
+
+def test_a_verb_that_would_send_begins_nothing_without_a_key(calibrated, no_account, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(calibrated)
+    commit("better", quality=1.2)
+    before = (calibrated / "ledger.jsonl").read_bytes()
+    for words in (["try", "better"], ["night", "--agent", "true"]):
+        assert CliRunner().invoke(__main__.app, [*words, "--wandb"]).exit_code == 2
+    assert (calibrated / "ledger.jsonl").read_bytes() == before
+
+
+def test_wandb_is_needed_only_where_it_is_asked_for(no_account, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert prepare.wandb_settings() is None
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert prepare.wandb_settings(True) is None
+    monkeypatch.delenv("WANDB_MODE")
+    with pytest.raises(SystemExit, match="2"):
+        prepare.wandb_settings(True)
+    assert "uv sync --extra wandb" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_server_that_does_not_answer_costs_the_curves_and_no_more(
+    no_account, arena, tmp_path, monkeypatch, capsys
+):
+    for name, value in {"PROJECT": "mine", "API_KEY": KEY, "BASE_URL": "http://127.0.0.1:1"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.setattr(prepare, "WANDB_SECONDS", 1)
+    run = prepare.Run(arena, torch.device("cpu"), 0, "1s", tmp_path)
+    assert prepare.wandb_run(run, {"depth": 3}) is None
+    said = "".join(capsys.readouterr())
+    assert said.count("\n") == 1 and "wandb gets no curves of this run: Timed out" in said
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert KEY not in said and written and not any(KEY.encode() in data for data in written)
