@@ -127,20 +127,18 @@ def is_caught(name, facts, honest):
     return cheat.caught(facts, honest()) if hasattr(cheat, "caught") else facts["status"] in cheat.EXPECT
 
 
-@pytest.fixture(scope="session")
-def honest_runs():
-    return {}
+HONEST_FACTS = {}  # of the one honest run that the tests of this and another file share
 
 
 @pytest.fixture
-def run_honestly(arena, honest_runs, tmp_path):
+def run_honestly(arena, tmp_path):
     """run_honestly() -> facts of an honest run at the best level, the same for all who ask."""
 
     def run():
-        if not honest_runs:
+        if not HONEST_FACTS:
             (tmp_path / "honest").mkdir()
-            honest_runs.update(compete("", tmp_path / "honest", sandbox.best_level()))
-        return honest_runs
+            HONEST_FACTS.update(compete("", tmp_path / "honest", sandbox.best_level()))
+        return HONEST_FACTS
 
     return run
 

@@ -201,24 +201,25 @@ def test_whatever_an_agent_does_the_night_goes_on(place, tmp_path, monkeypatch):
 
 
 def test_two_devices_try_two_ideas_at_a_time(place, tmp_path, monkeypatch, halves):
-    going, most, quick = [], [], referee.run
+    devices_met, both, quick = set(), threading.Event(), referee.run
 
-    def slow(job):
-        going.append(job.device)
-        most.append({*going})
-        time.sleep(0.05)
-        going.remove(job.device)
+    def together(job):
+        """The first run waits for one on the other device."""
+        devices_met.add(job.device)
+        if devices_met == {*halves}:
+            both.set()
+        both.wait(60)
         return quick(job)
 
-    monkeypatch.setattr(referee, "run", slow)
     places = pool.places(names=halves)
     with pytest.raises(sources.Refused, match="calibrate --device cpu:0/2"):
         night.run(Bench(place=places[0]), "tuner", Limits(experiments=6))
     experiments.calibrate(Bench(arena="tiny", place=places[0]), 5)
     bench, (command, state) = Bench(place=places[0]), script(tmp_path, last=ALWAYS_NEW)
+    monkeypatch.setattr(referee, "run", together)
     limits = Limits(experiments=6)
     night.run(bench, command, limits, share=[state.parent], others=places[1:])
-    assert max(map(len, most)) == 2 and max(most, key=len) == {*halves}
+    assert both.is_set()
     assert problems() == [] and len(Journal(place).verdicts()) == 6
     final = [e for e in tried() if e.verdict != "overtaken"]
     assert len({e.arms[0]["source"] for e in final}) == 6 == len(final)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from conftest import ROOT
+from test_cheats import BUDGET, SEED, run_honestly  # noqa: F401
 
 from ratchet import devices, guard, pool, referee, sources
 from ratchet.sources import Refused
@@ -77,14 +78,13 @@ def test_a_job_for_another_kind_of_device_is_not_done(arena, tmp_path):
         pool.carry_out("run", job(tmp_path), {"device": "NVIDIA H100"}, dict)
 
 
-def test_ray_and_this_machine_give_the_same_score(nodes, tmp_path):
+def test_ray_and_this_machine_give_the_same_score(nodes, run_honestly, tmp_path):  # noqa: F811
     places = pool.places("ray")
     assert len(places) == 2 and places[0].conditions() == pool.Local().conditions()
-    here = pool.Local().run(job(tmp_path / "here"))
-    facts = {}
+    here, facts = run_honestly(), {}
 
     def work(number, place):
-        facts[number] = place.run(job(tmp_path / str(number)))
+        facts[number] = place.run(job(tmp_path / str(number), BUDGET, SEED))
 
     threads = [threading.Thread(target=work, args=each) for each in enumerate(places)]
     for thread in threads:

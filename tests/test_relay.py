@@ -44,6 +44,7 @@ def test_a_run_there_for_each_run_here(calibrated, monkeypatch):  # noqa: F811
 
     bench.place.run = run
     e = experiments.attempt(bench, "an idea like no other", by="somebody")
+    wandb.teardown()  # its process has written all, as when this one ends
     folders = [*(calibrated / "runs/wandb").glob("offline-run-*")]
     assert e.verdict == "crash" and len(folders) == len(e.runs) == 1
     seen = texts(folders[0])

@@ -172,7 +172,7 @@ def test_a_prompt_that_is_too_long_is_one_sentence(run):
     "change, why",
     [
         ("raise ValueError('no such thing')", "no such thing"),
-        ("os._exit(3)", "exit code 3"),
+        ("__import__('os')._exit(3)", "exit code 3"),
         ("open('/etc/shadow').read()", "shadow"),
     ],
 )
