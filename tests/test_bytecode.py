@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
 from ratchet import bytecode
 
@@ -52,3 +53,10 @@ def test_nothing_is_tried_where_nothing_can_be_kept(library, monkeypatch):
 
 def test_the_list_names_modules_that_exist():
     assert all(bytecode.source_file(module).exists() for module in bytecode.MODULES)
+
+
+def test_the_command_line_imports_no_large_library_before_it_needs_one():
+    large = "torch numpy scipy plotly matplotlib optuna wandb datasets pandas".split()
+    code = f"import sys, ratchet.__main__; print(sys.modules.keys() & {large})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
