@@ -186,7 +186,7 @@ def settle():
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-    if sys.platform == "linux" and "amx_tile" in Path("/proc/cpuinfo").read_text():
+    if sys.platform == "linux" and "amx_tile" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         # some virtual machines announce matrix tiles and kill who uses them: a child tries
         if not (child := os.fork()):
             signal.alarm(10)  # a fork of a process with threads may hang
@@ -920,7 +920,7 @@ def prepare(name, **options):
         refuse(f"there is no arena {name!r}: choose {' or '.join(ARENAS)}, or give your text with --text.")
     if not ready.exists():  # else it may be somebody else's, to be read only
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "w") as lock:
+        with open(folder / ".lock", "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second preparation waits
             if not ready.exists():
                 own = ARENAS["climbmix" if torch.cuda.is_available() else "pocket"] | {"rows": None}
@@ -996,7 +996,7 @@ def synchronize(device):
 def device_name(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if sys.platform == "linux" else ""
     model = re.findall("model name.*: (.*)", info) or [os.uname().machine]
     return f"{device.type}: {model[0]}, {torch.get_num_threads()} threads"
 
@@ -1652,7 +1652,7 @@ def score(folder, batch=None, split="val"):
     from safetensors import safe_open
 
     settle()
-    begin, run = time.monotonic(), json.loads((folder / "run.json").read_text())
+    begin, run = time.monotonic(), json.loads((folder / "run.json").read_text(encoding="utf-8"))
     use(device := torch.device(run["device"]))
     arena = load_arena(Path(run["arena_folder"]), "tokenizer.json", f"{split}.rows")
     if arena.seal != run["seal"]:
@@ -1668,7 +1668,7 @@ def score(folder, batch=None, split="val"):
     except Invalid as error:
         result |= {"status": "invalid", "reason": str(error)}
     path = folder / {"val": "result.json", "test": "test.json"}[split]
-    old = json.loads(path.read_text()) if path.exists() else {}
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if old.get("status") == "invalid":  # probes are drawn anew: nobody may try until they miss
         result |= {"status": "invalid", "reason": old["reason"]}
     with safe_open(folder / "model.safetensors", "np") as weights:

@@ -455,7 +455,7 @@ class GPT(nn.Module):
 
 def load(folder):
     """The model that submit() saved in `folder`: weights, and the config it was given."""
-    model = GPT(**json.loads((folder / "config.json").read_text()))
+    model = GPT(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
     load_model(model, str(folder / "model.safetensors"))
     for part in (model.blocks, model.head.out, model.head.bonus):
         part.to(model.dtype)  # as they are used: half of what a decoded token has to read
@@ -599,7 +599,7 @@ class Log:
     def __init__(self, run, config, wandb=None):
         self.run, self.pending, self.smooth, self.next_line, self.wandb = run, deque(), None, 0.0, wandb
         self.limit = 2 * math.log(config["vocab_size"])
-        self.curve = open(run.folder / "curve.jsonl", "w")
+        self.curve = open(run.folder / "curve.jsonl", "w", encoding="utf-8")
         columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
         self.live = Progress(*columns, console=prepare.console) if prepare.console.is_terminal else None
         if self.live:

@@ -109,7 +109,7 @@ class GPT(nn.Module):
 
 
 def load(folder):
-    model = GPT(**json.loads((folder / "config.json").read_text()))
+    model = GPT(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
     load_model(model, str(folder / "model.safetensors"))
     return model
 

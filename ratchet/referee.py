@@ -362,7 +362,7 @@ def judge(job, level, facts, told):
     known |= {"train_seconds": seconds["train"], "rehearsal_seconds": seconds.get("rehearsal", 0.0)}
     known |= {"unscored_seconds": sum(seconds.values()), "custom_budget": job.budget != f"{arena.seconds}s"}
     known |= {"peak_flops": number(told.get("peak_flops")), "peak_of": "told", "device_name": facts["device"]}
-    (folder / "model/run.json").write_text(json.dumps(known | {"interrupted": False}))
+    (folder / "model/run.json").write_text(json.dumps(known | {"interrupted": False}), encoding="utf-8")
     shutil.copy(ROOT / "prepare.py", folder / "judge")  # anew: the other one was in the contestant's reach
     out = {}
     for split in job.splits:
@@ -396,7 +396,7 @@ def have_scored(job, folder, level, split):
     if not path.exists():
         words = guard.tail(folder / "score.log") or ["no output"]
         raise guard.Ended("invalid", f"it can't be scored: {words[-1]:.300}")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @contextmanager

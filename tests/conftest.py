@@ -50,7 +50,7 @@ def write_corpus(path, speeches=60):
     ]
     extra = ["naïve café — “quoted”", "漢字かな交じり文", "emoji 🦀🐍 and 🏳️‍🌈", "<|bos|> is text here"]
     texts = [piece + "\n" + extra[i % 4] * (i % 3 == 0) for i, piece in enumerate(pieces)]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return path
 
 
@@ -113,7 +113,7 @@ def finished_run(arena, tmp_path):
     def make(contestant, name="run"):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "train.py").write_text(Path(contestant).read_text())
+        (folder / "train.py").write_text(Path(contestant).read_text(encoding="utf-8"), encoding="utf-8")
         save_file({"weight": torch.zeros(4, 4)}, folder / "model.safetensors")
         run = prepare.Run(arena, torch.device("cpu"), 0, "1e4tok", folder)
         run.tokens, run.steps = 10_000, 10
@@ -128,6 +128,6 @@ def score(folder, **options):
     """result.json of a run, scored now."""
     with pytest.raises(SystemExit) as end:
         prepare.score(folder, **options)
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     assert end.value.code == (result["status"] != "ok")
     return result

@@ -24,7 +24,7 @@ class Tiny(nn.Module):
 
 
 def load(folder):
-    model = Tiny(**json.loads((folder / "config.json").read_text()))
+    model = Tiny(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
     load_model(model, str(folder / "model.safetensors"))
     return model
 

@@ -15,7 +15,7 @@ def library(tmp_path, monkeypatch):
     """A package of this name, installed without bytecode, is all that contestants import."""
     (tmp_path / "pack/inner").mkdir(parents=True)
     for name in ("__init__.py", "inner/__init__.py", "inner/part.py"):
-        (tmp_path / "pack" / name).write_text("x = 1\n")
+        (tmp_path / "pack" / name).write_text("x = 1\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(
         bytecode, "IMPORT", f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + bytecode.IMPORT
@@ -36,7 +36,7 @@ def test_what_contestants_import_is_compiled_once(library, monkeypatch):
 
 def test_a_module_that_has_changed_is_compiled_anew(library):
     bytecode.compile_libraries()
-    (source := library / "inner/part.py").write_text("x = 2\n")
+    (source := library / "inner/part.py").write_text("x = 2\n", encoding="utf-8")
     os.utime(source, (1e9, 1e9))
     assert not bytecode.has_bytecode("pack.inner.part")
     bytecode.compile_libraries()
@@ -58,5 +58,7 @@ def test_the_list_names_modules_that_exist():
 def test_the_command_line_imports_no_large_library_before_it_needs_one():
     large = "torch numpy scipy plotly matplotlib optuna wandb datasets pandas".split()
     code = f"import sys, ratchet.__main__; print(sys.modules.keys() & {large})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, encoding="utf-8"
+    )
     assert done.stdout == "set()\n"

@@ -242,7 +242,7 @@ def test_configurations_and_splits_are_listed_and_then_understood(run, tmp_path)
         assert "dev" in sentence and "--split" in sentence
         done = run(hub.server_address, "--text", address, "--split", "dev", *sizes)
         assert done.returncode == 0, done.stderr
-    arena = json.loads((tmp_path / "cache/mine/arena.json").read_text())
+    arena = json.loads((tmp_path / "cache/mine/arena.json").read_text(encoding="utf-8"))
     assert (arena["source"], arena["split"]) == ("someone/small:en", "dev")
 
 

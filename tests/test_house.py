@@ -13,7 +13,7 @@ from conftest import ROOT
 
 # lines of code, without comments, docstrings and blank lines
 BUDGETS = {f"ratchet/{path.name}": 300 for path in (ROOT / "ratchet").glob("*.py")}
-BUDGETS |= {"prepare.py": 1264, "train.py": 551, "ratchet/sandbox.py": 310}
+BUDGETS |= {"prepare.py": 1294, "train.py": 551, "ratchet/__main__.py": 303, "ratchet/sandbox.py": 310}
 del BUDGETS["ratchet/__init__.py"]
 
 
@@ -93,6 +93,6 @@ def test_what_the_linter_misses_of_text_without_an_encoding_is_found():
     assert [*without_encoding(ast.parse(bad + good))] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("name", sorted({*BUDGETS} - {"prepare.py", "train.py", "ratchet/referee.py"}))
+@pytest.mark.parametrize("name", BUDGETS)
 def test_text_is_utf8_whatever_the_locale(name):
     assert not [*without_encoding(ast.parse((ROOT / name).read_text(encoding="utf-8")))]

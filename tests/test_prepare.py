@@ -63,7 +63,7 @@ def local(monkeypatch):
 
 def contestant(tmp_path, source):
     path = tmp_path / "contestant.py"
-    path.write_text(source)
+    path.write_text(source, encoding="utf-8")
     return path
 
 
@@ -174,7 +174,7 @@ def test_a_model_that_returns_losses_instead_of_logits_is_invalid(finished_run):
 def test_a_model_that_cannot_be_loaded_is_invalid(finished_run, tmp_path):
     result = score(finished_run(contestant(tmp_path, "def load(folder):\n    raise ValueError('no')")))
     assert result["status"] == "invalid" and "ValueError: no" in result["reason"]
-    assert "ValueError: no" in (tmp_path / "run" / "score.log").read_text()
+    assert "ValueError: no" in (tmp_path / "run" / "score.log").read_text(encoding="utf-8")
 
 
 def test_a_model_process_sees_neither_secrets_nor_targets(finished_run, tmp_path, monkeypatch):
@@ -184,7 +184,7 @@ def test_a_model_process_sees_neither_secrets_nor_targets(finished_run, tmp_path
     finished_run(contestant(tmp_path, source))
     with pytest.raises(SystemExit):
         prepare.main()
-    log = (tmp_path / "run" / "score.log").read_text()
+    log = (tmp_path / "run" / "score.log").read_text(encoding="utf-8")
     assert "'PATH'" in log and "HF_TOKEN" not in log
 
 
@@ -206,7 +206,7 @@ def test_scoring_without_memory_goes_on_with_half_the_rows():
 def test_an_invalid_run_stays_invalid_however_often_it_is_scored(finished_run, tmp_path, local):
     folder = finished_run(Path(__file__).parent / "cheats" / "peek_one.py")
     assert score(folder)["status"] == "invalid"
-    (folder / "train.py").write_text(UNIFORM)
+    (folder / "train.py").write_text(UNIFORM, encoding="utf-8")
     assert score(folder)["status"] == "invalid"
 
 
@@ -486,7 +486,7 @@ def test_an_interrupted_preparation_goes_on_and_gives_the_same_arena(arena, tmp_
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare("tiny", **options)
     folder = tmp_path / "tiny"
-    done = json.loads((folder / "progress.json").read_text())["documents"]
+    done = json.loads((folder / "progress.json").read_text(encoding="utf-8"))["documents"]
     assert done >= 1024 and not (folder / "arena.json").exists()
     monkeypatch.setattr(prepare, "documents", real)
     tokenizer = (folder / "tokenizer.json").stat().st_mtime_ns
@@ -502,7 +502,7 @@ def test_ctrl_c_while_preparing_is_one_sentence_and_the_same_command_goes_on(tmp
     corpus = write_corpus(tmp_path / "corpus.jsonl", 250)
     environment = os.environ | {"RATCHET_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, str(ROOT / "prepare.py"), "--text", str(corpus), "--arena", "mine"]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, encoding="utf-8")
     first = subprocess.Popen(command, **pipes)
     assert "preparing arena mine" in first.stdout.readline()
     time.sleep(1)
@@ -521,7 +521,7 @@ def test_a_half_written_arena_is_never_used(tmp_path, monkeypatch, refused):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
     monkeypatch.setenv("RATCHET_ARENA", "mine")
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "progress.json").write_text("{}")
+    (tmp_path / "mine" / "progress.json").write_text("{}", encoding="utf-8")
     assert "not prepared" in refused(prepare.enter)
 
 
@@ -529,12 +529,13 @@ def test_a_half_written_arena_is_never_used(tmp_path, monkeypatch, refused):
 def test_own_text_of_every_kind_becomes_an_arena(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "cache"))
     texts = [
-        json.loads(line)["text"] for line in write_corpus(tmp_path / "c.jsonl", 40).read_text().splitlines()
+        json.loads(line)["text"]
+        for line in write_corpus(tmp_path / "c.jsonl", 40).read_text(encoding="utf-8").splitlines()
     ]
     source = tmp_path / "text"
     source.mkdir()
     if kind in ("txt", "folder"):
-        (source / "a.txt").write_text("\n\n".join(texts))
+        (source / "a.txt").write_text("\n\n".join(texts), encoding="utf-8")
     if kind in ("parquet", "folder"):
         pq.write_table(pa.table({"text": texts, "other": texts}), source / "b.parquet")
     arena = prepare.prepare("mine", source=str(source), context=64, vocab_size=400)
@@ -596,14 +597,14 @@ def test_a_changed_file_of_the_arena_is_refused(name, arena, refused, monkeypatc
 def test_a_run_folder_is_not_used_twice(arena, refused, monkeypatch, tmp_path):
     monkeypatch.setenv("RATCHET_ARENA", "tiny")
     monkeypatch.setenv("RATCHET_RUN", str(tmp_path))
-    (tmp_path / "train.py").write_text("")
+    (tmp_path / "train.py").write_text("", encoding="utf-8")
     assert "is not empty" in refused(prepare.enter)
 
 
 def test_a_run_of_another_arena_is_not_scored(finished_run, tmp_path, refused):
     folder = finished_run(contestant(tmp_path, UNIFORM))
-    facts = json.loads((folder / "run.json").read_text()) | {"seal": "0" * 12}
-    (folder / "run.json").write_text(json.dumps(facts))
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8")) | {"seal": "0" * 12}
+    (folder / "run.json").write_text(json.dumps(facts), encoding="utf-8")
     assert "another arena" in refused(prepare.score, folder)
 
 
@@ -636,7 +637,7 @@ def test_another_text_for_an_arena_that_exists_is_refused(refused, tmp_path, mon
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "cache"))
     corpus = write_corpus(tmp_path / "c.jsonl", 40)
     prepare.prepare("mine", source=str(corpus), context=64, vocab_size=400)
-    corpus.write_text(corpus.read_text() * 2)
+    corpus.write_text(corpus.read_text(encoding="utf-8") * 2, encoding="utf-8")
     assert "another text" in refused(prepare.prepare, "mine", source=str(corpus), context=64, vocab_size=400)
 
 

@@ -18,9 +18,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
 LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
 COMMANDS = [line.partition("  #")[0].strip() for line in LINES]
-TRAIN, REFEREE, NIGHT, SPEAK = (
+TRAIN, REFEREE, NIGHT, SPEAK, DOWNLOAD = (
     (ROOT / f"tests/test_{name}.py").read_text(encoding="utf-8")
-    for name in ("train", "referee", "night", "speak")
+    for name in ("train", "referee", "night", "speak", "download")
 )
 TESTS = "uv run --all-extras --group dev pytest"
 ELSEWHERE = {  # commands that other tests run, that another one here contains, or that run this
@@ -30,7 +30,7 @@ ELSEWHERE = {  # commands that other tests run, that another one here contains, 
     "RATCHET_RUN=runs/first uv run train.py": lambda: '"RATCHET_RUN": str(folder)' in TRAIN,
     "uv run prepare.py score runs/first": lambda: '"score", str(folder)' in TRAIN,
     "pip install uv": lambda: shutil.which("uv"),
-    "uv run prepare.py --arena climbmix": lambda: "--shards" in (ROOT / "tests/test_download.py").read_text(encoding="utf-8"),
+    "uv run prepare.py --arena climbmix": lambda: "--shards" in DOWNLOAD,
     TESTS: lambda: (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()[-1] == TESTS,
     f"{TESTS} -m slow": lambda: "pytest.mark.slow" in TRAIN,
     "git switch -C try/batches refs/ratchet/champion": lambda: '"switch", "-C"' in REFEREE,

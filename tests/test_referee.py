@@ -59,7 +59,8 @@ def test_a_run_is_watched_and_scored(arena, tmp_path):
 
 def test_a_tail_names_no_folder_of_the_machine(tmp_path):
     (log := tmp_path / "run.log").write_text(
-        f'File "{tmp_path}/code/train.py"\nFile "{sys.prefix}/lib/x.py"\n{Path.home()}/y https://a.b\n'
+        f'File "{tmp_path}/code/train.py"\nFile "{sys.prefix}/lib/x.py"\n{Path.home()}/y https://a.b\n',
+        encoding="utf-8",
     )
     assert guard.tail(log) == ['File "./code/train.py"', 'File "python/lib/x.py"', "~/y https://a.b"]
     assert guard.tail(tmp_path / "none") == []
@@ -68,7 +69,7 @@ def test_a_tail_names_no_folder_of_the_machine(tmp_path):
 def test_kept_caches_are_whole_and_go_when_they_are_not_used(arena, tmp_path, monkeypatch):
     mine, arrived = job(tmp_path, is_baseline=True), threading.Barrier(2)
     mine.live.joinpath("cache").mkdir(parents=True)
-    mine.live.joinpath("cache/kernel").write_text("code")
+    mine.live.joinpath("cache/kernel").write_text("code", encoding="utf-8")
     names = {referee.cache_name(mine.source.facts()["file"]), "baseline"}
     for name in ("old", "baseline"):
         mine.compiled.joinpath(name).mkdir(parents=True)
@@ -87,7 +88,9 @@ def test_kept_caches_are_whole_and_go_when_they_are_not_used(arena, tmp_path, mo
     for thread in threads:
         thread.join()
     assert {path.name for path in mine.compiled.iterdir()} == names
-    assert (mine.compiled / referee.cache_name(mine.source.facts()["file"]) / "kernel").read_text() == "code"
+    assert (mine.compiled / referee.cache_name(mine.source.facts()["file"]) / "kernel").read_text(
+        encoding="utf-8"
+    ) == "code"
     referee.remove(mine.live)
 
 
@@ -183,7 +186,11 @@ def test_a_device_has_one_run_at_a_time(cache):
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom ratchet import devices\n"
     code += "with devices.exclusive('cpu'): print('held', flush=True); input()"
     holder = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
     assert holder.stdout.readline() == "held\n"
     ends = []
@@ -288,15 +295,15 @@ def test_cores_that_are_not_alike_and_quotas_are_told(halves, tmp_path, monkeypa
     plain = devices.describe(first)["device"]
     (folder := tmp_path / "devices/cpu_atom").mkdir(parents=True)
     slow = sorted(devices.cores(second))
-    (folder / "cpus").write_text(f"{slow[0]}-{slow[-1]}\n")
+    (folder / "cpus").write_text(f"{slow[0]}-{slow[-1]}\n", encoding="utf-8")
     assert devices.describe(first)["device"] == f"{plain} ({len(devices.cores(first))} fast)"
     assert devices.describe(second)["device"] == f"{plain} ({len(slow)} slow)"
     with pytest.raises(sources.Refused, match="of one kind"):
         pool.places(names=halves)
     (tmp_path / "fs/cgroup").mkdir(parents=True)
-    (tmp_path / "fs/cgroup/cpu.max").write_text("max 100000\n")
+    (tmp_path / "fs/cgroup/cpu.max").write_text("max 100000\n", encoding="utf-8")
     assert devices.choose(first) == first and devices.quota() == math.inf
-    (tmp_path / "fs/cgroup/cpu.max").write_text("150000 100000\n")
+    (tmp_path / "fs/cgroup/cpu.max").write_text("150000 100000\n", encoding="utf-8")
     assert devices.describe("cpu")["device"].endswith(", 1.5 CPUs' time")
     with pytest.raises(sources.Refused, match="1.5 CPUs' time"):
         devices.choose(first)
@@ -310,7 +317,7 @@ def test_a_contestant_stays_on_the_cores_that_it_is_given(halves):
         program, view = [sys.executable, "-c", code], sandbox.View(device=name)
         with devices.pinned(pinned_to):
             argv = sandbox.command(program, view, sandbox.best_level())
-            return subprocess.run(argv, capture_output=True, text=True)
+            return subprocess.run(argv, capture_output=True, encoding="utf-8")
 
     assert leaves("cpu", "cpu").returncode == 0 or os.cpu_count() > len(devices.cores("cpu"))
     for name in ("cpu", halves[0]):
@@ -381,15 +388,17 @@ def test_the_commands_of_the_readme(arena, tmp_path):
     def ratchet(*words):
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "ratchet", *words]
-        return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
+        return subprocess.run(command, cwd=repository, env=environment, capture_output=True, encoding="utf-8")
 
     assert "isolation" in ratchet("doctor").stdout
     calibrated = ratchet("calibrate", "-n", "3", "--arena", "tiny", "--budget", "2s", "--busy")
     assert "baseline" in calibrated.stdout and "sigma" in calibrated.stdout, calibrated
     switch = ["git", "switch", "-C", "try/tiny", "refs/ratchet/champion"]
     subprocess.run(switch, cwd=repository, check=True, capture_output=True)
-    text = (repository / "train.py").read_text()
-    (repository / "train.py").write_text(text.replace("RATE, WIDTH = 0.03", "RATE, WIDTH = 0.00003"))
+    text = (repository / "train.py").read_text(encoding="utf-8")
+    (repository / "train.py").write_text(
+        text.replace("RATE, WIDTH = 0.03", "RATE, WIDTH = 0.00003"), encoding="utf-8"
+    )
     subprocess.run(["git", "commit", "-qam", "tiny steps"], cwd=repository, check=True)
     tried = ratchet("try", "tiny steps", "--busy", "--json")
     assert json.loads(tried.stdout)["verdict"] == "discard", tried
@@ -409,7 +418,7 @@ def test_a_killed_referee_leaves_nothing_behind():
         [sys.executable, "benchmarks/kills.py", "--kills", "3", "--json"],
         cwd=ROOT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     counts = json.loads(done.stdout)
     assert counts["kills"] == 3

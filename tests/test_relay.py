@@ -39,7 +39,7 @@ def test_a_run_there_for_each_run_here(calibrated, monkeypatch):  # noqa: F811
         facts = quick(job)
         job.target.mkdir(parents=True)
         line = json.dumps({"seconds": 1.5, "tokens": 77, "loss": 3.25})
-        (job.target / "curve.jsonl").write_text(line + "\n")
+        (job.target / "curve.jsonl").write_text(line + "\n", encoding="utf-8")
         return facts
 
     bench.place.run = run

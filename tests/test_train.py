@@ -289,7 +289,7 @@ def test_two_processes_train_as_one_does(model, arena, tmp_path):
     save_file(given | {"x": x, "y": y}, tmp_path / "given.safetensors")
     facts = f"__import__('types').SimpleNamespace(train_tokens={arena.train_tokens})"
     program = PEERS.replace("__SMALL__", repr(SMALL)).replace("__ARENA__", facts)
-    (tmp_path / "peers.py").write_text(program)
+    (tmp_path / "peers.py").write_text(program, encoding="utf-8")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run([*launch, tmp_path / "peers.py", tmp_path], env=environment, check=True, timeout=120)
@@ -314,7 +314,7 @@ def test_the_model_is_causal_stateless_and_independent_by_the_scorers_own_probes
     monkeypatch.setattr(prepare, "ModelProcess", LocalModel)
     monkeypatch.setattr(prepare, "matmul_peak", lambda device: (1e12, "a guess"))
     folder = finished_run(ROOT / "train.py")
-    (folder / "config.json").write_text(json.dumps(SMALL))
+    (folder / "config.json").write_text(json.dumps(SMALL), encoding="utf-8")
     save_model(model, str(folder / "model.safetensors"))
     result = score(folder)
     assert result["status"] == "ok" or "sane" in result["reason"], result
@@ -323,7 +323,7 @@ def test_the_model_is_causal_stateless_and_independent_by_the_scorers_own_probes
 
 def test_a_saved_model_is_the_model(model, tmp_path):
     save_model(model, str(tmp_path / "model.safetensors"))
-    (tmp_path / "config.json").write_text(json.dumps(SMALL))
+    (tmp_path / "config.json").write_text(json.dumps(SMALL), encoding="utf-8")
     tokens = torch.randint(512, (2, 64))
     with torch.no_grad():
         assert torch.equal(train.load(tmp_path)(tokens), model(tokens))
@@ -354,7 +354,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(arena, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         log(torch.tensor(math.nan))
     assert end.value.code == 1 and "loss is nan at step 0" in capsys.readouterr().err
-    assert json.loads((tmp_path / "result.json").read_text())["status"] == "crash"
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["status"] == "crash"
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -373,7 +373,7 @@ def start(folder, cache, contestant=ROOT / "train.py", **conditions):
     } | conditions
     command = [sys.executable, "-W", "default", str(contestant)]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
 
 
@@ -386,7 +386,7 @@ def finished(arena, cache, tmp_path_factory):
         process = start(folder, cache, RATCHET_SEED="5", RATCHET_BUDGET="1e5tok", **conditions)
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, out + err
-        runs.append((folder, out, json.loads((folder / "result.json").read_text())))
+        runs.append((folder, out, json.loads((folder / "result.json").read_text(encoding="utf-8"))))
     return runs
 
 
@@ -419,7 +419,7 @@ def test_the_summary_and_the_result_hold_what_the_readme_promises(finished):
         and 0 < result["lookup"] < result["params"]
     )
     assert result["tokens"] == result["steps"] * 8 * 64
-    curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(curve) == result["steps"] and curve[-1]["loss"] < curve[0]["loss"]
 
 
@@ -434,17 +434,17 @@ def test_scoring_again_gives_the_same_number_also_with_another_batch(finished, c
     folder, _, result = finished[1]
     command = [sys.executable, str(ROOT / "prepare.py"), "score", str(folder), "--batch", "7"]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
-    again = json.loads((folder / "result.json").read_text())
+    again = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     assert again["val_bpb"] == pytest.approx(result["val_bpb"], abs=1e-5)
 
 
 @pytest.mark.slow
 def test_training_ends_when_the_text_has_been_seen(arena, cache, tmp_path):
-    text = (ROOT / "train.py").read_text()
-    (tmp_path / "train.py").write_text(text.replace("EPOCHS = 2 ", "EPOCHS = 1 / 64 "))
+    text = (ROOT / "train.py").read_text(encoding="utf-8")
+    (tmp_path / "train.py").write_text(text.replace("EPOCHS = 2 ", "EPOCHS = 1 / 64 "), encoding="utf-8")
     process = start(tmp_path / "run", cache, tmp_path / "train.py", RATCHET_BUDGET="300s")
     out, err = process.communicate(timeout=300)
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
     assert result["status"] == "ok" and "has been seen" in out, out + err
     assert 0 <= result["tokens"] - arena.train_tokens / 64 < 8 * 64
 
@@ -459,13 +459,16 @@ def test_a_run_of_two_processes_is_the_run_of_one(finished, cache, tmp_path):
     conditions |= dict(RATCHET_SEED=5, RATCHET_BUDGET="1e5tok", OMP_NUM_THREADS=1)
     environment = os.environ | {key: str(value) for key, value in conditions.items()}
     done = subprocess.run([*launch, ROOT / "train.py"], env=environment, capture_output=True, timeout=400)
-    result, alone = json.loads((tmp_path / "run/result.json").read_text()), finished[1][2]
+    result, alone = json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8")), finished[1][2]
     assert done.returncode == 0 and result["tokens"] == alone["tokens"], done.stderr
     assert result["val_bpb"] == pytest.approx(alone["val_bpb"], abs=0.02)
     losses = []
     for folder in (tmp_path / "run", finished[1][0]):
         losses.append(
-            [json.loads(line)["loss"] for line in (folder / "curve.jsonl").read_text().splitlines()]
+            [
+                json.loads(line)["loss"]
+                for line in (folder / "curve.jsonl").read_text(encoding="utf-8").splitlines()
+            ]
         )
     np.testing.assert_allclose(losses[0][:3], losses[1][:3], atol=0.002)
     np.testing.assert_allclose(
@@ -483,6 +486,6 @@ def test_ctrl_c_ends_training_and_scores_what_there_is(arena, cache, tmp_path):
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
     assert process.returncode == 0 and result["interrupted"] and "(interrupted)" in out, out + err
     assert result["train_seconds"] < 100 and result["status"] == "ok"
