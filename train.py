@@ -695,6 +695,15 @@ def compile_parts(parts, model, muon):
         muon.update = torch.compile(muon_update, dynamic=False)
 
 
+def compiler_works(device):
+    """Whether torch.compile can do anything here."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
+        return True
+    except Exception:  # a compiler has a hundred types of them
+        return False
+
+
 def compile_nothing(model, muon):
     """Undo compile_parts()."""
     torch._dynamo.reset()
@@ -751,10 +760,10 @@ def rehearse(run, model, optimizers, rows):
                 raise
             part //= 2
             print(f"no memory for {2 * part} rows at once: a step goes through {part} rows at a time")
-        except Exception as error:
-            if not parts:
+        except Exception as error:  # of this code, or as there is no C++ compiler
+            if not parts or compiler_works(run.device):
                 raise
-            print(f"torch.compile does not work here, running without: {prepare.reason(error)}")
+            print(f"torch.compile does not work here, running without: {prepare.reason(error):.100}")
             parts = compile_nothing(model, optimizers[0]) or []
 
 

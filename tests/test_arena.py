@@ -45,7 +45,7 @@ def test_a_prepared_arena_is_used_without_a_lock_or_any_writing(arena, monkeypat
     def read_only(path, mode="r", *args, **kwargs):
         if set(mode) & set("wax+"):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-        return open(path, mode, *args, **kwargs, encoding="utf-8")
+        return open(path, mode, *args, **kwargs)
 
     monkeypatch.setattr(prepare, "open", read_only, raising=False)
     monkeypatch.setattr(prepare.Path, "mkdir", lambda path, **options: read_only(path, "w"))

@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
-from test_train import start
+from test_train import SMALL, start
 
 import prepare
 import train
@@ -115,6 +116,27 @@ def test_a_part_is_compiled_where_the_budget_earns_it_back(run, monkeypatch, bud
 def test_all_is_compiled_on_a_gpu(run):
     run.device = torch.device("cuda:0")
     assert train.worth_compiling(run, torch.bfloat16) == [*train.COMPILED]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+@pytest.mark.parametrize("works, ends", [(True, [["loss"]]), (False, [["loss"], []])])
+def test_what_can_not_be_compiled_fails_unless_nothing_can(run, monkeypatch, works, ends):
+    """Else an agent would never learn that its edit runs uncompiled."""
+    model = train.GPT(**SMALL)
+    model.init_weights()
+    optimizers, tried = train.make_optimizers(model), []
+
+    def rehearse(step, rows, model, *optimizers, parts):
+        tried.append(["loss"] if parts else [])
+        if parts:
+            raise RuntimeError("no")
+
+    run.rehearse = rehearse
+    monkeypatch.setattr(train, "worth_compiling", lambda run, dtype: ["loss"])
+    monkeypatch.setattr(train, "compiler_works", lambda device: works)
+    with pytest.raises(RuntimeError) if works else nullcontext():
+        train.rehearse(run, model, optimizers, 2)
+    assert tried == ends
 
 
 @pytest.mark.slow
