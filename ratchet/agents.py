@@ -176,7 +176,7 @@ def beside(program):
 
     A script in the repository or in somebody's home stands alone: beside it are the ledger, or keys.
     """
-    secret = repository.home(), devices.cache_folder(), Path.home()
+    secret = repository.home(), devices.cache_folder(), devices.work_folder(), Path.home()
     open_to_all = any(path.is_relative_to(program.parent) for path in secret)
     return program if open_to_all or program.is_relative_to(secret[0]) else program.parent
 

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +24,18 @@ def cache_folder():
         return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser().absolute()
     except RuntimeError:  # a user whom the system doesn't know
         raise Refused("there is no home folder (HOME is not set): set RATCHET_CACHE to a folder") from None
+
+
+def work_folder():
+    """Where runs live, devices are locked, caches are kept: RATCHET_CACHE.
+
+    Where that can only be read, as others prepared the arenas: a folder of this user among temporary files.
+    """
+    cache = cache_folder()
+    nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if os.access(nearest, os.W_OK):
+        return cache
+    return Path(tempfile.gettempdir()) / f"ratchet-{os.getuid()}"
 
 
 def nvml(device):
@@ -227,10 +240,10 @@ def exclusive(device, tell=lambda text: None, pause=time.sleep):
 
     This thread and what it starts are on the device's cores meanwhile.
     """
-    cache_folder().mkdir(parents=True, exist_ok=True)
+    work_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as stack:
         for part in parts(device):
-            file = stack.enter_context(open(cache_folder() / f".device-{part}.lock", "ab"))
+            file = stack.enter_context(open(work_folder() / f".device-{part}.lock", "ab"))
             if not lock(file):
                 tell(f"  {device} is in use by another run: waiting for it")
                 while not lock(file):

@@ -178,7 +178,7 @@ class Bench:
     def run(self, n, arm, phase, source, seed=None, budget=None, splits=("val",), is_baseline=False):
         """One run of an arm, into the ledger. Again when another program used the device, some times."""
         for _ in range(RUN_TRIES):
-            self.ledger.check_room(devices.cache_folder())
+            self.ledger.check_room(devices.work_folder())
             e, name = self.now(n), f"{phase}-{arm}"
             seed_now = e.seed() if seed is None else seed
             target = self.home / "runs" / str(n) / f"{len(e.runs)}-{name}"

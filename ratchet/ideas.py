@@ -144,7 +144,7 @@ class Ideas:
 
     def answer(self, broken):
         """Ask once and note what came of it; True if that is an idea. broken: an Idea to be repaired."""
-        self.bench.ledger.check_room(devices.cache_folder())  # for what the agent will answer
+        self.bench.ledger.check_room(devices.work_folder())  # for what the agent will answer
         campaign = self.bench.campaign()
         parent = broken.parent if broken else campaign.champion["commit"]
         champion = sources.read_source(parent).text

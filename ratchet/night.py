@@ -260,7 +260,7 @@ def run(bench, name, limits, share=(), network=True, others=()):
     for each in benches:
         each.campaign()  # refuses before an agent is asked
     (bench.home / "runs/.stop").unlink(missing_ok=True)
-    place = devices.cache_folder() / ".agents" / sources.sha256(str(bench.home).encode())[:12]
+    place = devices.work_folder() / ".agents" / sources.sha256(str(bench.home).encode())[:12]
     agent = None if name == "tuner" else Agent(name, place, share, network)
     try:
         return Night(benches, name, limits, agent).run()

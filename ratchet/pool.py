@@ -81,7 +81,7 @@ def carry_out(verb, job, kind, arena_files, gpu=None):
     place = place_here(gpu)
     if (found := place.conditions()) != kind:
         raise Refused(f"the job was given {found}, its scores are to be compared with those of {kind}")
-    compiled = devices.cache_folder() / ".compiled" / sources.sha256(str(job.compiled).encode())[:12]
+    compiled = devices.work_folder() / ".compiled" / sources.sha256(str(job.compiled).encode())[:12]
     with tempfile.TemporaryDirectory() as folder:
         arena, target = at_hand(job.arena, arena_files), Path(folder) / "run"
         found = getattr(place, verb)(job._replace(arena=arena, target=target, compiled=compiled))
@@ -91,7 +91,7 @@ def carry_out(verb, job, kind, arena_files, gpu=None):
 
 def at_hand(arena, files):
     """The arena as this node has it, under the same seal; else files(), {name: bytes}, are written."""
-    shipped = devices.cache_folder() / ".shipped" / arena.seal / arena.name
+    shipped = devices.work_folder() / ".shipped" / arena.seal / arena.name
     for folder in (devices.cache_folder() / arena.name, shipped):
         path = folder / "arena.json"
         if path.exists() and sources.sha256(path.read_bytes())[:12] == arena.seal:

@@ -96,7 +96,7 @@ class Job(NamedTuple):
     @property
     def live(self):
         """Folder in which it runs: the same for all runs on a device, as compiler caches know their path."""
-        return devices.cache_folder() / ".live" / devices.seat(self.device)
+        return devices.work_folder() / ".live" / devices.seat(self.device)
 
 
 class Clock:

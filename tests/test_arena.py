@@ -82,6 +82,16 @@ def test_a_home_that_is_none_is_refused_by_the_variable(monkeypatch, refusal):
         devices.cache_folder()
 
 
+def test_a_device_is_held_though_the_arenas_can_only_be_read(tmp_path, monkeypatch):
+    (cache := tmp_path / "cache").mkdir()
+    monkeypatch.setenv("RATCHET_CACHE", str(cache / "deeper"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert devices.work_folder() == cache / "deeper"
+    monkeypatch.setattr("os.access", lambda path, mode: path != cache)
+    with devices.exclusive("cpu"):
+        assert list((tmp_path / f"ratchet-{os.getuid()}").glob(".device-*")) and not list(cache.iterdir())
+
+
 def test_a_home_that_is_no_folder_is_refused_by_its_name(arena, tmp_path, monkeypatch, refusal):
     monkeypatch.delenv("RATCHET_CACHE")
     (tmp_path / "home").write_bytes(b"")
