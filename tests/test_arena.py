@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, write_corpus
 
 import prepare
-from ratchet import devices
+from ratchet import devices, referee
 from ratchet.sources import Refused
 
 
@@ -165,6 +165,19 @@ def test_the_quota_of_control_groups_is_read_along_their_path(name, tmp_path, mo
     monkeypatch.setattr(devices, "SYS", tmp_path)
     monkeypatch.setattr(devices, "MEMBER", places[1])
     assert devices.quota() == expected
+
+
+@pytest.mark.parametrize(
+    "granted, asked, threads", [(1.5, "", "1"), (0.5, "", "1"), (1.5, "3", "3"), (4, "", None)]
+)
+def test_a_contestant_knows_of_a_quota_that_its_sandbox_hides(granted, asked, threads, monkeypatch):
+    monkeypatch.setattr(devices, "quota", lambda: granted)
+    monkeypatch.setattr(devices, "cores", lambda device: {0, 1, 2, 3})
+    monkeypatch.setattr(referee.bytecode, "compile_libraries", lambda: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert referee.inherited().get("OMP_NUM_THREADS") == threads
 
 
 @pytest.mark.parametrize(
