@@ -92,11 +92,19 @@ class Bench:
         small = self.conditions()["device"].startswith(("cpu", "mps"))
         name = self.arena or ("pocket" if small or not ready else "climbmix")
         if name == "pocket":
-            command = [sys.executable, sources.ROOT / "prepare.py", "--arena", name]
-            if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+            if not self.prepare(name):
                 raise Refused("arena pocket can't be prepared: see above, then give the same command again")
         self.arena = referee.load_arena(name)
         self.budget = self.budget or f"{self.arena.seconds}s"
+
+    def prepare(self, name):
+        """Prepare an arena that needs no options, telling what takes long; whether it is there now."""
+        command = [sys.executable, sources.ROOT / "prepare.py", "--arena", name]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", errors="replace") as process:
+            for line in process.stdout:
+                if not line.startswith(("arena ", "next: ")):  # said where it is all that is wanted
+                    self.tell(f"  {line.rstrip()}")
+        return process.returncode == 0
 
     def at(self, place):
         """The same bench at another place, with the same ledger."""

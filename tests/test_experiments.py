@@ -667,3 +667,12 @@ def test_an_ascii_terminal_is_served(tmp_path, words, seen):
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | plain, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"") and done.stdout.isascii()
     assert seen in done.stdout
+
+
+def test_preparing_an_arena_says_what_takes_long(repository, tmp_path, monkeypatch):
+    lines = "preparing arena pocket in x", "tokenising: 3 documents", "arena pocket (y) is ready", "next: z"
+    (tmp_path / "prepare.py").write_text("\n".join(f"print({line!r})" for line in lines), encoding="utf-8")
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    said = []
+    assert Bench(tell=said.append).prepare("pocket")
+    assert said == ["  preparing arena pocket in x", "  tokenising: 3 documents"]

@@ -90,6 +90,20 @@ def test_a_rehearsal_needs_no_compiler(run, model, monkeypatch):
     assert run.flops_per_token > 0
 
 
+def test_a_type_without_units_for_it_is_not_measured_with_large_matrices(monkeypatch):
+    """On a CPU without AVX-512 one product of 2048 in bfloat16 takes a minute."""
+    sizes = []
+
+    def multiply(a, b):
+        sizes.append((len(a), a.dtype))
+        time.sleep(0.01 * (a.dtype == torch.bfloat16))
+
+    monkeypatch.setattr(torch, "mm", multiply)
+    rate, description = prepare.matmul_peak(torch.device("cpu"))
+    assert description == "float32 matmul of 2048" and rate > 1e12
+    assert (256, torch.bfloat16) in sizes and (2048, torch.bfloat16) not in sizes
+
+
 # ----------------------------------------------------------------------------------------------------
 # What is compiled
 
