@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of models as small as these, threads would mostly wait
+os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"  # two kernels don't earn it back
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each program started here compiles its imports anew
 
 from ratchet import bytecode  # noqa: E402

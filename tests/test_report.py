@@ -238,9 +238,16 @@ def written(home, folder):
     return path.as_uri()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 390])
-def test_a_browser_draws_it_without_an_error_and_without_the_network(night, tmp_path, look, theme, width):
+@pytest.mark.parametrize(
+    "width, theme",
+    [
+        (1440, "light"),
+        (390, "dark"),
+        pytest.param(1440, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
+def test_a_browser_draws_it_without_an_error_and_without_the_network(night, tmp_path, look, width, theme):
     page = look(url := written(night, tmp_path), width, theme)
     assert page.requests[0] == url and all(r.startswith(("data:", "blob:")) for r in page.requests[1:])
     assert page.errors == []

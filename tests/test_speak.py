@@ -173,7 +173,7 @@ def test_a_prompt_that_is_too_long_is_one_sentence(run):
     [
         ("raise ValueError('no such thing')", "no such thing"),
         ("__import__('os')._exit(3)", "exit code 3"),
-        ("open('/etc/shadow').read()", "shadow"),
+        pytest.param("open('/etc/shadow').read()", "shadow", marks=pytest.mark.slow),
     ],
 )
 def test_a_model_that_breaks_is_one_sentence(arena, tmp_path, change, why):
