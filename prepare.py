@@ -1104,7 +1104,7 @@ def compile_events(line, parts):
         return
     begun, seconds = [], []
 
-    def on_start(_):
+    def on_start(*_):
         begun.append(time.monotonic())
         known = f" of {parts}" if len(begun) <= parts else ""
         line.detail = f"compiling part {len(begun)}{known}"
@@ -1112,8 +1112,9 @@ def compile_events(line, parts):
             left = sum(seconds) / len(seconds) * (parts - len(seconds))
             line.detail += f", about {duration(left)} left"
 
-    def on_end(_):
-        seconds.append(time.monotonic() - begun[-1])
+    def on_end(*_):
+        if begun:  # else it began before anybody listened
+            seconds.append(time.monotonic() - begun[-1])
         line.detail = ""
 
     handler.register_start_callback(on_start)
@@ -1173,16 +1174,16 @@ class Run:
         """
         begin = time.monotonic()
         self._tell(phase="rehearsal")
+        restore = snapshot(model, optimizers)
         limit = threading.Timer(REHEARSAL_LIMIT, self._end_rehearsal)
         limit.daemon = True
         limit.start()
-        restore = snapshot(model, optimizers)
         try:
             with ProgressLine("rehearsing on random tokens, not timed") as line, compile_events(line, parts):
                 self._rehearse(step, rows, model, calls)
         finally:
-            restore()
             limit.cancel()
+            restore()
             self.rehearsal_seconds += time.monotonic() - begin
 
     def _rehearse(self, step, rows, model, calls):
@@ -1200,10 +1201,13 @@ class Run:
 
     def _end_rehearsal(self):
         """Called by a timer, in a thread of its own: what hangs may be in code that no exception reaches."""
-        with suppress(SystemExit):
+        try:
+            console.show_cursor()
             minutes = REHEARSAL_LIMIT / 60
-            self.fail(f"it was not ready to train after {minutes:g} minutes of rehearsal: compile less")
-        os._exit(1)
+            with suppress(SystemExit):
+                self.fail(f"it was not ready to train after {minutes:g} minutes of rehearsal: compile less")
+        finally:
+            os._exit(1)
 
     def _tell(self, **facts):
         if self._referee:

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,7 @@ for module in sys.argv[1:]:
     with contextlib.suppress(Exception):
         importlib.import_module(module)
 """
+LOCK = threading.Lock()
 SECONDS = 600  # after which it is given up
 
 
@@ -46,8 +48,14 @@ def has_bytecode(module):
     return not (source.exists() and os.access(folder, os.W_OK))
 
 
-@functools.cache
 def compile_libraries():
+    """compile_once(), by one thread: others wait."""
+    with LOCK:
+        compile_once()
+
+
+@functools.cache
+def compile_once():
     """Have Python compile what contestants import and keep that, unless it did; nothing depends on it.
 
     Takes milliseconds when it is there. A child imports the modules. It (-I) looks neither at the folder that

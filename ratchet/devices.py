@@ -6,8 +6,8 @@ import math
 import os
 import platform
 import re
+import stat
 import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 
 from ratchet.sources import Refused
+
+SHARED_TEMPORARY = Path("/tmp")  # of all users
 
 
 def cache_folder():
@@ -29,13 +31,21 @@ def cache_folder():
 def work_folder():
     """Where runs live, devices are locked, caches are kept: RATCHET_CACHE.
 
-    Where that can only be read, as others prepared the arenas: a folder of this user among temporary files.
+    Where that can only be read, as others prepared the arenas: a folder of this user in /tmp, whatever TMPDIR
+    is, so that all runs of a user meet the same locks. Raises Refused if somebody else has that one.
     """
     cache = cache_folder()
     nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
     if os.access(nearest, os.W_OK):
         return cache
-    return Path(tempfile.gettempdir()) / f"ratchet-{os.getuid()}"
+    folder = SHARED_TEMPORARY / f"ratchet-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        what = f"{folder} is not yours alone"
+        raise Refused(f"{what}: have it removed, or set RATCHET_CACHE to a folder of yours")
+    return folder
 
 
 def nvml(device):
@@ -141,8 +151,12 @@ def classes(numbers):
 
 
 def quota():
-    """How many CPUs' time control groups (versions 1 and 2) grant this process; infinity without a limit."""
-    groups, granted = SYS / "fs/cgroup", [math.inf]
+    """How many CPUs' time this process is granted: by control groups (versions 1 and 2), by its Slurm job.
+
+    Infinity without a limit.
+    """
+    slurm = (os.environ.get(f"SLURM_CPUS_{name}", "") for name in ("PER_TASK", "ON_NODE"))
+    groups, granted = SYS / "fs/cgroup", [math.inf, *(int(cpus) for cpus in slurm if cpus.isdigit())]
     memberships = MEMBER.read_text(encoding="utf-8").splitlines() if MEMBER.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in memberships):
         if controllers and "cpu" not in controllers.split(","):
@@ -187,6 +201,8 @@ def describe(device):
     kind = f"{device.partition(':')[0]}: {cpu_name(len(cores(device)))}"
     kind += f" ({told})" if (told := classes(cores(device))) else ""
     kind += f", {granted:g} CPUs' time" if (granted := quota()) < len(cores("cpu")) else ""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    kind += f", {threads} of OMP_NUM_THREADS" if threads.isdigit() else ""
     facts = {"device": kind, "driver": "", "torch": importlib.metadata.version("torch")}
     if device.startswith("cuda") and (found := nvml(device)):
         library, handle = found
@@ -240,7 +256,7 @@ def exclusive(device, tell=lambda text: None, pause=time.sleep):
 
     This thread and what it starts are on the device's cores meanwhile.
     """
-    work_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    work_folder().mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         for part in parts(device):
             file = stack.enter_context(open(work_folder() / f".device-{part}.lock", "ab"))

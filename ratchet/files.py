@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def replace_file(path, data):
     Raises Full when there is no room, another OSError when it can't be written at all.
     """
     path, data = Path(path), data.encode("utf-8", errors="replace") if isinstance(data, str) else data
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with open(part, "wb") as file:
             file.write(data)

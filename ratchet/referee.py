@@ -32,10 +32,7 @@ WEIGHT_BYTES = 2**35
 COPY_SECONDS, COPY_BYTES, COPY_DEPTH = 60, 2**31, 9  # of a compiler's cache that is kept
 UNUSED_SECONDS = 86400  # after which a kept cache goes
 ARTIFACTS = {"model.safetensors": WEIGHT_BYTES, "config.json": 2**20, "curve.jsonl": 2**25}
-ENVIRONMENT = """
-    PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP_NUM_THREADS SLURM_CPUS_PER_TASK
-    SLURM_CPUS_ON_NODE
-""".split()
+ENVIRONMENT = "PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP_NUM_THREADS".split()
 
 
 class Arena(NamedTuple):
@@ -226,7 +223,7 @@ def inherited():
     """What every process that runs a contestant's code inherits of this one's environment."""
     bytecode.compile_libraries()
     kept = {k: os.environ[k] for k in os.environ.keys() & ENVIRONMENT} | {"PYTHONDONTWRITEBYTECODE": "1"}
-    if (granted := devices.quota()) < len(devices.cores("cpu")):  # a sandbox shows no control groups
+    if (granted := devices.quota()) < len(devices.cores("cpu")):  # in a sandbox it can't be seen
         kept.setdefault("OMP_NUM_THREADS", str(max(1, int(granted))))
     return kept
 

@@ -17,11 +17,12 @@ PLAIN_CONFIG = {
     "color.ui": "false", "color.diff": "false", "core.quotePath": "false", "core.fsmonitor": "false",
     "diff.context": "3", "diff.interHunkContext": "0", "diff.relative": "false", "diff.algorithm": "default",
     "diff.suppressBlankEmpty": "false", "diff.renames": "false",
-    "i18n.commitEncoding": "utf-8", "i18n.logOutputEncoding": "utf-8",
+    "i18n.commitEncoding": "utf-8", "i18n.logOutputEncoding": "utf-8", "core.abbrev": "auto",
+    "core.hooksPath": "/dev/null", "protocol.ext.allow": "never",
 }  # fmt: skip
 PLAIN_DIFF = (
     "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/",
-    "-O/dev/null",
+    "-O/dev/null", "--text",
 )  # fmt: skip
 DIFFS = "diff", "diff-tree"
 # A hook that calls Ratchet hands these down; the folder that git runs in is what counts.
@@ -56,7 +57,9 @@ def git(*args, given=b"", folder=None, more={}):  # noqa: B006
     plain = PLAIN_DIFF if args[0] in DIFFS else ()
     command = ["git", "--no-pager", *config, args[0], *plain, *args[1:]]
     env = {key: value for key, value in os.environ.items() if key not in REPOSITORY_VARIABLES}
-    env |= {"LC_ALL": "C", "LANGUAGE": "", "GIT_OPTIONAL_LOCKS": "0"} | more
+    env |= {"LC_ALL": "C", "LANGUAGE": "", "GIT_OPTIONAL_LOCKS": "0"}
+    # a commit is what its hash says, and nothing is asked for or fetched
+    env |= {"GIT_NO_REPLACE_OBJECTS": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1"} | more
     try:
         done = subprocess.run(command, input=given, capture_output=True, cwd=folder or project(), env=env)
     except FileNotFoundError:
@@ -106,17 +109,21 @@ def current_folder():
 
 @functools.cache
 def _project(folder):
-    """The nearest folder with a train.py, from `folder` up to the top of its working tree; else the top."""
+    """The nearest folder with a train.py in git, from `folder` up to the top of its working tree.
+
+    Before one is in git it is the outermost folder with one: the copies that runs keep lie below it.
+    """
     top = Path(os.fsdecode(git("rev-parse", "--show-toplevel", folder=folder)).removesuffix("\n"))
     if not folder.is_relative_to(top):
         return top  # a link leads here
     inside = [folder, *folder.parents][: len(folder.relative_to(top).parts) + 1]
-    return next((each for each in inside if (each / CONTESTANT).is_file() and not is_run(each)), top)
+    having = [each for each in inside if (each / CONTESTANT).is_file()]
+    return next(filter(is_in_git, having), (having or [top])[-1])
 
 
-def is_run(folder):
-    """Whether a folder is what a run left, which has a copy of its train.py."""
-    return any((folder / name).exists() for name in ("run.log", "run.json"))
+def is_in_git(folder):
+    """Whether git knows the train.py of a folder."""
+    return bool(git("ls-files", "--", CONTESTANT, folder=folder))
 
 
 @functools.cache

@@ -1,7 +1,11 @@
 """Running: which experiments a living process works on, by a lock that dies with the process."""
 
 import fcntl
+import os
+import time
 from contextlib import contextmanager, suppress
+
+TRIES = 20  # to get a lock that decides nothing
 
 
 def mark_of(home, n):
@@ -14,14 +18,13 @@ def working_on(home, n):
     """Hold the lock of experiment n in this block."""
     mark = mark_of(home, n)
     mark.parent.mkdir(parents=True, exist_ok=True)
-    with open(mark, "ab") as file:
-        with suppress(OSError):  # a disk may have no locks: its experiments count as unfinished
-            fcntl.flock(file, fcntl.LOCK_EX)  # a reader has it for no longer than a look takes
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                mark.unlink()
+    with open(os.open(mark, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+        for _ in range(TRIES):  # a reader has it for no longer than a look takes
+            with suppress(OSError):  # a disk may have no locks: its experiments count as unfinished
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.01)
+        yield
 
 
 def is_running(home, n):

@@ -85,11 +85,28 @@ def test_a_home_that_is_none_is_refused_by_the_variable(monkeypatch, refusal):
 def test_a_device_is_held_though_the_arenas_can_only_be_read(tmp_path, monkeypatch):
     (cache := tmp_path / "cache").mkdir()
     monkeypatch.setenv("RATCHET_CACHE", str(cache / "deeper"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(devices, "SHARED_TEMPORARY", tmp_path)
     assert devices.work_folder() == cache / "deeper"
     monkeypatch.setattr("os.access", lambda path, mode: path != cache)
     with devices.exclusive("cpu"):
         assert list((tmp_path / f"ratchet-{os.getuid()}").glob(".device-*")) and not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["open to others", "a link", "a file"])
+def test_a_work_folder_that_somebody_else_made_is_refused(kind, tmp_path, monkeypatch):
+    """Whoever owns it could put a judge of their own into it."""
+    monkeypatch.setattr(devices, "SHARED_TEMPORARY", tmp_path)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    folder = tmp_path / f"ratchet-{os.getuid()}"
+    if kind == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif kind == "a file":
+        folder.touch(mode=0o600)
+    else:
+        folder.mkdir(mode=0o755)
+    with pytest.raises(Refused, match="is not yours alone: .*RATCHET_CACHE"):
+        devices.work_folder()
 
 
 def test_a_home_that_is_no_folder_is_refused_by_its_name(arena, tmp_path, monkeypatch, refusal):

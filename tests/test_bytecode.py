@@ -22,7 +22,7 @@ def library(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(bytecode, "MODULES", ["pack.inner.part", "pack.gone"])
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    monkeypatch.setattr(bytecode, "compile_libraries", bytecode.compile_libraries.__wrapped__)
+    monkeypatch.setattr(bytecode, "compile_once", bytecode.compile_once.__wrapped__)
     return tmp_path / "pack"
 
 

@@ -148,6 +148,40 @@ def test_what_a_run_left_is_no_project(tmp_path, monkeypatch):
     assert repository.home() == folder
 
 
+def test_a_log_beside_the_contestant_moves_no_project(tmp_path, monkeypatch):
+    """program.md has an agent write run.log there."""
+    folder, _ = vendored(tmp_path)
+    (folder / "run.log").touch()
+    (folder / "runs/1").mkdir(parents=True)
+    (folder / "runs/1/train.py").write_text("A = 2\n", encoding="utf-8")
+    for place in (folder, folder / "runs/1"):
+        monkeypatch.chdir(place)
+        assert repository.project() == repository.home() == folder
+
+
+def test_a_commit_is_what_its_hash_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(folder := make(tmp_path / "plain"))
+    first = git(folder, "rev-parse", "HEAD")
+    git(folder, "replace", first, commit(folder, "A = 2\n"))
+    assert sources.read_source(first).text == b"A = 1\n"
+
+
+def test_a_diff_is_text_whatever_the_attributes_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(folder := make(tmp_path / "plain"))
+    (folder / ".git/info/attributes").write_text("train.py -diff\n", encoding="utf-8")
+    commit(folder, "A = 2\n")
+    assert b"+A = 2" in repository.git("diff", "HEAD^", "HEAD")
+
+
+def test_no_hook_of_the_repository_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(folder := make(tmp_path / "plain"))
+    hook = folder / ".git/hooks/reference-transaction"
+    hook.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    hook.chmod(0o755)
+    repository.git("update-ref", "refs/ratchet/1", "HEAD")
+    assert git(folder, "rev-parse", "refs/ratchet/1") == git(folder, "rev-parse", "HEAD")
+
+
 def bare(tmp_path):
     origin = make(tmp_path / "origin")
     git(tmp_path, "clone", "-q", "--bare", str(origin), "bare.git")

@@ -290,6 +290,7 @@ def test_gpus_are_those_that_cuda_shows(monkeypatch, visible, names):
 
 def test_cores_that_are_not_alike_and_quotas_are_told(halves, tmp_path, monkeypatch):
     """Halves with other cores are devices of another kind; a quota can't be shared out."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(devices, "SYS", tmp_path)
     first, second = halves
     plain = devices.describe(first)["device"]

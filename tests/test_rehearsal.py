@@ -50,6 +50,29 @@ def test_a_rehearsal_that_never_ends_is_ended(run, model, monkeypatch, capsys):
     assert json.loads((run.folder / "result.json").read_text("utf-8"))["status"] == "crash"
 
 
+def test_a_rehearsal_that_never_ends_is_ended_though_its_folder_is_gone(run, monkeypatch):
+    codes = []
+    monkeypatch.setattr(prepare.os, "_exit", codes.append)
+    run.folder = run.folder / "gone"
+    with pytest.raises(FileNotFoundError):
+        run._end_rehearsal()
+    assert codes == [1]
+
+
+@pytest.mark.parametrize("broken", ["snapshot", "inspect_model"])
+def test_a_rehearsal_that_fails_leaves_no_timer_behind(run, model, monkeypatch, broken):
+    """Else it would end the training of one that went well the second time."""
+
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(prepare, broken, fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        run.rehearse(lambda x, y: None, 2, model)
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    assert not any(timer.function == run._end_rehearsal and not timer.finished.is_set() for timer in timers)
+
+
 def test_long_work_tells_of_itself_without_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(prepare, "PROGRESS_SECONDS", (99, 0.02))
     monkeypatch.setattr(prepare, "console", prepare.Console(soft_wrap=True))
@@ -82,6 +105,17 @@ def test_a_rehearsal_tells_which_part_is_compiled_and_how_long_it_takes(monkeypa
             handler.run_end_callbacks(None)
     assert seen == ["compiling part 1 of 2", "compiling part 2 of 2, about 4 s left", "compiling part 3"]
     assert not handler.start_callbacks and not handler.end_callbacks
+
+
+def test_what_was_being_compiled_before_breaks_nothing(monkeypatch):
+    from torch._dynamo.callback import CompilationCallbackHandler
+
+    handler, line = CompilationCallbackHandler(), SimpleNamespace(detail="")
+    module = SimpleNamespace(callback_handler=handler)
+    monkeypatch.setitem(sys.modules, "torch._dynamo.callback", module)
+    with prepare.compile_events(line, 2):
+        handler.run_end_callbacks(None)
+    assert line.detail == ""
 
 
 def test_a_rehearsal_needs_no_compiler(run, model, monkeypatch):

@@ -279,6 +279,8 @@ step = train.make_step(run, model, train.make_optimizers(model), rows // prepare
 losses = torch.stack([step(x, y) for _ in range(3)])
 if prepare.peers()[0] == 0:
     save_file({"losses": losses, **model.state_dict()}, folder + "/out.safetensors")
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
 """
 
 
