@@ -114,6 +114,7 @@ os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"
 os.environ |= {"HF_HUB_VERBOSITY": "critical", "DATASETS_VERBOSITY": "critical"}  # errors are reported here
 os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}  # and progress
 console = Console(highlight=False, soft_wrap=True, markup=False)
+GO_ON = "run the same command again to go on"
 
 
 def refuse(sentence):
@@ -132,19 +133,22 @@ def reason(error):
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 
-def plainly(function, *args, **kwargs):
-    """Call function; turn Ctrl-C and a folder that can't be used into one sentence."""
+def plainly(function, *args, resume=GO_ON, variable="RATCHET_CACHE", **kwargs):
+    """Call function; turn Ctrl-C and a folder that can't be used into one sentence.
+
+    resume: what to do after Ctrl-C. variable: which one names another folder.
+    """
     try:
         return function(*args, **kwargs)
     except KeyboardInterrupt:
-        print("\nratchet: interrupted; run the same command again to go on.", file=sys.stderr)
+        print(f"\nratchet: interrupted; {resume}.", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
         unusable = errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, *unusable):
             raise
         place = error.filename or cache_folder()
-        refuse(f"{place} can't be used ({error.strerror}): fix that, or set RATCHET_CACHE, and retry.")
+        refuse(f"{place} can't be used ({error.strerror}): fix that, or set {variable}, and retry.")
 
 
 def cgroup_cores(groups=Path("/sys/fs/cgroup"), member=Path("/proc/self/cgroup")):
@@ -341,7 +345,8 @@ def text_files(source):
     kinds = ".parquet .jsonl .csv .txt .md (all but .parquet also as .gz .zst)"
     if not files and source and path.exists():
         refuse(f"{source} holds no file of text: --text wants {kinds}, or a folder of them.")
-    if not files and (re.fullmatch(KINDS, source) or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source)):
+    is_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?", source) and not re.fullmatch(KINDS, source)
+    if not files and not is_id:
         refuse(f"{source!r} does not exist: --text wants a file, a folder or a Hugging Face id (owner/name).")
     return sorted(files)
 
@@ -353,7 +358,8 @@ def refuse_unreadable(error):
 
 def refuse_column(path, column, names):
     names = ", ".join(f"`{name}`" for name in names) or "none"
-    refuse(f"{path} has no column `{column}`, its columns are {names}: name the text's with --column.")
+    remedy = "name the text's with --column, or name it so"
+    refuse(f"{path} has no column `{column}`, its columns are {names}: {remedy}.")
 
 
 def checked(value, path, line, column):
@@ -806,7 +812,7 @@ def load_arena(folder, *names):
 
 def refuse_little(source, documents, purpose):
     count = "one document, which is" if documents == 1 else f"{documents:,.0f} documents,"
-    remedy = "give it more text"
+    remedy = "give it more text, some 5 MB, or a smaller --vocab-size and --context"
     if documents < 100:
         remedy += ": documents are split, one a line of .jsonl, one a row of .csv and .parquet"
     refuse(f"{source} has too few documents {purpose} ({count} {remedy}).")
@@ -1349,9 +1355,13 @@ class Run:
             for tensor in tensors_on("cuda"):
                 tensor.untyped_storage().resize_(0)
             torch.cuda.empty_cache()
-        console.print(f"trained {self.steps} steps in {facts['train_seconds']:.1f} s; scoring {self.folder}")
-        if code := subprocess.run([sys.executable, __file__, "score", self.folder]).returncode:
-            raise SystemExit(code)
+        steps = f"{self.steps} step{'s' * (self.steps > 1)}"
+        console.print(f"trained {steps} in {facts['train_seconds']:.1f} s; scoring {self.folder}")
+        try:
+            if code := subprocess.run([sys.executable, __file__, "score", self.folder]).returncode:
+                raise SystemExit(code)
+        except KeyboardInterrupt:  # the scorer had it, too, and says what to do
+            raise SystemExit(130) from None
         result = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
         print_outlook(result)
         return result
@@ -1359,6 +1369,8 @@ class Run:
 
 def enter():
     """The run that the environment asks for: the one place where conditions come from. Copies train.py."""
+    if Path(sys.argv[0]).name == "train.py" and sys.argv[1:]:
+        refuse(f"train.py takes no {sys.argv[1]!r}: its conditions are variables, like RATCHET_BUDGET=20s.")
     names = ("ARENA", "SEED", "BUDGET", "DEVICE", "RUN")
     name, seed, budget, device, folder = (os.environ.get(f"RATCHET_{key}") for key in names)
     mps, cuda = torch.backends.mps.is_available(), torch.cuda.device_count()
@@ -1375,7 +1387,9 @@ def enter():
     if not re.fullmatch(r"\d{1,9}", seed):
         refuse(f"seed {seed!r} is not understood: RATCHET_SEED is a whole number of up to nine digits.")
     if name != "pocket" and not (cache_folder() / name / "arena.json").exists():
-        refuse(f"arena {name!r} is not prepared: run `uv run prepare.py --arena {name}` (--text) first.")
+        how = f"--arena {name}" if name in ARENAS else f"--text YOUR_TEXT --arena {name}"
+        ready = ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json"))) or "none"
+        refuse(f"arena {name!r} is not prepared ({ready} is): run `uv run prepare.py {how}` first.")
     parse_budget(budget or "1s")  # refuses it before anything is prepared
     use(torch.device(device))
     if processes > 1:
@@ -1391,10 +1405,11 @@ def enter():
         os.environ["WANDB_MODE"] = "disabled"
     wandb_settings()  # refuses before anything is written
     folder = Path(folder or time.strftime("runs/%Y-%m-%d_%H%M%S")).resolve()
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and {path.name for path in folder.iterdir()} - {"train.py"}:  # of an interrupted start
         refuse(f"{folder} is not empty: name a new folder in RATCHET_RUN.")
-    plainly(folder.mkdir, parents=True, exist_ok=True)
-    plainly(write_atomically, folder / "train.py", Path(sys.modules["__main__"].__file__).read_bytes())
+    source = Path(sys.modules["__main__"].__file__).read_bytes()
+    plainly(folder.mkdir, parents=True, exist_ok=True, variable="RATCHET_RUN")
+    plainly(write_atomically, folder / "train.py", source, variable="RATCHET_RUN")
     settle()
     for plant in (random.seed, np.random.seed, torch.manual_seed):
         plant(int(seed))
@@ -1701,12 +1716,13 @@ def score(folder, batch=None, split="val"):
 def print_summary(result):
     """The `key: value` lines of a run."""
     trunk, lookup = (result["params"] - result["lookup"]) / 1e6, result["lookup"] / 1e6
+    too_low = " while the machine was busy: too low" * (result["mfu_percent"] > 100)
     probes = ", ".join(f"{name} {'ok' if ok else 'FAILED'}" for name, (ok, _) in result["probes"].items())
     shown = result | {
         "arena": f"{result['arena']} ({result['seal']})", "device": result["device_name"],
         "tokens_M": result["tokens"] / 1e6,
         "budget": describe_budget(result),
-        "peak": f"{result['peak_flops'] / 1e12:.2f} TFLOP/s, {result['peak_of']}, measured",
+        "peak": f"{result['peak_flops'] / 1e12:.2f} TFLOP/s, {result['peak_of']}, measured" + too_low,
         "params_M": f"{trunk:.2f} trunk, {lookup:.2f} lookup", "probes": probes}  # fmt: skip
     print("---")
     for key, form in SUMMARY.items():
@@ -1744,7 +1760,9 @@ def print_outlook(result):
     else:
         print("lower is better; what is usual on this device with this budget hasn't been measured")
     print("next:")
+    arena = f" --arena {result['arena']}" * (result["arena"] not in ARENAS)
     for command, purpose in NEXT_COMMANDS.items():
+        command += arena * ("calibrate" in command)
         print(f"  {command:<42} {purpose}")
     sys.stdout.flush()
 
@@ -1772,7 +1790,8 @@ def main():
             refuse(f"--split {args.split} can't be scored: say val or test.")
         for key in [key for key in os.environ if not key.startswith(ENVIRONMENT)]:
             del os.environ[key]
-        plainly(score, folder, batch=args.batch, split=args.split or "val")
+        resume = f"`uv run prepare.py score {shlex.quote(os.path.relpath(folder))}` scores the run"
+        plainly(score, folder, batch=args.batch, split=args.split or "val", resume=resume)
     options = {key: getattr(args, key) for key in ("column", "split", "context", "vocab_size", "seconds")}
     for key, least in {"shards": 1, "context": 2, "vocab_size": 256 + len(SPECIALS), "seconds": 1}.items():
         if getattr(args, key) is not None and getattr(args, key) < least:

@@ -763,7 +763,8 @@ def rehearse(run, model, optimizers, rows):
         except Exception as error:  # of this code, or as there is no C++ compiler
             if not parts or compiler_works(run.device):
                 raise
-            print(f"torch.compile does not work here, running without: {prepare.reason(error):.100}")
+            why = f"{type(error).__name__}; is there a C++ compiler, like g++?"
+            print(f"torch.compile does not work here, running without ({why})")
             parts = compile_nothing(model, optimizers[0]) or []
 
 
@@ -793,4 +794,4 @@ def main():
 
 
 if __name__ == "__main__":
-    prepare.plainly(main)
+    prepare.plainly(main, resume="run the same command again to start anew")

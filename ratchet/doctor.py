@@ -55,7 +55,8 @@ def surroundings(device):
     load, memory, disk = psutil.cpu_percent(0.5), psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
     quiet = load < 100 * FOREIGN_CPU[device.partition(":")[0]]
     arenas = ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
-    yield "load", quiet, f"{load:.0f}% of the CPU in use", "close other programs, or run with --busy"
+    busy = "close other programs; or calibrate and try with --busy: the noise grows"
+    yield "load", quiet, f"{load:.0f}% of the CPU in use", busy
     free = f"{memory.available / 1e9:.1f} GB free"
     yield "memory", memory.available > 4e9, free, "close programs: a run may need 4 GB"
     yield "disk", disk.free > 2e10, f"{disk.free / 1e9:.0f} GB free", "free some: a night may leave 20 GB"

@@ -147,6 +147,9 @@ class Bench:
         if not found.baseline:
             command = f"uv run ratchet calibrate{getattr(self.place, 'option', '')}"
             raise Refused(f"there is no baseline on {now['device']}: run `{command}` first")
+        if self.busy and not found.baseline.opens["busy"]:
+            what = "the noise was measured without --busy: runs that others disturb can't be held against it"
+            raise Refused(f"{what}; leave --busy out, or begin anew with `uv run ratchet calibrate --busy`")
         self.arena, self.budget = referee.load_arena(found.baseline.arena), found.baseline.budget
         for name, value in (now | {"seal": self.arena.seal}).items():
             if found.baseline.opens[name] != value:
@@ -204,9 +207,10 @@ class Bench:
             self.tell(f"  {n}: {result_line(facts)}")
             if not disturbed(facts):
                 return facts
+            self.tell("  it does not count, as other programs used the machine: again, with its seed")
         raise Shared(
             f"experiment {n} waits: other programs use this machine ({facts['foreign_cpu']:.0%} of its CPU); "
-            "close them and run the same command again, or say --busy to count such runs"
+            "close them and run the same command again, or calibrate and go on with --busy to count such runs"
         )
 
     def reference(self, e):
@@ -312,11 +316,11 @@ def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", parent=No
     source, campaign = sources.read_source(what), bench.campaign()
     if what == source.commit:
         source = source._replace(name=what[:7])
-    sources.check_commit(source.commit)
     shape = source.facts()["source"]
     known = [e for e in campaign.tried if e.arms[0]["source"] == shape and e.verdict != "overtaken"]
     if known and not again:
         return bench.settle(known[-1])  # which a kill may have cut short
+    sources.check_commit(source.commit)
     idea, by = (guard.clean(text.encode(errors="replace"))[:MOST_TEXT] for text in (idea, by))
     more = {"quick": quick, "baseline": campaign.baseline.n, "idea": idea, "by": by} | told
     with bench.ledger.held:  # nobody makes another champion meanwhile

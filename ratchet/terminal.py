@@ -25,6 +25,7 @@ WIDTH = None if any(map(os.isatty, range(3))) or "COLUMNS" in os.environ else 14
 console = Console(highlight=False, width=WIDTH)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 COLUMNS = ["n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "gain", "idea"]
+QUIET_SECONDS = 30  # without a terminal, until a line says what lasts
 STEADY = 1.5  # times that repeats of one measurement may differ
 STYLES = {
     "keep": "green",
@@ -43,19 +44,31 @@ def is_interactive():
 
 
 class Live:
-    """A line for each device that moves while runs last, and one for each that has ended; on stderr."""
+    """A line for each device that moves while runs last, and one for each that has ended; on stderr.
+
+    Without a terminal a plain line says every QUIET_SECONDS what lasts.
+    """
 
     def __init__(self):
-        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        columns = SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
         self.progress = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
         self.tasks = {}  # of each thread: what was told last, its moving line
+        self.ended = threading.Event()
 
     def __enter__(self):
         self.progress.start()
+        if not notes.is_terminal:
+            threading.Thread(target=self.keep_telling, daemon=True).start()
         return self
 
     def __exit__(self, *_):
+        self.ended.set()
         self.progress.stop()
+
+    def keep_telling(self):
+        while not self.ended.wait(QUIET_SECONDS):
+            for task in self.progress.tasks:
+                notes.print(f"  {task.description.strip()}, {task.elapsed:.0f} s so far")
 
     def confirm(self, question):
         """Ask on stderr; True if the answer is yes. Without a terminal that shows it, Refused names --yes."""

@@ -205,7 +205,24 @@ def test_a_shared_device_does_not_decide(calibrated, runs):
     runs.shared = 99
     with pytest.raises(Refused, match=r"40% of its CPU.*--busy"):
         experiments.attempt(Bench(), "better still")
-    assert experiments.attempt(Bench(busy=True), "better still").verdict == "keep"
+
+
+def test_busy_runs_are_held_against_busy_ones(calibrated, runs):
+    """A candidate that others slow down would lose against a champion that nobody did."""
+    commit("better", quality=1.0 + 10 * SIGMA)
+    runs.shared = 99
+    with pytest.raises(Refused, match=r"measured without --busy.*calibrate --busy"):
+        experiments.attempt(Bench(busy=True), "better")
+    subprocess.run(["git", "checkout", "-q", "HEAD~1"], check=True)
+    experiments.calibrate(Bench(arena="tiny", budget="5s", busy=True), 5)
+    subprocess.run(["git", "checkout", "-q", "main"], check=True)
+    assert experiments.attempt(Bench(busy=True), "better").verdict == "keep"
+
+
+def test_the_champion_itself_was_tried_whatever_its_commit_changed(repository, runs):
+    commit("more", quality=1.0, README_md="other words\n")
+    calibration = experiments.calibrate(Bench(arena="tiny", budget="5s"), 5)
+    assert experiments.attempt(Bench(), "nothing").n == calibration.n
 
 
 def test_a_disturbed_run_decides_nothing_however_it_ended(calibrated, runs, monkeypatch):

@@ -563,7 +563,7 @@ def refused(capfd):
 def test_an_unknown_arena_is_refused(refused, monkeypatch):
     assert "'nowhere'" in refused(prepare.prepare, "nowhere")
     monkeypatch.setenv("RATCHET_ARENA", "nowhere")
-    assert "prepare.py --arena nowhere" in refused(prepare.enter)
+    assert "prepare.py --text YOUR_TEXT --arena nowhere" in refused(prepare.enter)
 
 
 @pytest.mark.parametrize("budget", ["0s", "fast", "10", "-3s", "1e999s", "5 minutes"])
@@ -598,7 +598,14 @@ def test_a_run_folder_is_not_used_twice(arena, refused, monkeypatch, tmp_path):
     monkeypatch.setenv("RATCHET_ARENA", "tiny")
     monkeypatch.setenv("RATCHET_RUN", str(tmp_path))
     (tmp_path / "train.py").write_text("", encoding="utf-8")
+    prepare.enter()  # an interrupted start left it
+    (tmp_path / "model.safetensors").touch()
     assert "is not empty" in refused(prepare.enter)
+
+
+def test_arguments_of_a_run_are_refused_by_name(refused, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["somewhere/train.py", "--help"])
+    assert "'--help'" in (sentence := refused(prepare.enter)) and "RATCHET_BUDGET" in sentence
 
 
 def test_a_run_of_another_arena_is_not_scored(finished_run, tmp_path, refused):
