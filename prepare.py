@@ -1202,8 +1202,10 @@ class Run:
             step(*(tensor.to(self.device) for tensor in self._stage(targets, False)))
             synchronize(self.device)
         if peers()[0] == 0:
-            self._saving = save_weights(model, self.folder)
-            (self.folder / "model.safetensors").unlink()
+            try:
+                self._saving = save_weights(model, self.folder)
+            finally:  # also after Ctrl-C
+                (self.folder / "model.safetensors").unlink(missing_ok=True)
 
     def _end_rehearsal(self):
         """Called by a timer, in a thread of its own: what hangs may be in code that no exception reaches."""
@@ -1482,7 +1484,9 @@ class ModelProcess:
         self.channel, theirs = spawn.Pipe()
         args = folder, device, theirs, self.tokens, self.logits, number
         self.process = spawn.Process(target=serve_model, args=args, daemon=True)
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which it inherits: Ctrl-C is for the scorer
         self.process.start()
+        signal.signal(signal.SIGINT, handler)
         theirs.close()
 
     def load(self):

@@ -14,7 +14,7 @@ from conftest import ROOT
 # lines of code, without comments, docstrings and blank lines
 BUDGETS = {f"ratchet/{path.name}": 300 for path in (ROOT / "ratchet").glob("*.py")}
 BUDGETS |= {
-    "prepare.py": 1317,
+    "prepare.py": 1321,
     "train.py": 558,
     "ratchet/__main__.py": 303,
     "ratchet/referee.py": 306,
