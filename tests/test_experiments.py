@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -693,3 +694,14 @@ def test_preparing_an_arena_says_what_takes_long(repository, tmp_path, monkeypat
     said = []
     assert Bench(tell=said.append).prepare("pocket")
     assert said == ["  preparing arena pocket in x", "  tokenising: 3 documents"]
+
+
+def test_long_work_tells_of_itself_in_a_pipe(monkeypatch, capsys):
+    monkeypatch.setattr(terminal, "QUIET_SECONDS", 0.02)
+    monkeypatch.setattr(terminal, "notes", terminal.Console(stderr=True, soft_wrap=True))
+    with terminal.Live() as tell:
+        tell("experiment 1, run 1 of 5: calibrate")
+        time.sleep(0.1)
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "experiment 1, run 1 of 5: calibrate"
+    assert others and others[-1] == "  experiment 1, run 1 of 5: calibrate, 0 s so far"
