@@ -256,7 +256,7 @@ def test_a_summary_says_when_little_of_the_budget_was_used(budget, seconds, cust
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({}, "2 CPU cores get 1.15 to 1.3 here after 300 s\n"),
+        ({}, "2 CPU cores get 1.15 to 1.35 here after 300 s\n"),
         ({"val_bpb": 2.0}, "yours is slower: is the machine busy?"),
         ({"arena": "mine"}, "hasn't been measured"),
         ({"budget": "1e6tok"}, "hasn't been measured"),
