@@ -108,6 +108,20 @@ class LocalModel:
 
 
 @pytest.fixture
+def refusal(capfd):
+    """refusal(function, ...) -> the one sentence that it ends with."""
+
+    def call(function, *args, **kwargs):
+        with pytest.raises(SystemExit) as end:
+            function(*args, **kwargs)
+        lines = capfd.readouterr().err.strip().splitlines()
+        assert end.value.code == 2 and len(lines) == 1 and lines[0].startswith("ratchet: "), lines
+        return lines[0]
+
+    return call
+
+
+@pytest.fixture
 def finished_run(arena, tmp_path):
     """finished_run(train.py) -> the folder of a run that has submitted what that file loads."""
 

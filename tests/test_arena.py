@@ -19,21 +19,6 @@ import prepare
 from ratchet import devices, referee
 from ratchet.sources import Refused
 
-
-@pytest.fixture
-def refusal(capfd):
-    """refusal(function, ...) -> the one sentence that it ends with."""
-
-    def call(function, *args, **kwargs):
-        with pytest.raises(SystemExit) as end:
-            function(*args, **kwargs)
-        lines = capfd.readouterr().err.strip().splitlines()
-        assert end.value.code == 2 and len(lines) == 1 and lines[0].startswith("ratchet: "), lines
-        return lines[0]
-
-    return call
-
-
 # ----------------------------------------------------------------------------------------------------
 # Folders
 

@@ -517,12 +517,12 @@ def test_ctrl_c_while_preparing_is_one_sentence_and_the_same_command_goes_on(tmp
     assert second.returncode == 0 and (tmp_path / "cache" / "mine" / "arena.json").exists()
 
 
-def test_a_half_written_arena_is_never_used(tmp_path, monkeypatch, refused):
+def test_a_half_written_arena_is_never_used(tmp_path, monkeypatch, refusal):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
     monkeypatch.setenv("RATCHET_ARENA", "mine")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "progress.json").write_text("{}", encoding="utf-8")
-    assert "not prepared" in refused(prepare.enter)
+    assert "not prepared" in refusal(prepare.enter)
 
 
 @pytest.mark.parametrize("kind", ["txt", "parquet", "folder"])
@@ -546,84 +546,70 @@ def test_own_text_of_every_kind_becomes_an_arena(kind, tmp_path, monkeypatch):
 # What users do wrong: one sentence, exit code 2
 
 
-@pytest.fixture
-def refused(capfd):
-    """refused(function, ...) -> the one sentence that it ends with."""
-
-    def call(function, *args, **kwargs):
-        with pytest.raises(SystemExit) as end:
-            function(*args, **kwargs)
-        lines = capfd.readouterr().err.strip().splitlines()
-        assert end.value.code == 2 and len(lines) == 1 and lines[0].startswith("ratchet: "), lines
-        return lines[0]
-
-    return call
-
-
-def test_an_unknown_arena_is_refused(refused, monkeypatch):
-    assert "'nowhere'" in refused(prepare.prepare, "nowhere")
+def test_an_unknown_arena_is_refused(refusal, monkeypatch):
+    assert "'nowhere'" in refusal(prepare.prepare, "nowhere")
     monkeypatch.setenv("RATCHET_ARENA", "nowhere")
-    assert "prepare.py --text YOUR_TEXT --arena nowhere" in refused(prepare.enter)
+    assert "prepare.py --text YOUR_TEXT --arena nowhere" in refusal(prepare.enter)
 
 
 @pytest.mark.parametrize("budget", ["0s", "fast", "10", "-3s", "1e999s", "5 minutes"])
-def test_a_budget_that_is_none_is_refused(budget, refused, monkeypatch):
+def test_a_budget_that_is_none_is_refused(budget, refusal, monkeypatch):
     monkeypatch.setenv("RATCHET_BUDGET", budget)
-    assert "300s, 20e6tok or 1e15flop" in refused(prepare.enter)
+    assert "300s, 20e6tok or 1e15flop" in refusal(prepare.enter)
 
 
-def test_a_device_that_is_not_there_is_refused(refused, monkeypatch):
+def test_a_device_that_is_not_there_is_refused(refusal, monkeypatch):
     monkeypatch.setenv("RATCHET_DEVICE", "cuda:7")
-    assert "'cuda:7'" in refused(prepare.enter)
+    assert "'cuda:7'" in refusal(prepare.enter)
 
 
-def test_a_seed_that_is_no_number_is_refused(refused, monkeypatch):
+def test_a_seed_that_is_no_number_is_refused(refusal, monkeypatch):
     monkeypatch.setenv("RATCHET_SEED", "lucky")
-    assert "'lucky'" in refused(prepare.enter)
+    assert "'lucky'" in refusal(prepare.enter)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "train.tokens", "val.rows"])
-def test_a_changed_file_of_the_arena_is_refused(name, arena, refused, monkeypatch):
+def test_a_changed_file_of_the_arena_is_refused(name, arena, refusal, monkeypatch):
     monkeypatch.setenv("RATCHET_ARENA", "tiny")
     path = arena.folder / name
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
-        assert name in refused(prepare.enter)
+        assert name in refusal(prepare.enter)
     finally:
         path.write_bytes(whole)
 
 
-def test_a_run_folder_is_not_used_twice(arena, refused, monkeypatch, tmp_path):
+def test_a_run_folder_is_not_used_twice(arena, refusal, monkeypatch, tmp_path):
     monkeypatch.setenv("RATCHET_ARENA", "tiny")
     monkeypatch.setenv("RATCHET_RUN", str(tmp_path))
     (tmp_path / "train.py").write_text("", encoding="utf-8")
     prepare.enter()  # an interrupted start left it
     (tmp_path / "model.safetensors").touch()
-    assert "is not empty" in refused(prepare.enter)
+    assert "is not empty" in refusal(prepare.enter)
 
 
-def test_arguments_of_a_run_are_refused_by_name(refused, monkeypatch):
+def test_arguments_of_a_run_are_refused_by_name(refusal, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["somewhere/train.py", "--help"])
-    assert "'--help'" in (sentence := refused(prepare.enter)) and "RATCHET_BUDGET" in sentence
+    assert "'--help'" in (sentence := refusal(prepare.enter)) and "RATCHET_BUDGET" in sentence
 
 
-def test_a_run_of_another_arena_is_not_scored(finished_run, tmp_path, refused):
+def test_a_run_of_another_arena_is_not_scored(finished_run, tmp_path, refusal):
     folder = finished_run(contestant(tmp_path, UNIFORM))
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8")) | {"seal": "0" * 12}
     (folder / "run.json").write_text(json.dumps(facts), encoding="utf-8")
-    assert "another arena" in refused(prepare.score, folder)
+    assert "another arena" in refusal(prepare.score, folder)
 
 
-def test_text_that_is_none_is_refused(refused, tmp_path, monkeypatch):
+def test_text_that_is_none_is_refused(refusal, tmp_path, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "cache"))
 
     def try_text(name, content):
         path = tmp_path / name
         path.mkdir() if content is None else path.write_bytes(content)
-        return refused(prepare.prepare, "mine", source=str(path))
+        return refusal(prepare.prepare, "mine", source=str(path))
 
-    assert "does not exist" in refused(prepare.prepare, "mine", source=str(tmp_path / "missing.txt"))
+    assert "does not exist" in refusal(prepare.prepare, "mine", source=str(tmp_path / "missing.txt"))
     assert "holds no" in try_text("empty_folder", None)
     assert "holds no" in try_text("picture.png", b"x")
     assert "too few" in try_text("empty.txt", b"")
@@ -634,26 +620,26 @@ def test_text_that_is_none_is_refused(refused, tmp_path, monkeypatch):
     assert "too few documents" in try_text("short.txt", b"A short text.\n\nOf two paragraphs.\n" * 50)
 
 
-def test_other_options_for_an_arena_that_exists_are_refused(arena, refused):
-    assert "other options" in refused(prepare.prepare, "tiny", context=128)
-    assert "name your own" in refused(prepare.prepare, "pocket", source=str(arena.corpus))
-    assert "name your own" in refused(prepare.prepare, "pocket", context=128)
+def test_other_options_for_an_arena_that_exists_are_refused(arena, refusal):
+    assert "other options" in refusal(prepare.prepare, "tiny", context=128)
+    assert "name your own" in refusal(prepare.prepare, "pocket", source=str(arena.corpus))
+    assert "name your own" in refusal(prepare.prepare, "pocket", context=128)
 
 
-def test_another_text_for_an_arena_that_exists_is_refused(refused, tmp_path, monkeypatch):
+def test_another_text_for_an_arena_that_exists_is_refused(refusal, tmp_path, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "cache"))
     corpus = write_corpus(tmp_path / "c.jsonl", 40)
     prepare.prepare("mine", source=str(corpus), context=64, vocab_size=400)
     corpus.write_text(corpus.read_text(encoding="utf-8") * 2, encoding="utf-8")
-    assert "another text" in refused(prepare.prepare, "mine", source=str(corpus), context=64, vocab_size=400)
+    assert "another text" in refusal(prepare.prepare, "mine", source=str(corpus), context=64, vocab_size=400)
 
 
-def test_a_full_disk_is_one_sentence(arena, refused, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_sentence(arena, refusal, tmp_path, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
 
     def full(fd):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(prepare.os, "fsync", full)
-    sentence = refused(prepare.plainly, prepare.prepare, "mine", source=str(arena.corpus), vocab_size=400)
+    sentence = refusal(prepare.plainly, prepare.prepare, "mine", source=str(arena.corpus), vocab_size=400)
     assert "No space left on device" in sentence and str(tmp_path) in sentence

@@ -41,20 +41,6 @@ def read(source, **options):
     return [text for _, text in prepare.documents(prepare.find_corpus(str(source), **options))]
 
 
-@pytest.fixture
-def refusal(capfd):
-    """refusal(function, ...) -> the one sentence that it ends with."""
-
-    def call(function, *args, **kwargs):
-        with pytest.raises(SystemExit) as end:
-            function(*args, **kwargs)
-        lines = capfd.readouterr().err.strip().splitlines()
-        assert end.value.code == 2 and len(lines) == 1 and lines[0].startswith("ratchet: "), lines
-        return lines[0]
-
-    return call
-
-
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
 def test_documents_are_those_that_the_hubs_own_loader_reads(name, tmp_path):
     texts = [f"{text} {n}" * n for n, text in enumerate(TEXTS * 200)]
