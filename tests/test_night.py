@@ -57,7 +57,9 @@ prompt = sys.stdin.read()
 state = pathlib.Path({state!r})
 turns = json.loads(state.read_text())
 n = len(turns)
-state.write_text(json.dumps(turns + [prompt]))
+part = state.with_name("part")  # a night that ends kills its agent
+part.write_text(json.dumps(turns + [prompt]))
+part.replace(state)
 exec(({turns!r})[n] if n < {many} else {last!r})
 """
 
