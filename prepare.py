@@ -1609,12 +1609,12 @@ def probe_rows(rows, watched, cuts, drawn, generator):
     return inputs
 
 
-def measure(folder, arena, device, batch, count_flops, split="val", line=None):
+def measure(folder, arena, device, batch, count_flops, split, line):
     """Score a split with one process of the model, probe it with another that has no memory of the first.
 
     line: a ProgressLine that is kept up to date.
     """
-    line, done = line or ProgressLine("scoring"), 0
+    done = 0
 
     def count_rows(number):
         nonlocal done

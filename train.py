@@ -752,8 +752,7 @@ def rehearse(run, model, optimizers, rows):
     while True:
         step = make_step(run, model, optimizers, part)
         try:
-            graphs = sum(COMPILED[name][0] for name in parts)
-            run.rehearse(step, rows, model, *optimizers, parts=graphs)
+            run.rehearse(step, rows, model, *optimizers, parts=sum(COMPILED[name][0] for name in parts))
             return step
         except torch.OutOfMemoryError:
             if part == 1 or processes > 1:
@@ -765,7 +764,8 @@ def rehearse(run, model, optimizers, rows):
                 raise
             why = f"{type(error).__name__}; is there a C++ compiler, like g++?"
             print(f"torch.compile does not work here, running without ({why})")
-            parts = compile_nothing(model, optimizers[0]) or []
+            compile_nothing(model, optimizers[0])
+            parts = []
 
 
 def main():

@@ -11,11 +11,11 @@ ends      the same, and why
 import fcntl
 import json
 import os
-import time
 from contextlib import contextmanager, suppress
 
 from ratchet.campaign import seconds
 from ratchet.files import append_line
+from ratchet.ledger import utc_now
 
 
 class Journal:
@@ -77,11 +77,6 @@ class Journal:
             if event["outcome"] == "idea" and event["call"] not in over:
                 found.append(event | commits.get(event["call"], {}))
         return found
-
-
-def utc_now():
-    """The time as ledger and journal write it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def active_seconds(events):

@@ -113,6 +113,11 @@ def parse(data, first=1, before=""):
     return rows, before
 
 
+def utc_now():
+    """The time as ledger and journal write it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 def is_json(text):
     with suppress(ValueError):
         return bool(json.loads(text))
@@ -213,8 +218,8 @@ class Ledger:
                 what = f"{self.path} was replaced by one with fewer lines while this command ran"
                 raise Broken(f"{what}: restore it, then give the same command again")
             facts.setdefault("n", 1 + max(self._found, default=0))
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            line = json.dumps({"kind": kind, "time": now, "before": self._head} | facts, allow_nan=False)
+            head = {"kind": kind, "time": utc_now(), "before": self._head}
+            line = json.dumps(head | facts, allow_nan=False)
             self._write(file, self._size, line.encode() + b"\n")
         return facts["n"]
 

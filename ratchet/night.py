@@ -18,7 +18,8 @@ from ratchet.digest import quoted
 from ratchet.experiments import Shared
 from ratchet.files import replace_file
 from ratchet.ideas import AHEAD, REPAIRS, Ideas
-from ratchet.journal import Journal, active_seconds, utc_now
+from ratchet.journal import Journal, active_seconds
+from ratchet.ledger import utc_now
 from ratchet.morning import summary
 from ratchet.running import state_of
 from ratchet.sources import Refused
