@@ -21,8 +21,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 import test_cheats as cheats  # noqa: E402
 from conftest import write_corpus  # noqa: E402
 
-import prepare  # noqa: E402
-from ratchet import sandbox  # noqa: E402
+from prepare import prepare
+from ratchet.referee import sandbox
 
 
 def first_sentence(name):
@@ -89,7 +89,7 @@ def main():
     with tempfile.TemporaryDirectory() as cache:
         os.environ["RATCHET_CACHE"] = cache
         corpus = write_corpus(Path(cache, "corpus.jsonl"))
-        prepare.prepare("tiny", source=str(corpus), context=64, vocab_size=512)
+        prepare("tiny", source=str(corpus), context=64, vocab_size=512)
         for level in [args.level] if args.level else levels:
             honest = honest_run(level)
             for name in args.names or cheats.COMPETING:

@@ -24,10 +24,11 @@ def measure(parts):
     """Print the line of one set of parts: seconds of the first two steps, milliseconds of a later one."""
     import torch
 
-    import prepare
     import train
+    from ratchet.arena.hardware.cpu import settle
+    from ratchet.arena.hardware.device import synchronize
 
-    prepare.settle()
+    settle()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     arena = SimpleNamespace(name="pocket", vocab_size=4096, context=512, train_tokens=3_000_000)
     run = SimpleNamespace(progress=0.1, tokens=0, arena=arena, device=device)
@@ -43,7 +44,7 @@ def measure(parts):
         begin = time.perf_counter()
         for _ in range(count):
             step(x, y)
-        prepare.synchronize(device)
+        synchronize(device)
         return time.perf_counter() - begin
 
     train.compile_parts(parts, model, optimizers[0])

@@ -19,7 +19,8 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import prepare  # noqa: E402
+from ratchet.arena.definition import load_arena
+from ratchet.arena.run import Run
 
 
 def memory_of(pid):
@@ -48,8 +49,8 @@ def measure_preparation(text, cache):
 def measure_batches(cache):
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {0})
-    arena = prepare.load_arena(Path(cache) / "bench")
-    run = prepare.Run(arena, torch.device("cpu"), 0, "10s", Path(cache))
+    arena = load_arena(Path(cache) / "bench")
+    run = Run(arena, torch.device("cpu"), 0, "10s", Path(cache))
     for _ in run.batches(64):
         pass
     rate = round(run.tokens / run.seconds)

@@ -18,6 +18,7 @@ from recipe import PLAIN_HEAD, ROOT, Stage, Variant, carry_out, load, presets, r
 
 import prepare
 import train
+from ratchet.arena.files import reason
 
 ARENA = "gpu"
 AS_CONTROL = presets(depth=8, rows=256, windows="HHHL", tables=(), memory=0) + PLAIN_HEAD
@@ -85,7 +86,7 @@ def attempt(function):
     try:
         return milliseconds(function)
     except Exception as error:
-        return f"does not work here: {prepare.reason(error):.200}"
+        return f"does not work here: {reason(error):.200}"
 
 
 def main():

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 import prepare
-from ratchet import curves, verdicts
-from ratchet.campaign import CHAMPION
-from ratchet.ledger import Ledger, counts
+from ratchet.experiments import verdicts
+from ratchet.experiments.campaign import CHAMPION
+from ratchet.experiments.ledger import Ledger, counts
+from ratchet.referee import early_stopping
 
 RULES = 1.0, 1.1, 1.25, 1.5, 2.0  # CATCH_UP of each
 
@@ -32,7 +33,7 @@ def screened(folder):
         earlier = (run for other in experiments if other.n < e.n and other.key == e.key for run in other.runs)
         champion = [run for run in earlier if run["source"] == e.arms[CHAMPION]["source"] and counts(run)]
         own, *others = (
-            curves.shares(curves.read(folder / run["folder"] / "curve.jsonl")[0], e.budget)
+            early_stopping.shares(early_stopping.read(folder / run["folder"] / "curve.jsonl")[0], e.budget)
             for run in runs[-1:] + champion[-verdicts.RECENT :])  # fmt: skip
         passed = any(run["phase"] == "confirm" for run in e.runs)
         yield own, others, passed, e.verdict == "keep"
@@ -41,7 +42,7 @@ def screened(folder):
 def stopped_at(own, reference, rule):
     """Share of the budget at which a run would have been ended, or None."""
     for share, *_ in reference:
-        if curves.lost([point for point in own if point[0] <= share], reference, rule):
+        if early_stopping.lost([point for point in own if point[0] <= share], reference, rule):
             return share
     return None
 
@@ -52,7 +53,7 @@ def main():
     found = [each for folder in parser.parse_args().folders for each in screened(folder)]
     rows = []
     for rule in RULES:
-        ends = [stopped_at(own, curves.reference(others), rule) for own, others, *_ in found]
+        ends = [stopped_at(own, early_stopping.reference(others), rule) for own, others, *_ in found]
         ended = [(at, passed, kept) for at, (_, _, passed, kept) in zip(ends, found) if at]
         row = {"catch_up": rule, "runs": len(found), "stopped": len(ended)}
         row |= {"wrongly": sum(passed for _, passed, _ in ended), "fatally": sum(kept for *_, kept in ended)}

@@ -27,8 +27,8 @@ from rich.progress import track
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from ratchet.journal import Journal  # noqa: E402
-from ratchet.ledger import Broken, Ledger  # noqa: E402
+from ratchet.experiments.ledger import Broken, Ledger
+from ratchet.night.journal import Journal
 
 OPTIONS = "--quick", "--busy"  # one run each: so a series of tries is finished between the kills
 GRACE_SECONDS = 1.0  # after a kill, for the kernel to end what dies with the referee

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_model
 from torch import nn
 
-import prepare
+from prepare import enter
+from ratchet.arena.files import plainly
 
 LARGE = dict(depth=8, width=512, head_size=128)  # with 2^19 tokens a step
 SMALL = dict(depth=4, width=256, head_size=64)  # with 2^14 tokens a step
@@ -182,7 +183,7 @@ def bfloat16_is_fast():
 
 
 def main():
-    run = prepare.enter()
+    run = enter()
     large = run.device.type == "cuda"
     sizes = LARGE if large else SMALL
     rows = (2**19 if large else 2**14) // run.arena.context
@@ -218,4 +219,4 @@ def main():
 
 
 if __name__ == "__main__":
-    prepare.plainly(main)
+    plainly(main)

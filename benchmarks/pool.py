@@ -28,8 +28,12 @@ from rich.table import Table
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-import prepare  # noqa: E402
-from ratchet import devices, experiments, night, pool, sources  # noqa: E402
+from prepare import prepare
+from ratchet import commits
+from ratchet.executors import base, local, registry
+from ratchet.experiments import session, verbs
+from ratchet.night import driver
+from ratchet.referee import devices
 
 RUN_SECONDS = 340  # of a real run, all phases together
 SIGMA = 0.005
@@ -59,8 +63,8 @@ def slots(places, seconds):
     is at, and another one that is at nothing hasn't lost that time to the pool.
     """
     first, *others = places = [Stopwatch(place) for place in places]
-    bench = experiments.Bench(busy=True, place=first)
-    night.run(bench, "tuner", night.Limits(hours=seconds / 3600), others=others)
+    bench = session.Bench(busy=True, place=first)
+    driver.run(bench, "tuner", driver.Limits(hours=seconds / 3600), others=others)
     rate = sum((len(place.ends) - 1) / (place.ends[-1][0] - place.ends[0][0]) for place in places)
     seconds = [seconds for place in places for _, seconds in place.ends]
     return rate, {name: fmean(each.get(name, 0.0) for each in seconds) for name in seconds[0]}
@@ -69,8 +73,8 @@ def slots(places, seconds):
 def efficiency(choose, budget, seconds):
     """Nights on one and on two slots, in turns; choose(number) -> so many places."""
     fresh()
-    bench = experiments.Bench(arena="tiny", budget=f"{budget}s", busy=True, place=choose(1)[0])
-    experiments.calibrate(bench, 3)
+    bench = session.Bench(arena="tiny", budget=f"{budget}s", busy=True, place=choose(1)[0])
+    verbs.calibrate(bench, 3)
     rates, phases = {1: [], 2: []}, {1: [], 2: []}
     for number in (1, 2, 1, 2):
         rate, means = slots(choose(number), seconds)
@@ -95,9 +99,9 @@ def ray_nodes(folder):
         cluster.add_node(**node, env_vars={"RATCHET_CACHE": str(folder / "other")})
     os.environ["RAY_ADDRESS"] = cluster.address
     try:
-        yield lambda number: pool.places("ray", slots=number)
+        yield lambda number: registry.places("ray", slots=number)
     finally:
-        pool.imported("ray", "ray").shutdown()
+        base.imported("ray", "ray").shutdown()
         cluster.shutdown()
 
 
@@ -105,7 +109,7 @@ class Nothing:
     """A place whose runs take no time: a score from the source's number and the seed."""
 
     def __init__(self):
-        self.known = pool.Local().conditions()
+        self.known = local.Local().conditions()
 
     def conditions(self):
         return self.known
@@ -124,8 +128,8 @@ class Nothing:
 
 def calibrated():
     """The bench of a fresh campaign whose runs take no time."""
-    bench = experiments.Bench(arena="tiny", budget="300s", busy=True, place=Nothing())
-    experiments.calibrate(bench, 5)
+    bench = session.Bench(arena="tiny", budget="300s", busy=True, place=Nothing())
+    verbs.calibrate(bench, 5)
     return bench
 
 
@@ -134,8 +138,8 @@ def attempts(bench, numbers):
     champion, base = bench.campaign().champion["commit"], Path("train.py").read_text(encoding="utf-8")
 
     def work(own, n):
-        commit = sources.commit_text(champion, f"{base}\nNUMBER = {n}\n".encode(), f"idea {n}")
-        experiments.attempt(own, f"idea {n}", commit)
+        commit = commits.commit_text(champion, f"{base}\nNUMBER = {n}\n".encode(), f"idea {n}")
+        verbs.attempt(own, f"idea {n}", commit)
 
     workers = [threading.Thread(target=work, args=(bench.at(bench.place), n)) for n in numbers]
     for worker in workers:
@@ -187,7 +191,7 @@ def place_to_work(folder):
 
     os.environ["RATCHET_CACHE"] = str(folder / "cache")
     source = str(write_corpus(folder / "corpus.jsonl"))
-    prepare.prepare("tiny", source=source, context=64, vocab_size=512)
+    prepare("tiny", source=source, context=64, vocab_size=512)
     make_repository(folder / "repository")
     text = (ROOT / "tests/contestant.py").read_text(encoding="utf-8")
     text = text.replace("        step(x, y)\n", "        step(x, y)\n        time.sleep(0.1)\n", 1)
@@ -198,7 +202,7 @@ def place_to_work(folder):
         shutil.copy(ROOT / name, folder / "repository")
     with chdir(folder / "repository"):
         for command in ("add -A", "commit -qm files"):
-            sources.git(*command.split())
+            commits.git(*command.split())
 
 
 def fresh():
@@ -220,7 +224,7 @@ def main():
         place_to_work(Path(folder))
         with chdir(Path(folder) / "repository"):
             if args.seconds:
-                halves = lambda number: pool.places(names=HALVES[:number])  # noqa: E731
+                halves = lambda number: registry.places(names=HALVES[:number])  # noqa: E731
                 found["slots"] = efficiency(halves, args.budget, args.seconds)
                 prepare.write_atomically(path, found)
                 with ray_nodes(Path(folder)) as nodes:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-import prepare  # noqa: E402
+import prepare
 
 FACTS = "val_bpb status reason steps tokens tokens_per_second mfu_percent peak_flops params lookup"
 FACTS += " flops_per_token peak_memory_mb rehearsal_seconds train_seconds score_seconds total_seconds"

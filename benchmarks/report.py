@@ -19,8 +19,9 @@ import pool as pool_benchmark
 from recipe import results
 
 import prepare
-from ratchet import report
-from ratchet.ledger import Ledger
+from ratchet.experiments.ledger import Ledger
+from ratchet.report import data as report_data
+from ratchet.report import render
 
 PARTS = {"words": "#numbers dd", "first chart": "#progress .plot-container", "all": "body[data-drawn]"}
 STOPWATCH = """  // at each frame: what is on the page, and when that frame has been made
@@ -75,7 +76,7 @@ def main():
                 pool_benchmark.attempts(bench, range(begin, begin + 8))
             write_curves(home)
             begin = time.monotonic()
-            page = report.render(report.collect(Ledger(home), home))
+            page = render.render(report_data.collect(Ledger(home), home))
             found = {"experiments": args.experiments, "seconds_to_build": time.monotonic() - begin}
         (path := Path(folder) / "report.html").write_text(page, encoding="utf-8")
         found |= {"megabytes": len(page.encode()) / 1e6, "seconds_to_open": seconds_to_open(path)}

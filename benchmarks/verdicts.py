@@ -22,7 +22,7 @@ from scipy.special import betaincinv
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from ratchet import verdicts  # noqa: E402
+from ratchet.experiments import verdicts
 
 CALIBRATION, NIGHT = 5, 100  # runs, experiments
 RUN_SECONDS = 390  # 300 of training; start, rehearsal, scoring

@@ -10,28 +10,22 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.syntax import Syntax
 
-from ratchet import (
-    comparisons,
-    devices,
-    experiments,
-    export,
-    live,
-    pool,
-    relay,
-    report,
-    repository,
-    scaling,
-    sources,
-    terminal,
-)
-from ratchet import night as night_of
-from ratchet import speak as voice
+from ratchet import commits, terminal
+from ratchet.arena.files import Full, Refused, is_full
 from ratchet.doctor import examine
-from ratchet.files import Full, is_full
-from ratchet.ledger import Broken, Ledger
-from ratchet.sources import Refused
+from ratchet.executors import registry
+from ratchet.experiments import comparisons, session, verbs
+from ratchet.experiments.ledger import Broken, Ledger
+from ratchet.experiments.verify import find_problems
+from ratchet.model import export, sample, scaling, serve_bench
+from ratchet.model import find as find_model
+from ratchet.night import driver
+from ratchet.referee import devices
+from ratchet.report import data as report_data
+from ratchet.report import render
+from ratchet.report import server as report_server
+from ratchet.report import wandb as wandb_relay
 from ratchet.terminal import console, notes, show_json
-from ratchet.verify import find_problems
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -87,9 +81,9 @@ def carry_out(
 ):  # fmt: skip
     """Call a function of experiments.py, alone in this repository, and tell of it; returns the experiment."""
     with terminal.Live() as tell:
-        place = place or pool.places(on, device and [device])[0]
+        place = place or registry.places(on, device and [device])[0]
         more = dict(busy=busy, tell=tell, place=place, stop_hopeless=stop_hopeless, wandb=wandb)
-        bench = experiments.Bench(arena=arena, budget=budget, **more)
+        bench = session.Bench(arena=arena, budget=budget, **more)
         try:
             with bench.alone():
                 return verb(bench, *args, **options)
@@ -118,10 +112,10 @@ def calibrate(
     where = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
 
     def calibrate(bench):
-        return experiments.calibrate(bench, seeds, (lambda question: True) if yes else bench.tell.confirm)
+        return verbs.calibrate(bench, seeds, (lambda question: True) if yes else bench.tell.confirm)
 
     e = carry_out(calibrate, **where)
-    terminal.show_verdict(e, repository.home(), as_json)
+    terminal.show_verdict(e, commits.home(), as_json)
     if e.verdict != "baseline":
         notes.print("no baseline: all its runs must end well. Mend train.py, or give a longer --budget")
         raise SystemExit(1)
@@ -137,13 +131,13 @@ def attempt(
     busy: Busy = False, as_json: AsJson = False,
 ):  # fmt: skip
     """Try HEAD's train.py against the champion: screen on one seed, confirm on fresh ones, decide."""
-    relay.check(wandb)
-    before = {e.n for e in Ledger(repository.home()).experiments().values() if e.closes}
+    wandb_relay.check(wandb)
+    before = {e.n for e in Ledger(commits.home()).experiments().values() if e.closes}
     where = dict(device=device, on=on, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
-    e = carry_out(experiments.attempt, idea, quick=quick, again=again, by=by, **where)
+    e = carry_out(verbs.attempt, idea, quick=quick, again=again, by=by, **where)
     if e.n in before:
         notes.print(f"this source was tried before, as experiment {e.n}; --again runs it once more")
-    terminal.show_verdict(e, repository.home(), as_json)
+    terminal.show_verdict(e, commits.home(), as_json)
 
 
 @app.command()
@@ -188,7 +182,7 @@ def log(
     as_json: AsJson = False,
 ):
     """Show the ledger: a line for each experiment."""
-    home = repository.home()
+    home = commits.home()
     every = [*(book := Ledger(home)).experiments().values()]
     found = [e for e in every if by in (None, e.opens.get("by"))]
     if as_json:
@@ -200,7 +194,7 @@ def log(
 
 
 def find(n):
-    found = Ledger(repository.home()).experiments()
+    found = Ledger(commits.home()).experiments()
     if n not in found:
         raise Refused(f"there is no experiment {n}: there are {len(found)}, see `ratchet log`")
     return found[n]
@@ -209,7 +203,7 @@ def find(n):
 @app.command()
 def show(n: int, as_json: AsJson = False):
     """Show one experiment whole: its runs, probes, seconds and side figures."""
-    e, home = find(n), repository.home()
+    e, home = find(n), commits.home()
     return show_json(terminal.facts(e, home)) if as_json else terminal.show_experiment(e, home)
 
 
@@ -219,14 +213,14 @@ def diff(n: int):
     e = find(n)
     if e.role != "try":
         return console.print(f"experiment {n} changed nothing: its role is {e.role}")
-    text = sources.git("diff", e.parent, e.arms[0]["commit"], "--", "train.py").decode(errors="replace")
+    text = commits.git("diff", e.parent, e.arms[0]["commit"], "--", "train.py").decode(errors="replace")
     console.print(Syntax(text, "diff") if console.is_terminal else escape(text), soft_wrap=True)
 
 
 @app.command()
 def verify(as_json: AsJson = False):
     """Check the chain, the sources, every verdict; print the head hash. Exit code 1 if something is wrong."""
-    book = Ledger(repository.home())
+    book = Ledger(commits.home())
     problems, rows = find_problems(book), len(book.rows())
     if as_json:
         show_json({"lines": rows, "head": book.head(), "problems": problems})
@@ -253,18 +247,18 @@ def night(
     stop_hopeless: Hopeless = False, wandb: Wandb = False, busy: Busy = False,
 ):  # fmt: skip
     """Try an agent's ideas one after the other, until a limit or `ratchet stop`. The same command resumes."""
-    relay.check(wandb)
-    limits = night_of.Limits(hours, most, device_seconds, calls, dollars)
-    first, *others = pool.places(on, names and names.split(","), slots)
+    wandb_relay.check(wandb)
+    limits = driver.Limits(hours, most, device_seconds, calls, dollars)
+    first, *others = registry.places(on, names and names.split(","), slots)
 
     def whole(bench):
-        why = night_of.run(bench, agent, limits, share, network, others)
-        return bench.home, why, night_of.summed_up(bench)
+        why = driver.run(bench, agent, limits, share, network, others)
+        return bench.home, why, driver.summed_up(bench)
 
     home, why, text = carry_out(whole, place=first, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(text))
-    night_of.keep_summary(home, text)
+    driver.keep_summary(home, text)
 
 
 @app.command(name="report")
@@ -272,14 +266,14 @@ def make_report(
     to: Annotated[Path, typer.Option(help="Folder for report.html and progress.png. Default: runs/.")] = None,
 ):
     """Make one page of the ledger, that needs no network, and a picture."""
-    for path in report.write(home := repository.home(), to or home / "runs"):
+    for path in render.write(home := commits.home(), to or home / "runs"):
         console.print(str(path))
 
 
 @app.command()
 def watch(port: Annotated[int, typer.Option(help="Of this machine; 0 takes a free one.")] = 8000):
     """Serve the report on 127.0.0.1 while a night runs: it refreshes itself."""
-    with live.server(repository.home(), port) as server:
+    with report_server.server(commits.home(), port) as server:
         console.print(f"{server.url}  (Ctrl-C ends it)", soft_wrap=True)
         try:
             server.serve_forever()
@@ -290,7 +284,7 @@ def watch(port: Annotated[int, typer.Option(help="Of this machine; 0 takes a fre
 @app.command()
 def status(as_json: AsJson = False):
     """Tell what the night does, and what it has done."""
-    found = night_of.status(experiments.Bench())
+    found = driver.status(session.Bench())
     if as_json:
         return show_json(found)
     for key, value in found.items():
@@ -300,7 +294,7 @@ def status(as_json: AsJson = False):
 @app.command()
 def stop():
     """Have the night end after the experiment that runs now."""
-    night_of.stop(experiments.Bench())
+    driver.stop(session.Bench())
     console.print("the night will end when the experiment that runs now has its verdict")
 
 
@@ -312,9 +306,9 @@ Run = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's folder, or an
 
 def trained(name=None):
     """The folder of the run that is meant; by default the champion's."""
-    home = repository.home()
-    run = voice.find_run(Ledger(home), home, name)
-    notes.print(f"model: {escape(voice.name_of(run))}", style="dim")
+    home = commits.home()
+    run = find_model.find_run(Ledger(home), home, name)
+    notes.print(f"model: {escape(find_model.name_of(run))}", style="dim")
     return run
 
 
@@ -331,17 +325,17 @@ def speak(
     device: Device = None,
 ):
     """Have the champion, or another run's model, continue a prompt."""
-    name, prompt = voice.name_and_prompt(words or [])
+    name, prompt = find_model.name_and_prompt(words or [])
     run = trained(name)
     ask = dict(tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     with terminal.Spoken(prompt) as show:
-        voice.say(run, prompt, samples or (1 if prompt else 3), device, show=show, tell=notes.print, **ask)
+        sample.say(run, prompt, samples or (1 if prompt else 3), device, show=show, tell=notes.print, **ask)
 
 
 @app.command()
 def serve_bench(
     run: Run = None, device: Device = None,
-    rows: Annotated[int, typer.Option(min=1, help="The largest batch.")] = voice.MOST_ROWS,
+    rows: Annotated[int, typer.Option(min=1, help="The largest batch.")] = serve_bench.MOST_ROWS,
     prompt: Annotated[int, typer.Option(min=1, help="Its tokens. Default: half of the context.")] = None,
     new: Annotated[int, typer.Option(min=2, help="Tokens decoded after it. Default: at most 64.")] = None,
     eager: Annotated[bool, typer.Option("--eager", help="Don't compile the model.")] = False,
@@ -349,8 +343,8 @@ def serve_bench(
 ):  # fmt: skip
     """Measure decoding: tokens/s of the device against tokens/s of a user, at growing batches."""
     with terminal.Live() as tell:
-        found = voice.serve_bench(trained(run), device, rows, prompt, new, eager, tell)
-    voice.keep(repository.home() / report.MEASURED[0], found)
+        found = serve_bench.serve_bench(trained(run), device, rows, prompt, new, eager, tell)
+    find_model.keep(commits.home() / report_data.MEASURED[0], found)
     show_json(found) if as_json else terminal.show_decoding(found)
 
 
@@ -367,9 +361,9 @@ def forecast(
     with terminal.Live() as tell:
         tell("measuring all-reduce" if not links else f"reading {links}")
         known = scaling.choose_links(links, device)
-    decoding, to = (repository.home() / name for name in report.MEASURED)
-    found = scaling.scaling(folder, model, known, kind, voice.token_seconds(decoding, folder, device), most)
-    voice.keep(to, found)
+    decoding, to = (commits.home() / name for name in report_data.MEASURED)
+    found = scaling.scaling(folder, model, known, kind, find_model.token_seconds(decoding, folder, device), most)
+    find_model.keep(to, found)
     show_json(found) if as_json else terminal.show_scaling(found)
 
 

@@ -11,9 +11,12 @@ from typing import NamedTuple
 
 import psutil
 
-from ratchet import repository, sandbox
-from ratchet.devices import cache_folder, describe, pinned, throttled, torch_name
-from ratchet.guard import FOREIGN_CPU
+from ratchet import commits
+from ratchet.arena.files import cache_folder
+from ratchet.referee import sandbox
+from ratchet.referee.devices import describe, pinned, throttled, torch_name
+from ratchet.referee.environment import copy_contract
+from ratchet.referee.limits import FOREIGN_CPU
 
 
 class Finding(NamedTuple):
@@ -27,10 +30,10 @@ class Finding(NamedTuple):
 
 def matmul_peak(device, level):
     """(FLOP/s, of what) as prepare.py measures it, in the sandbox; (0, why) where torch fails there."""
-    code = "import json, torch, prepare; prepare.settle()"
-    code += f"; print(json.dumps(prepare.matmul_peak(torch.device({torch_name(device)!r}))))"
+    code = "import json, torch; from ratchet.arena.hardware import cpu, device; cpu.settle()"
+    code += f"; print(json.dumps(device.matmul_peak(torch.device({torch_name(device)!r}))))"
     with tempfile.TemporaryDirectory() as folder, pinned(device):
-        shutil.copy(Path(__file__).resolve().parent.parent / "prepare.py", folder)
+        copy_contract(Path(folder))
         view = sandbox.View(write=(Path(folder),), device=device)
         argv = sandbox.command([sys.executable, "-c", code], view, level)
         home = dict.fromkeys(("HOME", "TMPDIR", "PYTHONPATH"), folder)
@@ -61,7 +64,7 @@ def surroundings(device):
     yield "memory", memory.available > 4e9, free, "close programs: a run may need 4 GB"
     yield "disk", disk.free > 2e10, f"{disk.free / 1e9:.0f} GB free", "free some: a night may leave 20 GB"
     yield "arenas", bool(arenas), arenas or "none", "run `uv run prepare.py`"
-    yield "git", *repository.examine()
+    yield "git", *commits.examine()
 
 
 def isolation(level):

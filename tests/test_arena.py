@@ -15,9 +15,14 @@ import pytest
 import torch
 from conftest import ROOT, write_corpus
 
-import prepare
-from ratchet import devices, referee
-from ratchet.sources import Refused
+from prepare import in_child, main, prepare
+from ratchet.arena.definition import ARENAS, FILES, load_arena
+from ratchet.arena.files import Refused, cache_folder, plainly, reason, work_folder
+from ratchet.arena.hardware.cpu import cgroup_cores, limit_threads, usable_cores
+from ratchet.arena.progress import reading_line
+from ratchet.arena.text.corpus import WORKERS, Corpus, documents
+from ratchet.referee import devices, trial
+from ratchet.referee import environment as trial_environment
 
 # ----------------------------------------------------------------------------------------------------
 # Folders
@@ -32,10 +37,10 @@ def test_a_prepared_arena_is_used_without_a_lock_or_any_writing(arena, monkeypat
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
         return open(path, mode, *args, **kwargs)
 
-    monkeypatch.setattr(prepare, "open", read_only, raising=False)
+    monkeypatch.setattr("prepare.open", read_only, raising=False)
     monkeypatch.setattr(prepare.Path, "mkdir", lambda path, **options: read_only(path, "w"))
-    again = prepare.plainly(prepare.prepare, "tiny", source=str(arena.corpus), context=64, vocab_size=512)
-    assert again.seal == arena.seal == prepare.load_arena(arena.folder, *prepare.FILES).seal
+    again = plainly(prepare, "tiny", source=str(arena.corpus), context=64, vocab_size=512)
+    assert again.seal == arena.seal == load_arena(arena.folder, *FILES).seal
     assert before == {path: path.stat().st_mtime_ns for path in (arena.folder, *arena.folder.iterdir())}
 
 
@@ -48,8 +53,8 @@ def test_an_arena_half_prepared_by_somebody_else_is_refused_by_its_folder(
     def denied(path, *args, **kwargs):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(prepare, "open", denied, raising=False)
-    sentence = refusal(prepare.plainly, prepare.prepare, "tiny", source=str(arena.corpus))
+    monkeypatch.setattr("prepare.open", denied, raising=False)
+    sentence = refusal(plainly, prepare, "tiny", source=str(arena.corpus))
     assert f"{tmp_path}/tiny/.lock can't be used (Permission denied)" in sentence
     assert "RATCHET_CACHE" in sentence and str(arena.corpus) not in sentence
 
@@ -61,17 +66,17 @@ def test_a_home_that_is_none_is_refused_by_the_variable(monkeypatch, refusal):
     monkeypatch.delenv("RATCHET_CACHE")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", unknown)
-    sentence = refusal(prepare.plainly, prepare.prepare, "pocket")
+    sentence = refusal(plainly, prepare, "pocket")
     assert "HOME" in sentence and "RATCHET_CACHE" in sentence
     with pytest.raises(Refused, match="HOME is not set.*RATCHET_CACHE"):
-        devices.cache_folder()
+        cache_folder()
 
 
 def test_a_device_is_held_though_the_arenas_can_only_be_read(tmp_path, monkeypatch):
     (cache := tmp_path / "cache").mkdir()
     monkeypatch.setenv("RATCHET_CACHE", str(cache / "deeper"))
-    monkeypatch.setattr(devices, "SHARED_TEMPORARY", tmp_path)
-    assert devices.work_folder() == cache / "deeper"
+    monkeypatch.setattr("ratchet.arena.files.SHARED_TEMPORARY", tmp_path)
+    assert work_folder() == cache / "deeper"
     monkeypatch.setattr("os.access", lambda path, mode: path != cache)
     with devices.exclusive("cpu"):
         assert list((tmp_path / f"ratchet-{os.getuid()}").glob(".device-*")) and not list(cache.iterdir())
@@ -80,7 +85,7 @@ def test_a_device_is_held_though_the_arenas_can_only_be_read(tmp_path, monkeypat
 @pytest.mark.parametrize("kind", ["open to others", "a link", "a file"])
 def test_a_work_folder_that_somebody_else_made_is_refused(kind, tmp_path, monkeypatch):
     """Whoever owns it could put a judge of their own into it."""
-    monkeypatch.setattr(devices, "SHARED_TEMPORARY", tmp_path)
+    monkeypatch.setattr("ratchet.arena.files.SHARED_TEMPORARY", tmp_path)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     folder = tmp_path / f"ratchet-{os.getuid()}"
     if kind == "a link":
@@ -91,14 +96,14 @@ def test_a_work_folder_that_somebody_else_made_is_refused(kind, tmp_path, monkey
     else:
         folder.mkdir(mode=0o755)
     with pytest.raises(Refused, match="is not yours alone: .*RATCHET_CACHE"):
-        devices.work_folder()
+        work_folder()
 
 
 def test_a_home_that_is_no_folder_is_refused_by_its_name(arena, tmp_path, monkeypatch, refusal):
     monkeypatch.delenv("RATCHET_CACHE")
     (tmp_path / "home").write_bytes(b"")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    sentence = refusal(prepare.plainly, prepare.prepare, "mine", source=str(arena.corpus))
+    sentence = refusal(plainly, prepare, "mine", source=str(arena.corpus))
     assert f"{tmp_path}/home/.cache" in sentence and "RATCHET_CACHE" in sentence
     assert str(arena.corpus) not in sentence
 
@@ -122,7 +127,7 @@ def test_a_locale_without_umlauts_changes_no_seal_and_local_files_leave_the_home
     done = subprocess.run(command, env=environment, capture_output=True, timeout=100)
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "utf-8"))
-    arena = prepare.prepare("mine", source=str(text), vocab_size=300, context=64)
+    arena = prepare("mine", source=str(text), vocab_size=300, context=64)
     assert (cache / "mine/arena.json").read_bytes() == (arena.folder / "arena.json").read_bytes()
     assert arena.source == "größe ☃" and not [*home.rglob("*")]
 
@@ -163,9 +168,9 @@ QUOTAS = {
 def test_the_quota_of_control_groups_is_read_along_their_path(name, tmp_path, monkeypatch):
     member, files, expected = QUOTAS[name]
     places = groups(tmp_path, member, files)
-    assert prepare.cgroup_cores(*places) == expected
-    monkeypatch.setattr(devices, "SYS", tmp_path)
-    monkeypatch.setattr(devices, "MEMBER", places[1])
+    assert cgroup_cores(*places) == expected
+    monkeypatch.setattr("ratchet.referee.devices.SYS", tmp_path)
+    monkeypatch.setattr("ratchet.referee.devices.MEMBER", places[1])
     assert devices.quota() == expected
 
 
@@ -173,13 +178,13 @@ def test_the_quota_of_control_groups_is_read_along_their_path(name, tmp_path, mo
     "granted, asked, threads", [(1.5, "", "1"), (0.5, "", "1"), (1.5, "3", "3"), (4, "", None)]
 )
 def test_a_contestant_knows_of_a_quota_that_its_sandbox_hides(granted, asked, threads, monkeypatch):
-    monkeypatch.setattr(devices, "quota", lambda: granted)
-    monkeypatch.setattr(devices, "cores", lambda device: {0, 1, 2, 3})
-    monkeypatch.setattr(referee.bytecode, "compile_libraries", lambda: None)
+    monkeypatch.setattr("ratchet.referee.devices.quota", lambda: granted)
+    monkeypatch.setattr("ratchet.referee.devices.cores", lambda device: {0, 1, 2, 3})
+    monkeypatch.setattr(trial.bytecode, "compile_libraries", lambda: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if asked:
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    assert referee.inherited().get("OMP_NUM_THREADS") == threads
+    assert trial_environment.inherited().get("OMP_NUM_THREADS") == threads
 
 
 @pytest.mark.parametrize(
@@ -199,8 +204,8 @@ def test_usable_cores_are_those_of_the_smallest_grant(allowed, quota, slurm, exp
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_CPUS_{name}", value)
     monkeypatch.setattr(prepare.os, "sched_getaffinity", lambda process: {*range(allowed)}, raising=False)
-    monkeypatch.setattr(prepare, "cgroup_cores", lambda: quota)
-    assert prepare.usable_cores() == expected
+    monkeypatch.setattr("ratchet.arena.hardware.cpu.cgroup_cores", lambda: quota)
+    assert usable_cores() == expected
 
 
 @pytest.mark.parametrize("explicit, expected", [("", 1), ("7", 3)])
@@ -209,23 +214,23 @@ def test_threads_follow_the_cores_unless_somebody_asked_for_others(explicit, exp
     monkeypatch.setenv("OMP_NUM_THREADS", explicit)
     monkeypatch.setenv("RAYON_NUM_THREADS", "")
     monkeypatch.delenv("RAYON_NUM_THREADS")
-    monkeypatch.setattr(prepare, "usable_cores", lambda: 1)
+    monkeypatch.setattr("ratchet.arena.hardware.cpu.usable_cores", lambda: 1)
     try:
         torch.set_num_threads(3)
-        prepare.limit_threads()
+        limit_threads()
         assert torch.get_num_threads() == expected and os.environ["RAYON_NUM_THREADS"] == "1"
     finally:
         torch.set_num_threads(before)
 
 
 def test_preparing_starts_as_many_workers_as_there_are_usable_cores(arena, tmp_path, monkeypatch):
-    counts, pool = [], prepare.WORKERS.Pool
+    counts, pool = [], WORKERS.Pool
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
-    monkeypatch.setattr(prepare, "usable_cores", lambda: 1)
+    monkeypatch.setattr("ratchet.arena.hardware.cpu.usable_cores", lambda: 1)
     monkeypatch.setattr(
-        prepare.WORKERS, "Pool", lambda count, *args: counts.append(count) or pool(count, *args)
+        WORKERS, "Pool", lambda count, *args: counts.append(count) or pool(count, *args)
     )
-    again = prepare.prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512)
+    again = prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512)
     assert counts == [1] and again.seal == arena.seal
 
 
@@ -239,7 +244,7 @@ def test_preparing_starts_as_many_workers_as_there_are_usable_cores(arena, tmp_p
 )
 def test_an_arena_of_another_constant_is_refused_by_its_name(name, value, arena, monkeypatch, refusal):
     monkeypatch.setattr(prepare, name, value)
-    sentence = refusal(prepare.prepare, "tiny")
+    sentence = refusal(prepare, "tiny")
     assert (
         f"another {name} " in sentence
         and str(arena.folder) in sentence
@@ -248,11 +253,11 @@ def test_an_arena_of_another_constant_is_refused_by_its_name(name, value, arena,
 
 
 def test_an_arena_of_the_house_is_refused_when_its_sizes_have_changed(arena, tmp_path, monkeypatch, refusal):
-    facts = json.loads((arena.folder / "arena.json").read_bytes()) | prepare.ARENAS["climbmix"]
+    facts = json.loads((arena.folder / "arena.json").read_bytes()) | ARENAS["climbmix"]
     prepare.write_atomically(tmp_path / "arena.json", facts | {"name": "climbmix", "source": "climbmix:3"})
-    assert prepare.load_arena(tmp_path).context == 2048
-    monkeypatch.setitem(prepare.ARENAS["climbmix"], "context", 1024)
-    assert "another context " in refusal(prepare.load_arena, tmp_path)
+    assert load_arena(tmp_path).context == 2048
+    monkeypatch.setitem(ARENAS["climbmix"], "context", 1024)
+    assert "another context " in refusal(load_arena, tmp_path)
 
 
 @pytest.mark.parametrize("name, value", [("SPLIT", r"\w+|\W"), ("SPECIALS", ["<|bos|>"])])
@@ -263,9 +268,9 @@ def test_an_arena_made_before_constants_were_noted_is_compared_by_its_tokenizer(
     del facts["constants"]
     prepare.write_atomically(tmp_path / "arena.json", facts)
     (tmp_path / "tokenizer.json").write_bytes((arena.folder / "tokenizer.json").read_bytes())
-    assert prepare.load_arena(tmp_path, "tokenizer.json").vocab_size == 512
+    assert load_arena(tmp_path, "tokenizer.json").vocab_size == 512
     monkeypatch.setattr(prepare, name, value)
-    assert f"another {name} " in refusal(prepare.load_arena, tmp_path, "tokenizer.json")
+    assert f"another {name} " in refusal(load_arena, tmp_path, "tokenizer.json")
 
 
 def test_an_interrupted_preparation_does_not_go_on_with_another_split(arena, tmp_path, monkeypatch):
@@ -275,12 +280,12 @@ def test_an_interrupted_preparation_does_not_go_on_with_another_split(arena, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "SPLIT", r"\w+|\W")
-        patch.setattr(prepare, "tokenize", broken)
+        patch.setattr("ratchet.arena.tokenizer.SPLIT", r"\w+|\W")
+        patch.setattr("prepare.tokenize", broken)
         with pytest.raises(KeyboardInterrupt):
-            prepare.prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512)
+            prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512)
     assert (tmp_path / "tiny/tokenizer.json").exists()
-    assert prepare.prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512).seal == arena.seal
+    assert prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512).seal == arena.seal
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -288,9 +293,9 @@ def test_an_interrupted_preparation_does_not_go_on_with_another_split(arena, tmp
 
 
 def test_progress_is_a_plain_line_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(prepare, "PROGRESS_SECONDS", (99, 0.01))
+    monkeypatch.setattr("ratchet.arena.progress.PROGRESS_SECONDS", (99, 0.01))
     steps = iter(range(1, 10**6))
-    with prepare.reading_line("reading [/x]", lambda: (1000 * (n := next(steps)), 1e6 * n, 9e9)):
+    with reading_line("reading [/x]", lambda: (1000 * (n := next(steps)), 1e6 * n, 9e9)):
         while next(steps) < 100:
             time.sleep(0.02)
     lines = capsys.readouterr().out.splitlines()
@@ -300,9 +305,9 @@ def test_progress_is_a_plain_line_now_and_then_where_there_is_no_terminal(monkey
 
 def test_progress_is_a_live_line_in_a_terminal(monkeypatch):
     terminal = prepare.Console(file=io.StringIO(), force_terminal=True, width=100, markup=False)
-    monkeypatch.setattr(prepare, "console", terminal)
-    monkeypatch.setattr(prepare, "PROGRESS_SECONDS", (0.01, 99))
-    with prepare.reading_line("reading", lambda: (5, 2e6, 0)):
+    monkeypatch.setattr("ratchet.arena.progress.console", terminal)
+    monkeypatch.setattr("ratchet.arena.progress.PROGRESS_SECONDS", (0.01, 99))
+    with reading_line("reading", lambda: (5, 2e6, 0)):
         time.sleep(0.3)
     text = terminal.file.getvalue()
     assert "reading: 5 documents, 2.0 MB, 0 s so far" in text and text.endswith("\x1b[2K")
@@ -310,23 +315,23 @@ def test_progress_is_a_live_line_in_a_terminal(monkeypatch):
 
 def test_progress_ends_with_what_it_shows():
     before = set(threading.enumerate())
-    with pytest.raises(KeyboardInterrupt), prepare.reading_line("reading", lambda: (0, 0, 0)):
+    with pytest.raises(KeyboardInterrupt), reading_line("reading", lambda: (0, 0, 0)):
         assert set(threading.enumerate()) != before
         raise KeyboardInterrupt
     assert set(threading.enumerate()) <= before
 
 
 def test_a_child_counts_for_its_parent_and_its_end_is_that_of_the_program(refusal):
-    corpus = prepare.Corpus("pocket")
-    prepare.in_child("reading", lambda: (*corpus.seen, 0), count_documents, corpus)
+    corpus = Corpus("pocket")
+    in_child("reading", lambda: (*corpus.seen, 0), count_documents, corpus)
     assert corpus.seen[0] > 1000 and corpus.seen[1] > 1e7
     assert "reading: its process was killed (signal 9)" in refusal(
-        prepare.in_child, "reading", lambda: (0, 0, 0), kill_oneself
+        in_child, "reading", lambda: (0, 0, 0), kill_oneself
     )
 
 
 def count_documents(corpus):
-    for _ in prepare.documents(corpus):
+    for _ in documents(corpus):
         pass
 
 
@@ -336,14 +341,14 @@ def kill_oneself():
 
 def test_an_error_of_several_lines_keeps_its_remedy():
     assert (
-        prepare.reason(ValueError("no config\nchoose one of\n\t['a', 'b']"))
+        reason(ValueError("no config\nchoose one of\n\t['a', 'b']"))
         == "no config choose one of ['a', 'b']"
     )
-    assert prepare.reason(ValueError()) == "ValueError" and len(prepare.reason(ValueError("x" * 9999))) == 500
+    assert reason(ValueError()) == "ValueError" and len(reason(ValueError("x" * 9999))) == 500
 
 
 def test_a_split_that_is_none_of_a_score_is_refused(tmp_path, monkeypatch, refusal):
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr(prepare.sys, "argv", ["prepare.py", "score", str(tmp_path), "--split", "train"])
-    assert "say val or test" in refusal(prepare.main)
+    assert "say val or test" in refusal(main)
     assert Path(tmp_path / "run.json").read_text(encoding="utf-8") == "{}"

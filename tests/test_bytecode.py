@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from ratchet import bytecode
+from ratchet.referee import bytecode
 
 
 @pytest.fixture
@@ -18,11 +18,11 @@ def library(tmp_path, monkeypatch):
         (tmp_path / "pack" / name).write_text("x = 1\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(
-        bytecode, "IMPORT", f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + bytecode.IMPORT
+        "ratchet.referee.bytecode.IMPORT", f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + bytecode.IMPORT
     )
-    monkeypatch.setattr(bytecode, "MODULES", ["pack.inner.part", "pack.gone"])
+    monkeypatch.setattr("ratchet.referee.bytecode.MODULES", ["pack.inner.part", "pack.gone"])
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    monkeypatch.setattr(bytecode, "compile_once", bytecode.compile_once.__wrapped__)
+    monkeypatch.setattr("ratchet.referee.bytecode.compile_once", bytecode.compile_once.__wrapped__)
     return tmp_path / "pack"
 
 
@@ -47,7 +47,7 @@ def test_nothing_is_tried_where_nothing_can_be_kept(library, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: 1 / 0)
     bytecode.compile_libraries()
-    monkeypatch.setattr(bytecode, "MODULES", ["no_such_package"])
+    monkeypatch.setattr("ratchet.referee.bytecode.MODULES", ["no_such_package"])
     bytecode.compile_libraries()
 
 

@@ -13,14 +13,17 @@ from conftest import LocalModel, score
 from safetensors.torch import save_file
 from test_prepare import CHEATS as SCORED_BY_PREPARE
 
-import prepare
-from ratchet import devices, guard, referee, sandbox, sources
+from prepare import prepare
+from ratchet.arena.files import Refused, cache_folder
+from ratchet.arena.run import Run
+from ratchet.experiments import sources
+from ratchet.referee import limits, sandbox, sealed_arena, supervisor, trial
 
 FOLDER = Path(__file__).parent / "cheats"
 HONEST = (FOLDER.parent / "contestant.py").read_text(encoding="utf-8")
 HERE = "# what a cheat replaces comes here\n"
 SEED, BUDGET = 3, "20000tok"  # of a budget in tokens, scores are equal to the last bit
-BUSY = dict.fromkeys(guard.FOREIGN_CPU, 99.0)  # others may use this machine
+BUSY = dict.fromkeys(limits.FOREIGN_CPU, 99.0)  # others may use this machine
 PORT, VICTIM, LEFT = 45871, "271828", "31.4159"  # of a server; of who is to be killed, who is left behind
 
 # cheats that are ready to be scored from the start: {file: the probe that finds it, or what else is said}
@@ -87,7 +90,7 @@ def bait(cache):
 
 def kill_what_is_left(live):
     """Number of processes that a run left behind, which are killed."""
-    left = guard.marked(str(live / "out")) + guard.marked(str(live / "score"))
+    left = supervisor.marked(str(live / "out")) + supervisor.marked(str(live / "score"))
     for process in psutil.process_iter(["cmdline", "status"]):
         if LEFT in (process.info["cmdline"] or []) and process.info["status"] != "zombie":
             left.append(process)
@@ -106,16 +109,16 @@ def compete(name, folder, level):
             patch.setenv(key, value)
         for place, value in {"guard.FOREIGN_CPU": BUSY, **getattr(cheat, "PATCH", {})}.items():
             patch.setattr(f"ratchet.{place}", value)
-        stack.enter_context(bait(devices.cache_folder()))
+        stack.enter_context(bait(cache_folder()))
         try:
             contestant = sources.read_source(str(path), files=True)
-        except sources.Refused as error:
+        except Refused as error:
             return {"status": "refused", "reason": str(error), "isolation": level, "left": 0}
-        budget, arena = getattr(cheat, "BUDGET", BUDGET), referee.load_arena("tiny")
-        job = referee.Job(contestant, SEED, budget, arena, folder / "run", folder / "compiled")
+        budget, arena = getattr(cheat, "BUDGET", BUDGET), sealed_arena.load_arena("tiny")
+        job = trial.Job(contestant, SEED, budget, arena, folder / "run", folder / "compiled")
         stack.callback(subprocess.run, ["rm", "-rf", job.live])  # whatever state it is in: others come after
         for _ in range(getattr(cheat, "RUNS", 1)):
-            facts = referee.run(job)
+            facts = trial.run(job)
         return facts | {"left": kill_what_is_left(job.live)}
 
 
@@ -182,13 +185,13 @@ def settled(monkeypatch):
 
     Without it, no matrix product in bfloat16 may be tried here.
     """
-    monkeypatch.setattr(prepare, "settle", lambda: None)
-    monkeypatch.setattr(prepare, "matmul_peak", lambda device: (1e12, "a guess"))
+    monkeypatch.setattr("ratchet.arena.model_process.settle", lambda: None)
+    monkeypatch.setattr("ratchet.arena.run.matmul_peak", lambda device: (1e12, "a guess"))
 
 
 @pytest.fixture
 def local(monkeypatch):
-    monkeypatch.setattr(prepare, "ModelProcess", LocalModel)
+    monkeypatch.setattr("ratchet.arena.score.ModelProcess", LocalModel)
 
 
 @pytest.mark.parametrize("name", some_slow(SCORED, FAST_SCORED))
@@ -218,8 +221,8 @@ def test_nothing_is_gained_by_numbers_that_are_not_normalised(finished_run, tmp_
 @pytest.mark.slow
 def test_a_leak_from_far_ahead_is_found(arena, tmp_path, local, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
-    wide = prepare.prepare("wide", source=str(arena.corpus), context=256, vocab_size=512)
-    run = prepare.Run(wide, torch.device("cpu"), 0, "1e4tok", tmp_path)
+    wide = prepare("wide", source=str(arena.corpus), context=256, vocab_size=512)
+    run = Run(wide, torch.device("cpu"), 0, "1e4tok", tmp_path)
     run.tokens, run.steps = 10_000, 10
     facts = run.facts() | {"unscored_seconds": 1.0, "train_seconds": 1.0}
     prepare.write_atomically(tmp_path / "run.json", facts)

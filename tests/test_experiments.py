@@ -13,23 +13,14 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from ratchet import (
-    __main__,
-    comparisons,
-    devices,
-    experiments,
-    ledger,
-    referee,
-    report,
-    running,
-    sources,
-    terminal,
-    verdicts,
-    verify,
-)
-from ratchet.campaign import Campaign
-from ratchet.experiments import Bench
-from ratchet.sources import Refused
+from ratchet import __main__, commits, terminal
+from ratchet.arena.files import Refused, sha256
+from ratchet.experiments import comparisons, ledger, running, verbs, verdicts, verify
+from ratchet.experiments.campaign import Campaign
+from ratchet.experiments.session import Bench
+from ratchet.referee import devices, trial
+from ratchet.referee.source import SOURCE_BYTES
+from ratchet.report import data as report_data
 
 SIGMA = 0.01
 
@@ -40,7 +31,7 @@ def repository(tmp_path, monkeypatch, arena):
     folder = tmp_path / "repository"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(devices, "here", lambda: ["cpu"])
+    monkeypatch.setattr("ratchet.referee.devices.here", lambda: ["cpu"])
     for command in ("init -q -b main", "config user.email a@b.c", "config user.name somebody"):
         subprocess.run(["git", *command.split()], check=True)
     (folder / "README.md").write_text("words\n", encoding="utf-8")
@@ -53,7 +44,7 @@ def problems():
 
 
 def head(name):
-    return sources.git_lines("rev-parse", name)[0]
+    return commits.git_lines("rev-parse", name)[0]
 
 
 def commit(subject, quality=1.0, more="", **files):
@@ -96,13 +87,13 @@ class Runs:
 
 @pytest.fixture
 def runs(monkeypatch):
-    monkeypatch.setattr(referee, "run", Runs())
-    return referee.run
+    monkeypatch.setattr("ratchet.referee.trial.run", Runs())
+    return trial.run
 
 
 @pytest.fixture
 def calibrated(repository, runs):
-    assert experiments.calibrate(Bench(arena="tiny", budget="5s"), 5).verdict == "baseline"
+    assert verbs.calibrate(Bench(arena="tiny", budget="5s"), 5).verdict == "baseline"
     return repository
 
 
@@ -119,29 +110,29 @@ def test_calibration_makes_head_the_champion(calibrated, runs):
 
 def test_a_real_gain_is_kept_and_is_what_the_next_must_beat(calibrated, runs):
     better = commit("better", quality=1.0 + 5 * SIGMA)
-    e = experiments.attempt(Bench(), "a better one")
+    e = verbs.attempt(Bench(), "a better one")
     assert e.verdict == "keep" and champion() == better
     assert head(f"refs/ratchet/{e.n}") == better
     phases = [run["phase"] for run in e.runs]
     assert phases[:3] == ["screen", "confirm", "champion"]
     assert len({run["seed"] for run in e.runs}) == len(e.runs)
     commit("back to the old one", quality=1.0, more="x = 1")
-    assert experiments.attempt(Bench(), "worse than the new one").verdict == "discard"
+    assert verbs.attempt(Bench(), "worse than the new one").verdict == "discard"
     assert problems() == []
 
 
 def test_a_harmful_change_costs_one_run(calibrated, runs):
     losing = commit("worse", quality=1.0 - 10 * SIGMA)
-    e = experiments.attempt(Bench(), "a worse one")
+    e = verbs.attempt(Bench(), "a worse one")
     assert e.verdict == "discard" and len(e.runs) == 1 and "first seed" in e.closes["reason"]
     assert head(f"refs/ratchet/{e.n}") == losing != champion()
 
 
 def test_a_comment_is_no_new_source(calibrated, runs):
     commit("a comment", quality=1.0, more="# a comment\n'''and a docstring?'''[:0]\n"[:12])
-    e = experiments.attempt(Bench(), "a comment")
+    e = verbs.attempt(Bench(), "a comment")
     assert e.role == "calibrate" and len(runs.jobs) == 5
-    again = experiments.attempt(Bench(), "a comment", again=True)
+    again = verbs.attempt(Bench(), "a comment", again=True)
     assert again.n != e.n and again.verdict in ("discard", "undecided")
 
 
@@ -149,7 +140,7 @@ def test_a_comment_is_no_new_source(calibrated, runs):
                          + [(s, "crash") for s in ("memory", "output", "disk", "processes")])  # fmt: skip
 def test_a_run_without_a_score_is_one_row(calibrated, runs, status, verdict):
     commit("breaks", more=f'STATUS = "{status}"')
-    e = experiments.attempt(Bench(), "breaks")
+    e = verbs.attempt(Bench(), "breaks")
     assert e.verdict == verdict and status in e.closes["reason"] and len(e.runs) == 1
     assert problems() == []
 
@@ -157,29 +148,29 @@ def test_a_run_without_a_score_is_one_row(calibrated, runs, status, verdict):
 def test_what_is_no_experiment_is_refused(calibrated, runs):
     commit("two files", quality=1.1, README_md="other words", notes_txt="x")
     with pytest.raises(Refused, match=r"changes README\.md, notes\.txt: an experiment may"):
-        experiments.attempt(Bench(), "two files")
+        verbs.attempt(Bench(), "two files")
     with open("train.py", "a", encoding="utf-8") as file:
         file.write("# not committed\n")
     with pytest.raises(Refused, match=r"train\.py changed since the last commit: commit that first"):
-        experiments.attempt(Bench(), "dirty")
+        verbs.attempt(Bench(), "dirty")
     assert (calibrated / "train.py").read_text(encoding="utf-8").endswith("# not committed\n")
     assert len(runs.jobs) == 5
 
 
 def test_a_large_source_is_refused(calibrated):
-    commit("data in the source", more="DATA = '" + "x" * sources.SOURCE_BYTES + "'")
+    commit("data in the source", more="DATA = '" + "x" * SOURCE_BYTES + "'")
     with pytest.raises(Refused, match="no data in it"):
-        experiments.attempt(Bench(), "data in the source")
+        verbs.attempt(Bench(), "data in the source")
 
 
 def test_without_a_baseline_or_with_another_judge_nothing_is_tried(repository, runs, monkeypatch):
     with pytest.raises(Refused, match="calibrate"):
-        experiments.attempt(Bench(), "too early")
-    experiments.calibrate(Bench(arena="tiny"), 2)
+        verbs.attempt(Bench(), "too early")
+    verbs.calibrate(Bench(arena="tiny"), 2)
     commit("better", quality=1.1)
-    monkeypatch.setattr(sources, "machinery", lambda: "other")
+    monkeypatch.setattr("ratchet.experiments.seal.machinery", lambda: "other")
     with pytest.raises(Refused, match=r"prepare\.py or ratchet/ has changed"):
-        experiments.attempt(Bench(), "another judge")
+        verbs.attempt(Bench(), "another judge")
 
 
 @pytest.mark.parametrize("stop", range(6))
@@ -187,11 +178,11 @@ def test_what_is_interrupted_goes_on(calibrated, runs, stop):
     commit("better", quality=1.0 + 5 * SIGMA)
     runs.stop_at = 5 + stop
     try:
-        first = experiments.attempt(Bench(), "better")
+        first = verbs.attempt(Bench(), "better")
     except KeyboardInterrupt:
         first = Bench().experiments()[-1]
         assert not first.closes and len(first.runs) == stop
-    e = experiments.attempt(Bench(), "better")
+    e = verbs.attempt(Bench(), "better")
     assert e.n == first.n and e.verdict == "keep" and len(runs.jobs) == 5 + len(e.runs)
     assert problems() == []
 
@@ -199,13 +190,13 @@ def test_what_is_interrupted_goes_on(calibrated, runs, stop):
 def test_a_shared_device_does_not_decide(calibrated, runs):
     commit("better", quality=1.0 + 5 * SIGMA)
     runs.shared = 2
-    e = experiments.attempt(Bench(), "better")
+    e = verbs.attempt(Bench(), "better")
     assert e.verdict == "keep" and [run["shared"] for run in e.runs[:3]] == [True, True, False]
     assert len(e.scores(0, "screen")) == 1
     commit("better still", quality=1.0 + 10 * SIGMA)
     runs.shared = 99
     with pytest.raises(Refused, match=r"40% of its CPU.*--busy"):
-        experiments.attempt(Bench(), "better still")
+        verbs.attempt(Bench(), "better still")
 
 
 def test_busy_runs_are_held_against_busy_ones(calibrated, runs):
@@ -213,17 +204,17 @@ def test_busy_runs_are_held_against_busy_ones(calibrated, runs):
     commit("better", quality=1.0 + 10 * SIGMA)
     runs.shared = 99
     with pytest.raises(Refused, match=r"measured without --busy.*calibrate --busy"):
-        experiments.attempt(Bench(busy=True), "better")
+        verbs.attempt(Bench(busy=True), "better")
     subprocess.run(["git", "checkout", "-q", "HEAD~1"], check=True)
-    experiments.calibrate(Bench(arena="tiny", budget="5s", busy=True), 5)
+    verbs.calibrate(Bench(arena="tiny", budget="5s", busy=True), 5)
     subprocess.run(["git", "checkout", "-q", "main"], check=True)
-    assert experiments.attempt(Bench(busy=True), "better").verdict == "keep"
+    assert verbs.attempt(Bench(busy=True), "better").verdict == "keep"
 
 
 def test_the_champion_itself_was_tried_whatever_its_commit_changed(repository, runs):
     commit("more", quality=1.0, README_md="other words\n")
-    calibration = experiments.calibrate(Bench(arena="tiny", budget="5s"), 5)
-    assert experiments.attempt(Bench(), "nothing").n == calibration.n
+    calibration = verbs.calibrate(Bench(arena="tiny", budget="5s"), 5)
+    assert verbs.attempt(Bench(), "nothing").n == calibration.n
 
 
 def test_a_disturbed_run_decides_nothing_however_it_ended(calibrated, runs, monkeypatch):
@@ -234,24 +225,24 @@ def test_a_disturbed_run_decides_nothing_however_it_ended(calibrated, runs, monk
         bad = len(late) == 1
         return runs(job) | ({"status": "overtime", "reason": "late", "shared": True} if bad else {})
 
-    monkeypatch.setattr(referee, "run", disturbs)
+    monkeypatch.setattr("ratchet.referee.trial.run", disturbs)
     commit("better", quality=1.0 + 5 * SIGMA)
-    e = experiments.attempt(Bench(), "better")
+    e = verbs.attempt(Bench(), "better")
     assert e.verdict == "keep" and e.runs[0]["status"] == "overtime" and problems() == []
     assert e.runs[0]["seed"] == e.runs[1]["seed"]
 
 
 def test_budgets_do_not_mix(calibrated, runs):
-    experiments.calibrate(Bench(arena="tiny", budget="9s"), 2)
+    verbs.calibrate(Bench(arena="tiny", budget="9s"), 2)
     commit("better", quality=1.0 + 6 * SIGMA)
-    e = experiments.attempt(Bench(), "better")
+    e = verbs.attempt(Bench(), "better")
     assert e.budget == "9s" and {run["budget"] for run in e.runs} == {"9s"}
     assert Bench().campaign().noise(before=e.line).df == 1
 
 
 def test_quick_is_one_seed(calibrated, runs):
     commit("better", quality=1.0 + 8 * SIGMA)
-    e = experiments.attempt(Bench(), "better", quick=True)
+    e = verbs.attempt(Bench(), "better", quick=True)
     assert e.verdict == "keep" and len(e.runs) == 1 and e.quick
 
 
@@ -279,7 +270,7 @@ def test_a_comparison_changes_no_champion(calibrated, runs):
 
 def test_the_audit_scores_champions_on_test(calibrated, runs):
     commit("better", quality=1.0 + 6 * SIGMA)
-    assert experiments.attempt(Bench(), "better").verdict == "keep"
+    assert verbs.attempt(Bench(), "better").verdict == "keep"
     e = comparisons.audit(Bench(), 2)
     assert all({"val", "test"} <= {*run} for run in e.runs) and len(e.runs) == 4
     assert comparisons.contrast(e, "test")[1][1].gain > 0
@@ -292,20 +283,20 @@ def rewrite(path, change):
     for row in rows:
         change(row)
         line = json.dumps(row | {"before": before}).encode()
-        lines, before = [*lines, line], ledger.sha256(line)
+        lines, before = [*lines, line], sha256(line)
     path.write_bytes(b"\n".join(lines) + b"\n")
 
 
 def test_a_champion_that_fails_in_the_audit_is_told(calibrated, runs, monkeypatch):
     commit("better", quality=1.1)
-    experiments.attempt(Bench(), "better")
+    verbs.attempt(Bench(), "better")
     calls = []
 
     def fails(job):
         calls.append(job)
         return runs(job) | ({"status": "crash", "reason": "it diverged"} if len(calls) == 2 else {})
 
-    monkeypatch.setattr(referee, "run", fails)
+    monkeypatch.setattr("ratchet.referee.trial.run", fails)
     e = comparisons.audit(Bench(), 2)
     assert e.verdict == "audited" and len(e.runs) == 4
     assert e.closes["reason"] == "2 champions, 2 seeds; 1 of 2 runs of experiment 2 failed (crash)"
@@ -319,7 +310,7 @@ def lying(row):
 
 def test_verify_finds_an_edited_verdict_in_a_whole_chain(calibrated, runs):
     commit("worse", quality=1.0 - 10 * SIGMA)
-    experiments.attempt(Bench(), "worse")
+    verbs.attempt(Bench(), "worse")
     assert problems() == []
     rewrite(
         calibrated / "ledger.jsonl",
@@ -330,7 +321,7 @@ def test_verify_finds_an_edited_verdict_in_a_whole_chain(calibrated, runs):
 
 def test_verify_finds_a_lost_commit_and_a_lost_end(calibrated, runs):
     commit("worse", quality=1.0 - 10 * SIGMA)
-    experiments.attempt(Bench(), "worse")
+    verbs.attempt(Bench(), "worse")
     lines = (calibrated / "ledger.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (calibrated / "ledger.jsonl").write_text("".join(lines[:7]), encoding="utf-8")
     assert problems() == ["refs/ratchet/2 has no line in the ledger: its end was cut off"]
@@ -397,7 +388,7 @@ def test_show_has_what_an_audit_found_and_what_was_disturbed(calibrated, runs):
     assert "val bits per byte" in said and "test bits per byte" in said and said.count("yes") == 2
     assert "its role is audit" in invoke("diff", 3).stdout and "disturbed" not in said
     assert "disturbed by other programs" in invoke("show", 2).stdout
-    row = report.collect(ledger.Ledger(calibrated), calibrated)["campaigns"][0]["experiments"][1]
+    row = report_data.collect(ledger.Ledger(calibrated), calibrated)["campaigns"][0]["experiments"][1]
     assert row["disturbed"] == 1 and row["runs"] > len(row["seeds"]) + 1
 
 
@@ -422,7 +413,7 @@ def test_noise_that_outgrows_its_calibration_is_told(calibrated, runs, monkeypat
     monkeypatch.setattr(Campaign, "noise", grown)
     assert f"to {9 * SIGMA:.4f} bpb since" in Bench().campaign().unrest
     assert "sigma has grown" in invoke("log").stdout
-    data = report.collect(ledger.Ledger(calibrated), calibrated)
+    data = report_data.collect(ledger.Ledger(calibrated), calibrated)
     assert any("has grown" in text for text in data["campaigns"][0]["warnings"])
 
 
@@ -459,15 +450,15 @@ def test_a_champion_that_is_kept_meanwhile_overtakes_a_try(calibrated, runs):
         """While the first one has its confirmation, the second one is tried and kept."""
         if len(runs.jobs) == 7 and not found:
             found["second"] = None
-            found["second"] = experiments.attempt(bench, "the second", base[1])
+            found["second"] = verbs.attempt(bench, "the second", base[1])
         return runs(job)
 
     bench.place.run = meanwhile
-    first = experiments.attempt(bench, "the first", base[0])
+    first = verbs.attempt(bench, "the first", base[0])
     assert found["second"].verdict == "keep" and champion() == base[1]
     assert first.verdict == "overtaken" and f"experiment {found['second'].n} became" in first.closes["reason"]
     assert len(first.runs) == 3 and problems() == []
-    again = experiments.attempt(Bench(), "the first", base[0])  # it has no verdict yet
+    again = verbs.attempt(Bench(), "the first", base[0])  # it has no verdict yet
     assert again.n not in (first.n, found["second"].n) and again.verdict == "discard"
 
 
@@ -480,22 +471,22 @@ def test_a_champions_run_that_fails_is_made_again(calibrated, runs, monkeypatch)
         bad = job.source.commit == own and calls.count(own) <= times
         return facts | {"status": "memory", "reason": "full"} if bad else facts
 
-    monkeypatch.setattr(referee, "run", fails)
+    monkeypatch.setattr("ratchet.referee.trial.run", fails)
     commit("better", quality=1.1)
-    e = experiments.attempt(Bench(), "better")
+    e = verbs.attempt(Bench(), "better")
     assert e.verdict == "keep" and [run["status"] for run in e.runs].count("memory") == 1 and problems() == []
     times, own, calls[:] = 99, champion(), []
     commit("better still", quality=1.2)
     with pytest.raises(Refused, match="3 times"):
-        experiments.attempt(Bench(), "better still")
+        verbs.attempt(Bench(), "better still")
     assert calls.count(own) == 3
 
 
 def test_what_a_kill_left_undone_after_a_verdict_is_done(calibrated, runs):
     old, better = champion(), commit("better", quality=1.1)
-    experiments.attempt(Bench(), "better")
-    sources.git("update-ref", "refs/ratchet/champion", old)
-    assert experiments.attempt(Bench(), "better").verdict == "keep" and champion() == better
+    verbs.attempt(Bench(), "better")
+    commits.git("update-ref", "refs/ratchet/champion", old)
+    assert verbs.attempt(Bench(), "better").verdict == "keep" and champion() == better
 
 
 def test_a_run_without_hope_is_discarded(calibrated, runs):
@@ -507,17 +498,17 @@ def test_a_run_without_hope_is_discarded(calibrated, runs):
                 "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
             )
     commit("hopeless", quality=0.5, more='STATUS = "hopeless"')
-    e = experiments.attempt(Bench(stop_hopeless=True), "hopeless")
+    e = verbs.attempt(Bench(stop_hopeless=True), "hopeless")
     assert e.verdict == "discard" and "could not catch up" in e.closes["reason"] and problems() == []
     assert len(runs.jobs[-1].reference) == 11 and not runs.jobs[0].reference
     commit("tried without", quality=0.5)
-    experiments.attempt(Bench(), "not stopped")
+    verbs.attempt(Bench(), "not stopped")
     assert not runs.jobs[-1].reference
 
 
 def test_a_kept_champion_is_not_replaced_without_a_yes(calibrated, runs, monkeypatch, capsys):
     better = commit("better", quality=1.0 + 6 * SIGMA)
-    experiments.attempt(Bench(), "better")
+    verbs.attempt(Bench(), "better")
     commit("another", quality=1.0 + 3 * SIGMA)
     lines = (calibrated / "ledger.jsonl").read_bytes()
     monkeypatch.setattr("sys.argv", ["ratchet", "calibrate", "--arena", "tiny"])
@@ -535,9 +526,9 @@ def test_in_a_terminal_the_question_is_on_stderr_and_no_is_its_default(
     calibrated, runs, monkeypatch, answer, goes_on
 ):
     commit("better", quality=1.0 + 6 * SIGMA)
-    experiments.attempt(Bench(), "better")
+    verbs.attempt(Bench(), "better")
     commit("another", quality=1.0 + 3 * SIGMA)
-    monkeypatch.setattr(terminal, "is_interactive", lambda: True)
+    monkeypatch.setattr("ratchet.terminal.is_interactive", lambda: True)
     words = ["calibrate", "--arena", "tiny", "-n", "3", "--json"]
     said = CliRunner().invoke(__main__.app, words, input=answer)
     assert "instead of experiment 2's" in said.stderr and "Go on? [y/N]" in said.stderr
@@ -554,45 +545,45 @@ def test_nothing_is_asked_when_no_kept_champion_gives_way(calibrated, runs):
         return False
 
     commit("another baseline", quality=0.9)  # the champion is the baseline
-    experiments.calibrate(Bench(arena="tiny"), 2, refuse)
+    verbs.calibrate(Bench(arena="tiny"), 2, refuse)
     commit("better", quality=1.0 + 6 * SIGMA)
-    assert experiments.attempt(Bench(), "better").verdict == "keep"
-    experiments.calibrate(Bench(arena="tiny"), 2, refuse)  # of the champion itself
+    assert verbs.attempt(Bench(), "better").verdict == "keep"
+    verbs.calibrate(Bench(arena="tiny"), 2, refuse)  # of the champion itself
     assert not asked
 
 
 def test_a_calibration_that_was_agreed_to_goes_on_without_another_question(calibrated, runs):
     commit("better", quality=1.0 + 6 * SIGMA)
-    experiments.attempt(Bench(), "better")
+    verbs.attempt(Bench(), "better")
     commit("another", quality=1.0 + 3 * SIGMA)
     asked = []
     for stop in (1, 1, None):
         runs.stop_at = stop and len(runs.jobs) + stop
         try:
-            verdict = experiments.calibrate(Bench(arena="tiny"), 4, lambda q: not asked.append(q)).verdict
+            verdict = verbs.calibrate(Bench(arena="tiny"), 4, lambda q: not asked.append(q)).verdict
         except KeyboardInterrupt:
             verdict = ""
     assert verdict == "baseline" and len(asked) == 1
     commit("better again", quality=1.0 + 12 * SIGMA)
-    assert experiments.attempt(Bench(), "better").verdict == "keep"
+    assert verbs.attempt(Bench(), "better").verdict == "keep"
     commit("and another", quality=1.0)
-    experiments.calibrate(Bench(arena="tiny"), 2, lambda q: not asked.append(q))
+    verbs.calibrate(Bench(arena="tiny"), 2, lambda q: not asked.append(q))
     assert len(asked) == 2
 
 
 def test_the_log_tells_what_runs_from_what_was_left(calibrated, runs, monkeypatch):
     commit("better", quality=1.0 + 6 * SIGMA)
-    quick, seen = referee.run, []
+    quick, seen = trial.run, []
 
     def looks(job):
         seen.append([invoke(*words.split()).stdout for words in ("log", "show 2", "log --json")])
-        seen[-1].append(report.collect(ledger.Ledger(calibrated), calibrated)["campaigns"][0])
+        seen[-1].append(report_data.collect(ledger.Ledger(calibrated), calibrated)["campaigns"][0])
         return quick(job)
 
-    monkeypatch.setattr(referee, "run", looks)
+    monkeypatch.setattr("ratchet.referee.trial.run", looks)
     runs.stop_at = 7
     with pytest.raises(KeyboardInterrupt):
-        experiments.attempt(Bench(), "better")
+        verbs.attempt(Bench(), "better")
     assert len(seen) == 3
     for log, shown, as_json, page in seen:
         assert "running" in log and "unfinished" not in log and "experiment 2: running" in shown
@@ -618,19 +609,19 @@ def test_a_killed_process_leaves_an_experiment_unfinished(tmp_path):
 
 
 def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(repository, runs, monkeypatch):
-    quick, told = referee.run, []
-    monkeypatch.setattr(referee, "run", lambda job: quick(job) | {"seconds": {"start": 40, "train": 300}})
+    quick, told = trial.run, []
+    monkeypatch.setattr("ratchet.referee.trial.run", lambda job: quick(job) | {"seconds": {"start": 40, "train": 300}})
 
     def lines(verb, *args, **options):
         told.clear()
         verb(Bench(arena="tiny", budget="300s", tell=told.append), *args, **options)
         return [re.search(r"experiment \d+, (.*?):", line)[1] for line in told if line.startswith("exp")]
 
-    assert lines(experiments.calibrate, 3) == [
+    assert lines(verbs.calibrate, 3) == [
         "run 1 of 3", "run 2 of 3, about 11 min left", "run 3 of 3, about 6 min left"
     ]  # fmt: skip
     commit("better", quality=1.0 + 6 * SIGMA)
-    said = lines(experiments.attempt, "better")
+    said = lines(verbs.attempt, "better")
     assert said[:3] == [
         "run 1 of at most 13, at most 74 min left", "run 2 of at most 13, at most 68 min left",
         "run 3 of at most 13, at most 62 min left"]  # fmt: skip
@@ -642,30 +633,30 @@ def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(reposito
         "run 1 of 5, about 28 min left", "run 2 of 5"
     ]  # fmt: skip
     commit("quick", quality=1.0 + 20 * SIGMA)
-    assert lines(experiments.attempt, "quick", quick=True) == ["run 1 of at most 1, at most 6 min left"]
+    assert lines(verbs.attempt, "quick", quick=True) == ["run 1 of at most 1, at most 6 min left"]
 
 
 def test_a_detached_head_is_tried_like_any_other(calibrated, runs):
     subprocess.run(["git", "checkout", "-q", "--detach"], check=True)
     better = commit("better", quality=1.0 + 6 * SIGMA)
-    assert experiments.attempt(Bench(), "better").verdict == "keep" and champion() == better
+    assert verbs.attempt(Bench(), "better").verdict == "keep" and champion() == better
 
 
 def test_a_project_in_a_folder_of_a_repository_is_served(tmp_path, runs, monkeypatch, arena):
     folder = tmp_path / "monorepo/research/lm"
     folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "monorepo")
-    monkeypatch.setattr(devices, "here", lambda: ["cpu"])
+    monkeypatch.setattr("ratchet.referee.devices.here", lambda: ["cpu"])
     for command in ("init -q -b main", "config user.email a@b.c", "config user.name somebody"):
         subprocess.run(["git", *command.split()], check=True)
     monkeypatch.chdir(folder)
     commit("the baseline")
-    assert experiments.calibrate(Bench(arena="tiny", budget="5s"), 3).verdict == "baseline"
+    assert verbs.calibrate(Bench(arena="tiny", budget="5s"), 3).verdict == "baseline"
     commit("better", quality=1.0 + 6 * SIGMA)
-    assert experiments.attempt(Bench(), "better").verdict == "keep" and problems() == []
+    assert verbs.attempt(Bench(), "better").verdict == "keep" and problems() == []
     assert (folder / "ledger.jsonl").exists() and not (tmp_path / "monorepo/ledger.jsonl").exists()
     assert "+QUALITY = 1.06" in invoke("diff", 2).stdout
-    page = report.collect(ledger.Ledger(folder), folder)
+    page = report_data.collect(ledger.Ledger(folder), folder)
     assert "+QUALITY = 1.06" in page["campaigns"][0]["experiments"][1]["diff"] and page["problems"] == []
 
 
@@ -690,15 +681,15 @@ def test_an_ascii_terminal_is_served(tmp_path, words, seen):
 def test_preparing_an_arena_says_what_takes_long(repository, tmp_path, monkeypatch):
     lines = "preparing arena pocket in x", "tokenising: 3 documents", "arena pocket (y) is ready", "next: z"
     (tmp_path / "prepare.py").write_text("\n".join(f"print({line!r})" for line in lines), encoding="utf-8")
-    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    monkeypatch.setattr("ratchet.arena.run.ROOT", tmp_path)
     said = []
     assert Bench(tell=said.append).prepare("pocket")
     assert said == ["  preparing arena pocket in x", "  tokenising: 3 documents"]
 
 
 def test_long_work_tells_of_itself_in_a_pipe(monkeypatch, capsys):
-    monkeypatch.setattr(terminal, "QUIET_SECONDS", 0.02)
-    monkeypatch.setattr(terminal, "notes", terminal.Console(stderr=True, soft_wrap=True))
+    monkeypatch.setattr("ratchet.terminal.QUIET_SECONDS", 0.02)
+    monkeypatch.setattr("ratchet.terminal.notes", terminal.Console(stderr=True, soft_wrap=True))
     with terminal.Live() as tell:
         tell("experiment 1, run 1 of 5: calibrate")
         time.sleep(0.1)

@@ -12,10 +12,10 @@ from conftest import ROOT
 from safetensors.torch import load_file, save_file
 from test_speak import write_run
 
-import prepare
 import train
-from ratchet import export
-from ratchet.sources import Refused
+from ratchet.arena.files import Refused
+from ratchet.arena.tokenizer import BOS, load_tokenizer
+from ratchet.model import export
 
 LOADED = """
 import sys, torch
@@ -70,9 +70,9 @@ def test_transformers_load_it_and_say_the_same(run, exported, arena, tmp_path):
     assert torch.equal(out["spoken"], said)
     loss = torch.nn.functional.cross_entropy(expected[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
     torch.testing.assert_close(out["loss"], loss, atol=1e-4, rtol=1e-4)
-    tokenizer = prepare.load_tokenizer(arena.folder)
+    tokenizer = load_tokenizer(arena.folder)
     ours = tokenizer.encode("The people of a café", add_special_tokens=False).ids
-    assert out["text"][0].tolist() == [prepare.BOS, *ours]
+    assert out["text"][0].tolist() == [BOS, *ours]
 
 
 def test_the_modelling_file_needs_nothing_of_the_harness(exported):

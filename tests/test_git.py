@@ -5,8 +5,10 @@ import subprocess
 
 import pytest
 
-from ratchet import doctor, ledger, repository, sources
-from ratchet.sources import Refused
+from ratchet import commits, doctor
+from ratchet.arena.files import Refused
+from ratchet.experiments import ledger, sources
+from ratchet.night import knobs
 
 NOBODY = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
 ME = "-c", "user.name=somebody", "-c", "user.email=a@b.c", "-c", "protocol.file.allow=always"
@@ -97,21 +99,21 @@ def test_the_ledger_and_the_contestant_are_where_they_should(tmp_path, monkeypat
     folder, home = layout(tmp_path)
     (folder / below).mkdir(exist_ok=True)
     monkeypatch.chdir(folder / below)
-    assert repository.home() == home and repository.project() == folder
+    assert commits.home() == home and commits.project() == folder
     first = sources.read_source("HEAD")
     assert first.text == b"A = 1\n"
-    second = sources.commit_text(first.commit, b"A = 2\n", "twice as much, 两倍")
+    second = commits.commit_text(first.commit, b"A = 2\n", "twice as much, 两倍")
     sources.check_commit(second)
     assert sources.read_source(second).text == b"A = 2\n"
     assert git(folder, "diff", "--stat", first.commit, second).count("|") == 1
     assert git(folder, "log", "-1", "--format=%s %an", second) == "twice as much, 两倍 ratchet night"
-    assert sources.texts([first.commit, second, "0" * 40]) == {
+    assert commits.texts([first.commit, second, "0" * 40]) == {
         first.commit: b"A = 1\n", second: b"A = 2\n", "0" * 40: None
     }  # fmt: skip
-    (shown,) = sources.diffs([(first.commit, second)]).values()
+    (shown,) = commits.diffs([(first.commit, second)]).values()
     assert shown.splitlines()[-2:] == ["-A = 1", "+A = 2"] and "--- a/train.py" in shown
-    assert b"+A = 2" in sources.git("diff", first.commit, second, "--", "train.py")
-    assert sources.rebased(b"A = 1\n# new\n", first.commit, first.commit) == b"A = 1\n# new\n"
+    assert b"+A = 2" in commits.git("diff", first.commit, second, "--", "train.py")
+    assert knobs.rebased(b"A = 1\n# new\n", first.commit, first.commit) == b"A = 1\n# new\n"
     assert git(folder, "status", "--porcelain", "--untracked-files=no") == ""
 
 
@@ -145,7 +147,7 @@ def test_what_a_run_left_is_no_project(tmp_path, monkeypatch):
     for name in ("train.py", "run.json"):
         (run / name).write_text("{}", encoding="utf-8")
     monkeypatch.chdir(run)
-    assert repository.home() == folder
+    assert commits.home() == folder
 
 
 def test_a_log_beside_the_contestant_moves_no_project(tmp_path, monkeypatch):
@@ -156,7 +158,7 @@ def test_a_log_beside_the_contestant_moves_no_project(tmp_path, monkeypatch):
     (folder / "runs/1/train.py").write_text("A = 2\n", encoding="utf-8")
     for place in (folder, folder / "runs/1"):
         monkeypatch.chdir(place)
-        assert repository.project() == repository.home() == folder
+        assert commits.project() == commits.home() == folder
 
 
 def test_a_commit_is_what_its_hash_says(tmp_path, monkeypatch):
@@ -170,7 +172,7 @@ def test_a_diff_is_text_whatever_the_attributes_say(tmp_path, monkeypatch):
     monkeypatch.chdir(folder := make(tmp_path / "plain"))
     (folder / ".git/info/attributes").write_text("train.py -diff\n", encoding="utf-8")
     commit(folder, "A = 2\n")
-    assert b"+A = 2" in repository.git("diff", "HEAD^", "HEAD")
+    assert b"+A = 2" in commits.git("diff", "HEAD^", "HEAD")
 
 
 def test_no_hook_of_the_repository_runs(tmp_path, monkeypatch):
@@ -178,7 +180,7 @@ def test_no_hook_of_the_repository_runs(tmp_path, monkeypatch):
     hook = folder / ".git/hooks/reference-transaction"
     hook.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
     hook.chmod(0o755)
-    repository.git("update-ref", "refs/ratchet/1", "HEAD")
+    commits.git("update-ref", "refs/ratchet/1", "HEAD")
     assert git(folder, "rev-parse", "refs/ratchet/1") == git(folder, "rev-parse", "HEAD")
 
 
@@ -220,9 +222,9 @@ def test_a_layout_that_can_not_be_served_is_a_sentence(tmp_path, monkeypatch, la
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.chdir(layout(tmp_path))
     with pytest.raises(Refused, match=words) as refused:
-        repository.home()
+        commits.home()
     assert "\n" not in str(refused.value)
-    well, seen, advice = repository.examine()
+    well, seen, advice = commits.examine()
     assert not well and seen and advice
 
 
@@ -231,10 +233,10 @@ def test_a_folder_of_somebody_else_names_gits_own_remedy(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     with pytest.raises(Refused) as refused:
-        repository.home()
+        commits.home()
     remedy = f"run `git config --global --add safe.directory {folder}`"
     assert str(refused.value).endswith(remedy) and str(refused.value).count("\n") == 0
-    assert not repository.examine()[0] and repository.examine()[2].endswith(remedy)
+    assert not commits.examine()[0] and commits.examine()[2].endswith(remedy)
 
 
 def test_where_a_shallow_clone_ends_nothing_can_be_tried(tmp_path, monkeypatch):
@@ -246,7 +248,7 @@ def test_where_a_shallow_clone_ends_nothing_can_be_tried(tmp_path, monkeypatch):
         sources.check_commit(git(".", "rev-parse", "HEAD"))
     sources.check_commit(commit(tmp_path / "shallow", "A = 3\n"))
     git(".", "config", "user.email", "a@b.c")
-    assert repository.examine()[::2] == (False, "run `git fetch --unshallow`")
+    assert commits.examine()[::2] == (False, "run `git fetch --unshallow`")
 
 
 def test_without_a_commit_it_says_so(tmp_path, monkeypatch):
@@ -255,8 +257,8 @@ def test_without_a_commit_it_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Refused, match=r"no commit yet: commit train\.py first \(git add train\.py"):
         sources.read_source("HEAD")
-    assert repository.examine()[:2] == (False, "no commit yet")
-    assert "git add train.py" in repository.examine()[2]
+    assert commits.examine()[:2] == (False, "no commit yet")
+    assert "git add train.py" in commits.examine()[2]
 
 
 def test_without_train_py_it_says_where_one_was_looked_for(tmp_path, monkeypatch):
@@ -273,12 +275,12 @@ def test_without_a_name_ideas_are_committed_all_the_same(tmp_path, monkeypatch):
     folder, _ = plain(tmp_path)
     git(folder, "config", "user.useConfigOnly", "true")
     monkeypatch.chdir(folder)
-    new = sources.commit_text("HEAD", b"A = 2\n", "")
+    new = commits.commit_text("HEAD", b"A = 2\n", "")
     assert git(folder, "log", "-1", "--format=%s %ae", new) == "an idea night@ratchet.invalid"
-    assert repository.examine()[::2] == (False, repository.IDENTITY_REMEDY)
+    assert commits.examine()[::2] == (False, commits.IDENTITY_REMEDY)
     git(folder, "config", "user.email", "a@b.c")
     git(folder, "config", "user.name", "somebody")
-    assert repository.examine()[0]
+    assert commits.examine()[0]
 
 
 def test_a_detached_head_is_as_good_as_a_branch(tmp_path, monkeypatch):
@@ -289,7 +291,7 @@ def test_a_detached_head_is_as_good_as_a_branch(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     assert sources.read_source("HEAD").commit == new
     sources.check_commit(new)
-    well, seen, _ = repository.examine()
+    well, seen, _ = commits.examine()
     assert well and "HEAD is detached" in seen
 
 
@@ -309,9 +311,9 @@ def everything(folder):
     first, second = git(folder, "rev-list", "HEAD").split()[::-1][:2]
     sources.check_commit(second)
     return (
-        sources.read_source(second), sources.texts([first, second]), sources.diffs([(first, second)]),
-        sources.git("diff", first, second, "--", "train.py"), sources.commit_text(first, b"A = 2\n", "é")[:0],
-        repository.git_lines("status", "--porcelain", "--untracked-files=no"),
+        sources.read_source(second), commits.texts([first, second]), commits.diffs([(first, second)]),
+        commits.git("diff", first, second, "--", "train.py"), commits.commit_text(first, b"A = 2\n", "é")[:0],
+        commits.git_lines("status", "--porcelain", "--untracked-files=no"),
     )  # fmt: skip
 
 
@@ -341,10 +343,10 @@ def section(key):
 
 
 def test_git_speaks_english_whatever_the_language(tmp_path, monkeypatch):
-    monkeypatch.setattr(repository.subprocess, "run", run := Recorder())
+    monkeypatch.setattr(commits.subprocess, "run", run := Recorder())
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     monkeypatch.setenv("LANGUAGE", "de")
-    repository.git("status", folder=tmp_path)
+    commits.git("status", folder=tmp_path)
     assert (run.env["LC_ALL"], run.env["LANGUAGE"]) == ("C", "")
 
 
@@ -362,19 +364,19 @@ def test_a_hooks_environment_leads_nowhere_else(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git/index"))
-    assert repository.home() == folder
+    assert commits.home() == folder
 
 
 def test_all_that_git_says_is_in_one_line():
     words = "error: one thing\nhint: do this\n\n\tgit fix it\n"
-    assert repository.refusal("x", words) == "git x failed (error: one thing hint: do this git fix it)"
-    assert repository.refusal("x", "") == "git x failed (no reason given)"
+    assert commits.refusal("x", words) == "git x failed (error: one thing hint: do this git fix it)"
+    assert commits.refusal("x", "") == "git x failed (no reason given)"
 
 
 def test_a_ledger_is_found_from_a_linked_working_tree(tmp_path, monkeypatch):
     folder, home = linked_of_vendored(tmp_path)
     monkeypatch.chdir(folder)
-    ledger.Ledger(repository.home()).append("opens", role="try")
+    ledger.Ledger(commits.home()).append("opens", role="try")
     assert (home / "ledger.jsonl").exists() and not (folder / "ledger.jsonl").exists()
 
 
@@ -383,7 +385,7 @@ def test_linked_working_trees_are_served_where_bare_repositories_are_not_trusted
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
     (tmp_path / "config").write_text("[safe]\n\tbareRepository = explicit\n", encoding="utf-8")
-    assert repository.home() == home
+    assert commits.home() == home
 
 
 def test_the_doctor_has_a_line_on_git(tmp_path, monkeypatch):

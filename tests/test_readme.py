@@ -11,8 +11,9 @@ import pytest
 import typer
 from conftest import ROOT, write_corpus
 
-import prepare
+from prepare import main
 from ratchet import __main__
+from ratchet.arena.score import SUMMARY
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
@@ -92,7 +93,7 @@ def test_every_command_works_in_the_order_of_the_readme(tmp_path):
 
 def test_every_line_of_the_summary_is_explained():
     explained = set(re.findall(r"`(\w+)`", README))
-    assert {*prepare.SUMMARY} <= explained
+    assert {*SUMMARY} <= explained
 
 
 def test_every_condition_is_documented():
@@ -108,7 +109,7 @@ def test_every_verb_is_explained():
 def test_every_option_is_understood(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["prepare.py", "--help"])
     with pytest.raises(SystemExit):
-        prepare.main()
+        main()
     options = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
     assert {"--text", "--arena", "--context", "--vocab-size", "--seconds", "--shards"} <= options
     verbs = typer.main.get_command(__main__.app).commands.values()

@@ -17,24 +17,40 @@ import psutil
 import pytest
 from conftest import ROOT, make_repository
 
-from ratchet import devices, guard, pool, referee, sandbox, sources
+from ratchet.arena.files import Refused, cache_folder
+from ratchet.executors import registry
+from ratchet.experiments import sources
+from ratchet.referee import (
+    compiler_cache,
+    devices,
+    foreign_load,
+    limits,
+    sandbox,
+    scoring,
+    sealed_arena,
+    supervisor,
+    trial,
+)
+from ratchet.referee.folders import copy_files, remove
+from ratchet.referee.source import shape
+from ratchet.untrusted_text import clean
 
 
 @pytest.fixture(autouse=True)
 def busy_machine(monkeypatch):
     """Tests share their machine with other programs."""
-    monkeypatch.setattr(guard, "FOREIGN_CPU", dict.fromkeys(guard.FOREIGN_CPU, 99.0))
+    monkeypatch.setattr("ratchet.doctor.FOREIGN_CPU", dict.fromkeys(limits.FOREIGN_CPU, 99.0))
 
 
 def job(tmp_path, **more):
     source = sources.read_source(ROOT / "tests/contestant.py", files=True)
-    arena = referee.load_arena("tiny")
-    job = referee.Job(source, 7, "20000tok", arena, tmp_path / "run", tmp_path / "compiled")
+    arena = sealed_arena.load_arena("tiny")
+    job = trial.Job(source, 7, "20000tok", arena, tmp_path / "run", tmp_path / "compiled")
     return job._replace(**more)
 
 
 def test_a_run_is_watched_and_scored(arena, tmp_path):
-    facts = referee.run(job(tmp_path, budget="1s"))
+    facts = trial.run(job(tmp_path, budget="1s"))
     assert facts["status"] == "ok", facts
     assert facts["isolation"] == sandbox.best_level() and facts["seed"] == 7 and not facts["shared"]
     assert facts["val"]["bytes"] == arena.val_bytes and all(
@@ -53,7 +69,7 @@ def test_a_run_is_watched_and_scored(arena, tmp_path):
         "run.log",
         "score.log",
     }
-    assert not [*(devices.cache_folder() / ".live").iterdir()]
+    assert not [*(cache_folder() / ".live").iterdir()]
     json.dumps(facts, allow_nan=False)
 
 
@@ -62,15 +78,15 @@ def test_a_tail_names_no_folder_of_the_machine(tmp_path):
         f'File "{tmp_path}/code/train.py"\nFile "{sys.prefix}/lib/x.py"\n{Path.home()}/y https://a.b\n',
         encoding="utf-8",
     )
-    assert guard.tail(log) == ['File "./code/train.py"', 'File "python/lib/x.py"', "~/y https://a.b"]
-    assert guard.tail(tmp_path / "none") == []
+    assert supervisor.tail(log) == ['File "./code/train.py"', 'File "python/lib/x.py"', "~/y https://a.b"]
+    assert supervisor.tail(tmp_path / "none") == []
 
 
 def test_kept_caches_are_whole_and_go_when_they_are_not_used(arena, tmp_path, monkeypatch):
     mine, arrived = job(tmp_path, is_baseline=True), threading.Barrier(2)
     mine.live.joinpath("cache").mkdir(parents=True)
     mine.live.joinpath("cache/kernel").write_text("code", encoding="utf-8")
-    names = {referee.cache_name(mine.source.facts()["file"]), "baseline"}
+    names = {compiler_cache.cache_name(mine.source.facts()["file"]), "baseline"}
     for name in ("old", "baseline"):
         mine.compiled.joinpath(name).mkdir(parents=True)
         os.utime(mine.compiled / name, (0, 0))
@@ -80,23 +96,23 @@ def test_kept_caches_are_whole_and_go_when_they_are_not_used(arena, tmp_path, mo
         copy(*words)
         arrived.wait()
 
-    copy = referee.copy_files
-    monkeypatch.setattr(referee, "copy_files", together)
-    threads = [threading.Thread(target=referee.keep_compiled, args=(mine,)) for _ in range(2)]
+    copy = copy_files
+    monkeypatch.setattr("ratchet.referee.compiler_cache.copy_files", together)
+    threads = [threading.Thread(target=compiler_cache.keep_compiled, args=(mine,)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert {path.name for path in mine.compiled.iterdir()} == names
-    assert (mine.compiled / referee.cache_name(mine.source.facts()["file"]) / "kernel").read_text(
+    assert (mine.compiled / compiler_cache.cache_name(mine.source.facts()["file"]) / "kernel").read_text(
         encoding="utf-8"
     ) == "code"
-    referee.remove(mine.live)
+    remove(mine.live)
 
 
 @pytest.mark.slow
 def test_the_same_seed_and_tokens_give_the_same_score(arena, tmp_path):
-    first, second = (referee.run(job(tmp_path, splits=("val", "test"))) for _ in range(2))
+    first, second = (trial.run(job(tmp_path, splits=("val", "test"))) for _ in range(2))
     assert first["val"]["nats"] == second["val"]["nats"] and first["test"]["nats"] == second["test"]["nats"]
     assert first["test"]["bytes"] == arena.test_bytes != arena.val_bytes
 
@@ -105,13 +121,13 @@ def test_a_changed_arena_is_refused(arena, tmp_path, monkeypatch):
     copy = tmp_path / "cache/tiny"
     shutil.copytree(arena.folder, copy)
     monkeypatch.setenv("RATCHET_CACHE", str(copy.parent))
-    assert referee.load_arena("tiny").seal == arena.seal
+    assert sealed_arena.load_arena("tiny").seal == arena.seal
     with open(copy / "val.rows", "r+b") as file:
         file.write(b"\x05\x05")
-    with pytest.raises(sources.Refused, match=r"val\.rows is not what was prepared"):
-        referee.load_arena("tiny")
-    with pytest.raises(sources.Refused, match=r"prepare\.py --arena nowhere"):
-        referee.load_arena("nowhere")
+    with pytest.raises(Refused, match=r"val\.rows is not what was prepared"):
+        sealed_arena.load_arena("tiny")
+    with pytest.raises(Refused, match=r"prepare\.py --arena nowhere"):
+        sealed_arena.load_arena("nowhere")
 
 
 SOURCE = b'"""Doc."""\nx = 1  # why\n\n\ndef f(a):\n    "Doc."\n    return a\n'
@@ -120,36 +136,36 @@ SOURCE = b'"""Doc."""\nx = 1  # why\n\n\ndef f(a):\n    "Doc."\n    return a\n'
 def test_layout_and_comments_make_no_new_source():
     same = b"x = 1\ndef f(a):\n\n  return (a)\n"
     # a docstring that goes leaves `pass`: still the same as any other docstring
-    assert sources.shape(SOURCE)["source"] == sources.shape(SOURCE.replace(b"why", b"because"))["source"]
+    assert shape(SOURCE)["source"] == shape(SOURCE.replace(b"why", b"because"))["source"]
     assert (
-        sources.shape(SOURCE)["source"] == sources.shape(SOURCE.replace(b"Doc.", b"Other words."))["source"]
+        shape(SOURCE)["source"] == shape(SOURCE.replace(b"Doc.", b"Other words."))["source"]
     )
-    assert sources.shape(same)["source"] == sources.shape(b"x = 1\ndef f(a):\n    return a  # it\n")["source"]
-    assert sources.shape(SOURCE)["source"] != sources.shape(SOURCE.replace(b"1", b"2"))["source"]
-    assert sources.shape(b"x = (")["size"] == 5  # no Python: characters are counted
-    assert sources.shape(b"f('')")["size"] + 20 < sources.shape(b"f('" + b"x = 1;" * 99 + b"')")["size"]
+    assert shape(same)["source"] == shape(b"x = 1\ndef f(a):\n    return a  # it\n")["source"]
+    assert shape(SOURCE)["source"] != shape(SOURCE.replace(b"1", b"2"))["source"]
+    assert shape(b"x = (")["size"] == 5  # no Python: characters are counted
+    assert shape(b"f('')")["size"] + 20 < shape(b"f('" + b"x = 1;" * 99 + b"')")["size"]
 
 
 def test_less_code_is_a_smaller_source():
-    assert sources.shape(b"a = f(1, 2)\n")["size"] < sources.shape(b"a = f(1, 2, 3)\n")["size"]
-    assert sources.shape(b"a = 1\n")["size"] == sources.shape(b"# words\n\na = 1  # more\n")["size"]
+    assert shape(b"a = f(1, 2)\n")["size"] < shape(b"a = f(1, 2, 3)\n")["size"]
+    assert shape(b"a = 1\n")["size"] == shape(b"# words\n\na = 1  # more\n")["size"]
 
 
 def test_a_log_cannot_speak_to_the_terminal():
     dirty = b"a\x1b[31mred\x1b[0m\x1b]0;title\x07 \x08\x00b\rc\x9b\xff\n\ttab \xe2\x80\xae"
-    assert guard.clean(dirty) == "ared b\nc\ufffd\ufffd\n\ttab "
+    assert clean(dirty) == "ared b\nc\ufffd\ufffd\n\ttab "
 
 
 @pytest.mark.parametrize(
     "value, seen", [(3, 3), (2.5, 2.5), (-1, 0), (float("nan"), 0), ("7", 0), (True, 0), (1e30, 0)]
 )
 def test_what_a_contestant_tells_is_a_number_or_nothing(value, seen):
-    assert referee.number(value) == seen
+    assert scoring.number(value) == seen
 
 
 def watched(tmp_path, code, **environment):
     argv = [sys.executable, "-I", "-S", "-c", code]
-    return guard.Watched(argv, os.environ | environment, tmp_path, tmp_path / "log", "no mark")
+    return supervisor.Watched(argv, os.environ | environment, tmp_path, tmp_path / "log", "no mark")
 
 
 @pytest.mark.parametrize(
@@ -163,8 +179,8 @@ def watched(tmp_path, code, **environment):
     ],
 )
 def test_what_takes_too_much_is_stopped(tmp_path, monkeypatch, limit, value, code, status):
-    monkeypatch.setattr(guard, limit, value)
-    with watched(tmp_path, code) as process, pytest.raises(guard.Ended) as end:
+    monkeypatch.setattr(supervisor, limit, value)
+    with watched(tmp_path, code) as process, pytest.raises(supervisor.Ended) as end:
         process.wait(5 if status != "timeout" else 0.3)
     assert end.value.status == status
     assert process.popen.returncode is not None and process.tree() == []
@@ -176,10 +192,10 @@ def test_nothing_outlives_its_run(tmp_path):
     with watched(tmp_path, daemon, RATCHET_RUN="no mark") as process:
         process.wait(5)
         begin = time.monotonic()
-        while len(guard.marked("no mark")) != 1 and time.monotonic() < begin + 5:
+        while len(supervisor.marked("no mark")) != 1 and time.monotonic() < begin + 5:
             time.sleep(0.01)
-        assert len(guard.marked("no mark")) == 1
-    assert guard.marked("no mark") == []
+        assert len(supervisor.marked("no mark")) == 1
+    assert supervisor.marked("no mark") == []
 
 
 def test_a_device_has_one_run_at_a_time(cache):
@@ -201,9 +217,9 @@ def test_a_device_has_one_run_at_a_time(cache):
 
 
 def test_foreign_load_is_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(guard, "FOREIGN_CPU", {"cpu": 0.2})
+    monkeypatch.setattr("ratchet.doctor.FOREIGN_CPU", {"cpu": 0.2})
     with watched(tmp_path, "import time; time.sleep(60)") as process:
-        load = guard.Load("cpu", process)
+        load = foreign_load.Load("cpu", process)
         load.begin()
         burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         time.sleep(2.2)
@@ -217,21 +233,21 @@ def test_a_run_that_ends_early_is_known_to_have_been_disturbed(monkeypatch):
     """Else `hopeless`, for the sake of other programs, would be a verdict."""
     seen = {"foreign_cpu": 0.9, "foreign_gpu": 0, "shared": True}
     process = SimpleNamespace(peak_bytes=0, tree=list, popen=SimpleNamespace(pid=-1))
-    monkeypatch.setattr(referee, "started", lambda job, level: nullcontext((process, None)))
-    monkeypatch.setattr(referee, "keep_compiled", lambda job: None)
-    monkeypatch.setattr(referee, "wait_until_ready", lambda *_: 0.0)
-    monkeypatch.setattr(guard.Load, "seen", lambda load: seen if load.start else {})
+    monkeypatch.setattr("ratchet.referee.trial.started", lambda job, level: nullcontext((process, None)))
+    monkeypatch.setattr("ratchet.referee.trial.keep_compiled", lambda job: None)
+    monkeypatch.setattr("ratchet.referee.trial.wait_until_ready", lambda *_: 0.0)
+    monkeypatch.setattr(foreign_load.Load, "seen", lambda load: seen if load.start else {})
 
     job = SimpleNamespace(device="cpu", seconds=20.0)
     for status in ("hopeless", "timeout", "crash"):
 
         def train(*_, **__):
-            raise guard.Ended(status, "it is slow")  # noqa: B023
+            raise supervisor.Ended(status, "it is slow")  # noqa: B023
 
-        monkeypatch.setattr(referee, "train", train)
+        monkeypatch.setattr("ratchet.referee.trial.train", train)
         facts = {"shared": False}
-        with pytest.raises(guard.Ended):
-            referee.compete(job, "none", referee.Clock(), facts)
+        with pytest.raises(supervisor.Ended):
+            trial.compete(job, "none", trial.Clock(), facts)
         assert facts["shared"] == (status != "crash")  # a crash is its own fault
 
 
@@ -240,7 +256,7 @@ def test_what_a_contestant_leaves_behind_is_no_other_program(tmp_path):
     code = "import os, time; os._exit(0) if os.fork() else time.sleep(60)"
     with watched(tmp_path, code) as process:
         assert process.wait(20) == 0 and not process.popen.poll()
-        load = guard.Load("cpu", process)
+        load = foreign_load.Load("cpu", process)
         left = [number for number in psutil.pids() if load._is_own(number) and number != process.popen.pid]
         assert len(left) == 1 and not load._is_own(os.getpid())
 
@@ -252,7 +268,7 @@ def test_shares_of_the_cpu_have_cores_of_their_own(halves):
     assert devices.describe(first) == devices.describe(second) != devices.describe("cpu")
     too_many = f"cpu:0/{len(devices.CORES) + 1}"
     for name in ("cpu:2/2", "cpu:0/0", "cpu:0/99999", too_many, "cpu:1", "cpu:00/2", "cpu:0/1"):
-        with pytest.raises(sources.Refused, match="cpu:0/2"):
+        with pytest.raises(Refused, match="cpu:0/2"):
             devices.choose(name)
     with devices.exclusive(first):
         burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -291,7 +307,7 @@ def test_gpus_are_those_that_cuda_shows(monkeypatch, visible, names):
 def test_cores_that_are_not_alike_and_quotas_are_told(halves, tmp_path, monkeypatch):
     """Halves with other cores are devices of another kind; a quota can't be shared out."""
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(devices, "SYS", tmp_path)
+    monkeypatch.setattr("ratchet.referee.devices.SYS", tmp_path)
     first, second = halves
     plain = devices.describe(first)["device"]
     (folder := tmp_path / "devices/cpu_atom").mkdir(parents=True)
@@ -299,14 +315,14 @@ def test_cores_that_are_not_alike_and_quotas_are_told(halves, tmp_path, monkeypa
     (folder / "cpus").write_text(f"{slow[0]}-{slow[-1]}\n", encoding="utf-8")
     assert devices.describe(first)["device"] == f"{plain} ({len(devices.cores(first))} fast)"
     assert devices.describe(second)["device"] == f"{plain} ({len(slow)} slow)"
-    with pytest.raises(sources.Refused, match="of one kind"):
-        pool.places(names=halves)
+    with pytest.raises(Refused, match="of one kind"):
+        registry.places(names=halves)
     (tmp_path / "fs/cgroup").mkdir(parents=True)
     (tmp_path / "fs/cgroup/cpu.max").write_text("max 100000\n", encoding="utf-8")
     assert devices.choose(first) == first and devices.quota() == math.inf
     (tmp_path / "fs/cgroup/cpu.max").write_text("150000 100000\n", encoding="utf-8")
     assert devices.describe("cpu")["device"].endswith(", 1.5 CPUs' time")
-    with pytest.raises(sources.Refused, match="1.5 CPUs' time"):
+    with pytest.raises(Refused, match="1.5 CPUs' time"):
         devices.choose(first)
 
 
@@ -350,13 +366,13 @@ def test_only_load_on_its_own_cores_is_foreign(
     """A stranger that has run for 1000 seconds runs 10 more, some of them on the share's core."""
     stranger, own = Stranger(98, 1000.0, goes_at_first), Stranger(99, 5.0, {1})
     now, busy = [0.0], {0: 1000.0, 1: 5.0}
-    monkeypatch.setattr(devices, "CORES", [[0], [1]])
-    monkeypatch.setattr(guard, "core_times", lambda: busy)
-    monkeypatch.setattr(guard, "busy_seconds", float)
+    monkeypatch.setattr("ratchet.referee.devices.CORES", [[0], [1]])
+    monkeypatch.setattr("ratchet.referee.foreign_load.core_times", lambda: busy)
+    monkeypatch.setattr("ratchet.referee.foreign_load.busy_seconds", float)
     monkeypatch.setattr(psutil, "process_iter", lambda: [stranger, own])
-    monkeypatch.setattr(guard, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("ratchet.referee.supervisor.time", SimpleNamespace(monotonic=lambda: now[0]))
     contestant = SimpleNamespace(tree=lambda: [own], popen=SimpleNamespace(pid=-1))
-    load = guard.Load("cpu:1/2", contestant)
+    load = foreign_load.Load("cpu:1/2", contestant)
     load.begin()
     stranger.spent, stranger.goes = stranger.spent + 10, goes_at_last
     own.spent, now[0] = own.spent + 10 - ran_here, 10.0

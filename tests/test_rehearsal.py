@@ -17,12 +17,17 @@ from test_train import SMALL, start
 
 import prepare
 import train
+from ratchet.arena.hardware.device import matmul_peak, tensors_on
+from ratchet.arena.progress import ProgressLine
+from ratchet.arena.rehearsal import compile_events
+from ratchet.arena.run import Run
+from ratchet.arena.score import describe_budget, print_outlook
 
 
 @pytest.fixture
 def run(arena, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "matmul_peak", lambda device: (1e12, "a guess"))
-    return prepare.Run(arena, torch.device("cpu"), 0, "5s", tmp_path)
+    monkeypatch.setattr("ratchet.arena.run.matmul_peak", lambda device: (1e12, "a guess"))
+    return Run(arena, torch.device("cpu"), 0, "5s", tmp_path)
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def test_the_clock_begins_with_the_first_batch_however_long_the_rehearsal(run, m
 
 def test_a_rehearsal_that_never_ends_is_ended(run, model, monkeypatch, capsys):
     ended = threading.Event()
-    monkeypatch.setattr(prepare, "REHEARSAL_LIMIT", 0.2)
+    monkeypatch.setattr("ratchet.arena.run.REHEARSAL_LIMIT", 0.2)
     monkeypatch.setattr(prepare.os, "_exit", lambda code: ended.set() if code == 1 else None)
     run.rehearse(lambda x, y: ended.wait(10), 2, model, calls=1)
     assert ended.is_set() and "not ready to train after" in capsys.readouterr().err
@@ -74,17 +79,17 @@ def test_a_rehearsal_that_fails_leaves_no_timer_behind(run, model, monkeypatch, 
 
 
 def test_long_work_tells_of_itself_without_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(prepare, "PROGRESS_SECONDS", (99, 0.02))
-    monkeypatch.setattr(prepare, "console", prepare.Console(soft_wrap=True))
-    with prepare.ProgressLine("scoring") as line:
+    monkeypatch.setattr("ratchet.arena.progress.PROGRESS_SECONDS", (99, 0.02))
+    monkeypatch.setattr("ratchet.arena.progress.console", prepare.Console(soft_wrap=True))
+    with ProgressLine("scoring") as line:
         line.detail = f"row 120 of 240, {line.seconds_left(120, 240)}"
         time.sleep(0.2)
     assert re.match(r"scoring: row 120 of 240, 0 s left, 0 s so far\n", capsys.readouterr().out)
 
 
 def test_short_work_says_nothing_without_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(prepare, "console", prepare.Console(soft_wrap=True))
-    with prepare.ProgressLine("scoring"):
+    monkeypatch.setattr("ratchet.arena.progress.console", prepare.Console(soft_wrap=True))
+    with ProgressLine("scoring"):
         pass
     assert capsys.readouterr().out == ""
 
@@ -96,9 +101,9 @@ def test_a_rehearsal_tells_which_part_is_compiled_and_how_long_it_takes(monkeypa
     module = SimpleNamespace(callback_handler=handler)
     monkeypatch.setitem(sys.modules, "torch._dynamo.callback", module)
     clock = SimpleNamespace(monotonic=iter([0.0, 4.0, 5.0, 11.0, 12.0, 13.0]).__next__)
-    monkeypatch.setattr(prepare, "time", clock)
+    monkeypatch.setattr("prepare.time", clock)
     seen = []
-    with prepare.compile_events(line, 2):
+    with compile_events(line, 2):
         for _ in range(3):
             handler.run_start_callbacks(None)
             seen.append(line.detail)
@@ -113,7 +118,7 @@ def test_what_was_being_compiled_before_breaks_nothing(monkeypatch):
     handler, line = CompilationCallbackHandler(), SimpleNamespace(detail="")
     module = SimpleNamespace(callback_handler=handler)
     monkeypatch.setitem(sys.modules, "torch._dynamo.callback", module)
-    with prepare.compile_events(line, 2):
+    with compile_events(line, 2):
         handler.run_end_callbacks(None)
     assert line.detail == ""
 
@@ -133,7 +138,7 @@ def test_a_type_without_units_for_it_is_not_measured_with_large_matrices(monkeyp
         time.sleep(0.01 * (a.dtype == torch.bfloat16))
 
     monkeypatch.setattr(torch, "mm", multiply)
-    rate, description = prepare.matmul_peak(torch.device("cpu"))
+    rate, description = matmul_peak(torch.device("cpu"))
     assert description == "float32 matmul of 2048" and rate > 1e12
     assert (256, torch.bfloat16) in sizes and (2048, torch.bfloat16) not in sizes
 
@@ -157,7 +162,7 @@ def test_a_type_without_units_for_it_is_not_measured_with_large_matrices(monkeyp
 def test_a_part_is_compiled_where_the_budget_earns_it_back(run, monkeypatch, budget, cores, dtype, parts):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     monkeypatch.setattr(run.arena, "seconds", 300)
-    run = prepare.Run(run.arena, torch.device("cpu"), 0, budget, run.folder)
+    run = Run(run.arena, torch.device("cpu"), 0, budget, run.folder)
     assert train.worth_compiling(run, getattr(torch, dtype)) == parts
 
 
@@ -231,8 +236,8 @@ def test_a_dead_weak_proxy_hides_no_tensor():
     proxy = weakref.proxy(referent)
     del referent
     assert any(type(thing) is weakref.ProxyType for thing in gc.get_objects())
-    assert any(found is tensor for found in prepare.tensors_on("cpu")) and proxy is not None
-    assert prepare.tensors_on("cuda") == []
+    assert any(found is tensor for found in tensors_on("cpu")) and proxy is not None
+    assert tensors_on("cuda") == []
 
 
 RESULT = dict(arena="pocket", device="cpu", val_bpb=1.2, tokens=4e6, flops_per_token=1e7)
@@ -250,7 +255,7 @@ RESULT = dict(arena="pocket", device="cpu", val_bpb=1.2, tokens=4e6, flops_per_t
 )
 def test_a_summary_says_when_little_of_the_budget_was_used(budget, seconds, custom, text):
     result = RESULT | dict(budget=budget, train_seconds=seconds, custom_budget=custom)
-    assert prepare.describe_budget(result) == text
+    assert describe_budget(result) == text
 
 
 @pytest.mark.parametrize(
@@ -265,18 +270,18 @@ def test_a_summary_says_when_little_of_the_budget_was_used(budget, seconds, cust
 )
 def test_a_newcomer_is_told_what_a_score_means_and_what_to_do_next(monkeypatch, capsys, change, words):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    prepare.print_outlook(RESULT | {"budget": "300s"} | change)
+    print_outlook(RESULT | {"budget": "300s"} | change)
     out = capsys.readouterr().out
     assert words in out and len(re.findall("^  uv run ratchet", out, re.M)) == 3
 
 
 def test_the_text_has_been_seen_is_said_only_when_it_has(arena, monkeypatch, capsys, tmp_path):
     """A budget that is spent before the first step is another matter."""
-    run = prepare.Run(arena, torch.device("cpu"), 0, "0.001s", tmp_path)
+    run = Run(arena, torch.device("cpu"), 0, "0.001s", tmp_path)
     run.rehearse = lambda *args, **options: None
     submitted = []
     run.submit = lambda *args: submitted.append(run.steps) or {}
-    monkeypatch.setattr(prepare, "enter", lambda: run)
+    monkeypatch.setattr("prepare.enter", lambda: run)
     monkeypatch.setattr(train, "PRESETS", {"small": train.PRESETS["small"] | {"memory": 4}})
     train.main()
     assert submitted == [1] and "has been seen" not in capsys.readouterr().out

@@ -11,9 +11,12 @@ import wandb
 from test_experiments import calibrated, commit, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
-import prepare
-from ratchet import __main__, experiments, relay
-from ratchet.experiments import Bench
+from ratchet import __main__
+from ratchet.arena.log import wandb_run, wandb_settings
+from ratchet.arena.run import Run
+from ratchet.experiments import verbs
+from ratchet.experiments.session import Bench
+from ratchet.report import wandb as wandb_relay
 
 KEY = 8 * "ab12c"
 
@@ -43,7 +46,7 @@ def test_a_run_there_for_each_run_here(calibrated, monkeypatch):  # noqa: F811
         return facts
 
     bench.place.run = run
-    e = experiments.attempt(bench, "an idea like no other", by="somebody")
+    e = verbs.attempt(bench, "an idea like no other", by="somebody")
     wandb.teardown()  # its process has written all, as when this one ends
     folders = [*(calibrated / "runs/wandb").glob("offline-run-*")]
     assert e.verdict == "crash" and len(folders) == len(e.runs) == 1
@@ -54,15 +57,15 @@ def test_a_run_there_for_each_run_here(calibrated, monkeypatch):  # noqa: F811
 
 def test_nothing_is_sent_unless_it_is_asked_for(calibrated, monkeypatch):  # noqa: F811
     calls, told = [], []
-    monkeypatch.setattr(relay, "send", lambda *args: calls.append(args) or 1 / 0)
+    monkeypatch.setattr("ratchet.report.wandb.send", lambda *args: calls.append(args) or 1 / 0)
     commit("worse", quality=0.5)
-    experiments.attempt(Bench(), "worse")
+    verbs.attempt(Bench(), "worse")
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    experiments.attempt(Bench(), "worse", again=True)
+    verbs.attempt(Bench(), "worse", again=True)
     assert calls == []
     monkeypatch.delenv("WANDB_MODE")
-    e = experiments.attempt(Bench(tell=told.append), "worse", again=True)
+    e = verbs.attempt(Bench(tell=told.append), "worse", again=True)
     assert len(calls) == 1 and e.verdict == "discard" and "could not be told" in told[-1]
 
 
@@ -90,7 +93,7 @@ def test_what_wandb_lacks_is_one_sentence_before_anything_starts(
     for name, value in conditions.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match="2"):
-        relay.check(False)
+        wandb_relay.check(False)
     said = capsys.readouterr().err
     assert re.fullmatch(f"ratchet: {why}.*\n", said) and "secret" not in said
 
@@ -106,12 +109,12 @@ def test_a_verb_that_would_send_begins_nothing_without_a_key(calibrated, no_acco
 
 def test_wandb_is_needed_only_where_it_is_asked_for(no_account, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert prepare.wandb_settings() is None
+    assert wandb_settings() is None
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert prepare.wandb_settings(True) is None
+    assert wandb_settings(True) is None
     monkeypatch.delenv("WANDB_MODE")
     with pytest.raises(SystemExit, match="2"):
-        prepare.wandb_settings(True)
+        wandb_settings(True)
     assert "uv sync --extra wandb" in capsys.readouterr().err
 
 
@@ -121,9 +124,9 @@ def test_a_server_that_does_not_answer_costs_the_curves_and_no_more(
 ):
     for name, value in {"PROJECT": "mine", "API_KEY": KEY, "BASE_URL": "http://127.0.0.1:1"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    monkeypatch.setattr(prepare, "WANDB_SECONDS", 1)
-    run = prepare.Run(arena, torch.device("cpu"), 0, "1s", tmp_path)
-    assert prepare.wandb_run(run, {"depth": 3}) is None
+    monkeypatch.setattr("ratchet.arena.log.WANDB_SECONDS", 1)
+    run = Run(arena, torch.device("cpu"), 0, "1s", tmp_path)
+    assert wandb_run(run, {"depth": 3}) is None
     said = "".join(capsys.readouterr())
     assert said.count("\n") == 1 and "wandb gets no curves of this run: Timed out" in said
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]

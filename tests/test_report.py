@@ -11,9 +11,14 @@ import pytest
 from test_experiments import SIGMA, commit, problems, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
-from ratchet import __main__, comparisons, experiments, guard, live, report, scaling, sources, speak
-from ratchet.experiments import Bench
-from ratchet.ledger import Ledger
+from ratchet import __main__, commits
+from ratchet.experiments import comparisons, sources, verbs
+from ratchet.experiments.ledger import Ledger
+from ratchet.experiments.session import Bench
+from ratchet.model import scaling, serve_bench
+from ratchet.report import data as report_data
+from ratchet.report import picture, render
+from ratchet.report import server as report_server
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'><b>bold</b>"
 EVIL += "\u202etxet\x1b[31m"
@@ -22,12 +27,12 @@ EVIL += "\u202etxet\x1b[31m"
 @pytest.fixture
 def night(repository, runs, monkeypatch):  # noqa: F811
     """A campaign with a gain, a dead end, a crash, an audit, and curves; its words are hostile."""
-    monkeypatch.setattr(guard, "clean", lambda data: data.decode())
-    experiments.calibrate(Bench(arena="tiny", budget="5s"), 5)
+    monkeypatch.setattr("ratchet.referee.supervisor.clean", lambda data: data.decode())
+    verbs.calibrate(Bench(arena="tiny", budget="5s"), 5)
     for number, (quality, more) in enumerate([(1.1, ""), (1.0, ""), (1.2, 'STATUS = "crash"'), (1.05, "")]):
         commit(f"idea {number}", quality=quality, more=f"NUMBER = {number}\n{more}")
         told = {"gain": 0.1 - number / 30}
-        experiments.attempt(Bench(), f"idea {number}, {EVIL}", by=f"agent {number % 2} {EVIL}", **told)
+        verbs.attempt(Bench(), f"idea {number}, {EVIL}", by=f"agent {number % 2} {EVIL}", **told)
     comparisons.audit(Bench(), 2)
     for e in Bench().experiments():
         for run in e.runs:
@@ -41,7 +46,7 @@ def night(repository, runs, monkeypatch):  # noqa: F811
 
 
 def collected(home):
-    return report.collect(Ledger(home), home)
+    return report_data.collect(Ledger(home), home)
 
 
 def test_the_data_are_those_of_the_ledger(night):
@@ -55,7 +60,7 @@ def test_the_data_are_those_of_the_ledger(night):
     assert 0.3 * SIGMA < campaign["sigma"] < 3 * SIGMA and campaign["df"] >= 4
     assert rows[1]["gain"] == pytest.approx(0.1, abs=5 * SIGMA) and rows[1]["said"] == 0.1
     assert "+QUALITY = 1.1" in rows[1]["diff"] and rows[3]["tail"] == "last words"
-    assert len(rows[0]["curve"]) <= report.POINTS and rows[0]["curve"][-1][0] == pytest.approx(5, abs=0.2)
+    assert len(rows[0]["curve"]) <= report_data.POINTS and rows[0]["curve"][-1][0] == pytest.approx(5, abs=0.2)
     assert [row["name"] for row in campaign["audit"]] == ["experiment 2"]
     found = [(row["name"], row["split"], "gain" in row) for row in rows[5]["compared"]]
     own = [("experiment 1", False), ("experiment 2", True)]
@@ -66,9 +71,9 @@ def test_the_data_are_those_of_the_ledger(night):
 
 
 def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
-    experiments.calibrate(Bench(arena="tiny", budget="5s"), 5)
+    verbs.calibrate(Bench(arena="tiny", budget="5s"), 5)
     commit("new idea", quality=1.3)
-    experiments.attempt(Bench(), "new idea", quick=True)
+    verbs.attempt(Bench(), "new idea", quick=True)
     data = collected(night)
     old, new = data["campaigns"]
     assert [row["verdict"] for row in new["experiments"]] == ["baseline", "keep"] and data["latest"] == 1
@@ -76,7 +81,7 @@ def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
     assert (
         new["champions"][1]["mean"] == pytest.approx(0.7, abs=5 * SIGMA) and "gain" not in new["champions"][1]
     )
-    report.picture(data, night / "progress.png")
+    picture.picture(data, night / "progress.png")
     comparisons.compare(Bench(arena="tiny", budget="7s"), ["HEAD", "HEAD~1"], 2)
     data = collected(night)
     assert len(data["campaigns"]) == 3 and data["latest"] == 1
@@ -84,7 +89,7 @@ def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
 
 def test_diffs_are_those_of_each_pair_and_of_what_git_still_has(repository):  # noqa: F811
     first, second, third = (commit(f"c{n}", quality=n) for n in (1.5, 2.5, 3.5))
-    found = sources.diffs([(first, third), ("0" * 40, third), (second, third), (third, third)])
+    found = commits.diffs([(first, third), ("0" * 40, third), (second, third), (third, third)])
     assert "-QUALITY = 1.5" in found[first, third] and "-QUALITY = 2.5" in found[second, third]
     assert found["0" * 40, third] == found[third, third] == ""
 
@@ -96,7 +101,7 @@ def test_an_empty_ledger_and_one_without_a_verdict_make_a_page(repository, runs,
             "opens", role="calibrate", arms=[sources.read_source("HEAD").facts()], arena="tiny", seal="x",
             budget="5s", device="cpu", driver="", torch="2", salt="y")  # fmt: skip
     data = collected(repository)
-    assert len(data["campaigns"]) == rows and "Ratchet" in report.render(data)
+    assert len(data["campaigns"]) == rows and "Ratchet" in render.render(data)
 
 
 def write_measured(home):
@@ -107,11 +112,11 @@ def write_measured(home):
         times = {"first": [0.01] * 3, "spans": [5e-3 * (1 + rows / 8)] * 3, "slow_gap": 0.002}
         return times | {"bytes": 1e6 * (4 + rows), "flops": 1e6 * rows}
 
-    points = [speak.point(rows, 6, seen(rows), limits) for rows in (1, 2, 4, 8)]
+    points = [serve_bench.point(rows, 6, seen(rows), limits) for rows in (1, 2, 4, 8)]
     decoding = {"run": "2/3-confirm-0", "device": EVIL, "cached": True, "compiled": True, "prompt": 256}
     decoding |= {"new": 64, "time": EVIL, "isolation": "bubblewrap", "points": points, "limits": limits}
     decoding |= {"against": {"cached": 0.001, "recomputed": 0.02}}
-    decoding |= {"frontier": [p["rows"] for p in speak.frontier(points)]}
+    decoding |= {"frontier": [p["rows"] for p in serve_bench.frontier(points)]}
     model = {"step": 0.3, "rows": 8, "gradients": 10**7, "layers": 3, "width": 192, "device": EVIL}
     links = scaling.Links({2: {256: 1e-5, 2**20: 1e-3}, 4: {256: 2e-5, 2**20: 3e-3}}, "measured", EVIL)
     found = {"model": model, "tag": "measured", "source": EVIL, "device": EVIL, "run": EVIL, "time": EVIL}
@@ -119,7 +124,7 @@ def write_measured(home):
     rows = [(n, size, seconds) for n in links.times for size, seconds in links.times[n].items()]
     found["table"] = [{"n": n, "bytes": size, "seconds": took, "ring": took} for n, size, took in rows]
     found["lines"] = [{"n": 2}, {"n": 4}]
-    for name, value in zip(report.MEASURED, (decoding, found)):
+    for name, value in zip(report_data.MEASURED, (decoding, found)):
         (home / name).write_text(json.dumps(value), encoding="utf-8")
 
 
@@ -128,14 +133,14 @@ def test_what_was_measured_of_decoding_is_in_the_data_and_what_is_broken_is_not(
     write_measured(night)
     data = collected(night)
     assert len(data["decoding"]["points"]) == 4 and data["scaling"]["model"]["layers"] == 3
-    (night / report.MEASURED[0]).write_text("{", encoding="utf-8")
+    (night / report_data.MEASURED[0]).write_text("{", encoding="utf-8")
     assert collected(night)["decoding"] is None and collected(night)["scaling"]
 
 
 def test_the_page_is_one_file_and_holds_no_word_of_the_ledger_as_html(night):
-    page = report.render(collected(night))
+    page = render.render(collected(night))
     assert "window.hacked" not in page and len(page) < 8e6
-    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page.replace(report.library(), ""))
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page.replace(render.library(), ""))
 
 
 def test_the_command_line_writes_page_and_picture(night, tmp_path):
@@ -151,7 +156,7 @@ def test_the_command_line_writes_page_and_picture(night, tmp_path):
 
 @pytest.fixture
 def served(night):
-    with live.server(night) as server:
+    with report_server.server(night) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         yield server.url.removesuffix("/")
@@ -168,7 +173,7 @@ def test_the_live_page_follows_the_ledger(served, night):
     first = get(served + "/stamp"), get(served + "/data")
     assert "Ratchet" in get(served + "/") and get(served + "/stamp") == first[0]
     commit("another", quality=1.0, more="NUMBER = 9")
-    experiments.attempt(Bench(), "another")
+    verbs.attempt(Bench(), "another")
     assert get(served + "/stamp") != first[0] and get(served + "/data") != first[1]
     (night / "ledger.jsonl").unlink()
     assert get(served + "/stamp") == "empty" and get(served + "/data")
@@ -234,7 +239,7 @@ def look(chromium):
 
 def written(home, folder):
     path = folder / "report.html"
-    path.write_text(report.render(collected(home)), encoding="utf-8")
+    path.write_text(render.render(collected(home)), encoding="utf-8")
     return path.as_uri()
 
 
@@ -314,7 +319,7 @@ def test_a_row_appears_within_two_seconds(served, night, look):
     page = look(served + "/")
     count = page.locator("tr.row").count()
     commit("late", quality=1.0, more="NUMBER = 11")
-    experiments.attempt(Bench(), "late")
+    verbs.attempt(Bench(), "late")
     page.locator("tr.row").nth(count).wait_for(timeout=2000)
 
 
@@ -322,7 +327,7 @@ def test_a_row_appears_within_two_seconds(served, night, look):
 def test_a_browser_draws_a_page_with_nothing(repository, runs, tmp_path, look, rows):  # noqa: F811
     if rows:
         commit("breaks", more='STATUS = "crash"')
-        experiments.calibrate(Bench(arena="tiny", budget="5s"), 5)
+        verbs.calibrate(Bench(arena="tiny", budget="5s"), 5)
     page = look(written(repository, tmp_path))
     assert page.errors == []
     assert ("empty" in page.inner_text("#sentence")) == (rows == 0)

@@ -19,8 +19,8 @@ import torch
 import torch.multiprocessing  # noqa: F401  (it teaches multiprocessing to pass tensors)
 from conftest import ROOT
 
-from ratchet import sandbox
-from ratchet.sandbox import View
+from ratchet.referee import sandbox
+from ratchet.referee.sandbox import View
 
 CONFINED = [level for level in sandbox.LEVELS[:2] if sandbox.works(level)]
 confined = pytest.mark.parametrize("level", CONFINED)

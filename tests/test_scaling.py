@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from ratchet import scaling
-from ratchet.scaling import Links
-from ratchet.sources import Refused
+from ratchet.arena.files import Refused
+from ratchet.model import scaling
+from ratchet.model.scaling import Links
 
 MODEL = {"step": 0.3, "rows": 8, "gradients": 10**8, "layers": 6, "width": 512, "device": "a test"}
 NCCL = """# nThread 1 nGpus 2 minBytes 256 maxBytes 1048576 step: 4(factor) warmup iters: 5 iters: 20

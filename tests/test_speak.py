@@ -14,9 +14,13 @@ from test_train import SMALL
 from typer.testing import CliRunner
 
 import train
-from ratchet import __main__, decoder, report, sandbox, speak
-from ratchet.ledger import Ledger
-from ratchet.sources import Refused
+from ratchet import __main__
+from ratchet.arena.files import Refused
+from ratchet.experiments.ledger import Ledger
+from ratchet.model import decode_process, sample, serve_bench
+from ratchet.model import find as find_model
+from ratchet.referee import sandbox
+from ratchet.report import data as report_data
 
 LIMITS = {"bandwidth": 1e10, "peak_flops": 1e12}
 
@@ -59,12 +63,12 @@ def test_time_per_token_is_the_time_after_the_first_over_the_tokens_after_it():
     stamps = [0.0, 0.5, 0.6, 0.8, 0.9]  # the start, then a token each: G = 4
     spans = [stamps[-1] - stamps[1], 0.9, 0.3]
     seen = {"first": [0.5, 0.7, 0.6], "spans": spans, "slow_gap": 0.3, "bytes": 5e8, "flops": 1e9}
-    point = speak.point(8, 4, seen, LIMITS)
+    point = serve_bench.point(8, 4, seen, LIMITS)
     assert point["ttft"] == 0.6 and point["tpot"] == pytest.approx(0.4 / 3)
     assert point["interactivity"] == pytest.approx(7.5) and point["rate"] == pytest.approx(8 * 7.5)
     assert point["interactivity_p99"] == pytest.approx(1 / 0.3)
     assert point["bound"] == pytest.approx(0.05)  # 5e8 bytes at 1e10 a second: more than 1e9 FLOPs at 1e12
-    assert speak.speed_of_light(1e6, 1e12, LIMITS) == pytest.approx(1.0)
+    assert serve_bench.speed_of_light(1e6, 1e12, LIMITS) == pytest.approx(1.0)
 
 
 def test_the_frontier_is_what_no_other_point_beats():
@@ -82,11 +86,11 @@ def test_the_frontier_is_what_no_other_point_beats():
             return any((q["interactivity"], q["rate"]) != (p["interactivity"], p["rate"]) for q in at_least)
 
         expected = {(p["interactivity"], p["rate"]) for p in points if not beaten(p)}
-        assert {(p["interactivity"], p["rate"]) for p in speak.frontier(points)} == expected
+        assert {(p["interactivity"], p["rate"]) for p in serve_bench.frontier(points)} == expected
 
 
 def test_batches_double_up_to_the_largest():
-    assert speak.doublings(1) == [1] and speak.doublings(20) == [1, 2, 4, 8, 16]
+    assert serve_bench.doublings(1) == [1] and serve_bench.doublings(20) == [1, 2, 4, 8, 16]
 
 
 @pytest.mark.parametrize("length", [5, 40])
@@ -98,7 +102,7 @@ def test_bytes_of_a_step_are_those_of_weights_keys_and_values_by_hand(model, len
     inputs = 3 * (1 + 1 + 1 + 4) * width + 2 * 32 + 2 * width  # of each linear map, for a token
     seen = sum(min(window, length + 1) for window in (16, 32, 64))  # the new token sees itself
     attention = 3 * width + 2 * width * seen
-    with torch.no_grad(), decoder.ReadBytes() as read:
+    with torch.no_grad(), decode_process.ReadBytes() as read:
         cache = model.init_cache(batch, 64)
         model.decode(cache, torch.randint(4, (batch, length)))
         read.total = 0
@@ -120,7 +124,7 @@ def greedy(decoding, steps):
 
 def test_decoding_with_and_without_a_cache_says_the_same(model):
     prompt = torch.randint(4, 512, (3, 9))
-    kinds = decoder.Cached, decoder.Recomputed
+    kinds = decode_process.Cached, decode_process.Recomputed
     with torch.no_grad():
         both = [greedy(kind(model, model.decode, prompt, 64), 20) for kind in kinds]
     assert torch.equal(*both) and both[0].shape == (3, 20)
@@ -129,14 +133,14 @@ def test_decoding_with_and_without_a_cache_says_the_same(model):
 def test_a_long_prompt_is_taken_in_pieces(model, monkeypatch):
     prompt = torch.randint(4, 512, (2, 50))
     with torch.no_grad():
-        whole = decoder.Cached(model, model.decode, prompt, 64).first(512)
-        monkeypatch.setattr(decoder, "LOGITS", 2 * 512 * 7)
-        torch.testing.assert_close(decoder.Cached(model, model.decode, prompt, 64).first(512), whole)
+        whole = decode_process.Cached(model, model.decode, prompt, 64).first(512)
+        monkeypatch.setattr("ratchet.model.decode_process.LOGITS", 2 * 512 * 7)
+        torch.testing.assert_close(decode_process.Cached(model, model.decode, prompt, 64).first(512), whole)
 
 
 def test_tokens_are_drawn_as_asked():
     logits = torch.tensor([[0.0, 2.0, 1.0, -5.0]]).expand(4000, 4)
-    draw = lambda **more: decoder.choose(  # noqa: E731
+    draw = lambda **more: decode_process.choose(  # noqa: E731
         logits, **dict(temperature=1.0, top_k=0, generator=torch.Generator().manual_seed(1)) | more
     )
     assert (draw(temperature=0) == 1).all()
@@ -152,7 +156,7 @@ def test_a_model_speaks_in_its_sandbox(run):
     ask = dict(tokens=12, temperature=0.8, top_k=50)
     said = []
     for seed in (3, 4):
-        speak.say(
+        sample.say(
             run, "The people", 2, show=lambda *words, seed=seed: said.append((seed, *words)), **ask, seed=seed
         )
     texts = [
@@ -165,7 +169,7 @@ def test_a_model_speaks_in_its_sandbox(run):
 
 def test_a_prompt_that_is_too_long_is_one_sentence(run):
     with pytest.raises(Refused, match="the prompt has .* tokens, the model sees 64: shorten it"):
-        speak.say(run, "of the people " * 100, 1, tokens=5, temperature=0.0, top_k=0, seed=0)
+        sample.say(run, "of the people " * 100, 1, tokens=5, temperature=0.0, top_k=0, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -183,13 +187,13 @@ def test_a_model_that_breaks_is_one_sentence(arena, tmp_path, change, why):
         .replace("def load(folder):", f"def load(folder):\n    {change}", 1)
     )
     with pytest.raises(Refused, match=f"the model's process ended: .*{why}"):
-        speak.say(
+        sample.say(
             write_run(tmp_path / "run", arena, source), "x", 1, tokens=5, temperature=0.0, top_k=0, seed=0
         )
 
 
 def test_decoding_is_measured(run):
-    found = speak.serve_bench(run, "cpu", 4, prompt=20, new=6, eager=True)
+    found = serve_bench.serve_bench(run, "cpu", 4, prompt=20, new=6, eager=True)
     assert [point["rows"] for point in found["points"]] == [1, 2, 4] and found["cached"]
     assert found["run"].endswith("2026-01-31_120000") and found["frontier"]
     for point in found["points"]:
@@ -201,12 +205,12 @@ def test_decoding_is_measured(run):
     more = [point["bytes"] for point in found["points"]]
     assert more[2] - more[1] == 2 * (more[1] - more[0])  # weights once, the rest for each row
     with pytest.raises(Refused, match="60 \\+ 6 tokens are too many: the model sees 64"):
-        speak.serve_bench(run, "cpu", 4, prompt=60, new=6, eager=True)
+        serve_bench.serve_bench(run, "cpu", 4, prompt=60, new=6, eager=True)
 
 
 def test_a_model_without_a_cache_recomputes_and_says_so(arena, tmp_path):
     source = (ROOT / "train.py").read_text(encoding="utf-8").replace("def init_cache(", "def no_cache(")
-    found = speak.serve_bench(write_run(tmp_path / "run", arena, source), "cpu", 1, 20, 3, eager=True)
+    found = serve_bench.serve_bench(write_run(tmp_path / "run", arena, source), "cpu", 1, 20, 3, eager=True)
     assert not found["cached"] and len(found["points"]) == 1
 
 
@@ -231,7 +235,7 @@ def test_a_model_that_decodes_wrongly_is_one_sentence(arena, tmp_path, old, new,
     assert old in source
     with pytest.raises(Refused, match=why) as refusal:
         folder = write_run(tmp_path / "run", arena, source.replace(old, new, 1))
-        speak.serve_bench(folder, "cpu", 2, 20, 3, eager=True)
+        serve_bench.serve_bench(folder, "cpu", 2, 20, 3, eager=True)
     assert "\x1b" not in str(refusal.value)
 
 
@@ -263,11 +267,11 @@ def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path, monkeypa
     assert "with a KV cache, not compiled" in verb("serve-bench", *short)
     with monkeypatch.context() as patch:
         patch.setattr(
-            speak, "serve_bench", lambda *_, **__: json.loads(Path(report.MEASURED[0]).read_bytes())
+            "ratchet.model.serve_bench.serve_bench", lambda *_, **__: json.loads(Path(report_data.MEASURED[0]).read_bytes())
         )
         assert json.loads(verb("serve-bench", *short, "--json"))["points"][1]["rows"] == 2
     assert "external" in verb("scaling", "--links", "external", "--devices", "4")
-    kept = [json.loads(Path(name).read_bytes()) for name in report.MEASURED]
+    kept = [json.loads(Path(name).read_bytes()) for name in report_data.MEASURED]
     assert [len(kept[0]["points"]), len(kept[1]["decoding"]), len(kept[1]["training"])] == [2, 3, 3]
     verb("export", str(run), str(tmp_path / "out"))
     assert (tmp_path / "out/modeling_ratchet.py").exists()
@@ -284,29 +288,29 @@ def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path, monkeypa
 def test_a_run_is_found_by_its_folder_its_number_or_as_the_latest(arena, tmp_path):
     ledger = Ledger(tmp_path)
     with pytest.raises(Refused, match="no trained model yet"):
-        speak.find_run(ledger, tmp_path)
+        find_model.find_run(ledger, tmp_path)
     older, newer = (write_run(tmp_path / f"runs/2026-0{month}-01_000000", arena) for month in (1, 2))
-    assert speak.find_run(ledger, tmp_path) == newer
-    assert speak.find_run(ledger, tmp_path, str(older)) == older
+    assert find_model.find_run(ledger, tmp_path) == newer
+    assert find_model.find_run(ledger, tmp_path, str(older)) == older
     with pytest.raises(Refused, match="there is no champion yet"):
-        speak.find_run(ledger, tmp_path, "champion")
+        find_model.find_run(ledger, tmp_path, "champion")
     for name in ("7", "0", "elsewhere"):
         with pytest.raises(Refused, match=f"{name} names no run that has left a model"):
-            speak.find_run(ledger, tmp_path, name)
+            find_model.find_run(ledger, tmp_path, name)
     (newer / "config.json").unlink()
     with pytest.raises(Refused, match="lacks config.json"):
-        speak.find_run(ledger, tmp_path)
+        find_model.find_run(ledger, tmp_path)
     (newer / "result.json").write_text('{"status": "invalid"}', encoding="utf-8")
-    assert speak.find_run(ledger, tmp_path) == older
+    assert find_model.find_run(ledger, tmp_path) == older
 
 
 def test_a_first_word_is_a_run_where_it_can_only_be_one(run):
-    assert speak.name_and_prompt([]) == (None, "")
-    assert speak.name_and_prompt(["of the people", "by the people"]) == (None, "of the people by the people")
-    assert speak.name_and_prompt(["and/or"]) == (None, "and/or")
-    assert speak.name_and_prompt(["x" * 5000]) == (None, "x" * 5000)  # longer than names of files may be
+    assert find_model.name_and_prompt([]) == (None, "")
+    assert find_model.name_and_prompt(["of the people", "by the people"]) == (None, "of the people by the people")
+    assert find_model.name_and_prompt(["and/or"]) == (None, "and/or")
+    assert find_model.name_and_prompt(["x" * 5000]) == (None, "x" * 5000)  # longer than names of files may be
     for name in ("12", "champion", str(run), "runs/gone"):
-        assert speak.name_and_prompt([name, "hello"]) == (name, "hello")
+        assert find_model.name_and_prompt([name, "hello"]) == (name, "hello")
 
 
 def test_the_champion_is_the_last_kept_and_leaves_its_last_run(tmp_path, monkeypatch):
@@ -328,7 +332,7 @@ def test_the_champion_is_the_last_kept_and_leaves_its_last_run(tmp_path, monkeyp
         ledger.append("run", n=n, arm=0, phase="confirm", folder=folder, **good)
         if weights:
             (tmp_path / folder).mkdir(parents=True)
-            for name in speak.NEEDED:
+            for name in find_model.NEEDED:
                 (tmp_path / folder / name).touch()
         ledger.append("closes", n=n, verdict=verdict, reason="")
         return tmp_path / folder
@@ -336,7 +340,7 @@ def test_the_champion_is_the_last_kept_and_leaves_its_last_run(tmp_path, monkeyp
     ledger = Ledger(tmp_path)
     first, kept = close("calibrate", "baseline"), close("try", "keep")
     close("try", "discard", weights=False)
-    assert speak.find_run(ledger, tmp_path) == speak.find_run(ledger, tmp_path, "champion") == kept
-    assert speak.find_run(ledger, tmp_path, "1") == first
+    assert find_model.find_run(ledger, tmp_path) == find_model.find_run(ledger, tmp_path, "champion") == kept
+    assert find_model.find_run(ledger, tmp_path, "1") == first
     with pytest.raises(Refused, match="3 names no run that has left a model"):
-        speak.find_run(ledger, tmp_path, "3")
+        find_model.find_run(ledger, tmp_path, "3")

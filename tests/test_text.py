@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from datasets.exceptions import DatasetNotFoundError
 
-import prepare
+from prepare import main, prepare
+from ratchet.arena.text.corpus import Corpus, documents, find_corpus
+from ratchet.arena.text.hub import hub_dataset, hub_home
+from ratchet.arena.text.readers import cut
 
 TEXTS = [
     "Hello, world.",
@@ -38,7 +41,7 @@ def csv(texts):
 
 def read(source, **options):
     """Documents of a path, in order, without those that are empty."""
-    return [text for _, text in prepare.documents(prepare.find_corpus(str(source), **options))]
+    return [text for _, text in documents(find_corpus(str(source), **options))]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
@@ -54,7 +57,7 @@ def test_documents_are_those_that_the_hubs_own_loader_reads(name, tmp_path):
         pq.write_table(pa.table({"text": [*texts, None], "n": range(1001)}), path, row_group_size=300)
     rows = datasets.load_dataset(kind, data_files=[str(path)], split="train", streaming=True)
     expected = [row["text"] for row in rows]
-    expected = list(prepare.cut(expected)) if kind == "text" else expected
+    expected = list(cut(expected)) if kind == "text" else expected
     assert read(path) == [text for text in expected if text and text.strip()] and len(expected) > 100
 
 
@@ -118,7 +121,7 @@ def test_files_are_listed_once_sorted_with_what_links_name_and_without_what_is_h
     (text / "b/loop").symlink_to(text)
     (elsewhere / "back").symlink_to(text / "b")
     (text / "e.jsonl").symlink_to(text / "c.jsonl")
-    corpus = prepare.find_corpus(str(text))
+    corpus = find_corpus(str(text))
     names = ["a/back/x.jsonl", "a/x.jsonl", "c.jsonl", "e.jsonl"]
     assert [str(path.relative_to(text)) for path in corpus.files] == names
     assert read(text) == ["b", "elsewhere", "c", "c"]
@@ -136,11 +139,11 @@ def test_the_seal_counts_the_bytes_of_the_files_that_are_read(tmp_path, monkeypa
     body = jsonl(texts, "body")
     (tmp_path / "text/a.jsonl.gz").write_bytes(packed := gzip.compress(body))
     options = dict(source=str(tmp_path / "text"), context=64, vocab_size=300)
-    arena = prepare.prepare("mine", column="body", **options)
+    arena = prepare("mine", column="body", **options)
     assert (arena.source_bytes, arena.column, arena.source) == (len(packed), "body", "text")
-    assert prepare.prepare("mine", column="body", **options).seal == arena.seal
+    assert prepare("mine", column="body", **options).seal == arena.seal
     with pytest.raises(SystemExit):
-        prepare.prepare("mine", **options)  # another column is another text
+        prepare("mine", **options)  # another column is another text
 
 
 def test_empty_files_and_empty_documents_are_passed_over(tmp_path):
@@ -242,22 +245,22 @@ def test_parquet_of_other_string_types_is_text(tmp_path):
 def test_a_jsonl_of_one_huge_document_is_told_from_too_little_text(tmp_path, refusal, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "cache"))
     (tmp_path / "a.jsonl").write_bytes(jsonl(["many words " * 100_000]))
-    sentence = refusal(prepare.prepare, "mine", source=str(tmp_path / "a.jsonl"), vocab_size=300, context=64)
+    sentence = refusal(prepare, "mine", source=str(tmp_path / "a.jsonl"), vocab_size=300, context=64)
     assert "one document" in sentence and "one a line of .jsonl" in sentence
 
 
 def test_text_without_a_name_is_refused(refusal, monkeypatch):
     monkeypatch.setattr(prepare.sys, "argv", ["prepare.py", "--text", ""])
-    assert "does not exist" in refusal(prepare.main)
+    assert "does not exist" in refusal(main)
 
 
 def test_a_folder_that_is_called_like_an_arena_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = {}
-    monkeypatch.setattr(prepare, "prepare", lambda name, **options: seen.update(options, name=name) or exit())
+    monkeypatch.setattr("prepare.prepare", lambda name, **options: seen.update(options, name=name) or exit())
     monkeypatch.setattr(prepare.sys, "argv", ["prepare.py", "--text", "pocket", "--split", "test"])
     with pytest.raises(SystemExit):
-        prepare.main()
+        main()
     assert (seen["source"], seen["name"], seen["split"]) == ("./pocket", "own", "test")
 
 
@@ -270,15 +273,15 @@ def test_a_folder_that_is_called_like_an_arena_is_a_folder(tmp_path, monkeypatch
     ["https://huggingface.co/datasets/o/n", "https://hf.co/datasets/o/n/tree/main?x=1", "hf://datasets/o/n"],
 )
 def test_the_address_of_a_dataset_is_its_id(address, monkeypatch):
-    assert prepare.find_corpus(address).source == "o/n"
+    assert find_corpus(address).source == "o/n"
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
-    assert prepare.find_corpus("https://mirror.example/datasets/o/n:c/").source == "o/n:c"
+    assert find_corpus("https://mirror.example/datasets/o/n:c/").source == "o/n:c"
 
 
 def test_an_address_elsewhere_and_a_split_of_a_file_are_refused(tmp_path, refusal):
-    assert "does not exist" in refusal(prepare.find_corpus, "https://example.org/datasets/o/n")
+    assert "does not exist" in refusal(find_corpus, "https://example.org/datasets/o/n")
     (tmp_path / "a.txt").write_bytes(b"text")
-    assert "--split test" in refusal(prepare.find_corpus, str(tmp_path), split="test")
+    assert "--split test" in refusal(find_corpus, str(tmp_path), split="test")
 
 
 CONFIGS = """Config name is missing.
@@ -311,7 +314,7 @@ def test_why_a_dataset_cannot_be_had_is_said_with_the_remedy(error, parts, monke
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    sentence = refusal(prepare.hub_dataset, prepare.Corpus("o/n"))
+    sentence = refusal(hub_dataset, Corpus("o/n"))
     assert sentence.startswith("ratchet: o/n can't be had") and all(part in sentence for part in parts), (
         sentence
     )
@@ -322,13 +325,13 @@ def test_a_dataset_is_read_by_column_and_split(monkeypatch, refusal):
     monkeypatch.setattr(
         datasets, "load_dataset", lambda *args, **options: calls.append((args, options)) or data
     )
-    corpus = prepare.find_corpus("o/n:en", "body", "test")
-    corpus.data = prepare.hub_dataset(corpus)
+    corpus = find_corpus("o/n:en", "body", "test")
+    corpus.data = hub_dataset(corpus)
     assert calls == [(("o/n", "en"), {"split": "test"})]
-    assert [text for _, text in prepare.documents(corpus)] == TEXTS
-    assert "`body`, `n`" in refusal(prepare.hub_dataset, prepare.Corpus("o/n"))
+    assert [text for _, text in documents(corpus)] == TEXTS
+    assert "`body`, `n`" in refusal(hub_dataset, Corpus("o/n"))
     corpus.column, corpus.data = "n", data
-    assert "o/n:en, row 1: `n` is a number" in refusal(list, prepare.documents(corpus))
+    assert "o/n:en, row 1: `n` is a number" in refusal(list, documents(corpus))
 
 
 def test_the_hubs_cache_is_beside_the_arenas_where_the_home_cannot_be_written(tmp_path, monkeypatch):
@@ -337,8 +340,8 @@ def test_the_hubs_cache_is_beside_the_arenas_where_the_home_cannot_be_written(tm
         monkeypatch.delenv(name)
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert prepare.hub_home() == tmp_path / "home/.cache/huggingface" and "HF_HOME" not in os.environ
+    assert hub_home() == tmp_path / "home/.cache/huggingface" and "HF_HOME" not in os.environ
     monkeypatch.setattr(prepare.os, "access", lambda *args: False)
-    assert prepare.hub_home() == tmp_path / ".huggingface"
+    assert hub_home() == tmp_path / ".huggingface"
     assert os.environ["HF_HOME"] == str(tmp_path / ".huggingface")
     assert os.environ["HF_TOKEN_PATH"] == str(tmp_path / "home/.cache/huggingface/token")

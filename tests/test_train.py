@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from conftest import ROOT, LocalModel, score
 from safetensors.torch import load_file, save_file, save_model
 
-import prepare
 import train
+from ratchet.arena.run import Run
+from ratchet.arena.score import SUMMARY
+from ratchet.arena.tokenizer import BOS, load_tokenizer, token_bytes
 
 SMALL = dict(vocab_size=512, context=64, depth=3, width=128, head_size=64, windows="SHL", dtype="float32")
 SMALL |= dict(tables=(9, 8), memory=10)
@@ -169,7 +171,7 @@ def test_ngrams_know_the_last_tokens_and_nothing_else():
     torch.testing.assert_close(left, 2 * whole * (left != 0))
     assert 0 < (left == 0).all(-1).sum() < x.numel()
     pairs.dropout = 0.0
-    from_bos = torch.tensor([[prepare.BOS, 7, 9]])
+    from_bos = torch.tensor([[BOS, 7, 9]])
     assert torch.equal(pairs(from_bos)[0, 2], pairs(torch.tensor([[7, 9]]))[0, 1])
 
 
@@ -177,7 +179,7 @@ def test_repeats_are_what_a_slow_search_finds():
     tokens = torch.randint(4, (3, 40))
     copied, there = train.repeats(tokens, tokens.size(1))
     for row, t, n in itertools.product(range(3), range(40), range(train.COPY)):
-        text = [prepare.BOS] * n + tokens[row].tolist()  # text[t : t + n + 1] ends with token t
+        text = [BOS] * n + tokens[row].tolist()  # text[t : t + n + 1] ends with token t
         places = [s for s in range(t) if text[s : s + n + 1] == text[t : t + n + 1]]
         assert there[row, t, n] == bool(places)
         assert not places or copied[row, t, n] == tokens[row, places[-1] + 1]
@@ -195,7 +197,7 @@ def test_the_memory_gives_what_a_slow_search_finds_and_hides_a_row_from_itself(m
     for training in (True, False):
         following, known = memory.train(training)(x)
         for t, n, way in itertools.product(range(50), range(1, train.RECALL + 1), range(train.WAYS)):
-            row, own = [prepare.BOS] * 8 + texts[way].tolist(), [prepare.BOS] * 8 + x[0].tolist()
+            row, own = [BOS] * 8 + texts[way].tolist(), [BOS] * 8 + x[0].tolist()
             ends = [s for s in range(8, 38) if row[s + 1 - n : s + 1] == own[8 + t + 1 - n : 8 + t + 1]]
             answers, place = {targets[way, s - 8].item() for s in ends}, (n - 1) * train.WAYS + way
             if training:  # the places are shared: one that is hidden may hide another
@@ -252,7 +254,7 @@ def test_every_parameter_is_in_one_optimizer(model):
 
 def test_a_step_in_parts_is_the_step(model, arena, tmp_path):
     x, y = torch.randint(512, (2, 4, 64))
-    run, state = prepare.Run(arena, torch.device("cpu"), 0, "1e6tok", tmp_path), model.state_dict()
+    run, state = Run(arena, torch.device("cpu"), 0, "1e6tok", tmp_path), model.state_dict()
     state, results = {key: value.clone() for key, value in state.items()}, []
     for rows in (4, 1):
         model.load_state_dict(state)
@@ -296,7 +298,7 @@ def test_two_processes_train_as_one_does(model, arena, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run([*launch, tmp_path / "peers.py", tmp_path], env=environment, check=True, timeout=120)
     out = load_file(tmp_path / "out.safetensors")
-    run = prepare.Run(arena, torch.device("cpu"), 0, "1e6tok", tmp_path)
+    run = Run(arena, torch.device("cpu"), 0, "1e6tok", tmp_path)
     step = train.make_step(run, model, train.make_optimizers(model), 4)
     torch.testing.assert_close(
         out.pop("losses"), torch.stack([step(x, y) for _ in range(3)]), atol=1e-3, rtol=0
@@ -313,8 +315,8 @@ def test_two_processes_train_as_one_does(model, arena, tmp_path):
 def test_the_model_is_causal_stateless_and_independent_by_the_scorers_own_probes(
     model, arena, finished_run, monkeypatch
 ):
-    monkeypatch.setattr(prepare, "ModelProcess", LocalModel)
-    monkeypatch.setattr(prepare, "matmul_peak", lambda device: (1e12, "a guess"))
+    monkeypatch.setattr("ratchet.arena.score.ModelProcess", LocalModel)
+    monkeypatch.setattr("ratchet.arena.run.matmul_peak", lambda device: (1e12, "a guess"))
     folder = finished_run(ROOT / "train.py")
     (folder / "config.json").write_text(json.dumps(SMALL), encoding="utf-8")
     save_model(model, str(folder / "model.safetensors"))
@@ -335,7 +337,7 @@ def test_a_saved_model_is_the_model(model, tmp_path):
 def test_decoding_gives_the_logits_of_the_whole_row(model, pieces):
     """Windows, n-grams, repeats and memory included. The future is not there yet: it is causal, too."""
     tokens = torch.randint(4, (3, 64))  # few, so that much is repeated
-    tokens[:, 0] = prepare.BOS
+    tokens[:, 0] = BOS
     with torch.no_grad():
         model.eval()
         cache = model.init_cache(3, 64)
@@ -351,7 +353,7 @@ def test_a_new_model_knows_nothing_and_says_so():
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(arena, tmp_path, capsys):
-    log = train.Log(prepare.Run(arena, torch.device("cpu"), 0, "1s", tmp_path), SMALL)
+    log = train.Log(Run(arena, torch.device("cpu"), 0, "1s", tmp_path), SMALL)
     log(torch.tensor(5.0))
     with pytest.raises(SystemExit) as end:
         log(torch.tensor(math.nan))
@@ -397,7 +399,7 @@ def test_a_run_learns_more_than_the_frequency_of_tokens(finished, arena):
     rows = np.fromfile(arena.folder / "val.rows", np.uint16).reshape(-1, 65)[:, 1:]
     train_tokens = np.fromfile(arena.folder / "train.tokens", np.uint16)
     shares = (np.bincount(train_tokens, minlength=512) + 1) / (len(train_tokens) + 512)
-    sizes = prepare.token_bytes(prepare.load_tokenizer(arena.folder))[rows]
+    sizes = token_bytes(load_tokenizer(arena.folder))[rows]
     frequencies = -np.log2(shares[rows][sizes > 0]).sum() / sizes.sum()
     assert finished[0][2]["status"] == "ok" and 1.0 < finished[0][2]["val_bpb"] < 0.95 * frequencies
 
@@ -413,7 +415,7 @@ def test_the_summary_and_the_result_hold_what_the_readme_promises(finished):
     folder, out, result = finished[0]
     summary = out.split("---\n")[1].split("lower is better")[0]
     keys = [line.split(":")[0] for line in summary.splitlines()]
-    assert keys == [*prepare.SUMMARY]
+    assert keys == [*SUMMARY]
     assert f"val_bpb:           {result['val_bpb']:.6f}\n" in out
     assert "official:          no" in out and "for trying things out" in out
     assert (

@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT
 from scipy import stats
 
-from ratchet import verdicts
-from ratchet.verdicts import LOOKS, Noise, compare, decide, decide_quick, pooled, recent, screen
+from ratchet.experiments import verdicts
+from ratchet.experiments.verdicts import LOOKS, Noise, compare, decide, decide_quick, pooled, recent, screen
 
 KNOWN = Noise(1.0, 50)
 

@@ -1,0 +1,1 @@
+"""What a contestant and its scorer run: text, tokens, rows, the clock, the score. Sealed."""

@@ -1,0 +1,61 @@
+"""The device of a run: its name, its speed, its queue."""
+
+import gc
+import math
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+
+def use(device):
+    """Make a CUDA device the one that events, streams and waiting are about."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def synchronize(device):
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def device_name(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if sys.platform == "linux" else ""
+    model = re.findall("model name.*: (.*)", info) or [os.uname().machine]
+    return f"{device.type}: {model[0]}, {torch.get_num_threads()} threads"
+
+
+def matmul_rate(size, dtype, device, seconds):
+    """FLOP/s of a product of two square matrices, the best seen in so many seconds."""
+    matrix, best = torch.randn(size, size, device=device).to(dtype), math.inf
+    stop = time.monotonic() + seconds
+    while time.monotonic() < stop:
+        begin = time.perf_counter()
+        torch.mm(matrix, matrix)
+        synchronize(device)
+        best = min(best, time.perf_counter() - begin)
+    return 2 * size**3 / best
+
+
+def matmul_peak(device):
+    """(FLOP/s, description) of the fastest large matrix product here: mfu_percent is a percentage of it.
+
+    A type that is far behind with small matrices is left out: on a CPU without units for bfloat16 one large
+    product takes a minute.
+    """
+    size, dtypes = 8192 if device.type == "cuda" else 2048, (torch.float32, torch.bfloat16)
+    small = {dtype: matmul_rate(256, dtype, device, 0.05) for dtype in dtypes}
+    dtypes = [dtype for dtype in dtypes if small[dtype] > max(small.values()) / 4]
+    rates = {matmul_rate(size, dtype, device, 0.3): dtype for dtype in dtypes}
+    return max(rates), f"{str(rates[max(rates)])[6:]} matmul of {size}"
+
+
+def tensors_on(device_type):
+    """All tensors of this process on such a device. isinstance() would raise on a dead weak proxy."""
+    tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+    return [tensor for tensor in tensors if tensor.device.type == device_type]

@@ -1,0 +1,1 @@
+"""Where an arena's text comes from: files, the hub, a package."""

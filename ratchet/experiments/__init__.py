@@ -1,0 +1,1 @@
+"""Many runs to one verdict, kept in the ledger. Sealed."""

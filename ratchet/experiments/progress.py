@@ -1,0 +1,65 @@
+"""Progress: which run of how many an experiment is at, how much of its limits a night has used, time left."""
+
+import math
+
+from ratchet.experiments import verdicts
+from ratchet.experiments.ledger import disturbed
+
+RECENT_RUNS = 8  # whose seconds tell how long the next ones will take
+UNITS = {"hours": "h", "experiments": "experiments", "device_seconds": "s of the device", "calls": "calls",
+         "cost": "dollars"}  # fmt: skip
+
+
+def most_runs(e, phase):
+    """(how many runs an experiment has at most, with one of this phase; whether it may end before)."""
+    phases = {run["phase"] for run in e.runs} | {phase}
+    if e.role == "try":
+        rest = 0 if e.quick else 2 * verdicts.LOOKS[-1]
+        return 1 + rest + ("reference" in phases), True
+    return len(e.arms) * e.seeds + ("measure" in phases), False
+
+
+def seconds_of_a_run(e, experiments, budget):
+    """Mean seconds of its latest valid runs with that budget, else of others like it; None without any."""
+    alike = [o for o in experiments if (o.seal, o.opens["device"]) == (e.seal, e.opens["device"])]
+    for group in ([e], alike):
+        runs = [run for each in group for run in each.runs]
+        valid = [run for run in runs if run["status"] == "ok" and run["budget"] == budget]
+        if spent := [sum(run["seconds"].values()) for run in valid[-RECENT_RUNS:]]:
+            return sum(spent) / len(spent)
+    return None
+
+
+def of_experiment(e, experiments, phase, budget):
+    """On the run that begins now: "run 2 of at most 13, at most 55 min left"."""
+    number = 1 + sum(not disturbed(run) for run in e.runs)
+    most, may_end = most_runs(e, phase)
+    most = max(most, number)  # a run of the champion that failed is made again
+    each = seconds_of_a_run(e, experiments, budget)
+    left = f", {duration((most - number + 1) * each, may_end)} left" if each is not None else ""
+    return f"run {number} of {'at most ' * may_end}{most}{left}"
+
+
+def of_night(spent, limits):
+    """How much of each limit is used: "3 of 30 experiments, 1.2 of 8 h, about 6.8 h left"."""
+    pairs = [(key, getattr(spent, key), most) for key, most in limits._asdict().items()]
+    used = [f"{figure(used)} of {figure(most)} {UNITS[key]}" for key, used, most in pairs if most < math.inf]
+    used = used or [f"{spent.experiments} experiments, {spent.hours:.1f} h"]
+    left = 3600 * (limits.hours - spent.hours)
+    if spent.experiments:
+        each = 3600 * spent.hours / spent.experiments
+        left = min(left, each * (limits.experiments - spent.experiments))
+    return ", ".join(used + [f"{duration(left)} left"] * (0 <= left < math.inf))
+
+
+def figure(value):
+    """Three digits of a small number, all whole ones of a large one."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def duration(seconds, is_most=False):
+    """In words: about 12 min, at most 2.1 h, less than a minute."""
+    if seconds < 60:
+        return "less than a minute"
+    time = f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+    return f"{'at most' if is_most else 'about'} {time}"

@@ -1,0 +1,265 @@
+"""The model's process for `ratchet speak` and its kin: decodes with a run's model, times it, counts its work.
+
+Started by speak.py in the sandbox, as the model is the contestant's code. Questions and answers are lines of
+JSON on a socket.
+
+Letters in shapes: B rows, P tokens of a prompt, T context, V vocabulary.
+"""
+
+import json
+import math
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ratchet.arena.definition import load_arena
+from ratchet.arena.files import reason, refuse
+from ratchet.arena.hardware.cpu import settle
+from ratchet.arena.hardware.device import matmul_peak, synchronize, use
+from ratchet.arena.model_process import load_contestant
+from ratchet.arena.tokenizer import BOS, SPECIALS, load_tokenizer
+
+LOGITS = 2**27  # of a prompt that are made at a time
+SECONDS = 15  # of a batch size, after which no third repeat begins
+TAIL = 17  # tokens at the end of a full row
+BANDWIDTH_BYTES = {"cuda": 2**31}  # else 2**28
+PRODUCTS = "mm", "bmm", "addmm", "baddbmm", "_scaled_mm"  # of torch.ops.aten; and all attention
+
+
+class Cached:
+    """Decoding through init_cache() and decode(): a token costs a token."""
+
+    def __init__(self, model, decode, prompt, total):
+        """decode: model.decode, or that compiled; prompt int64 [B, P]; total: tokens there will be."""
+        self.model, self.decode, self.prompt = model, decode, prompt
+        self.cache = model.init_cache(len(prompt), total)
+
+    def first(self, vocab_size):
+        """Logits [B, V] after the prompt. It is taken in pieces: all its logits may not fit into memory."""
+        size = max(1, LOGITS // (len(self.prompt) * vocab_size))
+        for piece in self.prompt.split(size, dim=1):
+            logits = self.model.decode(self.cache, piece)[:, -1]
+        return logits
+
+    def step(self, ids):
+        return self.decode(self.cache, ids)[:, -1]
+
+
+class Recomputed:
+    """Decoding for a model that offers no cache: every token costs the whole row."""
+
+    def __init__(self, model, decode, prompt, total):
+        self.model, self.tokens, self.prompt = model, prompt[:, :0], prompt
+
+    def first(self, vocab_size):
+        return self.step(self.prompt)
+
+    def step(self, ids):
+        self.tokens = torch.cat([self.tokens, ids], dim=1)
+        return self.model(self.tokens)[:, -1]
+
+
+class ReadBytes(TorchDispatchMode):
+    """Bytes of all that products and attention are made of: what decoding has to read, weights above all."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in PRODUCTS or "attention" in name or "linear" in name:
+            self.total += sum(t.numel() * t.element_size() for t in args if torch.is_tensor(t))
+        return func(*args, **(kwargs or {}))
+
+
+def choose(logits, temperature, top_k, generator):
+    """Token ids [B, 1] from logits [B, V]; temperature 0 takes the likeliest."""
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    logits = logits.float() / temperature
+    if top_k:
+        least = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator).to(logits.device)
+
+
+class Speaker:
+    """Answers questions about one run's model."""
+
+    def __init__(self, folder, device, say, heard):
+        run = json.loads((folder / "run.json").read_bytes())
+        self.arena = load_arena(Path(run["arena_folder"]), "tokenizer.json")
+        if self.arena.seal != run["seal"]:
+            refuse(f"{folder} was trained in another arena than {self.arena.folder} is now.")
+        self.tokenizer = load_tokenizer(self.arena.folder)
+        self.device, self.say, self.heard = device, say, heard
+        self.model = load_contestant(folder, device)
+        self.decode = self.uncompiled = getattr(self.model, "decode", None)
+        self.cached = bool(self.decode) and hasattr(self.model, "init_cache")
+
+    def about(self, ask):
+        names = sorted(self.model.state_dict())
+        return {"cached": self.cached, "class": type(self.model).__name__, "names": names}
+
+    def decoding(self, prompt, total):
+        return (Cached if self.cached else Recomputed)(self.model, self.decode, prompt, total)
+
+    def compile(self, ask):
+        """Compile the step of one token, for any number of rows; without a cache there is no such step."""
+        try:
+            self.decode = torch.compile(self.model.decode, dynamic=True)
+            decoding = self.decoding(self.any_tokens(2, self.arena.context // 2), self.arena.context)
+            decoding.step(decoding.first(self.arena.vocab_size).argmax(-1, keepdim=True))
+        except Exception as error:  # a compiler has a hundred types of them
+            self.decode = self.uncompiled
+            return {"compiled": False, "why": reason(error)[:200]}
+        return {"compiled": True}
+
+    def speak(self, ask):
+        """Continue a prompt `samples` times, one after the other; the text is said as it comes."""
+        ids = [BOS, *self.tokenizer.encode(ask["prompt"], add_special_tokens=False).ids]
+        room = self.arena.context - len(ids)
+        if room < 1:
+            return {
+                "error": f"the prompt has {len(ids)} tokens, the model sees {self.arena.context}: shorten it"
+            }
+        most = min(ask["tokens"], room)
+        for number in range(ask["samples"]):
+            said, spoken, generator = [], "", torch.Generator().manual_seed(ask["seed"] + number)
+            for token in self.continuation(ids, most, ask, generator):
+                said.append(token)
+                text = self.tokenizer.decode(said)
+                if not text.endswith("\ufffd"):  # else half of a character
+                    self.say({"text": text[len(spoken) :], "sample": number})
+                    self.heard()
+                    spoken = text
+        return {"cut": len(said) == room < ask["tokens"]}
+
+    def continuation(self, ids, most, ask, generator):
+        """Tokens after these, until the document ends, `most` at most."""
+        decoding = self.decoding(torch.tensor([ids], device=self.device), self.arena.context)
+        logits = decoding.first(self.arena.vocab_size)
+        for left in range(most, 0, -1):
+            token = choose(logits, ask["temperature"], ask["top_k"], generator)
+            if token.item() == BOS:
+                break
+            yield token.item()
+            if left > 1:
+                logits = decoding.step(token)
+
+    def any_tokens(self, rows, length):
+        ids = torch.randint(len(SPECIALS), self.arena.vocab_size, (rows, length), device=self.device)
+        ids[:, 0] = BOS
+        return ids
+
+    def bench(self, ask):
+        """Decode some batches greedily: seconds of each to its first token, and from that to its last.
+
+        Of all gaps between two tokens the one that 99 % don't exceed.
+        """
+        length, new = ask["prompt"], ask["new"]
+        ids = self.any_tokens(ask["batch"], length)
+        first, spans, gaps = [], [], []
+        for number in range(-1, ask["repeats"]):  # the first one warms up
+            decoding, times = self.decoding(ids, length + new + 1), [time.perf_counter()]
+            token = decoding.first(self.arena.vocab_size).argmax(-1, keepdim=True)
+            self.tick(times)
+            for _ in range(new - 1):
+                token = decoding.step(token).argmax(-1, keepdim=True)
+                self.tick(times)
+            if number == -1:
+                stop = time.monotonic() + SECONDS
+            else:
+                first.append(times[1] - times[0])
+                spans.append(times[-1] - times[1])
+                gaps += [b - a for a, b in zip(times[1:], times[2:])]
+            if number > 0 and time.monotonic() > stop:
+                break
+        slow = sorted(gaps)[math.ceil(0.99 * len(gaps)) - 1]
+        return {"first": first, "spans": spans, "slow_gap": slow} | self.work(decoding, token)
+
+    def tick(self, times):
+        synchronize(self.device)
+        times.append(time.perf_counter())
+
+    def work(self, decoding, token):
+        """FLOPs of one more step, and bytes that its products read, counted as it is made."""
+        decoding.decode = self.uncompiled  # compiled code can't be looked into
+        with ReadBytes() as read, FlopCounterMode(display=False) as flops:
+            decoding.step(token)
+        return {"flops": flops.get_total_flops(), "bytes": read.total}
+
+    def against(self, ask):
+        """Seconds of a token near the end of a full row, with the cache and without; medians.
+
+        And by how many nats the two predict it differently at most.
+        """
+        ids, seconds = self.any_tokens(1, self.arena.context), {"cached": [], "recomputed": []}
+        for _ in range(ask["repeats"]):
+            decoding = self.decoding(ids[:, :-TAIL], self.arena.context)
+            decoding.first(self.arena.vocab_size)
+            steps = ids[:, -TAIL:-1].split(1, dim=1)
+            seconds["cached"] += [self.timed(lambda: decoding.step(token)) for token in steps]  # noqa: B023
+            seconds["recomputed"] += [self.timed(lambda: self.model(ids)) for _ in range(2)]
+        said = decoding.step(ids[:, -1:]), self.model(ids)[:, -1]
+        nats = [logits.float().log_softmax(-1) for logits in said]
+        found = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
+        return found | {"difference": (nats[0] - nats[1]).abs().max().item()}
+
+    def limits(self, ask):
+        """What the device can do at best: FLOP/s, bytes/s read, seconds to start next to nothing (CUDA)."""
+        flops, what = matmul_peak(self.device)
+        data = torch.ones(BANDWIDTH_BYTES.get(self.device.type, 2**28) // 4, device=self.device)
+        best = min(self.timed(lambda: data.sum()) for _ in range(10))
+        return {"peak_flops": flops, "peak_of": what, "bandwidth": data.nbytes / best, "floor": self.floor()}
+
+    def timed(self, function):
+        times = [time.perf_counter()]
+        function()
+        self.tick(times)
+        return times[1] - times[0]
+
+    def floor(self):
+        """Seconds that an empty captured graph takes, where there are graphs; else None."""
+        if self.device.type != "cuda":
+            return None
+        graph, data = torch.cuda.CUDAGraph(), torch.zeros(1, device=self.device)
+        with torch.cuda.graph(graph):
+            data.add_(1)
+        return sorted(self.timed(graph.replay) for _ in range(200))[100]
+
+
+def main():
+    folder, device, number = Path(sys.argv[1]), torch.device(sys.argv[2]), int(os.environ["RATCHET_SOCKET"])
+    settle()
+    use(device)
+    with socket.socket(fileno=number) as channel, channel.makefile("r") as questions:
+
+        def say(answer):
+            channel.sendall(json.dumps(answer).encode() + b"\n")
+
+        speaker = Speaker(folder, device, say, questions.readline)
+        say({"ready": True})
+        while line := questions.readline():
+            ask = json.loads(line)
+            try:
+                with torch.no_grad():  # torch.compile makes slow code of what inference_mode() made
+                    answer = getattr(speaker, ask["do"])(ask)
+            except (torch.OutOfMemoryError, MemoryError):
+                answer = {"memory": True}
+            except RuntimeError as error:
+                if "allocate memory" not in str(error):
+                    raise
+                answer = {"memory": True}
+            say({"done": True} | answer)
+
+
+if __name__ == "__main__":
+    main()

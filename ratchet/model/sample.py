@@ -1,0 +1,92 @@
+"""Samples from a trained model, which runs in a process of its own."""
+
+import json
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ratchet.arena.files import ROOT, Refused
+from ratchet.model.find import NEEDED
+from ratchet.referee import devices, sandbox, sealed_arena, supervisor
+from ratchet.referee import environment as trial_environment
+from ratchet.referee.environment import copy_contract
+from ratchet.untrusted_text import clean
+
+LOAD_SECONDS, ANSWER_SECONDS = 120, 600
+
+
+class Decoder:
+    """Asks the model's process, decoder.py, which is confined as a contestant is."""
+
+    def __init__(self, process, channel, arena, level):
+        self.process, self.channel, self.level = process, channel, level
+        self.context, self.vocab_size = arena["context"], arena["vocab_size"]
+
+    def ask(self, do, hear=lambda said: None, **question):
+        """Its answer; hear(message) is called with what it says before. Raises Refused."""
+        stop = time.monotonic() + ANSWER_SECONDS
+        self.send({"do": do} | question)
+        while True:
+            said = self.listen(stop - time.monotonic())
+            if "error" in said:
+                raise Refused(words(said["error"]))
+            if said.get("memory") and do != "bench":
+                raise Refused("there is too little memory for this model on this device: free some")
+            if said.get("done"):
+                return said
+            hear(said)
+            self.send({})  # heard: two messages at once would pass for one
+
+    def send(self, question):
+        with suppress(OSError):  # one that has ended is noticed when it is listened to
+            self.channel.sendall(json.dumps(question).encode() + b"\n")
+
+    def listen(self, seconds):
+        try:
+            return self.process.message(self.channel, seconds, "the model was silent for too long")[0]
+        except supervisor.Ended as end:
+            raise Refused(f"the model's process ended: {end}") from None
+
+
+def words(text):
+    """What a model's process says, as text that no terminal obeys."""
+    return clean(str(text).encode(errors="replace"))[:300]
+
+
+@contextmanager
+def decoder(run, device=None, tell=lambda text: None):
+    """The Decoder of a run's folder, on a device of this machine; the device is held meanwhile."""
+    device, level = devices.choose(device), sandbox.best_level()
+    facts = json.loads((run / "run.json").read_bytes())
+    arena = sealed_arena.load_arena(facts["arena"], Path(facts["arena_folder"])).folder
+    with tempfile.TemporaryDirectory() as folder, devices.exclusive(device, tell):
+        code, own = Path(folder) / "code", Path(folder) / "tmp"
+        for place in (code, own):
+            place.mkdir()
+        copy_contract(code)
+        shutil.copy(ROOT / "ratchet/model/decode_process.py", code)
+        ours, theirs = socket.socketpair()
+        read = [run / name for name in NEEDED] + [arena / name for name in ("arena.json", "tokenizer.json")]
+        view, name = sandbox.View((code, *read), (own,), device), devices.torch_name(device)
+        argv = sandbox.command([sys.executable, str(code / "decode_process.py"), str(run), name], view, level)
+        env = trial_environment.inherited() | dict.fromkeys(("HOME", "TMPDIR"), str(own))
+        env |= {"RATCHET_SOCKET": str(theirs.fileno()), "RATCHET_RUN": folder}
+        with ours, supervisor.Watched(argv, env, code, Path(folder) / "log", folder, theirs) as process:
+            asked = Decoder(process, ours, json.loads((arena / "arena.json").read_bytes()), level)
+            asked.listen(LOAD_SECONDS)
+            yield asked
+
+
+def say(run, prompt, samples, device=None, show=print, tell=lambda text: None, **options):
+    """Continue a prompt; show(number of the sample, piece of its text) is called as the text comes.
+
+    options: tokens, temperature, top_k, seed.
+    """
+    with decoder(run, device, tell) as model:
+        hear = lambda said: show(said.get("sample"), words(said.get("text")))  # noqa: E731
+        if model.ask("speak", hear, prompt=prompt, samples=samples, **options).get("cut"):
+            tell(f"\ncut short: the model sees {model.context} tokens")

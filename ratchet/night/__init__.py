@@ -1,0 +1,1 @@
+"""Who has ideas while nobody watches, and how they get their verdicts."""

@@ -1,0 +1,1 @@
+"""One run of one contestant, under the referee's clock. Sealed."""

@@ -1,0 +1,1 @@
+"""Readers of the ledger: a page, a picture, a server, Weights & Biases."""
