@@ -16,9 +16,8 @@ import time
 import torch
 from recipe import PLAIN_HEAD, ROOT, Stage, Variant, carry_out, load, presets, results
 
-import prepare
 import train
-from ratchet.arena.files import reason
+from ratchet.arena.files import reason, write_json
 
 ARENA = "gpu"
 AS_CONTROL = presets(depth=8, rows=256, windows="HHHL", tables=(), memory=0) + PLAIN_HEAD
@@ -101,7 +100,7 @@ def main():
     subprocess.run([sys.executable, ROOT / "prepare.py", *options], check=True)
     if args.stage in (None, "pieces") and not (runs := load(path)).get("pieces"):
         runs["pieces"] = pieces(torch.device(args.device))
-        prepare.write_atomically(path, runs)
+        write_json(path, runs)
     for what, value in load(path).get("pieces", {}).items():
         print(f"{what:<60} {value if isinstance(value, str) else format(value, '.3f')}")
     wanted = [stage for stage in stages() if args.stage in (None, stage.name)]

@@ -14,7 +14,7 @@ from recipe import ROOT, results
 from rich.console import Console
 from rich.table import Table
 
-import prepare
+from ratchet.arena.files import write_json
 from ratchet.experiments import verdicts
 from ratchet.experiments.campaign import CHAMPION
 from ratchet.experiments.ledger import Ledger, counts
@@ -59,7 +59,7 @@ def main():
         row |= {"wrongly": sum(passed for _, passed, _ in ended), "fatally": sum(kept for *_, kept in ended)}
         row["saved"] = sum(1 - at for at, *_ in ended) / max(len(found), 1)
         rows.append(row)
-    prepare.write_atomically(results("hopeless"), rows)
+    write_json(results("hopeless"), rows)
     table = Table("catch up", "screening runs", "stopped", "wrongly", "fatally", "of their time saved")
     for row in rows:
         *facts, saved = row.values()

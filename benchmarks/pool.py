@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from prepare import prepare
 from ratchet import commits
+from ratchet.arena.files import write_json
 from ratchet.executors import base, local, registry
 from ratchet.experiments import session, verbs
 from ratchet.night import driver
@@ -226,16 +227,16 @@ def main():
             if args.seconds:
                 halves = lambda number: registry.places(names=HALVES[:number])  # noqa: E731
                 found["slots"] = efficiency(halves, args.budget, args.seconds)
-                prepare.write_atomically(path, found)
+                write_json(path, found)
                 with ray_nodes(Path(folder)) as nodes:
                     found["ray"] = efficiency(nodes, args.budget, args.seconds)
-                prepare.write_atomically(path, found)
+                write_json(path, found)
                 fresh()
             if args.experiments:
                 rows = head(args.experiments, args.slots, console.print)
                 found["head"] = {"slots": args.slots, "rows": rows, "run_seconds": RUN_SECONDS}
     found["machine"] = devices.cpu_name()
-    prepare.write_atomically(path, found)
+    write_json(path, found)
     for name in ("slots", "ray"):
         console.print_json(json.dumps({name: found.get(name, {})}))
     table = Table("experiments", "runs a second", "devices served", "ledger MB")

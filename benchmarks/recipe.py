@@ -20,10 +20,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
+from ratchet.arena.files import write_json  # noqa: E402
+
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
-
-import prepare
 
 FACTS = "val_bpb status reason steps tokens tokens_per_second mfu_percent peak_flops params lookup"
 FACTS += " flops_per_token peak_memory_mb rehearsal_seconds train_seconds score_seconds total_seconds"
@@ -106,7 +106,7 @@ def measure(stages, path, device, minutes):
                 if time.monotonic() + float(stage.budget[:-1]) + stage.overhead > stop:
                     return False
                 runs[key] = facts = run_once(variant.text(), stage, seed, device)
-                prepare.write_atomically(path, runs)
+                write_json(path, runs)
                 shown = {k: facts.get(k) for k in ("status", "val_bpb", "tokens_per_second", "steps")}
                 print(key, shown, flush=True)
     return True

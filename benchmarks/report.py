@@ -18,7 +18,7 @@ from pathlib import Path
 import pool as pool_benchmark
 from recipe import results
 
-import prepare
+from ratchet.arena.files import write_json
 from ratchet.experiments.ledger import Ledger
 from ratchet.report import data as report_data
 from ratchet.report import render
@@ -80,7 +80,7 @@ def main():
             found = {"experiments": args.experiments, "seconds_to_build": time.monotonic() - begin}
         (path := Path(folder) / "report.html").write_text(page, encoding="utf-8")
         found |= {"megabytes": len(page.encode()) / 1e6, "seconds_to_open": seconds_to_open(path)}
-    prepare.write_atomically(results("report"), found)
+    write_json(results("report"), found)
     print(json.dumps(found, indent=2))
 
 

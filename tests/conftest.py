@@ -17,6 +17,7 @@ os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"  # two kernels do
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each program started here compiles its imports anew
 
 from prepare import prepare
+from ratchet.arena.files import write_json
 from ratchet.arena.hardware.cpu import settle
 from ratchet.arena.run import Run
 from ratchet.arena.score import score as score_run
@@ -135,7 +136,7 @@ def finished_run(arena, tmp_path):
         run = Run(arena, torch.device("cpu"), 0, "1e4tok", folder)
         run.tokens, run.steps = 10_000, 10
         facts = run.facts() | {"unscored_seconds": 1.0, "train_seconds": 1.0}
-        prepare.write_atomically(folder / "run.json", facts)
+        write_json(folder / "run.json", facts)
         return folder
 
     return make

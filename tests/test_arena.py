@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, write_corpus
+from rich.console import Console
 
 from prepare import in_child, main, prepare
 from ratchet.arena.definition import ARENAS, FILES, load_arena
-from ratchet.arena.files import Refused, cache_folder, plainly, reason, work_folder
+from ratchet.arena.files import Refused, cache_folder, plainly, reason, work_folder, write_json
 from ratchet.arena.hardware.cpu import cgroup_cores, limit_threads, usable_cores
 from ratchet.arena.progress import reading_line
 from ratchet.arena.text.corpus import WORKERS, Corpus, documents
-from ratchet.referee import devices, trial
+from ratchet.referee import devices
 from ratchet.referee import environment as trial_environment
 
 # ----------------------------------------------------------------------------------------------------
@@ -38,7 +39,7 @@ def test_a_prepared_arena_is_used_without_a_lock_or_any_writing(arena, monkeypat
         return open(path, mode, *args, **kwargs)
 
     monkeypatch.setattr("prepare.open", read_only, raising=False)
-    monkeypatch.setattr(prepare.Path, "mkdir", lambda path, **options: read_only(path, "w"))
+    monkeypatch.setattr(Path, "mkdir", lambda path, **options: read_only(path, "w"))
     again = plainly(prepare, "tiny", source=str(arena.corpus), context=64, vocab_size=512)
     assert again.seal == arena.seal == load_arena(arena.folder, *FILES).seal
     assert before == {path: path.stat().st_mtime_ns for path in (arena.folder, *arena.folder.iterdir())}
@@ -180,7 +181,7 @@ def test_the_quota_of_control_groups_is_read_along_their_path(name, tmp_path, mo
 def test_a_contestant_knows_of_a_quota_that_its_sandbox_hides(granted, asked, threads, monkeypatch):
     monkeypatch.setattr("ratchet.referee.devices.quota", lambda: granted)
     monkeypatch.setattr("ratchet.referee.devices.cores", lambda device: {0, 1, 2, 3})
-    monkeypatch.setattr(trial.bytecode, "compile_libraries", lambda: None)
+    monkeypatch.setattr(trial_environment.bytecode, "compile_libraries", lambda: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if asked:
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
@@ -203,7 +204,7 @@ def test_usable_cores_are_those_of_the_smallest_grant(allowed, quota, slurm, exp
         monkeypatch.delenv(f"SLURM_CPUS_{name}", raising=False)
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_CPUS_{name}", value)
-    monkeypatch.setattr(prepare.os, "sched_getaffinity", lambda process: {*range(allowed)}, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(allowed)}, raising=False)
     monkeypatch.setattr("ratchet.arena.hardware.cpu.cgroup_cores", lambda: quota)
     assert usable_cores() == expected
 
@@ -226,7 +227,7 @@ def test_threads_follow_the_cores_unless_somebody_asked_for_others(explicit, exp
 def test_preparing_starts_as_many_workers_as_there_are_usable_cores(arena, tmp_path, monkeypatch):
     counts, pool = [], WORKERS.Pool
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
-    monkeypatch.setattr("ratchet.arena.hardware.cpu.usable_cores", lambda: 1)
+    monkeypatch.setattr("ratchet.arena.rows.usable_cores", lambda: 1)
     monkeypatch.setattr(
         WORKERS, "Pool", lambda count, *args: counts.append(count) or pool(count, *args)
     )
@@ -243,7 +244,7 @@ def test_preparing_starts_as_many_workers_as_there_are_usable_cores(arena, tmp_p
     [("SPLIT", r"\w+|\W"), ("SPECIALS", ["<|bos|>"]), ("TOKENIZER_CHARACTERS", 5), ("OWN_SHARE", 0.1)],
 )
 def test_an_arena_of_another_constant_is_refused_by_its_name(name, value, arena, monkeypatch, refusal):
-    monkeypatch.setattr(prepare, name, value)
+    monkeypatch.setattr(f"ratchet.arena.definition.{name}", value)
     sentence = refusal(prepare, "tiny")
     assert (
         f"another {name} " in sentence
@@ -254,7 +255,7 @@ def test_an_arena_of_another_constant_is_refused_by_its_name(name, value, arena,
 
 def test_an_arena_of_the_house_is_refused_when_its_sizes_have_changed(arena, tmp_path, monkeypatch, refusal):
     facts = json.loads((arena.folder / "arena.json").read_bytes()) | ARENAS["climbmix"]
-    prepare.write_atomically(tmp_path / "arena.json", facts | {"name": "climbmix", "source": "climbmix:3"})
+    write_json(tmp_path / "arena.json", facts | {"name": "climbmix", "source": "climbmix:3"})
     assert load_arena(tmp_path).context == 2048
     monkeypatch.setitem(ARENAS["climbmix"], "context", 1024)
     assert "another context " in refusal(load_arena, tmp_path)
@@ -266,10 +267,10 @@ def test_an_arena_made_before_constants_were_noted_is_compared_by_its_tokenizer(
 ):
     facts = json.loads((arena.folder / "arena.json").read_bytes())
     del facts["constants"]
-    prepare.write_atomically(tmp_path / "arena.json", facts)
+    write_json(tmp_path / "arena.json", facts)
     (tmp_path / "tokenizer.json").write_bytes((arena.folder / "tokenizer.json").read_bytes())
     assert load_arena(tmp_path, "tokenizer.json").vocab_size == 512
-    monkeypatch.setattr(prepare, name, value)
+    monkeypatch.setattr(f"ratchet.arena.definition.{name}", value)
     assert f"another {name} " in refusal(load_arena, tmp_path, "tokenizer.json")
 
 
@@ -281,6 +282,7 @@ def test_an_interrupted_preparation_does_not_go_on_with_another_split(arena, tmp
 
     with monkeypatch.context() as patch:
         patch.setattr("ratchet.arena.tokenizer.SPLIT", r"\w+|\W")
+        patch.setattr("ratchet.arena.definition.SPLIT", r"\w+|\W")
         patch.setattr("prepare.tokenize", broken)
         with pytest.raises(KeyboardInterrupt):
             prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512)
@@ -304,7 +306,7 @@ def test_progress_is_a_plain_line_now_and_then_where_there_is_no_terminal(monkey
 
 
 def test_progress_is_a_live_line_in_a_terminal(monkeypatch):
-    terminal = prepare.Console(file=io.StringIO(), force_terminal=True, width=100, markup=False)
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100, markup=False)
     monkeypatch.setattr("ratchet.arena.progress.console", terminal)
     monkeypatch.setattr("ratchet.arena.progress.PROGRESS_SECONDS", (0.01, 99))
     with reading_line("reading", lambda: (5, 2e6, 0)):
@@ -349,6 +351,6 @@ def test_an_error_of_several_lines_keeps_its_remedy():
 
 def test_a_split_that_is_none_of_a_score_is_refused(tmp_path, monkeypatch, refusal):
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
-    monkeypatch.setattr(prepare.sys, "argv", ["prepare.py", "score", str(tmp_path), "--split", "train"])
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "score", str(tmp_path), "--split", "train"])
     assert "say val or test" in refusal(main)
     assert Path(tmp_path / "run.json").read_text(encoding="utf-8") == "{}"

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from test_prepare import CHEATS as SCORED_BY_PREPARE
 
 from prepare import prepare
-from ratchet.arena.files import Refused, cache_folder
+from ratchet.arena.files import Refused, cache_folder, write_json
 from ratchet.arena.run import Run
 from ratchet.experiments import sources
 from ratchet.referee import limits, sandbox, sealed_arena, supervisor, trial
@@ -107,7 +107,7 @@ def compete(name, folder, level):
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         for key, value in {"RATCHET_ISOLATION": level, **getattr(cheat, "ENVIRONMENT", {})}.items():
             patch.setenv(key, value)
-        for place, value in {"guard.FOREIGN_CPU": BUSY, **getattr(cheat, "PATCH", {})}.items():
+        for place, value in {"referee.foreign_load.FOREIGN_CPU": BUSY, **getattr(cheat, "PATCH", {})}.items():
             patch.setattr(f"ratchet.{place}", value)
         stack.enter_context(bait(cache_folder()))
         try:
@@ -225,7 +225,7 @@ def test_a_leak_from_far_ahead_is_found(arena, tmp_path, local, monkeypatch):
     run = Run(wide, torch.device("cpu"), 0, "1e4tok", tmp_path)
     run.tokens, run.steps = 10_000, 10
     facts = run.facts() | {"unscored_seconds": 1.0, "train_seconds": 1.0}
-    prepare.write_atomically(tmp_path / "run.json", facts)
+    write_json(tmp_path / "run.json", facts)
     save_file({"weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
     (tmp_path / "train.py").write_text(
         (FOLDER / "far_block.py").read_text(encoding="utf-8"), encoding="utf-8"

@@ -594,7 +594,7 @@ def test_the_log_tells_what_runs_from_what_was_left(calibrated, runs, monkeypatc
 
 
 def test_a_killed_process_leaves_an_experiment_unfinished(tmp_path):
-    code = "import sys, time; from pathlib import Path; from ratchet import running\n"
+    code = "import sys, time; from pathlib import Path; from ratchet.experiments import running\n"
     code += "with running.working_on(Path(sys.argv[1]), 3): print(flush=True); time.sleep(60)"
     worker = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
     worker.stdout.readline()
@@ -681,7 +681,7 @@ def test_an_ascii_terminal_is_served(tmp_path, words, seen):
 def test_preparing_an_arena_says_what_takes_long(repository, tmp_path, monkeypatch):
     lines = "preparing arena pocket in x", "tokenising: 3 documents", "arena pocket (y) is ready", "next: z"
     (tmp_path / "prepare.py").write_text("\n".join(f"print({line!r})" for line in lines), encoding="utf-8")
-    monkeypatch.setattr("ratchet.arena.run.ROOT", tmp_path)
+    monkeypatch.setattr("ratchet.experiments.session.ROOT", tmp_path)
     said = []
     assert Bench(tell=said.append).prepare("pocket")
     assert said == ["  preparing arena pocket in x", "  tokenising: 3 documents"]

@@ -248,8 +248,8 @@ def test_an_idea_made_from_an_older_champion_is_carried_over_to_the_new_one(plac
     base = commit("more lines", more=padding)
     verbs.calibrate(Bench(arena="tiny"), 3)
     texts = f"QUALITY = 1.0\n{padding}\nMORE = 1\n", f"QUALITY = 1.1\n{padding}\n"
-    commits = [commits.commit_text(base, text.encode(), "idea") for text in texts]
-    ideas = [Idea(i, commits[i], base, "idea", None, None, 0) for i in range(2)]
+    ideas_as_commits = [commits.commit_text(base, text.encode(), "idea") for text in texts]
+    ideas = [Idea(i, ideas_as_commits[i], base, "idea", None, None, 0) for i in range(2)]
     commit("the new champion", quality=1.5, more=padding)
     assert verbs.attempt(Bench(), "new").verdict == "keep"
     it = Night([Bench()], "tuner", Limits())
@@ -423,7 +423,7 @@ def test_a_full_disk_ends_a_night_in_a_sentence_and_nothing_is_lost(place, tmp_p
             raise cannot_write(path, OSError(28, "No space left on device"))
         write(file, size, line, path)
 
-    monkeypatch.setattr("ratchet.arena.files.append_line", fails)
+    monkeypatch.setattr("ratchet.night.journal.append_line", fails)
     with pytest.raises(Full, match=r"night\.jsonl can't be written \(No space left.*: free some disk"):
         driver.run(Bench(), command, Limits(experiments=2), share=[state.parent])
     before = [e.n for e in tried() if e.closes]
@@ -443,12 +443,12 @@ def test_the_agent_is_not_asked_when_its_answer_would_find_no_room(place, tmp_pa
 
 def test_a_summary_that_finds_no_room_is_shown_all_the_same(place, tmp_path, monkeypatch):
     command, state = script(tmp_path, last=ALWAYS_NEW)
-    monkeypatch.setattr("ratchet.arena.files.replace_file", no_room)
+    monkeypatch.setattr("ratchet.night.driver.replace_file", no_room)
     words = ["night", "--agent", command, "--experiments", "1", "--share", str(state.parent)]
     said = CliRunner().invoke(__main__.app, words)
     assert isinstance(said.exception, Full) and "1 experiment by" in said.stdout
     monkeypatch.setattr("sys.argv", ["ratchet", "report"])
-    monkeypatch.setattr("ratchet.arena.files.replace_file", no_room)
+    monkeypatch.setattr("ratchet.report.render.replace_file", no_room)
     with pytest.raises(SystemExit) as end:
         __main__.main()
     assert end.value.code == 2

@@ -188,7 +188,7 @@ def test_a_model_that_cannot_be_loaded_is_invalid(finished_run, tmp_path):
 
 def test_a_model_process_sees_neither_secrets_nor_targets(finished_run, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
-    monkeypatch.setattr(prepare.sys, "argv", ["prepare.py", "score", str(tmp_path / "run")])
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "score", str(tmp_path / "run")])
     source = UNIFORM.replace("import torch", "import os, torch\nprint(sorted(os.environ))", 1)
     finished_run(contestant(tmp_path, source))
     with pytest.raises(SystemExit):
@@ -480,7 +480,7 @@ def test_preparing_twice_does_nothing(arena, capsys):
 
 def test_an_interrupted_preparation_goes_on_and_gives_the_same_arena(arena, tmp_path, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
-    monkeypatch.setattr("ratchet.arena.hardware.cpu.usable_cores", lambda: 1)
+    monkeypatch.setattr("ratchet.arena.rows.usable_cores", lambda: 1)
     real, options = documents, dict(source=str(arena.corpus), context=64, vocab_size=512)
 
     calls = iter([0, 1])
@@ -490,14 +490,17 @@ def test_an_interrupted_preparation_goes_on_and_gives_the_same_arena(arena, tmp_
         raise KeyboardInterrupt
 
     # the tokenizer reads the text once: let it, then break off in the middle of the second reading
-    monkeypatch.setattr("ratchet.arena.tokenizer.TOKENIZER_DOCUMENTS", 200)
-    monkeypatch.setattr("prepare.documents", breaks_off)
+    for module in ("prepare", "ratchet.arena.tokenizer", "ratchet.arena.definition"):
+        monkeypatch.setattr(f"{module}.TOKENIZER_DOCUMENTS", 200)
+    for module in ("prepare", "ratchet.arena.rows"):
+        monkeypatch.setattr(f"{module}.documents", breaks_off)
     with pytest.raises(KeyboardInterrupt):
         prepare("tiny", **options)
     folder = tmp_path / "tiny"
     done = json.loads((folder / "progress.json").read_text(encoding="utf-8"))["documents"]
     assert done >= 1024 and not (folder / "arena.json").exists()
-    monkeypatch.setattr("prepare.documents", real)
+    for module in ("prepare", "ratchet.arena.rows"):
+        monkeypatch.setattr(f"{module}.documents", real)
     tokenizer = (folder / "tokenizer.json").stat().st_mtime_ns
     resumed = prepare("tiny", **options)
     assert (folder / "tokenizer.json").stat().st_mtime_ns == tokenizer
@@ -607,7 +610,7 @@ def test_a_run_of_another_arena_is_not_scored(finished_run, tmp_path, refusal):
     folder = finished_run(contestant(tmp_path, UNIFORM))
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8")) | {"seal": "0" * 12}
     (folder / "run.json").write_text(json.dumps(facts), encoding="utf-8")
-    assert "another arena" in refusal(score, folder)
+    assert "another arena" in refusal(scoring.score, folder)
 
 
 def test_text_that_is_none_is_refused(refusal, tmp_path, monkeypatch):
@@ -649,6 +652,6 @@ def test_a_full_disk_is_one_sentence(arena, refusal, tmp_path, monkeypatch):
     def full(fd):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(prepare.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     sentence = refusal(plainly, prepare, "mine", source=str(arena.corpus), vocab_size=400)
     assert "No space left on device" in sentence and str(tmp_path) in sentence

@@ -97,7 +97,7 @@ def test_every_line_of_the_summary_is_explained():
 
 
 def test_every_condition_is_documented():
-    read = re.search(r"names = \((.*?)\)\n", (ROOT / "prepare.py").read_text(encoding="utf-8"))[1]
+    read = re.search(r"names = \((.*?)\)\n", (ROOT / "ratchet/arena/run.py").read_text(encoding="utf-8"))[1]
     assert set(re.findall(r"`RATCHET_(\w+)`", README)) == set(re.findall(r'"(\w+)"', read)) | {"CACHE"}
 
 

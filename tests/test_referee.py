@@ -199,7 +199,7 @@ def test_nothing_outlives_its_run(tmp_path):
 
 
 def test_a_device_has_one_run_at_a_time(cache):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom ratchet import devices\n"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom ratchet.referee import devices\n"
     code += "with devices.exclusive('cpu'): print('held', flush=True); input()"
     holder = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -370,7 +370,7 @@ def test_only_load_on_its_own_cores_is_foreign(
     monkeypatch.setattr("ratchet.referee.foreign_load.core_times", lambda: busy)
     monkeypatch.setattr("ratchet.referee.foreign_load.busy_seconds", float)
     monkeypatch.setattr(psutil, "process_iter", lambda: [stranger, own])
-    monkeypatch.setattr("ratchet.referee.supervisor.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("ratchet.referee.foreign_load.time", SimpleNamespace(monotonic=lambda: now[0]))
     contestant = SimpleNamespace(tree=lambda: [own], popen=SimpleNamespace(pid=-1))
     load = foreign_load.Load("cpu:1/2", contestant)
     load.begin()

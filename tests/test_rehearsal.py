@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import os
 import re
 import sys
 import threading
@@ -13,9 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from test_train import SMALL, start
 
-import prepare
 import train
 from ratchet.arena.hardware.device import matmul_peak, tensors_on
 from ratchet.arena.progress import ProgressLine
@@ -49,7 +50,7 @@ def test_the_clock_begins_with_the_first_batch_however_long_the_rehearsal(run, m
 def test_a_rehearsal_that_never_ends_is_ended(run, model, monkeypatch, capsys):
     ended = threading.Event()
     monkeypatch.setattr("ratchet.arena.run.REHEARSAL_LIMIT", 0.2)
-    monkeypatch.setattr(prepare.os, "_exit", lambda code: ended.set() if code == 1 else None)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.set() if code == 1 else None)
     run.rehearse(lambda x, y: ended.wait(10), 2, model, calls=1)
     assert ended.is_set() and "not ready to train after" in capsys.readouterr().err
     assert json.loads((run.folder / "result.json").read_text("utf-8"))["status"] == "crash"
@@ -57,7 +58,7 @@ def test_a_rehearsal_that_never_ends_is_ended(run, model, monkeypatch, capsys):
 
 def test_a_rehearsal_that_never_ends_is_ended_though_its_folder_is_gone(run, monkeypatch):
     codes = []
-    monkeypatch.setattr(prepare.os, "_exit", codes.append)
+    monkeypatch.setattr(os, "_exit", codes.append)
     run.folder = run.folder / "gone"
     with pytest.raises(FileNotFoundError):
         run._end_rehearsal()
@@ -71,7 +72,7 @@ def test_a_rehearsal_that_fails_leaves_no_timer_behind(run, model, monkeypatch, 
     def fail(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(prepare, broken, fail)
+    monkeypatch.setattr(f"ratchet.arena.run.{broken}", fail)
     with pytest.raises(torch.OutOfMemoryError):
         run.rehearse(lambda x, y: None, 2, model)
     timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
@@ -80,7 +81,7 @@ def test_a_rehearsal_that_fails_leaves_no_timer_behind(run, model, monkeypatch, 
 
 def test_long_work_tells_of_itself_without_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr("ratchet.arena.progress.PROGRESS_SECONDS", (99, 0.02))
-    monkeypatch.setattr("ratchet.arena.progress.console", prepare.Console(soft_wrap=True))
+    monkeypatch.setattr("ratchet.arena.progress.console", Console(soft_wrap=True))
     with ProgressLine("scoring") as line:
         line.detail = f"row 120 of 240, {line.seconds_left(120, 240)}"
         time.sleep(0.2)
@@ -88,7 +89,7 @@ def test_long_work_tells_of_itself_without_a_terminal(monkeypatch, capsys):
 
 
 def test_short_work_says_nothing_without_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr("ratchet.arena.progress.console", prepare.Console(soft_wrap=True))
+    monkeypatch.setattr("ratchet.arena.progress.console", Console(soft_wrap=True))
     with ProgressLine("scoring"):
         pass
     assert capsys.readouterr().out == ""
@@ -101,7 +102,7 @@ def test_a_rehearsal_tells_which_part_is_compiled_and_how_long_it_takes(monkeypa
     module = SimpleNamespace(callback_handler=handler)
     monkeypatch.setitem(sys.modules, "torch._dynamo.callback", module)
     clock = SimpleNamespace(monotonic=iter([0.0, 4.0, 5.0, 11.0, 12.0, 13.0]).__next__)
-    monkeypatch.setattr("prepare.time", clock)
+    monkeypatch.setattr("ratchet.arena.rehearsal.time", clock)
     seen = []
     with compile_events(line, 2):
         for _ in range(3):

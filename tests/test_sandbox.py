@@ -78,7 +78,7 @@ def test_all_claims_hold_for_an_ordinary_user():
     script = "import json, sys; sys.path.insert(0, sys.argv[1]); import sandbox; "
     script += "print(json.dumps({level: sandbox.prove(level) for level in sys.argv[2:]}))"
     try:
-        shutil.copy(ROOT / "ratchet" / "sandbox.py", open_folder)
+        shutil.copy(ROOT / "ratchet/referee/sandbox.py", open_folder)
         open_folder.chmod(0o755)
         nobody = dict(user=65534, group=65534, extra_groups=[])
         version = subprocess.run([python, "-c", "import sys; print(sys.version_info >= (3, 11))"], **nobody,

@@ -4,6 +4,7 @@ import datetime
 import gzip
 import json
 import os
+import sys
 
 import datasets
 import httpx2
@@ -250,7 +251,7 @@ def test_a_jsonl_of_one_huge_document_is_told_from_too_little_text(tmp_path, ref
 
 
 def test_text_without_a_name_is_refused(refusal, monkeypatch):
-    monkeypatch.setattr(prepare.sys, "argv", ["prepare.py", "--text", ""])
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--text", ""])
     assert "does not exist" in refusal(main)
 
 
@@ -258,7 +259,7 @@ def test_a_folder_that_is_called_like_an_arena_is_a_folder(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     seen = {}
     monkeypatch.setattr("prepare.prepare", lambda name, **options: seen.update(options, name=name) or exit())
-    monkeypatch.setattr(prepare.sys, "argv", ["prepare.py", "--text", "pocket", "--split", "test"])
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--text", "pocket", "--split", "test"])
     with pytest.raises(SystemExit):
         main()
     assert (seen["source"], seen["name"], seen["split"]) == ("./pocket", "own", "test")
@@ -341,7 +342,7 @@ def test_the_hubs_cache_is_beside_the_arenas_where_the_home_cannot_be_written(tm
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert hub_home() == tmp_path / "home/.cache/huggingface" and "HF_HOME" not in os.environ
-    monkeypatch.setattr(prepare.os, "access", lambda *args: False)
+    monkeypatch.setattr(os, "access", lambda *args: False)
     assert hub_home() == tmp_path / ".huggingface"
     assert os.environ["HF_HOME"] == str(tmp_path / ".huggingface")
     assert os.environ["HF_TOKEN_PATH"] == str(tmp_path / "home/.cache/huggingface/token")

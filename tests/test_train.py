@@ -267,16 +267,18 @@ def test_a_step_in_parts_is_the_step(model, arena, tmp_path):
 
 PEERS = """
 import sys, torch, prepare, train
+from ratchet.arena.hardware.cpu import settle
+from ratchet.arena.run import Run
 from safetensors.torch import load_file, save_file
 torch.distributed.init_process_group("gloo")
 torch.set_num_threads(1)
-prepare.settle()
+settle()
 folder, rows = sys.argv[1], 4
 given = load_file(folder + "/given.safetensors")
 x, y = given.pop("x"), given.pop("y")
 model = train.GPT(**__SMALL__)
 model.load_state_dict(given)
-run = prepare.Run(__ARENA__, torch.device("cpu"), 0, "1e6tok", folder)
+run = Run(__ARENA__, torch.device("cpu"), 0, "1e6tok", folder)
 step = train.make_step(run, model, train.make_optimizers(model), rows // prepare.peers()[1])
 losses = torch.stack([step(x, y) for _ in range(3)])
 if prepare.peers()[0] == 0:

@@ -3,7 +3,7 @@
 import os
 import time
 
-PATCH = {"guard.MOST_PROCESSES": 60}
+PATCH = {"referee.supervisor.MOST_PROCESSES": 60}
 EXPECT = {"processes"}
 
 

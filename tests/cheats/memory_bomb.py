@@ -2,7 +2,7 @@
 
 import time
 
-PATCH = {"guard.MEMORY_SHARE": 0.06}
+PATCH = {"referee.supervisor.MEMORY_SHARE": 0.06}
 EXPECT = {"memory"}
 
 
