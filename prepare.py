@@ -1,17 +1,19 @@
-"""Fixes what is measured: text, tokens, rows, clock, score. Sealed: nobody edits it during research.
+"""Fixes what is measured: text, tokens, rows, clock, score. Sealed: nobody edits it during
+research.
 
     uv run prepare.py                                   this machine's arena: climbmix with CUDA, or pocket
     uv run prepare.py --text my_corpus/ --arena mine    your own text
     uv run prepare.py score runs/2026-01-31_120000      score a finished run again
 
-Covered: one tokenizer and one set of rows for everybody; a clock that counts everything from the first real
-batch to submit(); a score from logits: one process runs the model and never sees a target, another, which
-never imports train.py, computes the score; probes for the known ways to cheat a language-model score.
-Not covered here: a contestant that attacks this code or its files from inside train.py's own process. Nobody
-watches a run that was started by hand, so it is unofficial.
+Covered: one tokenizer and one set of rows for everybody; a clock that counts everything from the
+first real batch to submit(); a score from logits: one process runs the model and never sees a
+target, another, which never imports train.py, computes the score; probes for the known ways to
+cheat a language-model score. Not covered here: a contestant that attacks this code or its files
+from inside train.py's own process. Nobody watches a run that was started by hand, so it is
+unofficial.
 
-Letters in shapes: B rows, T context, V vocabulary. A stored row has T + 1 tokens: its inputs are all but the
-last, its targets all but the first.
+Letters in shapes: B rows, T context, V vocabulary. A stored row has T + 1 tokens: its inputs are
+all but the last, its targets all but the first.
 """
 
 import argparse
@@ -27,7 +29,14 @@ from pathlib import Path
 import torch
 
 from ratchet.arena.definition import ARENAS, FILES, constants, label, load_arena
-from ratchet.arena.files import cache_folder, hash_file, plainly, reason, refuse, replace_file, write_json  # noqa: F401
+from ratchet.arena.files import (
+    cache_folder,
+    hash_file,
+    plainly,
+    refuse,
+    replace_file,
+    write_json,
+)  # noqa: F401
 from ratchet.arena.hardware.cpu import limit_threads
 from ratchet.arena.hardware.distributed import add_gradients, peers, shared  # noqa: F401
 from ratchet.arena.log import wandb_run  # noqa: F401
@@ -49,8 +58,22 @@ from ratchet.arena.tokenizer import (
 )
 
 # what a model's process inherits: no secrets that are kept in variables
-ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_", "LD_", "PYTHON", "CUDA_", "OMP_", "TORCH", "TRITON_",
-               "SLURM_CPUS_", "RATCHET_PYTHON", "RATCHET_RUN")  # fmt: skip
+ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "LC_",
+    "LD_",
+    "PYTHON",
+    "CUDA_",
+    "OMP_",
+    "TORCH",
+    "TRITON_",
+    "SLURM_CPUS_",
+    "RATCHET_PYTHON",
+    "RATCHET_RUN",
+)
 
 
 def begin_child(function, *args):
@@ -59,7 +82,9 @@ def begin_child(function, *args):
 
 
 def in_child(task, measure, function, *args):
-    """Call function in a process: its memory goes with it, Ctrl-C ends it whatever its threads wait for."""
+    """Call function in a process: its memory goes with it, Ctrl-C ends it whatever its threads wait
+    for.
+    """
     (process := WORKERS.Process(target=begin_child, args=(function, *args), daemon=True)).start()
     try:
         with reading_line(task, measure):
@@ -67,7 +92,9 @@ def in_child(task, measure, function, *args):
     finally:
         process.kill()
     if process.exitcode < 0:
-        refuse(f"{task}: its process was killed (signal {-process.exitcode}): is there enough memory? Retry.")
+        refuse(
+            f"{task}: its process was killed (signal {-process.exitcode}): is there enough memory? Retry."
+        )
     if process.exitcode:
         raise SystemExit(process.exitcode)
 
@@ -106,7 +133,9 @@ def build_arena(folder, spec, corpus):
             (count, size), whole = corpus.seen, corpus.size
             return count, size, min(whole, size * TOKENIZER_DOCUMENTS / max(count, 1))
 
-        in_child("training the tokenizer", measure, build_tokenizer, folder, corpus, spec["vocab_size"])
+        in_child(
+            "training the tokenizer", measure, build_tokenizer, folder, corpus, spec["vocab_size"]
+        )
     tokenize(folder, corpus, state)
     with ProgressLine("packing rows"):
         facts = spec | {"source": label(source)} | build_rows(folder, spec, state, held_out)
@@ -119,8 +148,8 @@ def build_arena(folder, spec, corpus):
 def prepare(name, **options):
     """Prepare an arena, go on with an interrupted preparation, or find the arena ready; return it.
 
-    options: source ("pocket", "climbmix:<train shards>", a path, a dataset id), column and split of the text,
-    context, vocab_size, seconds.
+    options: source ("pocket", "climbmix:<train shards>", a path, a dataset id), column and split of
+    the text, context, vocab_size, seconds.
     """
     plain = {"column": "text", "split": "train"}  # where a text has these, its arena doesn't say so
     wanted = {key: value for key, value in options.items() if value not in (None, plain.get(key))}
@@ -130,28 +159,38 @@ def prepare(name, **options):
         wanted |= {"source": corpus.source, "source_bytes": corpus.size}
     taken = name in ARENAS and (family != name or wanted.keys() - {"source"})
     if taken or not re.fullmatch(r"\w[\w.-]*", name):
-        refuse(f"arena {name!r} can't be made so: name your own with --arena (letters, digits, - and _).")
+        refuse(
+            f"arena {name!r} can't be made so: name your own with --arena (letters, digits, - and _)."
+        )
     ready = folder / "arena.json"
     if not {name, *wanted} & {*ARENAS, "source"} and not ready.exists():
-        refuse(f"there is no arena {name!r}: choose {' or '.join(ARENAS)}, or give your text with --text.")
+        refuse(
+            f"there is no arena {name!r}: choose {' or '.join(ARENAS)}, or give your text with --text."
+        )
     if not ready.exists():  # else it may be somebody else's, to be read only
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / ".lock", "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second preparation waits
             if not ready.exists():
                 own = ARENAS["climbmix" if torch.cuda.is_available() else "pocket"] | {"rows": None}
-                spec = {"name": name} | ARENAS.get(family, own) | wanted | {"constants": constants()}
+                spec = (
+                    {"name": name} | ARENAS.get(family, own) | wanted | {"constants": constants()}
+                )
                 console.print(f"preparing arena {name} in {folder}")
                 build_arena(folder, spec, corpus if is_own else Corpus(spec["source"]))
     arena = load_arena(folder)
     for key, value in ((plain | wanted) if is_own else wanted).items():
         if getattr(arena, key, plain.get(key)) not in (value, label(str(value))):
-            refuse(f"arena {name} has other options or another text: choose an --arena, or delete {folder}.")
+            refuse(
+                f"arena {name} has other options or another text: choose an --arena, or delete {folder}."
+            )
     return arena
 
 
 def enter():
-    """The run that the environment asks for. Prepares the arena `pocket` if that is asked for and missing."""
+    """The run that the environment asks for. Prepares the arena `pocket` if that is asked for and
+    missing.
+    """
     conditions = read_conditions()
     if not conditions.is_watched:  # else the rows are out of sight
         plainly(prepare, conditions.arena)
@@ -160,13 +199,25 @@ def enter():
 
 def main():
     parser = argparse.ArgumentParser(description="Prepare an arena, or score a finished run again.")
-    parser.add_argument("score", nargs="*", metavar="score RUN", help="the folder of a finished run")
-    parser.add_argument("--batch", type=int, help="rows scored at a time; changes no digit of the score")
-    parser.add_argument("--split", help="of a dataset (default train); of a score: val, or test for audits")
+    parser.add_argument(
+        "score", nargs="*", metavar="score RUN", help="the folder of a finished run"
+    )
+    parser.add_argument(
+        "--batch", type=int, help="rows scored at a time; changes no digit of the score"
+    )
+    parser.add_argument(
+        "--split", help="of a dataset (default train); of a score: val, or test for audits"
+    )
     parser.add_argument("--arena", help=f"{', '.join(ARENAS)}, or a name for your own")
-    parser.add_argument("--text", help="a file of text, a folder of them, a Hugging Face id: see the README")
-    parser.add_argument("--column", help="of the text in .jsonl, .csv, .parquet, a dataset (default text)")
-    parser.add_argument("--shards", type=int, help="train shards of climbmix, 60M tokens each (default 16)")
+    parser.add_argument(
+        "--text", help="a file of text, a folder of them, a Hugging Face id: see the README"
+    )
+    parser.add_argument(
+        "--column", help="of the text in .jsonl, .csv, .parquet, a dataset (default text)"
+    )
+    parser.add_argument(
+        "--shards", type=int, help="train shards of climbmix, 60M tokens each (default 16)"
+    )
     parser.add_argument("--context", type=int, help="tokens in a row of your own arena")
     parser.add_argument("--vocab-size", type=int, help="tokens in the vocabulary of your own arena")
     parser.add_argument("--seconds", type=int, help="of training in your own arena (default 300)")
@@ -176,23 +227,36 @@ def main():
     if args.score:
         verb, folder = args.score[0], Path(args.score[-1]).resolve()
         if verb != "score" or len(args.score) != 2 or not (folder / "run.json").exists():
-            refuse(f"{' '.join(args.score)!r} names no finished run: say `prepare.py score runs/...`.")
+            refuse(
+                f"{' '.join(args.score)!r} names no finished run: say `prepare.py score runs/...`."
+            )
         if args.split not in (None, "val", "test"):
             refuse(f"--split {args.split} can't be scored: say val or test.")
         for key in [key for key in os.environ if not key.startswith(ENVIRONMENT)]:
             del os.environ[key]
         resume = f"`uv run prepare.py score {shlex.quote(os.path.relpath(folder))}` scores the run"
         plainly(score, folder, batch=args.batch, split=args.split or "val", resume=resume)
-    options = {key: getattr(args, key) for key in ("column", "split", "context", "vocab_size", "seconds")}
-    for key, least in {"shards": 1, "context": 2, "vocab_size": 256 + len(SPECIALS), "seconds": 1}.items():
+    options = {
+        key: getattr(args, key) for key in ("column", "split", "context", "vocab_size", "seconds")
+    }
+    for key, least in {
+        "shards": 1,
+        "context": 2,
+        "vocab_size": 256 + len(SPECIALS),
+        "seconds": 1,
+    }.items():
         if getattr(args, key) is not None and getattr(args, key) < least:
             refuse(f"--{key.replace('_', '-')} must be at least {least}.")
     source = args.shards and f"climbmix:{args.shards}"
     if args.text is not None:  # a folder may have the name of an arena
         source = f"./{args.text}" if args.text.split(":")[0] in ARENAS else args.text
     machine = "climbmix" if args.shards or torch.cuda.is_available() else "pocket"
-    arena = plainly(prepare, args.arena or ("own" if args.text else machine), source=source, **options)
-    console.print(f"arena {arena.name} ({arena.seal}) is ready: {arena.train_tokens:,} train tokens")
+    arena = plainly(
+        prepare, args.arena or ("own" if args.text else machine), source=source, **options
+    )
+    console.print(
+        f"arena {arena.name} ({arena.seal}) is ready: {arena.train_tokens:,} train tokens"
+    )
     console.print(f"next: RATCHET_ARENA={arena.name} uv run train.py")
 
 

@@ -1,9 +1,11 @@
-"""Tries every known cheat of tests/cheats at every isolation level of this machine, and tells how each ends.
+"""Tries every known cheat of tests/cheats at every isolation level of this machine, and tells how
+each ends.
 
     uv run benchmarks/cheats.py [--level L] [--json] [name ...]
 
-Prints a table in Markdown: how each run ended; "open" where a hole is known to be open at a level and was
-used, "GOT THROUGH" where nobody knew. Writes cheats.json beside this file; what is not tried now stays in it.
+Prints a table in Markdown: how each run ended; "open" where a hole is known to be open at a level
+and was used, "GOT THROUGH" where nobody knew. Writes cheats.json beside this file; what is not
+tried now stays in it.
 """
 
 import argparse
@@ -18,8 +20,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
-import test_cheats as cheats  # noqa: E402
-from conftest import write_corpus  # noqa: E402
+import test_cheats as cheats
+from conftest import write_corpus
 
 from prepare import prepare
 from ratchet.arena.files import write_json
@@ -44,11 +46,17 @@ def attempt(name, level, honest):
             caught = cheats.is_caught(name, facts, honest)
     is_known = level in getattr(cheat, "OPEN_AT", ())
     ended = facts["status"] if caught else "**open**" if is_known else "**GOT THROUGH**"
-    return {"ended": ended, "reason": facts["reason"], "seconds": round(time.monotonic() - begin, 1)}
+    return {
+        "ended": ended,
+        "reason": facts["reason"],
+        "seconds": round(time.monotonic() - begin, 1),
+    }
 
 
 def honest_run(level):
-    """facts of an honest run at a level, in the budget in which most cheats compete; found out once."""
+    """facts of an honest run at a level, in the budget in which most cheats compete; found out
+    once.
+    """
 
     @functools.cache
     def run():
@@ -85,7 +93,9 @@ def main():
     args = parser.parse_args()
     path, unknown = HERE / "cheats.json", {*args.names} - {*cheats.COMPETING}
     if unknown:
-        parser.error(f"{', '.join(sorted(unknown))} names no cheat that competes: see tests/cheats/")
+        parser.error(
+            f"{', '.join(sorted(unknown))} names no cheat that competes: see tests/cheats/"
+        )
     levels = [level for level in sandbox.LEVELS if level == "none" or sandbox.works(level)]
     with tempfile.TemporaryDirectory() as cache:
         os.environ["RATCHET_CACHE"] = cache

@@ -3,8 +3,9 @@
     uv run benchmarks/compiling.py                       the preset of this device, on random tokens
     uv run benchmarks/compiling.py --parts loss block    these only; each line is a process of its own
 
-COMPILED in train.py has its figures from here, those of LOG.md come from a quiet machine. "first" is the time
-of the first two steps, in which compiling happens; "step" the fastest of twelve later ones.
+COMPILED in train.py has its figures from here, those of LOG.md come from a quiet machine. "first"
+is the time of the first two steps, in which compiling happens; "step" the fastest of twelve later
+ones.
 """
 
 import argparse
@@ -21,7 +22,9 @@ STEPS = 12
 
 
 def measure(parts):
-    """Print the line of one set of parts: seconds of the first two steps, milliseconds of a later one."""
+    """Print the line of one set of parts: seconds of the first two steps, milliseconds of a later
+    one.
+    """
     import torch
 
     import train
@@ -64,7 +67,9 @@ def measure_apart(parts, caches):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="*", help="compile these together (default: each alone, then all)")
+    parser.add_argument(
+        "--parts", nargs="*", help="compile these together (default: each alone, then all)"
+    )
     parser.add_argument("--here", action="store_true", help="in this process")
     args = parser.parse_args()
     if args.here:

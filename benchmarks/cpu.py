@@ -1,4 +1,5 @@
-"""Measures train.py against the plain control on this CPU: speed, quality, and what each step brought.
+"""Measures train.py against the plain control on this CPU: speed, quality, and what each step
+brought.
 
     uv run prepare.py --text my_corpus/ --arena corpus --context 512 --vocab-size 4096
     uv run benchmarks/cpu.py [--arena corpus] [--minutes 600] [--stage speed|pocket|corpus|steps]
@@ -31,8 +32,12 @@ def stages(arena):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arena", default="corpus", help="an arena that is larger than one budget")
-    parser.add_argument("--minutes", type=float, default=600, help="no run begins that would take longer")
-    parser.add_argument("--stage", choices=["speed", "pocket", "corpus", "steps"], help="this one alone")
+    parser.add_argument(
+        "--minutes", type=float, default=600, help="no run begins that would take longer"
+    )
+    parser.add_argument(
+        "--stage", choices=["speed", "pocket", "corpus", "steps"], help="this one alone"
+    )
     args = parser.parse_args()
     wanted = [stage for stage in stages(args.arena) if args.stage in (None, stage.name)]
     carry_out(wanted, results("cpu"), "cpu", args.minutes)

@@ -2,8 +2,8 @@
 
     uv run benchmarks/data.py TEXT      TEXT as for `prepare.py --text`; a gigabyte shows most
 
-Writes data.json beside this file: tokens per second of run.batches() on one core, seconds and peak memory
-(all processes together, shared pages counted once) of a preparation in a cache of its own.
+Writes data.json beside this file: tokens per second of run.batches() on one core, seconds and peak
+memory (all processes together, shared pages counted once) of a preparation in a cache of its own.
 """
 
 import json
@@ -43,7 +43,10 @@ def measure_preparation(text, cache):
         time.sleep(0.5)
     arena = json.loads((Path(cache) / "bench" / "arena.json").read_bytes())
     facts = {key: arena[key] for key in ("source_bytes", "train_tokens", "vocab_size")}
-    return facts | {"seconds": round(time.monotonic() - begin, 1), "peak_memory_mb": round(peak / 2**20)}
+    return facts | {
+        "seconds": round(time.monotonic() - begin, 1),
+        "peak_memory_mb": round(peak / 2**20),
+    }
 
 
 def measure_batches(cache):
@@ -59,7 +62,10 @@ def measure_batches(cache):
 
 def main():
     with tempfile.TemporaryDirectory() as cache:
-        result = {"prepare": measure_preparation(sys.argv[1], cache), "batches": measure_batches(cache)}
+        result = {
+            "prepare": measure_preparation(sys.argv[1], cache),
+            "batches": measure_batches(cache),
+        }
     (HERE / "data.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 

@@ -2,9 +2,9 @@
 
     uv run benchmarks/gpu.py TEXT [--minutes 9] [--stage pieces|speed|minute|full]
 
-TEXT is a file or folder of text; nothing comes from the network. A call ends within its minutes; what is done
-is kept in results/gpu.json beside this file, and the same command goes on. Ratios to the control are what
-counts: a score on TEXT is no ClimbMix score.
+TEXT is a file or folder of text; nothing comes from the network. A call ends within its minutes;
+what is done is kept in results/gpu.json beside this file, and the same command goes on. Ratios to
+the control are what counts: a score on TEXT is no ClimbMix score.
 """
 
 import argparse
@@ -74,7 +74,9 @@ def pieces(device):
     out["first places, [64, 2048]"] = attempt(lambda: train.first_place(y, 8192))
     for m, n in ((1920, 640), (640, 640), (2560, 640), (640, 2560)):
         g = torch.randn(9, m, n, device=device)
-        out[f"orthogonalising 9 of [{m}, {n}]"] = attempt(lambda g=g: train.orthogonalize(g, torch.bfloat16))
+        out[f"orthogonalising 9 of [{m}, {n}]"] = attempt(
+            lambda g=g: train.orthogonalize(g, torch.bfloat16)
+        )
     for size in (2048, 4096, 8192):
         a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
         out[f"matmul {size}, TFLOP/s"] = 2 * size**3 / milliseconds(lambda a=a: a @ a) / 1e9
@@ -91,8 +93,12 @@ def attempt(function):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", help="a file or folder of text")
-    parser.add_argument("--minutes", type=float, default=9, help="no run begins that would take longer")
-    parser.add_argument("--stage", choices=["pieces", "speed", "minute", "full"], help="this one alone")
+    parser.add_argument(
+        "--minutes", type=float, default=9, help="no run begins that would take longer"
+    )
+    parser.add_argument(
+        "--stage", choices=["pieces", "speed", "minute", "full"], help="this one alone"
+    )
     parser.add_argument("--device", default="cuda:0")
     args = parser.parse_args()
     begin, path = time.monotonic(), results("gpu")

@@ -1,11 +1,13 @@
-"""Kills the referee at random moments of a series of tries: is anything torn, left running, locked or lost?
+"""Kills the referee at random moments of a series of tries: is anything torn, left running, locked
+or lost?
 
     uv run benchmarks/kills.py [--kills 50] [--json]
     uv run benchmarks/kills.py --night --kills 20       a night with a scripted agent instead
 
-A repository and an arena of their own, a contestant that is ready in a second, budgets of one second. After
-each kill -9 the ledger is read, processes and the device's lock are looked for, and the same command is given
-again. At the end `ratchet verify` checks the chain, the commits and every verdict.
+A repository and an arena of their own, a contestant that is ready in a second, budgets of one
+second. After each kill -9 the ledger is read, processes and the device's lock are looked for, and
+the same command is given again. At the end `ratchet verify` checks the chain, the commits and every
+verdict.
 """
 
 import argparse
@@ -42,7 +44,9 @@ def prepare(folder):
     environment = os.environ | {"RATCHET_CACHE": str(folder / "cache")}
     corpus = write_corpus(folder / "corpus.jsonl")
     options = ["--text", corpus, "--arena", "tiny", "--context", "64", "--vocab-size", "512"]
-    subprocess.run([sys.executable, ROOT / "prepare.py", *options], env=environment, check=True, stdout=2)
+    subprocess.run(
+        [sys.executable, ROOT / "prepare.py", *options], env=environment, check=True, stdout=2
+    )
     make_repository(folder / "repository")
     for name in ("prepare.py", "program.md"):
         shutil.copy(ROOT / name, folder / "repository")
@@ -54,8 +58,12 @@ def prepare(folder):
 def ratchet(environment, repository, *words):
     command = [sys.executable, "-m", "ratchet", *words]
     return subprocess.Popen(
-        command, cwd=repository, env=environment | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+        command,
+        cwd=repository,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
 
 
 def commit(repository, number):
@@ -129,7 +137,14 @@ class Nights:
     def start(self, last=False):
         agent = f"{sys.executable} {self.repository.parent / 'agent.py'}"
         most = ["--experiments", str(len(Journal(self.repository).verdicts()) + 1)] if last else []
-        options = ["--agent", agent, "--share", str(self.repository.parent / "agent.py"), "--busy", *most]
+        options = [
+            "--agent",
+            agent,
+            "--share",
+            str(self.repository.parent / "agent.py"),
+            "--busy",
+            *most,
+        ]
         return ratchet(self.environment, self.repository, "night", *options)
 
     def ended(self):
@@ -158,23 +173,40 @@ def main():
     parser.add_argument("--night", action="store_true")
     args = parser.parse_args()
     chance, begin = random.Random(args.seed), time.monotonic()
-    counts = dict(kills=0, torn_lines=0, cut_lines=0, orphans=0, locked=0, failed_commands=0, commands=0)
+    counts = dict(
+        kills=0, torn_lines=0, cut_lines=0, orphans=0, locked=0, failed_commands=0, commands=0
+    )
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         environment, repository = prepare(folder), folder / "repository"
         first = ratchet(
-            environment, repository, "calibrate", "-n", "4", "--arena", "tiny", "--budget", "1s", "--busy"
+            environment,
+            repository,
+            "calibrate",
+            "-n",
+            "4",
+            "--arena",
+            "tiny",
+            "--budget",
+            "1s",
+            "--busy",
         )
         if first.wait():
             raise SystemExit(first.stderr.read().decode())
-        longest = LONGEST * sum(sum(run["seconds"].values()) for run in Ledger(repository).rows()[1:5]) / 4
+        longest = (
+            LONGEST
+            * sum(sum(run["seconds"].values()) for run in Ledger(repository).rows()[1:5])
+            / 4
+        )
         work = (Nights if args.night else Tries)(environment, repository)
         for _ in track(range(args.kills), "killing", disable=args.json):
             while True:
                 process = work.start()
                 counts["commands"] += 1
                 try:
-                    _, words = process.communicate(timeout=chance.uniform(0, longest * (1 + 2 * args.night)))
+                    _, words = process.communicate(
+                        timeout=chance.uniform(0, longest * (1 + 2 * args.night))
+                    )
                 except subprocess.TimeoutExpired:
                     break
                 counts["failed_commands"] += process.returncode != 0
@@ -213,7 +245,9 @@ def main():
     print(json.dumps(counts, indent=2))
     if not args.json:
         name = "kills-night.json" if args.night else "kills.json"
-        Path(__file__).with_name(name).write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+        Path(__file__).with_name(name).write_text(
+            json.dumps(counts, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
     uv run benchmarks/plain.py                          one run, like `uv run train.py`
     uv run ratchet compare HEAD benchmarks/plain.py     the default against it
 
-8 layers x 512, batches of 2^19 tokens, one layer in four with the whole context, else half of it; on other
-arenas than climbmix on a CPU the same at a quarter of the cost: 4 layers x 256, heads of 64, 2^14 tokens a
-step. PyTorch's fused attention, one torch.compile for the whole model, float32 weights under autocast,
-AdamW for each kind of parameter, Muon for each shape. Its numbers are the measure of train.py's.
+8 layers x 512, batches of 2^19 tokens, one layer in four with the whole context, else half of it;
+on other arenas than climbmix on a CPU the same at a quarter of the cost: 4 layers x 256, heads of
+64, 2^14 tokens a step. PyTorch's fused attention, one torch.compile for the whole model, float32
+weights under autocast, AdamW for each kind of parameter, Muon for each shape. Its numbers are the
+measure of train.py's.
 """
 
 import json
@@ -49,7 +50,10 @@ class Block(nn.Module):
         super().__init__()
         self.head_size, self.window = head_size, window
         self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
-        self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+        self.up, self.down = (
+            nn.Linear(width, 4 * width, bias=False),
+            nn.Linear(4 * width, width, bias=False),
+        )
         self.gate = nn.Linear(32, width // head_size, bias=False) if has_value else None
 
     def forward(self, x, value, cos, sin, mask):
@@ -71,14 +75,21 @@ class GPT(nn.Module):
     def __init__(self, vocab_size, context, depth, width, head_size, dtype):
         super().__init__()
         self.dtype = getattr(torch, dtype)
-        self.embedding, self.head = nn.Embedding(vocab_size, width), nn.Linear(width, vocab_size, bias=False)
+        self.embedding, self.head = (
+            nn.Embedding(vocab_size, width),
+            nn.Linear(width, vocab_size, bias=False),
+        )
         valued = range((depth - 1) % 2, depth, 2)
         self.values = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width) for i in valued})
         spans = [context if i % 4 == 3 or i == depth - 1 else context // 2 for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, head_size, spans[i], i in valued) for i in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, head_size, spans[i], i in valued) for i in range(depth)
+        )
         self.stream_scales = nn.Parameter(torch.ones(depth))
         self.x0_scales = nn.Parameter(torch.full((depth,), 0.1))
-        angles = torch.arange(context)[:, None] * ROPE_BASE ** -(torch.arange(0, head_size, 2) / head_size)
+        angles = torch.arange(context)[:, None] * ROPE_BASE ** -(
+            torch.arange(0, head_size, 2) / head_size
+        )
         distance = torch.arange(context)[:, None] - torch.arange(context)
         self.register_buffer("cos", angles.cos()[:, None], persistent=False)  # [T, 1, D / 2]
         self.register_buffer("sin", angles.sin()[:, None], persistent=False)
@@ -102,11 +113,21 @@ class GPT(nn.Module):
             x = x0 = norm(self.embedding(tokens).to(self.dtype))
             for i, block in enumerate(self.blocks):
                 x = self.stream_scales[i] * x + self.x0_scales[i] * x0
-                value = self.values[str(i)](tokens).to(self.dtype) if str(i) in self.values else None
-                x = block(x, value, cos, sin, self.mask[:T, :T] if block.window < self.mask.size(0) else None)
+                value = (
+                    self.values[str(i)](tokens).to(self.dtype) if str(i) in self.values else None
+                )
+                x = block(
+                    x,
+                    value,
+                    cos,
+                    sin,
+                    self.mask[:T, :T] if block.window < self.mask.size(0) else None,
+                )
             logits = self.head(norm(x))
         logits = SOFTCAP * torch.tanh(logits.float() / SOFTCAP)
-        return logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return (
+            logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        )
 
 
 def load(folder):
@@ -116,13 +137,17 @@ def load(folder):
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum, a variance for each row (NorMuon), weight decay where it agrees (cautious)."""
+    """Orthogonalised momentum, a variance for each row (NorMuon), weight decay where it agrees
+    (cautious).
+    """
 
     def __init__(self, matrices, dtype):
         shapes = {}
         for matrix in matrices:
             shapes.setdefault(matrix.shape, []).append(matrix)
-        groups = [dict(params=ps, lr=MATRIX_LR * max(1, s[0] / s[1]) ** 0.5) for s, ps in shapes.items()]
+        groups = [
+            dict(params=ps, lr=MATRIX_LR * max(1, s[0] / s[1]) ** 0.5) for s, ps in shapes.items()
+        ]
         super().__init__(groups, dict(momentum=0.85, weight_decay=WEIGHT_DECAY))
         self.dtype = dtype
 

@@ -2,11 +2,12 @@
 
     uv run benchmarks/pool.py [--seconds 90] [--experiments 10000] [--slots 256]
 
-The first question is answered by nights on one and on two halves of this CPU's cores, with real runs of a
-contestant that sleeps: the halves as devices of this machine, then as nodes of a Ray cluster. The second with
-a ledger that grows to so many experiments: at some lengths each slot tries an idea, all of it real (commits,
-ledger, verdicts, threads) but the runs, which take no time. What the head needs for a run tells how many
-devices it can serve, when runs last five minutes. Results go to results/pool.json.
+The first question is answered by nights on one and on two halves of this CPU's cores, with real
+runs of a contestant that sleeps: the halves as devices of this machine, then as nodes of a Ray
+cluster. The second with a ledger that grows to so many experiments: at some lengths each slot tries
+an idea, all of it real (commits, ledger, verdicts, threads) but the runs, which take no time. What
+the head needs for a run tells how many devices it can serve, when runs last five minutes. Results
+go to results/pool.json.
 """
 
 import argparse
@@ -60,8 +61,8 @@ class Stopwatch:
 def slots(places, seconds):
     """(runs a second, mean seconds of each phase) of a night with the tuner on these places.
 
-    Each slot from the end of its first run to that of its last: when the hours are over, a slot ends what it
-    is at, and another one that is at nothing hasn't lost that time to the pool.
+    Each slot from the end of its first run to that of its last: when the hours are over, a slot
+    ends what it is at, and another one that is at nothing hasn't lost that time to the pool.
     """
     first, *others = places = [Stopwatch(place) for place in places]
     bench = session.Bench(busy=True, place=first)
@@ -118,13 +119,24 @@ class Nothing:
     def run(self, job):
         draw = random.Random(f"{job.source.text[-20:]} {job.seed}")
         bpb = 1.2 + draw.gauss(0, SIGMA)
-        facts = {"seed": job.seed, "budget": job.budget, "status": "ok", "reason": "", "shared": False}
+        facts = {
+            "seed": job.seed,
+            "budget": job.budget,
+            "status": "ok",
+            "reason": "",
+            "shared": False,
+        }
         facts |= self.known | job.source.facts() | {"foreign_cpu": 0.0, "tail": ["x" * 80] * 20}
         facts |= {"seconds": dict.fromkeys(("start", "rehearsal", "train", "score"), 1.0)}
         facts |= {"params": round(10 ** draw.uniform(7, 8)), "lookup": 10**6, "steps": 1000}
-        facts |= {"peak_memory_mb": draw.uniform(1e3, 6e4), "flops_per_token": draw.uniform(1e8, 1e9)}
+        facts |= {
+            "peak_memory_mb": draw.uniform(1e3, 6e4),
+            "flops_per_token": draw.uniform(1e8, 1e9),
+        }
         facts |= {"mfu_percent": draw.uniform(20, 60), "tokens": round(10 ** draw.uniform(8, 9))}
-        return facts | {"val": {"nats": bpb * 0.6931471805599453 * 10**6, "bytes": 10**6, "probes": {}}}
+        return facts | {
+            "val": {"nats": bpb * 0.6931471805599453 * 10**6, "bytes": 10**6, "probes": {}}
+        }
 
 
 def calibrated():
@@ -136,7 +148,10 @@ def calibrated():
 
 def attempts(bench, numbers):
     """Try ideas of these numbers at the same time, each in a thread."""
-    champion, base = bench.campaign().champion["commit"], Path("train.py").read_text(encoding="utf-8")
+    champion, base = (
+        bench.campaign().champion["commit"],
+        Path("train.py").read_text(encoding="utf-8"),
+    )
 
     def work(own, n):
         commit = commits.commit_text(champion, f"{base}\nNUMBER = {n}\n".encode(), f"idea {n}")
@@ -150,7 +165,9 @@ def attempts(bench, numbers):
 
 
 def lengthen(ledger, number):
-    """Append experiments like those that it has, each on a source of its own, until there are so many."""
+    """Append experiments like those that it has, each on a source of its own, until there are so
+    many.
+    """
     found = [e for e in ledger.experiments().values() if e.role == "try" and e.verdict == "discard"]
     for count in range(len(ledger.experiments()), number):
         e = found[count % len(found)]
@@ -163,7 +180,11 @@ def lengthen(ledger, number):
 
 def new_line(ledger, row, **more):
     """Append a row once more, with other facts."""
-    facts = {key: value for key, value in row.items() if key not in ("kind", "n", "time", "before", "line")}
+    facts = {
+        key: value
+        for key, value in row.items()
+        if key not in ("kind", "n", "time", "before", "line")
+    }
     return ledger.append(row["kind"], **facts | more)
 
 

@@ -1,7 +1,9 @@
-"""Runs variants of a contestant in turns, seed by seed, and prints what each reaches against the control.
+"""Runs variants of a contestant in turns, seed by seed, and prints what each reaches against the
+control.
 
-A stage is a set of variants that share arena and budget: cpu.py and gpu.py list theirs. Results go to one
-JSON file, run by run: a stage can be interrupted and goes on; a run whose source has changed is done again.
+A stage is a set of variants that share arena and budget: cpu.py and gpu.py list theirs. Results go
+to one JSON file, run by run: a stage can be interrupted and goes on; a run whose source has changed
+is done again.
 """
 
 import hashlib
@@ -20,13 +22,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-from ratchet.arena.files import write_json  # noqa: E402
+from rich.console import Console
+from rich.table import Table
 
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+from ratchet.arena.files import write_json
 
 FACTS = "val_bpb status reason steps tokens tokens_per_second mfu_percent peak_flops params lookup"
-FACTS += " flops_per_token peak_memory_mb rehearsal_seconds train_seconds score_seconds total_seconds"
+FACTS += (
+    " flops_per_token peak_memory_mb rehearsal_seconds train_seconds score_seconds total_seconds"
+)
 FACTS += " device_name torch seal"
 CONTROL = "plain"
 PLAIN_HEAD = """def repeats(tokens, n):
@@ -74,19 +78,32 @@ def run_once(text, stage, seed, device):
     with tempfile.TemporaryDirectory() as folder:
         contestant, out = Path(folder) / "train.py", Path(folder) / "out"
         contestant.write_text(text, encoding="utf-8")
-        told = {"ARENA": stage.arena, "SEED": seed, "BUDGET": stage.budget, "RUN": out, "DEVICE": device}
+        told = {
+            "ARENA": stage.arena,
+            "SEED": seed,
+            "BUDGET": stage.budget,
+            "RUN": out,
+            "DEVICE": device,
+        }
         environment = os.environ | {f"RATCHET_{key}": str(value) for key, value in told.items()}
         begin = time.monotonic()
         done = subprocess.run(
-            [sys.executable, contestant], env=environment | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")  # fmt: skip
+            [sys.executable, contestant],
+            env=environment | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
         seconds = time.monotonic() - begin
         if not (out / "result.json").exists():
             return {"status": "crash", "reason": done.stdout[-2000:]}
         result = json.loads((out / "result.json").read_bytes())
     facts = {key: result.get(key) for key in FACTS.split()}
     known = result["train_seconds"] + result["score_seconds"]
-    return facts | {"seconds_before_training": result["total_seconds"] - known, "wall_seconds": seconds}
+    return facts | {
+        "seconds_before_training": result["total_seconds"] - known,
+        "wall_seconds": seconds,
+    }
 
 
 def key_of(stage, variant, seed):
@@ -95,7 +112,9 @@ def key_of(stage, variant, seed):
 
 
 def measure(stages, path, device, minutes):
-    """Do the runs that are missing, as far as the minutes reach. Returns True if nothing is missing."""
+    """Do the runs that are missing, as far as the minutes reach. Returns True if nothing is
+    missing.
+    """
     stop = time.monotonic() + 60 * minutes
     for stage in stages:
         for seed in range(stage.seeds):
@@ -107,7 +126,9 @@ def measure(stages, path, device, minutes):
                     return False
                 runs[key] = facts = run_once(variant.text(), stage, seed, device)
                 write_json(path, runs)
-                shown = {k: facts.get(k) for k in ("status", "val_bpb", "tokens_per_second", "steps")}
+                shown = {
+                    k: facts.get(k) for k in ("status", "val_bpb", "tokens_per_second", "steps")
+                }
                 print(key, shown, flush=True)
     return True
 
@@ -164,9 +185,19 @@ def cells(rows, control):
     ratios = ["", ""]
     if control and rows is not control:
         both = (rates, "tokens_per_second"), (scores, "val_bpb")
-        ratios = ["{:.3f} ± {:.3f}".format(*ratio(ours, [row[key] for row in control])) for ours, key in both]
+        ratios = [
+            "{:.3f} ± {:.3f}".format(*ratio(ours, [row[key] for row in control]))
+            for ours, key in both
+        ]
     mean = lambda key: statistics.mean(row[key] for row in rows)  # noqa: E731
     sigma = f"{statistics.stdev(scores):.4f}" if len(scores) > 1 else ""
     return (
-        str(len(rows)), f"{mean('tokens_per_second'):,.0f}", ratios[0], f"{mean('mfu_percent'):.1f}",
-        f"{mean('val_bpb'):.4f}", sigma, ratios[1], f"{mean('peak_memory_mb') / 1024:.1f}")  # fmt: skip
+        str(len(rows)),
+        f"{mean('tokens_per_second'):,.0f}",
+        ratios[0],
+        f"{mean('mfu_percent'):.1f}",
+        f"{mean('val_bpb'):.4f}",
+        sigma,
+        ratios[1],
+        f"{mean('peak_memory_mb') / 1024:.1f}",
+    )

@@ -2,9 +2,9 @@
 
     uv run benchmarks/report.py [--experiments 1000]
 
-The ledger is that of benchmarks/pool.py's head: real lines and commits, runs that took no time, each with a
-curve. Opening is measured in a headless Chromium, which draws 3-D scenes without a GPU. Goes to
-results/report.json.
+The ledger is that of benchmarks/pool.py's head: real lines and commits, runs that took no time,
+each with a curve. Opening is measured in a headless Chromium, which draws 3-D scenes without a GPU.
+Goes to results/report.json.
 """
 
 import argparse
@@ -23,7 +23,11 @@ from ratchet.experiments.ledger import Ledger
 from ratchet.report import data as report_data
 from ratchet.report import render
 
-PARTS = {"words": "#numbers dd", "first chart": "#progress .plot-container", "all": "body[data-drawn]"}
+PARTS = {
+    "words": "#numbers dd",
+    "first chart": "#progress .plot-container",
+    "all": "body[data-drawn]",
+}
 STOPWATCH = """  // at each frame: what is on the page, and when that frame has been made
 window.found = {};
 const look = () => {
@@ -38,7 +42,8 @@ look();
 def write_curves(home):
     """A curve of 300 points for every run."""
     lines = "".join(
-        json.dumps({"seconds": i, "tokens": 1000 * i, "loss": 9 - i / 50}) + "\n" for i in range(300)
+        json.dumps({"seconds": i, "tokens": 1000 * i, "loss": 9 - i / 50}) + "\n"
+        for i in range(300)
     )
     for row in Ledger(home).rows():
         if row["kind"] == "run":
@@ -47,7 +52,9 @@ def write_curves(home):
 
 
 def seconds_to_open(path):
-    """{part: seconds} from navigation to what the page shows, by a browser here; {} where there is none."""
+    """{part: seconds} from navigation to what the page shows, by a browser here; {} where there is
+    none.
+    """
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if not program:
         return {}

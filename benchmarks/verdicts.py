@@ -2,11 +2,11 @@
 
     uv run benchmarks/verdicts.py [--json] [--experiments 10000]
 
-The scores are drawn at random around true means that only the simulation knows; every decision is made by
-the functions that the referee calls. A night calibrates on 5 runs and then judges 100 experiments one after
-the other: sigma is as uncertain as it really is, champion runs are used again, a kept candidate is the next
-champion. Unit: sigma, the true standard deviation of a run. Writes verdicts.json and verdicts.svg beside
-this file, unless --json prints the figures alone.
+The scores are drawn at random around true means that only the simulation knows; every decision is
+made by the functions that the referee calls. A night calibrates on 5 runs and then judges 100
+experiments one after the other: sigma is as uncertain as it really is, champion runs are used
+again, a kept candidate is the next champion. Unit: sigma, the true standard deviation of a run.
+Writes verdicts.json and verdicts.svg beside this file, unless --json prints the figures alone.
 """
 
 import argparse
@@ -57,7 +57,9 @@ class Night:
         source.runs.append((self.made * RUN_SECONDS, self.score(source)))
 
     def noise(self):
-        """From champions' runs alone, as the referee has it, without those that made them champions."""
+        """From champions' runs alone, as the referee has it, without those that made them
+        champions.
+        """
         groups = (source.runs[source.proof :] for source in self.champions)
         return verdicts.pooled([score for _, score in runs] for runs in groups)
 
@@ -85,10 +87,11 @@ class Night:
 
 
 def simulate(name, nights, effect=0.0, drift=lambda runs: 0.0, **how):
-    """Nights in which SHARE of the experiments have the effect, if it is one; (verdict, runs, gain) of those.
+    """Nights in which SHARE of the experiments have the effect, if it is one; (verdict, runs, gain)
+    of those.
 
-    Returns a list of nights, each a list. A noisy candidate that is kept loses its noise: else the next nulls
-    would be measured against it.
+    Returns a list of nights, each a list. A noisy candidate that is kept loses its noise: else the
+    next nulls would be measured against it.
     """
     found = []
     for number in range(nights):
@@ -107,7 +110,8 @@ def simulate(name, nights, effect=0.0, drift=lambda runs: 0.0, **how):
 def rate(nights, first=None):
     """(share kept, upper end of its 95% interval).
 
-    The interval is Clopper and Pearson's, or the nights' own where wider: experiments of a night share sigma.
+    The interval is Clopper and Pearson's, or the nights' own where wider: experiments of a night
+    share sigma.
     """
     kept = [[outcome[0] == "keep" for outcome in night[:first]] for night in nights]
     k, n = sum(map(sum, kept)), sum(map(len, kept))
@@ -126,7 +130,10 @@ def drifts(length):
     def wave(times):
         return lambda made: DRIFT / 2 * math.sin(2 * math.pi * times * made / length)
 
-    slow = {"better": lambda made: -DRIFT * made / length, "worse": lambda made: DRIFT * made / length}
+    slow = {
+        "better": lambda made: -DRIFT * made / length,
+        "worse": lambda made: DRIFT * made / length,
+    }
     return slow | {"wave": wave(1)}, wave(5)
 
 
@@ -137,13 +144,17 @@ def quick(effect, nights):
         draws = np.random.default_rng([7, number]).standard_normal(CALIBRATION + 20).tolist()
         champion = draws[:CALIBRATION]
         noise = verdicts.pooled([champion])
-        found = [verdicts.decide_quick(draw - effect, champion, noise) for draw in draws[CALIBRATION:]]
+        found = [
+            verdicts.decide_quick(draw - effect, champion, noise) for draw in draws[CALIBRATION:]
+        ]
         kept += [verdict.verdict == "keep" for verdict in found]
     return float(np.mean(kept))
 
 
 def greedy(effects, seed):
-    """One run each; a number below the best so far is kept. (claimed, true) gain after each, and keeps."""
+    """One run each; a number below the best so far is kept. (claimed, true) gain after each, and
+    keeps.
+    """
     draws = np.random.default_rng(seed).standard_normal(len(effects) + 1).tolist()
     first = best = draws[0]
     true, path, keeps = 0.0, [], 0
@@ -155,7 +166,9 @@ def greedy(effects, seed):
 
 
 def patient(effects, seed):
-    """The same by our rule; runs it took; the gain by those champion runs that no keep hung on, if any."""
+    """The same by our rule; runs it took; the gain by those champion runs that no keep hung on, if
+    any.
+    """
     night, claimed, path, keeps = Night(seed), 0.0, [], 0
     baseline = np.mean([score for _, score in night.champion.runs])
     for effect in effects:
@@ -167,9 +180,11 @@ def patient(effects, seed):
 
 
 def realistic(nights):
-    """Nights with a few real gains: figures; the paths [nights, experiments, (claimed, true)] of both rules.
+    """Nights with a few real gains: figures; the paths [nights, experiments, (claimed, true)] of
+    both rules.
 
-    Greedy is also given as many runs as ours took, which are more experiments, with gains as frequent.
+    Greedy is also given as many runs as ours took, which are more experiments, with gains as
+    frequent.
     """
     chance, paths, keeps, facts = np.random.default_rng(3), {"ratchet": [], "greedy": []}, [], []
     for number in range(nights):
@@ -194,7 +209,9 @@ def realistic(nights):
 
 
 def false_keeps(nights):
-    """How often what is no gain is kept: in calm, soon after calibration, in drift, if noisy, as a tie."""
+    """How often what is no gain is kept: in calm, soon after calibration, in drift, if noisy, as a
+    tie.
+    """
     calm = simulate("null", nights)
     figures = {"runs_per_verdict": runs(calm)}
     figures["undecided_rate"] = np.mean([o[0] == "undecided" for night in calm for o in night])
@@ -238,7 +255,7 @@ def rounded(value):
     return round(float(value), 4) if isinstance(value, float | np.floating) else value
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What is printed, what is drawn
 
 
@@ -253,27 +270,41 @@ def table(figures):
 
     shown = Table("kept though no gain", "rate", "at most (95%)")
     names = {"": "no effect", "_early": "the 10 after calibration"}
-    names |= {"_drift": "slow drift of 3 sigma, the worst", "_fast_drift": "drift five times as fast"}
-    names |= {"_noisy": "as good, 3 times as noisy", "_tie_1sigma_worse": "1 sigma worse, fewer tokens"}
+    names |= {
+        "_drift": "slow drift of 3 sigma, the worst",
+        "_fast_drift": "drift five times as fast",
+    }
+    names |= {
+        "_noisy": "as good, 3 times as noisy",
+        "_tie_1sigma_worse": "1 sigma worse, fewer tokens",
+    }
     for key, name in names.items():
         shown.add_row(name, percent(f"false_keep{key}_rate"), percent(f"false_keep{key}_upper95"))
     console.print(shown)
     shown = Table("true gain, sigma", "kept", "runs per verdict")
-    keys = {"-3": "harmful_keep_rate", "0": "false_keep_rate"} | {e: f"power_{e}sigma" for e in "123"}
+    keys = {"-3": "harmful_keep_rate", "0": "false_keep_rate"} | {
+        e: f"power_{e}sigma" for e in "123"
+    }
     for effect, key in keys.items():
         shown.add_row(effect, percent(key), f"{figures['runs_per_verdict_by_effect'][effect]:.2f}")
     shown.add_row("0, fewer tokens", percent("tie_keep_rate"), f"{figures['tie_runs']:.2f}")
     console.print(shown)
-    shown = Table(f"a night, {REAL} gains of {GAIN:g} sigma", "claimed", "true", "false", "keeps", "runs")
+    shown = Table(
+        f"a night, {REAL} gains of {GAIN:g} sigma", "claimed", "true", "false", "keeps", "runs"
+    )
     for name in ("ratchet", "greedy"):
-        words = [figures[f"night_{word}_{name}"] for word in "claimed true false_gain keeps runs".split()]
+        words = [
+            figures[f"night_{word}_{name}"] for word in "claimed true false_gain keeps runs".split()
+        ]
         shown.add_row(name, *(f"{word:.1f}" for word in words))
     equal = [figures[f"night_{word}_greedy_equal_runs"] for word in ("claimed", "true")]
     words = [f"{word:.1f}" for word in (*equal, equal[0] - equal[1], figures["night_runs_ratchet"])]
     shown.add_row("greedy, as many runs", *words[:3], "", words[3])
     console.print(shown)
     later = figures["night_remeasured_ratchet"]
-    console.print(f"ratchet's gain by champion runs after the keep: {later:.1f}; {figures['seconds']:.0f} s")
+    console.print(
+        f"ratchet's gain by champion runs after the keep: {later:.1f}; {figures['seconds']:.0f} s"
+    )
 
 
 STYLE = """
@@ -308,7 +339,9 @@ def frame(top):
     parts += [text(LEFT, 22, f"{title} (mean; band: 80% of claims)")]
     for value in range(0, int(top) + 1, 2):
         height = y(value, top)
-        parts += [f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height}" y2="{height}"/>']
+        parts += [
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height}" y2="{height}"/>'
+        ]
         parts += [text(LEFT - 8, height + 4, value, 'text-anchor="end"')]
     for value in range(0, NIGHT + 1, 20):
         parts += [text(x(value), HEIGHT - BOTTOM + 20, value, 'text-anchor="middle"')]
@@ -318,19 +351,26 @@ def frame(top):
 
 
 def chart(paths):
-    """Claimed and true gain over a night by both rules: mean, band from the 10th to the 90th percentile."""
+    """Claimed and true gain over a night by both rules: mean, band from the 10th to the 90th
+    percentile.
+    """
     top = max(REAL * GAIN, *(np.quantile(path, 0.9, axis=0).max() for path in paths.values())) + 1
 
     def points(values):
         return 'points="' + " ".join(f"{x(i)},{y(value, top)}" for i, value in values) + '"'
 
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"><style>{STYLE}</style>']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"><style>{STYLE}</style>'
+    ]
     parts += [*frame(top), f'<polyline class="real" {points([(0, 0), (NIGHT, REAL * GAIN)])}/>']
     ends, place = [("", "all real gains", REAL * GAIN)], 0
     for name, path in paths.items():
         for kind, values in zip(("claimed", "true"), np.moveaxis(path, 2, 0)):
             low, high = np.quantile(values, [0.1, 0.9], axis=0)
-            band, mean = [*enumerate(high, 1), *reversed([*enumerate(low, 1)])], [0, *values.mean(0)]
+            band, mean = (
+                [*enumerate(high, 1), *reversed([*enumerate(low, 1)])],
+                [0, *values.mean(0)],
+            )
             if kind == "claimed":  # true gains come in steps: their band would only clutter
                 parts += [f'<polygon class="{name}" fill-opacity="0.12" {points(band)}/>']
             parts += [f'<polyline class="{name} {kind}" {points(enumerate(mean))}/>']
@@ -342,7 +382,9 @@ def chart(paths):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--experiments", type=int, default=10_000)
     options = parser.parse_args()

@@ -28,22 +28,36 @@ from ratchet.report import wandb as wandb_relay
 from ratchet.terminal import console, notes, show_json
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="Judge changes of train.py: fixed budget, measured noise, scores that a contestant can't touch.\n\n"
-    "Start with `doctor`, then `calibrate`; then commit a change of train.py and `try` it.")  # fmt: skip
+    "Start with `doctor`, then `calibrate`; then commit a change of train.py and `try` it.",
+)
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
-Seeds = Annotated[int, typer.Option("-n", "--seeds", help="Runs of each source, with a fresh seed each.")]
+Seeds = Annotated[
+    int, typer.Option("-n", "--seeds", help="Runs of each source, with a fresh seed each.")
+]
 Budget = Annotated[
     str, typer.Option(help="Of each run: 20s, 20e6tok, 1e15flop. Default: the arena's seconds.")
 ]
 Device = Annotated[
-    str, typer.Option(help="cuda:0, mps, cpu; cpu:0/2: the first half of it. Default: the best here.")
+    str,
+    typer.Option(help="cuda:0, mps, cpu; cpu:0/2: the first half of it. Default: the best here."),
 ]
-On = Annotated[str, typer.Option("--on", help="ray or slurm: a device of that cluster, not of this machine.")]
-Arena = Annotated[str, typer.Option(help="pocket, climbmix, or one of yours. Default: what fits the device.")]
-Busy = Annotated[bool, typer.Option("--busy", help="Count runs that other programs disturb: sigma grows.")]
+On = Annotated[
+    str, typer.Option("--on", help="ray or slurm: a device of that cluster, not of this machine.")
+]
+Arena = Annotated[
+    str, typer.Option(help="pocket, climbmix, or one of yours. Default: what fits the device.")
+]
+Busy = Annotated[
+    bool, typer.Option("--busy", help="Count runs that other programs disturb: sigma grows.")
+]
 Hopeless = Annotated[
-    bool, typer.Option("--stop-hopeless", help="End screening runs whose loss can't catch up any more.")
+    bool,
+    typer.Option("--stop-hopeless", help="End screening runs whose loss can't catch up any more."),
 ]
 Wandb = Annotated[
     bool,
@@ -76,10 +90,21 @@ def main():
 
 
 def carry_out(
-    verb, *args, device=None, on=None, place=None, arena=None, budget=None, busy=False, stop_hopeless=False,
-    wandb=False, **options,
-):  # fmt: skip
-    """Call a function of experiments.py, alone in this repository, and tell of it; returns the experiment."""
+    verb,
+    *args,
+    device=None,
+    on=None,
+    place=None,
+    arena=None,
+    budget=None,
+    busy=False,
+    stop_hopeless=False,
+    wandb=False,
+    **options,
+):
+    """Call a function of experiments.py, alone in this repository, and tell of it; returns the
+    experiment.
+    """
     with terminal.Live() as tell:
         place = place or registry.places(on, device and [device])[0]
         more = dict(busy=busy, tell=tell, place=place, stop_hopeless=stop_hopeless, wandb=wandb)
@@ -103,11 +128,15 @@ def doctor(device: Device = None, as_json: AsJson = False):
 
 @app.command()
 def calibrate(
-    seeds: Seeds = 5, budget: Budget = None, arena: Arena = None, device: Device = None, on: On = None,
+    seeds: Seeds = 5,
+    budget: Budget = None,
+    arena: Arena = None,
+    device: Device = None,
+    on: On = None,
     busy: Busy = False,
     yes: Annotated[bool, typer.Option("--yes", help="Replace a kept champion unasked.")] = False,
     as_json: AsJson = False,
-):  # fmt: skip
+):
     """Measure the noise of HEAD's train.py, which becomes the first champion. Begin here."""
     where = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
 
@@ -117,19 +146,29 @@ def calibrate(
     e = carry_out(calibrate, **where)
     terminal.show_verdict(e, commits.home(), as_json)
     if e.verdict != "baseline":
-        notes.print("no baseline: all its runs must end well. Mend train.py, or give a longer --budget")
+        notes.print(
+            "no baseline: all its runs must end well. Mend train.py, or give a longer --budget"
+        )
         raise SystemExit(1)
 
 
 @app.command(name="try")
 def attempt(
     idea: Annotated[str, typer.Argument(help="What the commit changes and why, in a sentence.")],
-    quick: Annotated[bool, typer.Option(help="One seed: 5 x the false keeps, half the power.")] = False,
-    again: Annotated[bool, typer.Option(help="Run it although the same source was tried before.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="One seed: 5 x the false keeps, half the power.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option(help="Run it although the same source was tried before.")
+    ] = False,
     by: Annotated[str, typer.Option(help="Who had the idea.")] = "",
-    stop_hopeless: Hopeless = False, wandb: Wandb = False, device: Device = None, on: On = None,
-    busy: Busy = False, as_json: AsJson = False,
-):  # fmt: skip
+    stop_hopeless: Hopeless = False,
+    wandb: Wandb = False,
+    device: Device = None,
+    on: On = None,
+    busy: Busy = False,
+    as_json: AsJson = False,
+):
     """Try HEAD's train.py against the champion: screen on one seed, confirm on fresh ones, decide."""
     wandb_relay.check(wandb)
     before = {e.n for e in Ledger(commits.home()).experiments().values() if e.closes}
@@ -144,11 +183,19 @@ def attempt(
 def compare(
     names: Annotated[list[str], Names],
     seeds: Seeds = 5,
-    frame: Annotated[str, typer.Option(help="What all get equally much of: time, tokens or flops.")] = "time",
-    budget: Budget = None, arena: Arena = None, device: Device = None, on: On = None, busy: Busy = False,
+    frame: Annotated[
+        str, typer.Option(help="What all get equally much of: time, tokens or flops.")
+    ] = "time",
+    budget: Budget = None,
+    arena: Arena = None,
+    device: Device = None,
+    on: On = None,
+    busy: Busy = False,
     as_json: AsJson = False,
-):  # fmt: skip
-    """Compare any commits or files with error bars, seeds interleaved on one device. Changes no champion."""
+):
+    """Compare any commits or files with error bars, seeds interleaved on one device. Changes no
+    champion.
+    """
     if frame not in ("time", "tokens", "flops"):
         raise Refused(f"frame {frame!r} is not known: say time, tokens or flops")
     where = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
@@ -159,15 +206,22 @@ def compare(
     for run in e.runs:
         if run["status"] != "ok":
             console.print(
-                escape(f"{e.arms[run['arm']]['name']}: {run['status']}: {run['reason']}"), style="red"
+                escape(f"{e.arms[run['arm']]['name']}: {run['status']}: {run['reason']}"),
+                style="red",
             )
 
 
 @app.command()
 def audit(
-    seeds: Seeds = 3, device: Device = None, on: On = None, busy: Busy = False, as_json: AsJson = False,
-):  # fmt: skip
-    """Score all champions on the locked test split with fresh seeds: is a gain on val one on test, too?"""
+    seeds: Seeds = 3,
+    device: Device = None,
+    on: On = None,
+    busy: Busy = False,
+    as_json: AsJson = False,
+):
+    """Score all champions on the locked test split with fresh seeds: is a gain on val one on test,
+    too?
+    """
     e = carry_out(comparisons.audit, seeds, device=device, on=on, busy=busy)
     found = {split: terminal.show_contrast(e, split, as_json) for split in ("val", "test")}
     if as_json:
@@ -213,13 +267,17 @@ def diff(n: int):
     e = find(n)
     if e.role != "try":
         return console.print(f"experiment {n} changed nothing: its role is {e.role}")
-    text = commits.git("diff", e.parent, e.arms[0]["commit"], "--", "train.py").decode(errors="replace")
+    text = commits.git("diff", e.parent, e.arms[0]["commit"], "--", "train.py").decode(
+        errors="replace"
+    )
     console.print(Syntax(text, "diff") if console.is_terminal else escape(text), soft_wrap=True)
 
 
 @app.command()
 def verify(as_json: AsJson = False):
-    """Check the chain, the sources, every verdict; print the head hash. Exit code 1 if something is wrong."""
+    """Check the chain, the sources, every verdict; print the head hash. Exit code 1 if something is
+    wrong.
+    """
     book = Ledger(commits.home())
     problems, rows = find_problems(book), len(book.rows())
     if as_json:
@@ -234,19 +292,36 @@ def verify(as_json: AsJson = False):
 
 @app.command()
 def night(
-    agent: Annotated[str, typer.Option(help="A command that reads a prompt and edits train.py; or tuner.")],
+    agent: Annotated[
+        str, typer.Option(help="A command that reads a prompt and edits train.py; or tuner.")
+    ],
     hours: Annotated[float, typer.Option(help="End after so many.")] = math.inf,
-    most: Annotated[float, typer.Option("--experiments", help="End after so many verdicts.")] = math.inf,
-    device_seconds: Annotated[float, typer.Option(help="End after so many of the device.")] = math.inf,
+    most: Annotated[
+        float, typer.Option("--experiments", help="End after so many verdicts.")
+    ] = math.inf,
+    device_seconds: Annotated[
+        float, typer.Option(help="End after so many of the device.")
+    ] = math.inf,
     calls: Annotated[float, typer.Option(help="Ask the agent at most so often.")] = math.inf,
-    dollars: Annotated[float, typer.Option(help="End when the agent says that it cost so much.")] = math.inf,
-    share: Annotated[list[str], typer.Option(help="A path that the agent may read and write, too.")] = (),
+    dollars: Annotated[
+        float, typer.Option(help="End when the agent says that it cost so much.")
+    ] = math.inf,
+    share: Annotated[
+        list[str], typer.Option(help="A path that the agent may read and write, too.")
+    ] = (),
     network: Annotated[bool, typer.Option(help="Agents need their API.")] = True,
-    names: Annotated[str, typer.Option("--devices", help="cuda:0,cuda:1: an experiment on each.")] = None,
-    on: On = None, slots: Annotated[int, typer.Option(help="With --on: experiments at a time.")] = None,
-    stop_hopeless: Hopeless = False, wandb: Wandb = False, busy: Busy = False,
-):  # fmt: skip
-    """Try an agent's ideas one after the other, until a limit or `ratchet stop`. The same command resumes."""
+    names: Annotated[
+        str, typer.Option("--devices", help="cuda:0,cuda:1: an experiment on each.")
+    ] = None,
+    on: On = None,
+    slots: Annotated[int, typer.Option(help="With --on: experiments at a time.")] = None,
+    stop_hopeless: Hopeless = False,
+    wandb: Wandb = False,
+    busy: Busy = False,
+):
+    """Try an agent's ideas one after the other, until a limit or `ratchet stop`. The same command
+    resumes.
+    """
     wandb_relay.check(wandb)
     limits = driver.Limits(hours, most, device_seconds, calls, dollars)
     first, *others = registry.places(on, names and names.split(","), slots)
@@ -255,7 +330,9 @@ def night(
         why = driver.run(bench, agent, limits, share, network, others)
         return bench.home, why, driver.summed_up(bench)
 
-    home, why, text = carry_out(whole, place=first, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
+    home, why, text = carry_out(
+        whole, place=first, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb
+    )
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(text))
     driver.keep_summary(home, text)
@@ -263,7 +340,9 @@ def night(
 
 @app.command(name="report")
 def make_report(
-    to: Annotated[Path, typer.Option(help="Folder for report.html and progress.png. Default: runs/.")] = None,
+    to: Annotated[
+        Path, typer.Option(help="Folder for report.html and progress.png. Default: runs/.")
+    ] = None,
 ):
     """Make one page of the ledger, that needs no network, and a picture."""
     for path in render.write(home := commits.home(), to or home / "runs"):
@@ -298,10 +377,12 @@ def stop():
     console.print("the night will end when the experiment that runs now has its verdict")
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What a trained model can do
 
-Run = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's folder, or an experiment's number.")]
+Run = Annotated[
+    str, typer.Argument(metavar="[RUN]", help="A run's folder, or an experiment's number.")
+]
 
 
 def trained(name=None):
@@ -315,12 +396,17 @@ def trained(name=None):
 @app.command()
 def speak(
     words: Annotated[
-        list[str], typer.Argument(metavar="[RUN] [PROMPT]", help="RUN: a number, a folder, or champion.")
+        list[str],
+        typer.Argument(metavar="[RUN] [PROMPT]", help="RUN: a number, a folder, or champion."),
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="At most so many.")] = 200,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=0, help="Of the so many likeliest tokens; 0 of all.")] = 50,
-    samples: Annotated[int, typer.Option(min=1, help="So many. Default: 1, without a prompt 3.")] = None,
+    top_k: Annotated[
+        int, typer.Option(min=0, help="Of the so many likeliest tokens; 0 of all.")
+    ] = 50,
+    samples: Annotated[
+        int, typer.Option(min=1, help="So many. Default: 1, without a prompt 3.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same one gives the same text.")] = 0,
     device: Device = None,
 ):
@@ -329,18 +415,25 @@ def speak(
     run = trained(name)
     ask = dict(tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     with terminal.Spoken(prompt) as show:
-        sample.say(run, prompt, samples or (1 if prompt else 3), device, show=show, tell=notes.print, **ask)
+        sample.say(
+            run, prompt, samples or (1 if prompt else 3), device, show=show, tell=notes.print, **ask
+        )
 
 
 @app.command()
 def serve_bench(
-    run: Run = None, device: Device = None,
+    run: Run = None,
+    device: Device = None,
     rows: Annotated[int, typer.Option(min=1, help="The largest batch.")] = serve_bench.MOST_ROWS,
-    prompt: Annotated[int, typer.Option(min=1, help="Its tokens. Default: half of the context.")] = None,
-    new: Annotated[int, typer.Option(min=2, help="Tokens decoded after it. Default: at most 64.")] = None,
+    prompt: Annotated[
+        int, typer.Option(min=1, help="Its tokens. Default: half of the context.")
+    ] = None,
+    new: Annotated[
+        int, typer.Option(min=2, help="Tokens decoded after it. Default: at most 64.")
+    ] = None,
     eager: Annotated[bool, typer.Option("--eager", help="Don't compile the model.")] = False,
     as_json: AsJson = False,
-):  # fmt: skip
+):
     """Measure decoding: tokens/s of the device against tokens/s of a user, at growing batches."""
     with terminal.Live() as tell:
         found = serve_bench.serve_bench(trained(run), device, rows, prompt, new, eager, tell)
@@ -350,11 +443,16 @@ def serve_bench(
 
 @app.command(name="scaling")
 def forecast(
-    run: Run = None, device: Device = None,
-    most: Annotated[int, typer.Option("--devices", min=2, help="Of them at most.")] = scaling.MOST_DEVICES,
-    links: Annotated[str, typer.Option(help="A file that nccl-tests printed, or `external`.")] = None,
+    run: Run = None,
+    device: Device = None,
+    most: Annotated[
+        int, typer.Option("--devices", min=2, help="Of them at most.")
+    ] = scaling.MOST_DEVICES,
+    links: Annotated[
+        str, typer.Option(help="A file that nccl-tests printed, or `external`.")
+    ] = None,
     as_json: AsJson = False,
-):  # fmt: skip
+):
     """Forecast training and decoding on several devices, from times of all-reduce measured here."""
     folder, device = trained(run), devices.choose(device)
     model, kind = scaling.describe(folder), devices.describe(device)["device"]
@@ -362,7 +460,9 @@ def forecast(
         tell("measuring all-reduce" if not links else f"reading {links}")
         known = scaling.choose_links(links, device)
     decoding, to = (commits.home() / name for name in report_data.MEASURED)
-    found = scaling.scaling(folder, model, known, kind, find_model.token_seconds(decoding, folder, device), most)
+    found = scaling.scaling(
+        folder, model, known, kind, find_model.token_seconds(decoding, folder, device), most
+    )
     find_model.keep(to, found)
     show_json(found) if as_json else terminal.show_scaling(found)
 
@@ -371,7 +471,9 @@ def forecast(
 def take_out(run: str, to: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")]):
     """Write a run's model as a folder that `transformers` loads. RUN may be `champion`."""
     folder = export.export(trained(run), to)
-    console.print(f"{folder}: AutoModelForCausalLM.from_pretrained({str(to)!r}, trust_remote_code=True)")
+    console.print(
+        f"{folder}: AutoModelForCausalLM.from_pretrained({str(to)!r}, trust_remote_code=True)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Git: how it is asked, and where in a repository the project and its ledger lie.
 
-The project is the folder that holds train.py: the top of a repository, or a folder somewhere in one. The
-ledger is in that folder of the main working tree; what is tried in a linked one (`git worktree`) is written
-there, too.
+The project is the folder that holds train.py: the top of a repository, or a folder somewhere in
+one. The ledger is in that folder of the main working tree; what is tried in a linked one (`git
+worktree`) is written there, too.
 """
 
 import functools
@@ -28,7 +28,9 @@ def commit_text(parent, text, subject):
         git("update-index", "--add", "--cacheinfo", entry, more=index)
         tree = git("write-tree", "--missing-ok", more=index).decode().strip()
     given = (subject or "an idea").encode(errors="replace")
-    return git("commit-tree", tree, "-p", parent, "-F", "-", given=given, more=names).decode().strip()
+    return (
+        git("commit-tree", tree, "-p", parent, "-F", "-", given=given, more=names).decode().strip()
+    )
 
 
 def texts(commits):
@@ -64,40 +66,71 @@ CONTESTANT = "train.py"
 SHALLOW_REMEDY = "run `git fetch --unshallow`"
 # Whatever the user's config says: what is read here is text of one form.
 PLAIN_CONFIG = {
-    "color.ui": "false", "color.diff": "false", "core.quotePath": "false", "core.fsmonitor": "false",
-    "diff.context": "3", "diff.interHunkContext": "0", "diff.relative": "false", "diff.algorithm": "default",
-    "diff.suppressBlankEmpty": "false", "diff.renames": "false",
-    "i18n.commitEncoding": "utf-8", "i18n.logOutputEncoding": "utf-8", "core.abbrev": "auto",
-    "core.hooksPath": "/dev/null", "protocol.ext.allow": "never",
-}  # fmt: skip
+    "color.ui": "false",
+    "color.diff": "false",
+    "core.quotePath": "false",
+    "core.fsmonitor": "false",
+    "diff.context": "3",
+    "diff.interHunkContext": "0",
+    "diff.relative": "false",
+    "diff.algorithm": "default",
+    "diff.suppressBlankEmpty": "false",
+    "diff.renames": "false",
+    "i18n.commitEncoding": "utf-8",
+    "i18n.logOutputEncoding": "utf-8",
+    "core.abbrev": "auto",
+    "core.hooksPath": "/dev/null",
+    "protocol.ext.allow": "never",
+}
 PLAIN_DIFF = (
-    "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/",
-    "-O/dev/null", "--text",
-)  # fmt: skip
+    "--no-ext-diff",
+    "--no-textconv",
+    "--no-color",
+    "--no-renames",
+    "--src-prefix=a/",
+    "--dst-prefix=b/",
+    "-O/dev/null",
+    "--text",
+)
 DIFFS = "diff", "diff-tree"
 # A hook that calls Ratchet hands these down; the folder that git runs in is what counts.
 REPOSITORY_VARIABLES = {
-    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
-    "GIT_NAMESPACE", "GIT_EXTERNAL_DIFF", "GIT_DIFF_OPTS",
-}  # fmt: skip
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_PREFIX",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_NAMESPACE",
+    "GIT_EXTERNAL_DIFF",
+    "GIT_DIFF_OPTS",
+}
 NO_COMMIT = (
     "this repository has no commit yet: commit train.py first (git add train.py, git commit -m baseline), "
     "as an experiment is a commit"
 )
-IDENTITY_REMEDY = "run `git config user.email you@example.org` and `git config user.name you`, then commit"
+IDENTITY_REMEDY = (
+    "run `git config user.email you@example.org` and `git config user.name you`, then commit"
+)
 REMEDIES = (  # what git says, in part: what to do about it
-    ("not a git repository", "this folder is in no git repository: go to yours, or make one here with "
-     "`git init` and commit train.py, as an experiment is a commit"),
-    ("must be run in a work tree", "this folder is in no working tree: go to one, where train.py is"),
-)  # fmt: skip
+    (
+        "not a git repository",
+        "this folder is in no git repository: go to yours, or make one here with "
+        "`git init` and commit train.py, as an experiment is a commit",
+    ),
+    (
+        "must be run in a work tree",
+        "this folder is in no working tree: go to one, where train.py is",
+    ),
+)
 
 
 def git(*args, given=b"", folder=None, more={}):  # noqa: B006
     """Output of a git command, in bytes, the same whatever the user's config and language are.
 
-    given: its stdin. folder: where it runs; by default the project in the working tree that Ratchet was
-    called in, so that `train.py` and `<commit>:./train.py` name the contestant. more: environment variables.
-    Raises Refused with git's own words.
+    given: its stdin. folder: where it runs; by default the project in the working tree that Ratchet
+    was called in, so that `train.py` and `<commit>:./train.py` name the contestant. more:
+    environment variables. Raises Refused with git's own words.
     """
     config = [word for key, value in PLAIN_CONFIG.items() for word in ("-c", f"{key}={value}")]
     plain = PLAIN_DIFF if args[0] in DIFFS else ()
@@ -105,9 +138,15 @@ def git(*args, given=b"", folder=None, more={}):  # noqa: B006
     env = {key: value for key, value in os.environ.items() if key not in REPOSITORY_VARIABLES}
     env |= {"LC_ALL": "C", "LANGUAGE": "", "GIT_OPTIONAL_LOCKS": "0"}
     # a commit is what its hash says, and nothing is asked for or fetched
-    env |= {"GIT_NO_REPLACE_OBJECTS": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1"} | more
+    env |= {
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_NO_LAZY_FETCH": "1",
+    } | more
     try:
-        done = subprocess.run(command, input=given, capture_output=True, cwd=folder or project(), env=env)
+        done = subprocess.run(
+            command, input=given, capture_output=True, cwd=folder or project(), env=env
+        )
     except FileNotFoundError:
         raise Refused("git is not installed: install it, an experiment is a commit") from None
     if done.returncode:
@@ -126,8 +165,12 @@ def refusal(command, stderr):
         if any(words in line for line in lines):
             return sentence
     if "dubious ownership" in stderr:
-        remedy = next((line for line in lines if line.startswith("git config")), "see `man git-config`")
-        refused = next(line for line in lines if "dubious ownership" in line).removeprefix("fatal: ")
+        remedy = next(
+            (line for line in lines if line.startswith("git config")), "see `man git-config`"
+        )
+        refused = next(line for line in lines if "dubious ownership" in line).removeprefix(
+            "fatal: "
+        )
         return f"git refuses this folder ({refused}): if you trust who owns it, run `{remedy}`"
     return f"git {command} failed ({' '.join(lines)[:1000] or 'no reason given'})"
 
@@ -153,7 +196,8 @@ def current_folder():
 def _project(folder):
     """The nearest folder with a train.py in git, from `folder` up to the top of its working tree.
 
-    Before one is in git it is the outermost folder with one: the copies that runs keep lie below it.
+    Before one is in git it is the outermost folder with one: the copies that runs keep lie below
+    it.
     """
     top = Path(os.fsdecode(git("rev-parse", "--show-toplevel", folder=folder)).removesuffix("\n"))
     if not folder.is_relative_to(top):
@@ -175,7 +219,9 @@ def _home(folder):
         (here / os.fsdecode(git("rev-parse", what, folder=here)).removesuffix("\n")).resolve()
         for what in ("--git-dir", "--git-common-dir")
     )
-    if own == common:  # the main working tree, of a submodule or one whose git folder lies elsewhere, too
+    if (
+        own == common
+    ):  # the main working tree, of a submodule or one whose git folder lies elsewhere, too
         return here
     top = main_working_tree(common)
     if not (main := top / prefix(here)).is_dir():
@@ -185,8 +231,13 @@ def _home(folder):
 
 
 def main_working_tree(common):
-    """Top of the main working tree, to which a linked one with this git folder belongs. Raises Refused."""
-    explicit = {"folder": common, "more": {"GIT_DIR": str(common)}}  # safe.bareRepository may want it
+    """Top of the main working tree, to which a linked one with this git folder belongs. Raises
+    Refused.
+    """
+    explicit = {
+        "folder": common,
+        "more": {"GIT_DIR": str(common)},
+    }  # safe.bareRepository may want it
     if git_lines("rev-parse", "--is-bare-repository", **explicit) == ["true"]:
         raise Refused(
             f"this working tree belongs to a bare repository ({common}), which has no main working tree "
@@ -223,7 +274,9 @@ def has_commit():
 
 
 def is_cut_off(commit):
-    """Whether a shallow clone ends at a commit, so that its parents, and what it changed, are unknown."""
+    """Whether a shallow clone ends at a commit, so that its parents, and what it changed, are
+    unknown.
+    """
     if git_lines("rev-parse", "--is-shallow-repository") != ["true"]:
         return False
     path = project() / git_lines("rev-parse", "--git-path", "shallow")[0]

@@ -29,7 +29,9 @@ class Finding(NamedTuple):
 
 
 def matmul_peak(device, level):
-    """(FLOP/s, of what) as prepare.py measures it, in the sandbox; (0, why) where torch fails there."""
+    """(FLOP/s, of what) as prepare.py measures it, in the sandbox; (0, why) where torch fails
+    there.
+    """
     code = "import json, torch; from ratchet.arena.hardware import cpu, device; cpu.settle()"
     code += f"; print(json.dumps(device.matmul_peak(torch.device({torch_name(device)!r}))))"
     with tempfile.TemporaryDirectory() as folder, pinned(device):
@@ -48,21 +50,35 @@ def hardware(device, level):
     facts, (peak, what), why = describe(device), matmul_peak(device, level), throttled(device)
     driver = f", driver {facts['driver']}" if facts["driver"] else ""
     yield "device", True, facts["device"] + driver, ""
-    yield "torch", peak > 0, facts["torch"], "it doesn't work on this device in the sandbox: run `uv sync`"
+    yield (
+        "torch",
+        peak > 0,
+        facts["torch"],
+        "it doesn't work on this device in the sandbox: run `uv sync`",
+    )
     yield "matmul peak", peak > 0, f"{peak / 1e12:.2f} TFLOP/s ({what})", "mend torch first"
     yield "clocks", not why, why or "not throttled", "cool the device, raise its power cap"
 
 
 def surroundings(device):
     """(name, well, seen, advice) of the machine and what lies on it."""
-    load, memory, disk = psutil.cpu_percent(0.5), psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
+    load, memory, disk = (
+        psutil.cpu_percent(0.5),
+        psutil.virtual_memory(),
+        shutil.disk_usage(Path.cwd()),
+    )
     quiet = load < 100 * FOREIGN_CPU[device.partition(":")[0]]
     arenas = ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
     busy = "close other programs; or calibrate and try with --busy: the noise grows"
     yield "load", quiet, f"{load:.0f}% of the CPU in use", busy
     free = f"{memory.available / 1e9:.1f} GB free"
     yield "memory", memory.available > 4e9, free, "close programs: a run may need 4 GB"
-    yield "disk", disk.free > 2e10, f"{disk.free / 1e9:.0f} GB free", "free some: a night may leave 20 GB"
+    yield (
+        "disk",
+        disk.free > 2e10,
+        f"{disk.free / 1e9:.0f} GB free",
+        "free some: a night may leave 20 GB",
+    )
     yield "arenas", bool(arenas), arenas or "none", "run `uv run prepare.py`"
     yield "git", *commits.examine()
 
@@ -70,7 +86,11 @@ def surroundings(device):
 def isolation(level):
     """(name, well, seen, advice) of the sandbox."""
     linux = sys.platform == "linux"
-    install = "install bubblewrap (apt install bubblewrap)" if linux else "use Linux: this system has none"
+    install = (
+        "install bubblewrap (apt install bubblewrap)"
+        if linux
+        else "use Linux: this system has none"
+    )
     yield "isolation", level == sandbox.LEVELS[0], level, install
     for claim, holds, detail in sandbox.prove(level):
         yield f"  {claim}", holds, detail or "tried", f"open at level {level}: {install}"

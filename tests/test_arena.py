@@ -25,7 +25,7 @@ from ratchet.arena.text.corpus import WORKERS, Corpus, documents
 from ratchet.referee import devices
 from ratchet.referee import environment as trial_environment
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Folders
 
 
@@ -42,7 +42,9 @@ def test_a_prepared_arena_is_used_without_a_lock_or_any_writing(arena, monkeypat
     monkeypatch.setattr(Path, "mkdir", lambda path, **options: read_only(path, "w"))
     again = plainly(prepare, "tiny", source=str(arena.corpus), context=64, vocab_size=512)
     assert again.seal == arena.seal == load_arena(arena.folder, *FILES).seal
-    assert before == {path: path.stat().st_mtime_ns for path in (arena.folder, *arena.folder.iterdir())}
+    assert before == {
+        path: path.stat().st_mtime_ns for path in (arena.folder, *arena.folder.iterdir())
+    }
 
 
 def test_an_arena_half_prepared_by_somebody_else_is_refused_by_its_folder(
@@ -80,7 +82,9 @@ def test_a_device_is_held_though_the_arenas_can_only_be_read(tmp_path, monkeypat
     assert work_folder() == cache / "deeper"
     monkeypatch.setattr("os.access", lambda path, mode: path != cache)
     with devices.exclusive("cpu"):
-        assert list((tmp_path / f"ratchet-{os.getuid()}").glob(".device-*")) and not list(cache.iterdir())
+        assert list((tmp_path / f"ratchet-{os.getuid()}").glob(".device-*")) and not list(
+            cache.iterdir()
+        )
 
 
 @pytest.mark.parametrize("kind", ["open to others", "a link", "a file"])
@@ -109,19 +113,28 @@ def test_a_home_that_is_no_folder_is_refused_by_its_name(arena, tmp_path, monkey
     assert str(arena.corpus) not in sentence
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Locales
 
 
-def test_a_locale_without_umlauts_changes_no_seal_and_local_files_leave_the_home_alone(tmp_path, monkeypatch):
+def test_a_locale_without_umlauts_changes_no_seal_and_local_files_leave_the_home_alone(
+    tmp_path, monkeypatch
+):
     write_corpus(tmp_path / "c.jsonl", 50)
     text, home, cache = tmp_path / "größe ☃", tmp_path / "home", tmp_path / "cäche"
     text.mkdir()
     home.mkdir()
     texts = [json.loads(line)["text"] for line in (tmp_path / "c.jsonl").read_bytes().splitlines()]
     (text / "naïve 漢字.txt").write_bytes("\n\n".join(texts).encode())
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
-    environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))
+    }
+    environment |= {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+    }
     environment |= {"HOME": str(home), "RATCHET_CACHE": str(cache)}
     command = [sys.executable, ROOT / "prepare.py", "--text", text, "--arena", "mine"]
     command += ["--vocab-size", "300", "--context", "64"]
@@ -133,7 +146,7 @@ def test_a_locale_without_umlauts_changes_no_seal_and_local_files_leave_the_home
     assert arena.source == "größe ☃" and not [*home.rglob("*")]
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Cores
 
 
@@ -150,7 +163,11 @@ V1 = "cpu.cfs_quota_us", "cpu.cfs_period_us"
 QUOTAS = {
     "none": ("0::/\n", {}, math.inf),
     "v2": ("0::/a/b\n", {"a/b/cpu.max": "250000 100000\n", "a/cpu.max": "max 100000\n"}, 2.5),
-    "v2, of the parent": ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "50000 100000\n"}, 0.5),
+    "v2, of the parent": (
+        "0::/a/b\n",
+        {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "50000 100000\n"},
+        0.5,
+    ),
     "v1": (
         "5:cpuset:/a\n4:cpu,cpuacct:/a\n1:name=systemd:/b\n",
         {f"cpu,cpuacct/a/{V1[0]}": "300000\n", f"cpu,cpuacct/a/{V1[1]}": "100000\n"},
@@ -161,7 +178,11 @@ QUOTAS = {
         {f"cpu,cpuacct/{V1[0]}": "150000\n", f"cpu,cpuacct/{V1[1]}": "100000\n"},
         1.5,
     ),
-    "v1, no limit": ("4:cpu:/a\n", {f"cpu/a/{V1[0]}": "-1\n", f"cpu/a/{V1[1]}": "100000\n"}, math.inf),
+    "v1, no limit": (
+        "4:cpu:/a\n",
+        {f"cpu/a/{V1[0]}": "-1\n", f"cpu/a/{V1[1]}": "100000\n"},
+        math.inf,
+    ),
 }
 
 
@@ -235,15 +256,22 @@ def test_preparing_starts_as_many_workers_as_there_are_usable_cores(arena, tmp_p
     assert counts == [1] and again.seal == arena.seal
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Constants
 
 
 @pytest.mark.parametrize(
     "name, value",
-    [("SPLIT", r"\w+|\W"), ("SPECIALS", ["<|bos|>"]), ("TOKENIZER_CHARACTERS", 5), ("OWN_SHARE", 0.1)],
+    [
+        ("SPLIT", r"\w+|\W"),
+        ("SPECIALS", ["<|bos|>"]),
+        ("TOKENIZER_CHARACTERS", 5),
+        ("OWN_SHARE", 0.1),
+    ],
 )
-def test_an_arena_of_another_constant_is_refused_by_its_name(name, value, arena, monkeypatch, refusal):
+def test_an_arena_of_another_constant_is_refused_by_its_name(
+    name, value, arena, monkeypatch, refusal
+):
     monkeypatch.setattr(f"ratchet.arena.definition.{name}", value)
     sentence = refusal(prepare, "tiny")
     assert (
@@ -253,7 +281,9 @@ def test_an_arena_of_another_constant_is_refused_by_its_name(name, value, arena,
     )
 
 
-def test_an_arena_of_the_house_is_refused_when_its_sizes_have_changed(arena, tmp_path, monkeypatch, refusal):
+def test_an_arena_of_the_house_is_refused_when_its_sizes_have_changed(
+    arena, tmp_path, monkeypatch, refusal
+):
     facts = json.loads((arena.folder / "arena.json").read_bytes()) | ARENAS["climbmix"]
     write_json(tmp_path / "arena.json", facts | {"name": "climbmix", "source": "climbmix:3"})
     assert load_arena(tmp_path).context == 2048
@@ -290,7 +320,7 @@ def test_an_interrupted_preparation_does_not_go_on_with_another_split(arena, tmp
     assert prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512).seal == arena.seal
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Progress
 
 
@@ -302,7 +332,9 @@ def test_progress_is_a_plain_line_now_and_then_where_there_is_no_terminal(monkey
             time.sleep(0.02)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 1 and lines[0].startswith("reading [/x]: ")
-    assert all(" documents, " in line and " of 9,000.0 MB, " in line and " left" in line for line in lines)
+    assert all(
+        " documents, " in line and " of 9,000.0 MB, " in line and " left" in line for line in lines
+    )
 
 
 def test_progress_is_a_live_line_in_a_terminal(monkeypatch):

@@ -1,4 +1,6 @@
-"""Bytecode of the libraries: kept once, never where it can't be, and whatever else the user's Python does."""
+"""Bytecode of the libraries: kept once, never where it can't be, and whatever else the user's
+Python does.
+"""
 
 import os
 import subprocess
@@ -18,7 +20,8 @@ def library(tmp_path, monkeypatch):
         (tmp_path / "pack" / name).write_text("x = 1\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(
-        "ratchet.referee.bytecode.IMPORT", f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + bytecode.IMPORT
+        "ratchet.referee.bytecode.IMPORT",
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + bytecode.IMPORT,
     )
     monkeypatch.setattr("ratchet.referee.bytecode.MODULES", ["pack.inner.part", "pack.gone"])
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")

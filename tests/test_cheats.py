@@ -1,4 +1,6 @@
-"""Every known way to cheat a referee, one file each in tests/cheats, is tried; none may get through."""
+"""Every known way to cheat a referee, one file each in tests/cheats, is tried; none may get
+through.
+"""
 
 import ast
 import subprocess
@@ -24,9 +26,14 @@ HONEST = (FOLDER.parent / "contestant.py").read_text(encoding="utf-8")
 HERE = "# what a cheat replaces comes here\n"
 SEED, BUDGET = 3, "20000tok"  # of a budget in tokens, scores are equal to the last bit
 BUSY = dict.fromkeys(limits.FOREIGN_CPU, 99.0)  # others may use this machine
-PORT, VICTIM, LEFT = 45871, "271828", "31.4159"  # of a server; of who is to be killed, who is left behind
+PORT, VICTIM, LEFT = (
+    45871,
+    "271828",
+    "31.4159",
+)  # of a server; of who is to be killed, who is left behind
 
-# cheats that are ready to be scored from the start: {file: the probe that finds it, or what else is said}
+# cheats that are ready to be scored from the start: {file: the probe that finds it, or what else is
+# said}
 SCORED = {
     "chunk_recurrence": "causality",
     "leaks_at_full_length": "causality",
@@ -52,7 +59,9 @@ def docstring(name):
 
 
 def is_scored(name):
-    """True for a model that its score must find out; the others compete as contestants with new parts."""
+    """True for a model that its score must find out; the others compete as contestants with new
+    parts.
+    """
     return docstring(name).startswith("Cheat: ")
 
 
@@ -60,7 +69,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 COMPETING = [name for name in NAMES if not is_scored(name)]
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # A cheat that competes
 
 
@@ -101,13 +110,18 @@ def kill_what_is_left(live):
 
 
 def compete(name, folder, level):
-    """Facts of the last run of a cheat, or of the honest contestant; "left": processes it left behind."""
+    """Facts of the last run of a cheat, or of the honest contestant; "left": processes it left
+    behind.
+    """
     source, cheat = assemble(name)
     (path := folder / f"{name or 'honest'}.py").write_text(source, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         for key, value in {"RATCHET_ISOLATION": level, **getattr(cheat, "ENVIRONMENT", {})}.items():
             patch.setenv(key, value)
-        for place, value in {"referee.foreign_load.FOREIGN_CPU": BUSY, **getattr(cheat, "PATCH", {})}.items():
+        for place, value in {
+            "referee.foreign_load.FOREIGN_CPU": BUSY,
+            **getattr(cheat, "PATCH", {}),
+        }.items():
             patch.setattr(f"ratchet.{place}", value)
         stack.enter_context(bait(cache_folder()))
         try:
@@ -116,7 +130,9 @@ def compete(name, folder, level):
             return {"status": "refused", "reason": str(error), "isolation": level, "left": 0}
         budget, arena = getattr(cheat, "BUDGET", BUDGET), sealed_arena.load_arena("tiny")
         job = trial.Job(contestant, SEED, budget, arena, folder / "run", folder / "compiled")
-        stack.callback(subprocess.run, ["rm", "-rf", job.live])  # whatever state it is in: others come after
+        stack.callback(
+            subprocess.run, ["rm", "-rf", job.live]
+        )  # whatever state it is in: others come after
         for _ in range(getattr(cheat, "RUNS", 1)):
             facts = trial.run(job)
         return facts | {"left": kill_what_is_left(job.live)}
@@ -127,7 +143,11 @@ def is_caught(name, facts, honest):
     cheat = assemble(name)[1]
     if facts["left"]:
         return False
-    return cheat.caught(facts, honest()) if hasattr(cheat, "caught") else facts["status"] in cheat.EXPECT
+    return (
+        cheat.caught(facts, honest())
+        if hasattr(cheat, "caught")
+        else facts["status"] in cheat.EXPECT
+    )
 
 
 HONEST_FACTS = {}  # of the one honest run that the tests of this and another file share
@@ -156,13 +176,19 @@ def test_a_cheat_is_caught(name, arena, tmp_path, run_honestly):
     facts = compete(name, tmp_path, level)
     assert facts["isolation"] == level
     if level not in getattr(assemble(name)[1], "OPEN_AT", ()):
-        assert is_caught(name, facts, run_honestly), (facts["status"], facts["reason"], facts.get("tail"))
+        assert is_caught(name, facts, run_honestly), (
+            facts["status"],
+            facts["reason"],
+            facts.get("tail"),
+        )
 
 
 def test_an_honest_run_is_fine_after_all_these(run_honestly):
     facts = run_honestly()
     assert (facts["status"], facts["left"]) == ("ok", 0), facts
-    assert facts["tokens"] == 19_968 and all(passed for passed, _ in facts["val"]["probes"].values())
+    assert facts["tokens"] == 19_968 and all(
+        passed for passed, _ in facts["val"]["probes"].values()
+    )
 
 
 def test_every_cheat_says_where_it_was_seen_and_what_is_expected():
@@ -175,13 +201,14 @@ def test_every_cheat_says_where_it_was_seen_and_what_is_expected():
         assert {*getattr(cheat, "OPEN_AT", ())} <= {*sandbox.LEVELS}
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # A cheat that is scored
 
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
-    """settle() forks where processors have matrix tiles, and a fork of a process with threads can hang.
+    """settle() forks where processors have matrix tiles, and a fork of a process with threads can
+    hang.
 
     Without it, no matrix product in bfloat16 may be tried here.
     """
@@ -214,7 +241,9 @@ def test_nothing_is_gained_by_numbers_that_are_not_normalised(finished_run, tmp_
         "    model.forward = lambda tokens: torch.zeros(*tokens.shape, 512)\n    return model\n",
         encoding="utf-8",
     )
-    known, found = (score(finished_run(path, path.stem)) for path in (flat, FOLDER / "not_normalised.py"))
+    known, found = (
+        score(finished_run(path, path.stem)) for path in (flat, FOLDER / "not_normalised.py")
+    )
     assert found["status"] == "ok" and found["val_bpb"] == pytest.approx(known["val_bpb"], rel=1e-6)
 
 

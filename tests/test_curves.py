@@ -1,4 +1,6 @@
-"""Curves of training loss: what is read of a file that the contestant wrote, when a run has no hope."""
+"""Curves of training loss: what is read of a file that the contestant wrote, when a run has no
+hope.
+"""
 
 import json
 import math
@@ -24,7 +26,8 @@ def test_only_numbers_are_taken_from_a_curve(tmp_path):
     path = tmp_path / "curve.jsonl"
     good = '{"seconds": 5, "tokens": 9, "loss": 3}\n'
     path.write_text(
-        good + 'no\n[]\n{"seconds": "x"}\n{"seconds": 6, "tokens": 1, "loss": NaN}\n', encoding="utf-8"
+        good + 'no\n[]\n{"seconds": "x"}\n{"seconds": 6, "tokens": 1, "loss": NaN}\n',
+        encoding="utf-8",
     )
     with open(path, "a", encoding="utf-8") as file:
         file.write(
@@ -34,11 +37,16 @@ def test_only_numbers_are_taken_from_a_curve(tmp_path):
         )
     found, size = early_stopping.read(path)
     assert found == [(5.0, 9.0, 3.0)]
-    assert early_stopping.shares(found, "10s") == [(0.5, 3.0)] and early_stopping.shares(found, "9e0tok") == [(1.0, 3.0)]
+    assert early_stopping.shares(found, "10s") == [(0.5, 3.0)] and early_stopping.shares(
+        found, "9e0tok"
+    ) == [(1.0, 3.0)]
     with open(path, "a", encoding="utf-8") as file:
         file.write('onds": 10, "tokens": 11, "loss": 2}\n')
     assert early_stopping.read(path, size)[0] == [(10.0, 11.0, 2.0)]
-    assert early_stopping.shares(found, "1e15flop") == [] and early_stopping.read(tmp_path / "none")[0] == []
+    assert (
+        early_stopping.shares(found, "1e15flop") == []
+        and early_stopping.read(tmp_path / "none")[0] == []
+    )
 
 
 def test_what_can_still_catch_up_goes_on():
@@ -47,19 +55,32 @@ def test_what_can_still_catch_up_goes_on():
     for end in (0.2, 0.5, 1.0):
         for offset in (-1.0, 0.0, 0.1):
             assert early_stopping.lost(points(offset, end, wobble=0.05), reference) == ""
-    assert early_stopping.lost(points(1.2, 0.25), reference) == "" and early_stopping.lost([], reference) == ""
-    assert "at 30% of the budget, the champion had 4.5" in early_stopping.lost(points(1.2, 0.4), reference)
-    assert "at 7" in early_stopping.lost(points(0.4, 1.0), reference)  # too little is left to make good so much
+    assert (
+        early_stopping.lost(points(1.2, 0.25), reference) == ""
+        and early_stopping.lost([], reference) == ""
+    )
+    assert "at 30% of the budget, the champion had 4.5" in early_stopping.lost(
+        points(1.2, 0.4), reference
+    )
+    assert "at 7" in early_stopping.lost(
+        points(0.4, 1.0), reference
+    )  # too little is left to make good so much
 
 
 def test_without_two_curves_of_the_champion_nothing_is_stopped():
-    assert early_stopping.reference([points()]) == [] == early_stopping.reference([points(many=10)] * 3)
+    assert (
+        early_stopping.reference([points()])
+        == []
+        == early_stopping.reference([points(many=10)] * 3)
+    )
     assert early_stopping.lost(points(9.0), []) == ""
 
 
 def test_a_run_is_looked_at_while_it_trains(tmp_path, monkeypatch):
     monkeypatch.setattr("ratchet.referee.early_stopping.LOOK_SECONDS", 0)
-    hope = early_stopping.Hope(tmp_path / "curve.jsonl", "10s", early_stopping.reference([points(), points(0.01)]))
+    hope = early_stopping.Hope(
+        tmp_path / "curve.jsonl", "10s", early_stopping.reference([points(), points(0.01)])
+    )
     hope()  # there is no file yet
     write(tmp_path / "curve.jsonl", points(2.0, 0.2))
     hope()

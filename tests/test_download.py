@@ -25,11 +25,15 @@ PREPARE = Path(__file__).resolve().parent.parent / "prepare.py"
 CLIMBMIX, COMMIT = "karpathy/climbmix-400b-shuffle", "0123456789" * 4
 OWN = "--text someone/small --arena mine --vocab-size 512 --context 64".split()
 # of the API, or of a file: id of the dataset, what is wanted, revision, name of the file
-ADDRESS = re.compile(r"/(api/)?datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info|resolve)/([^/]+))?/?(.*)")
+ADDRESS = re.compile(
+    r"/(api/)?datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info|resolve)/([^/]+))?/?(.*)"
+)
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves `datasets`, {id: {file name: bytes}}; `faults` says how a file's first download goes wrong."""
+    """Serves `datasets`, {id: {file name: bytes}}; `faults` says how a file's first download goes
+    wrong.
+    """
 
     daemon_threads = True
 
@@ -47,7 +51,11 @@ class Hub(ThreadingHTTPServer):
 
     def downloads(self, name):
         """The number of the first byte of each download of a file."""
-        return [start for method, path, start in self.requests if method == "GET" and path.endswith(name)]
+        return [
+            start
+            for method, path, start in self.requests
+            if method == "GET" and path.endswith(name)
+        ]
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -63,9 +71,14 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self):
         form = parse_qs(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
         ranged = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start, address = int(ranged[1]) if ranged else 0, ADDRESS.fullmatch(urlsplit(self.path).path)
+        start, address = (
+            int(ranged[1]) if ranged else 0,
+            ADDRESS.fullmatch(urlsplit(self.path).path),
+        )
         self.server.requests.append((self.command, self.path, start))
-        if self.path.startswith("http://datasets-server.127.0.0.1:"):  # what the hub knows of some datasets
+        if self.path.startswith(
+            "http://datasets-server.127.0.0.1:"
+        ):  # what the hub knows of some datasets
             return self.reply(b"", 404)
         if self.path.startswith("http:") or not address:
             return self.do_CONNECT()
@@ -76,7 +89,9 @@ class Answer(BaseHTTPRequestHandler):
         elif what == "resolve":
             self.send_file(name, files.get(name), start)
         elif what in ("tree", "paths-info"):
-            self.send_json([facts(name, files[name]) for name in files if name in form.get("paths", files)])
+            self.send_json(
+                [facts(name, files[name]) for name in files if name in form.get("paths", files)]
+            )
         else:
             self.send_json({"_id": "0" * 24, "id": dataset, "sha": COMMIT, "private": False})
 
@@ -90,19 +105,28 @@ class Answer(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         if self.command == "GET" and self.server.faults.get(name) == "stalled":
             self.server.released.wait(100)
-        fault, half = self.server.faults.pop(name, "") if self.command == "GET" else "", len(body) // 2
+        fault, half = (
+            self.server.faults.pop(name, "") if self.command == "GET" else "",
+            len(body) // 2,
+        )
         if fault == "damaged":
             body = body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :]  # decodes, maybe
         elif fault == "dropped":
             headers["Content-Length"], self.close_connection = len(body), True
-        self.reply(body[:half] if fault in ("truncated", "dropped") else body, 206 if start else 200, headers)
+        self.reply(
+            body[:half] if fault in ("truncated", "dropped") else body,
+            206 if start else 200,
+            headers,
+        )
 
     def send_json(self, value):
         self.reply(json.dumps(value).encode(), 200, {"Content-Type": "application/json"})
 
     def reply(self, body, status, headers=()):
         self.send_response(status)
-        for name, value in ({"X-Repo-Commit": COMMIT, "Content-Length": len(body)} | dict(headers)).items():
+        for name, value in (
+            {"X-Repo-Commit": COMMIT, "Content-Length": len(body)} | dict(headers)
+        ).items():
             self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
@@ -120,25 +144,35 @@ def facts(name, data):
 
 
 def parquet_file(seed, noise=0):
-    """About 700 kB of text, of words that all seeds share, packed as ClimbMix is; and bytes of noise."""
+    """About 700 kB of text, of words that all seeds share, packed as ClimbMix is; and bytes of
+    noise.
+    """
     letters, choose, texts = random.Random(0), random.Random(seed), []
-    words = ["".join(letters.choices("etaoinshrdlucmfwyp", k=letters.randint(3, 10))) for _ in range(6000)]
+    words = [
+        "".join(letters.choices("etaoinshrdlucmfwyp", k=letters.randint(3, 10)))
+        for _ in range(6000)
+    ]
     while sum(map(len, texts)) < 700_000:
         texts.append(" ".join(choose.choices(words, k=choose.randint(10, 100))) + ".")
-    table = pyarrow.table({"text": texts, "noise": [choose.randbytes(noise // len(texts)) for _ in texts]})
+    table = pyarrow.table(
+        {"text": texts, "noise": [choose.randbytes(noise // len(texts)) for _ in texts]}
+    )
     parquet.write_table(table, file := io.BytesIO(), 200, compression="zstd")
     return file.getvalue()
 
 
 @pytest.fixture
 def start(tmp_path):
-    """start(address of a hub, arguments ...) -> prepare.py at work, with caches of its own in tmp_path."""
+    """start(address of a hub, arguments ...) -> prepare.py at work, with caches of its own in
+    tmp_path.
+    """
 
     def start(address, *arguments):
         url = "http://{}:{}".format(*address)
         strange = re.compile("HF_|.*_PROXY$", re.IGNORECASE)
         kept = {name: value for name, value in os.environ.items() if not strange.match(name)}
-        # the hub is also the proxy for every other host: so none can be reached, and the hub sees who tries
+        # the hub is also the proxy for every other host: so none can be reached, and the hub sees
+        # who tries
         own = {"HF_ENDPOINT": url, "HTTP_PROXY": url, "HTTPS_PROXY": url, "NO_PROXY": "127.0.0.1"}
         own |= {"HF_HOME": str(tmp_path / "hf"), "RATCHET_CACHE": str(tmp_path / "cache")}
         own["HF_HUB_DISABLE_XET"] = "1"
@@ -172,7 +206,9 @@ def refusal(done):
 def test_shards_are_fetched_until_they_are_whole_and_then_never_again(run, tmp_path):
     names = [f"shard_{number:05d}.parquet" for number in (0, 1, 6541, 6542)]
     shards = {name: parquet_file(name) for name in names}
-    shards[names[1]] = parquet_file(names[1], noise=25_000_000)  # only what is past 10 MB is ever resumed
+    shards[names[1]] = parquet_file(
+        names[1], noise=25_000_000
+    )  # only what is past 10 MB is ever resumed
     faults = {names[0]: "truncated", names[1]: "dropped", names[2]: "damaged"}
     with Hub({CLIMBMIX: shards | {"shard_00002.parquet": b"not asked for"}}, faults) as hub:
         first = run(hub.server_address, "--shards", "2")
@@ -257,7 +293,11 @@ def test_a_dataset_without_a_network_is_refused_soon_and_says_why(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments, id", [(["--shards", "1"], CLIMBMIX), (OWN, "someone/small")])
 def test_ctrl_c_ends_a_download_that_has_stalled(arguments, id, start):
-    names = ["train.parquet"] if arguments is OWN else [f"shard_{n:05d}.parquet" for n in (0, 6541, 6542)]
+    names = (
+        ["train.parquet"]
+        if arguments is OWN
+        else [f"shard_{n:05d}.parquet" for n in (0, 6541, 6542)]
+    )
     with Hub({id: {name: parquet_file(name) for name in names}}, {names[0]: "stalled"}) as hub:
         with start(hub.server_address, *arguments) as process:
             while not hub.downloads(names[0]):

@@ -1,4 +1,6 @@
-"""Verbs, from calibration to audit, on a real repository; the runs are drawn from a normal distribution."""
+"""Verbs, from calibration to audit, on a real repository; the runs are drawn from a normal
+distribution.
+"""
 
 import json
 import os
@@ -74,10 +76,26 @@ class Runs:
         status = (re.findall('STATUS = "(.*)"', text) or ["ok"])[0]
         bpb = 2 - float(re.findall("QUALITY = (.*)", text)[0]) + SIGMA * self.order.normal()
         facts = devices.describe(job.device) | job.source.facts()
-        facts |= {"seed": job.seed, "budget": job.budget, "status": status, "reason": f"it was {status}"}
-        facts |= {"shared": self.shared > 0, "foreign_cpu": 0.4, "isolation": "none", "tail": ["last words"]}
+        facts |= {
+            "seed": job.seed,
+            "budget": job.budget,
+            "status": status,
+            "reason": f"it was {status}",
+        }
+        facts |= {
+            "shared": self.shared > 0,
+            "foreign_cpu": 0.4,
+            "isolation": "none",
+            "tail": ["last words"],
+        }
         facts |= {"tokens": 12345, "flops_per_token": 100.0, "seconds": {"train": 1.0}}
-        facts |= {"params": 3000, "lookup": 1000, "peak_memory_mb": 512, "steps": 10, "mfu_percent": 5.0}
+        facts |= {
+            "params": 3000,
+            "lookup": 1000,
+            "peak_memory_mb": 512,
+            "steps": 10,
+            "mfu_percent": 5.0,
+        }
         self.shared -= 1
         if status == "ok":
             for split in job.splits:
@@ -136,8 +154,11 @@ def test_a_comment_is_no_new_source(calibrated, runs):
     assert again.n != e.n and again.verdict in ("discard", "undecided")
 
 
-@pytest.mark.parametrize("status, verdict", [(s, s) for s in ("crash", "timeout", "overtime", "invalid")]
-                         + [(s, "crash") for s in ("memory", "output", "disk", "processes")])  # fmt: skip
+@pytest.mark.parametrize(
+    "status, verdict",
+    [(s, s) for s in ("crash", "timeout", "overtime", "invalid")]
+    + [(s, "crash") for s in ("memory", "output", "disk", "processes")],
+)
 def test_a_run_without_a_score_is_one_row(calibrated, runs, status, verdict):
     commit("breaks", more=f'STATUS = "{status}"')
     e = verbs.attempt(Bench(), "breaks")
@@ -151,7 +172,9 @@ def test_what_is_no_experiment_is_refused(calibrated, runs):
         verbs.attempt(Bench(), "two files")
     with open("train.py", "a", encoding="utf-8") as file:
         file.write("# not committed\n")
-    with pytest.raises(Refused, match=r"train\.py changed since the last commit: commit that first"):
+    with pytest.raises(
+        Refused, match=r"train\.py changed since the last commit: commit that first"
+    ):
         verbs.attempt(Bench(), "dirty")
     assert (calibrated / "train.py").read_text(encoding="utf-8").endswith("# not committed\n")
     assert len(runs.jobs) == 5
@@ -252,7 +275,9 @@ def test_quick_is_one_seed(calibrated, runs):
 def test_a_comparison_runs_in_turns_with_the_same_seeds(repository, runs, frame, budget):
     first = head("HEAD")
     second = commit("better", quality=1.0 + 10 * SIGMA)
-    e = comparisons.compare(Bench(arena="tiny", budget="20s"), [first[:9], second, "train.py"], 3, frame)
+    e = comparisons.compare(
+        Bench(arena="tiny", budget="20s"), [first[:9], second, "train.py"], 3, frame
+    )
     compared = [run for run in e.runs if run["phase"] == "compare"]
     assert {run["budget"] for run in compared} == {budget}
     assert [run["arm"] for run in compared] == [0, 1, 2, 1, 2, 0, 2, 0, 1]
@@ -279,7 +304,11 @@ def test_the_audit_scores_champions_on_test(calibrated, runs):
 
 def rewrite(path, change):
     """Change rows of a ledger and make its chain whole again, as someone with patience would."""
-    rows, before, lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()], "", []
+    rows, before, lines = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()],
+        "",
+        [],
+    )
     for row in rows:
         change(row)
         line = json.dumps(row | {"before": before}).encode()
@@ -326,7 +355,8 @@ def test_verify_finds_a_lost_commit_and_a_lost_end(calibrated, runs):
     (calibrated / "ledger.jsonl").write_text("".join(lines[:7]), encoding="utf-8")
     assert problems() == ["refs/ratchet/2 has no line in the ledger: its end was cut off"]
     rewrite(
-        calibrated / "ledger.jsonl", lambda row: [arm.update(commit="f" * 40) for arm in row.get("arms", [])]
+        calibrated / "ledger.jsonl",
+        lambda row: [arm.update(commit="f" * 40) for arm in row.get("arms", [])],
     )
     assert "experiment 1: commit fffffff is gone" in problems()
 
@@ -340,18 +370,24 @@ def test_the_command_line_speaks_json(calibrated, runs):
     commit("better", quality=1.0 + 6 * SIGMA)
     e = json.loads(invoke("try", "better", "--json").stdout)
     assert e["verdict"] == "keep" and e["opens"]["idea"] == "better"
-    assert [row["verdict"] for row in json.loads(invoke("log", "--json").stdout)] == ["baseline", "keep"]
+    assert [row["verdict"] for row in json.loads(invoke("log", "--json").stdout)] == [
+        "baseline",
+        "keep",
+    ]
     assert json.loads(invoke("show", 2, "--json").stdout)["scores"][0]
     assert json.loads(invoke("verify", "--json").stdout)["problems"] == []
-    arms = json.loads(invoke("compare", "HEAD~1", "HEAD", "-n", 2, "--arena", "tiny", "--json").stdout)[
-        "arms"
-    ]
+    arms = json.loads(
+        invoke("compare", "HEAD~1", "HEAD", "-n", 2, "--arena", "tiny", "--json").stdout
+    )["arms"]
     assert arms[1]["gain"] > 0 and arms[1]["low"] < arms[1]["gain"] < arms[1]["high"]
     assert {*json.loads(invoke("audit", "-n", 2, "--json").stdout)} == {"n", "val", "test"}
 
 
 def test_the_command_line_speaks_to_people(calibrated, runs):
-    assert "begin" not in invoke("log").stdout and "by nobody" in invoke("log", "--by", "nobody").stdout
+    assert (
+        "begin" not in invoke("log").stdout
+        and "by nobody" in invoke("log", "--by", "nobody").stdout
+    )
     assert "changed nothing" in invoke("diff", 1).stdout
     commit("better", quality=1.0 + 6 * SIGMA)
     said = invoke("try", "[bold]better[/]").stdout
@@ -375,7 +411,9 @@ def test_the_log_tells_gains_and_all_of_an_idea_at_any_width(calibrated, runs):
         told = "".join(line[column:].strip() for line in lines[: [*said].count("\n") + 1])
         assert idea.replace(" ", "") in told.replace(" ", "") and max(map(len, lines[:4])) <= width
         assert re.search(r"0\.\d{4} ± 0\.\d{4}  \+0\.\d{4} ± 0\.\d{4}", said)
-        assert ("audit " in said) == (width > 100) and "2champions,2seeds" in re.sub(r"\s", "", said)
+        assert ("audit " in said) == (width > 100) and "2champions,2seeds" in re.sub(
+            r"\s", "", said
+        )
     assert "1 of 3 experiments: -n 3 shows all" in invoke("log", "-n", 1).stdout
 
 
@@ -388,14 +426,20 @@ def test_show_has_what_an_audit_found_and_what_was_disturbed(calibrated, runs):
     assert "val bits per byte" in said and "test bits per byte" in said and said.count("yes") == 2
     assert "its role is audit" in invoke("diff", 3).stdout and "disturbed" not in said
     assert "disturbed by other programs" in invoke("show", 2).stdout
-    row = report_data.collect(ledger.Ledger(calibrated), calibrated)["campaigns"][0]["experiments"][1]
+    row = report_data.collect(ledger.Ledger(calibrated), calibrated)["campaigns"][0]["experiments"][
+        1
+    ]
     assert row["disturbed"] == 1 and row["runs"] > len(row["seeds"]) + 1
 
 
-def test_a_second_calibration_says_whose_place_it_takes_and_the_log_tells_both_stories(calibrated, runs):
+def test_a_second_calibration_says_whose_place_it_takes_and_the_log_tells_both_stories(
+    calibrated, runs
+):
     commit("better", quality=1.0 + 6 * SIGMA)
     invoke("try", "better")
-    assert "instead of" not in invoke("calibrate", "--arena", "tiny", "-n", 3).stderr  # its own source
+    assert (
+        "instead of" not in invoke("calibrate", "--arena", "tiny", "-n", 3).stderr
+    )  # its own source
     commit("another", quality=1.0 + 3 * SIGMA)
     said = invoke("calibrate", "--arena", "tiny", "-n", 3, "--yes").stderr
     assert "instead of experiment 3's" in said
@@ -426,13 +470,21 @@ def test_a_calibration_that_breaks_leaves_no_baseline_and_says_so(repository, ru
 def test_ctrl_c_is_a_sentence_and_the_same_command_goes_on(repository, runs):
     runs.stop_at = 1
     said = invoke("calibrate", "--arena", "tiny", "-n", 3)
-    assert said.exit_code == 130 and "the same command goes on" in said.stderr and len(runs.jobs) == 1
+    assert (
+        said.exit_code == 130 and "the same command goes on" in said.stderr and len(runs.jobs) == 1
+    )
     assert "unfinished" in invoke("log").stdout
     assert invoke("calibrate", "--arena", "tiny", "-n", 3).exit_code == 0 and len(runs.jobs) == 3
 
 
 def test_a_users_mistake_is_one_sentence(repository, monkeypatch, capsys):
-    mistakes = "show 7", "try x", "compare HEAD nothing", "calibrate -n 1", "calibrate --budget soon"
+    mistakes = (
+        "show 7",
+        "try x",
+        "compare HEAD nothing",
+        "calibrate -n 1",
+        "calibrate --budget soon",
+    )
     for words in [*mistakes, "compare HEAD HEAD --frame lines", "doctor --device tpu"]:
         words = words.split()
         monkeypatch.setattr("sys.argv", ["ratchet", *words])
@@ -456,7 +508,10 @@ def test_a_champion_that_is_kept_meanwhile_overtakes_a_try(calibrated, runs):
     bench.place.run = meanwhile
     first = verbs.attempt(bench, "the first", base[0])
     assert found["second"].verdict == "keep" and champion() == base[1]
-    assert first.verdict == "overtaken" and f"experiment {found['second'].n} became" in first.closes["reason"]
+    assert (
+        first.verdict == "overtaken"
+        and f"experiment {found['second'].n} became" in first.closes["reason"]
+    )
     assert len(first.runs) == 3 and problems() == []
     again = verbs.attempt(Bench(), "the first", base[0])  # it has no verdict yet
     assert again.n not in (first.n, found["second"].n) and again.verdict == "discard"
@@ -474,7 +529,11 @@ def test_a_champions_run_that_fails_is_made_again(calibrated, runs, monkeypatch)
     monkeypatch.setattr("ratchet.referee.trial.run", fails)
     commit("better", quality=1.1)
     e = verbs.attempt(Bench(), "better")
-    assert e.verdict == "keep" and [run["status"] for run in e.runs].count("memory") == 1 and problems() == []
+    assert (
+        e.verdict == "keep"
+        and [run["status"] for run in e.runs].count("memory") == 1
+        and problems() == []
+    )
     times, own, calls[:] = 99, champion(), []
     commit("better still", quality=1.2)
     with pytest.raises(Refused, match="3 times"):
@@ -493,13 +552,18 @@ def test_a_run_without_hope_is_discarded(calibrated, runs):
     for e in Bench().experiments():
         for number, run in enumerate(e.runs):
             (folder := calibrated / run["folder"]).mkdir(parents=True)
-            lines = [{"seconds": i / 20, "tokens": 0, "loss": 4 - i / 99 + number / 100} for i in range(100)]
+            lines = [
+                {"seconds": i / 20, "tokens": 0, "loss": 4 - i / 99 + number / 100}
+                for i in range(100)
+            ]
             (folder / "curve.jsonl").write_text(
                 "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
             )
     commit("hopeless", quality=0.5, more='STATUS = "hopeless"')
     e = verbs.attempt(Bench(stop_hopeless=True), "hopeless")
-    assert e.verdict == "discard" and "could not catch up" in e.closes["reason"] and problems() == []
+    assert (
+        e.verdict == "discard" and "could not catch up" in e.closes["reason"] and problems() == []
+    )
     assert len(runs.jobs[-1].reference) == 11 and not runs.jobs[0].reference
     commit("tried without", quality=0.5)
     verbs.attempt(Bench(), "not stopped")
@@ -515,13 +579,19 @@ def test_a_kept_champion_is_not_replaced_without_a_yes(calibrated, runs, monkeyp
     with pytest.raises(SystemExit) as end:
         __main__.main()
     said = capsys.readouterr().err
-    assert end.value.code == 2 and "experiment 2's, which was kept" in said and "again with --yes" in said
+    assert (
+        end.value.code == 2
+        and "experiment 2's, which was kept" in said
+        and "again with --yes" in said
+    )
     assert (calibrated / "ledger.jsonl").read_bytes() == lines and champion() == better
     said = invoke("calibrate", "--arena", "tiny", "--yes")
     assert said.exit_code == 0 and champion() == head("HEAD") and "Go on?" not in said.stderr
 
 
-@pytest.mark.parametrize("answer, goes_on", [("y\n", True), ("n\n", False), ("\n", False), ("", False)])
+@pytest.mark.parametrize(
+    "answer, goes_on", [("y\n", True), ("n\n", False), ("\n", False), ("", False)]
+)
 def test_in_a_terminal_the_question_is_on_stderr_and_no_is_its_default(
     calibrated, runs, monkeypatch, answer, goes_on
 ):
@@ -589,8 +659,14 @@ def test_the_log_tells_what_runs_from_what_was_left(calibrated, runs, monkeypatc
         assert "running" in log and "unfinished" not in log and "experiment 2: running" in shown
         assert [e["state"] for e in json.loads(as_json)] == ["baseline", "running"]
         assert page["experiments"][1]["verdict"] == "running"
-    assert "unfinished" in invoke("log").stdout and "experiment 2: unfinished" in invoke("show", 2).stdout
-    assert [e["state"] for e in json.loads(invoke("log", "--json").stdout)] == ["baseline", "unfinished"]
+    assert (
+        "unfinished" in invoke("log").stdout
+        and "experiment 2: unfinished" in invoke("show", 2).stdout
+    )
+    assert [e["state"] for e in json.loads(invoke("log", "--json").stdout)] == [
+        "baseline",
+        "unfinished",
+    ]
 
 
 def test_a_killed_process_leaves_an_experiment_unfinished(tmp_path):
@@ -608,30 +684,43 @@ def test_a_killed_process_leaves_an_experiment_unfinished(tmp_path):
     assert running.all_running(tmp_path) == []
 
 
-def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(repository, runs, monkeypatch):
+def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(
+    repository, runs, monkeypatch
+):
     quick, told = trial.run, []
-    monkeypatch.setattr("ratchet.referee.trial.run", lambda job: quick(job) | {"seconds": {"start": 40, "train": 300}})
+    monkeypatch.setattr(
+        "ratchet.referee.trial.run",
+        lambda job: quick(job) | {"seconds": {"start": 40, "train": 300}},
+    )
 
     def lines(verb, *args, **options):
         told.clear()
         verb(Bench(arena="tiny", budget="300s", tell=told.append), *args, **options)
-        return [re.search(r"experiment \d+, (.*?):", line)[1] for line in told if line.startswith("exp")]
+        return [
+            re.search(r"experiment \d+, (.*?):", line)[1] for line in told if line.startswith("exp")
+        ]
 
     assert lines(verbs.calibrate, 3) == [
-        "run 1 of 3", "run 2 of 3, about 11 min left", "run 3 of 3, about 6 min left"
-    ]  # fmt: skip
+        "run 1 of 3",
+        "run 2 of 3, about 11 min left",
+        "run 3 of 3, about 6 min left",
+    ]
     commit("better", quality=1.0 + 6 * SIGMA)
     said = lines(verbs.attempt, "better")
     assert said[:3] == [
-        "run 1 of at most 13, at most 74 min left", "run 2 of at most 13, at most 68 min left",
-        "run 3 of at most 13, at most 62 min left"]  # fmt: skip
+        "run 1 of at most 13, at most 74 min left",
+        "run 2 of at most 13, at most 68 min left",
+        "run 3 of at most 13, at most 62 min left",
+    ]
     assert lines(comparisons.audit, 2)[::3] == [
-        "run 1 of 4, about 23 min left", "run 4 of 4, about 6 min left"
-    ]  # fmt: skip
+        "run 1 of 4, about 23 min left",
+        "run 4 of 4, about 6 min left",
+    ]
     assert lines(comparisons.compare, ["HEAD", "HEAD~1"], 20)[0] == "run 1 of 40, about 3.8 h left"
     assert lines(comparisons.compare, ["HEAD", "HEAD~1"], 2, "tokens")[:2] == [
-        "run 1 of 5, about 28 min left", "run 2 of 5"
-    ]  # fmt: skip
+        "run 1 of 5, about 28 min left",
+        "run 2 of 5",
+    ]
     commit("quick", quality=1.0 + 20 * SIGMA)
     assert lines(verbs.attempt, "quick", quick=True) == ["run 1 of at most 1, at most 6 min left"]
 
@@ -657,7 +746,10 @@ def test_a_project_in_a_folder_of_a_repository_is_served(tmp_path, runs, monkeyp
     assert (folder / "ledger.jsonl").exists() and not (tmp_path / "monorepo/ledger.jsonl").exists()
     assert "+QUALITY = 1.06" in invoke("diff", 2).stdout
     page = report_data.collect(ledger.Ledger(folder), folder)
-    assert "+QUALITY = 1.06" in page["campaigns"][0]["experiments"][1]["diff"] and page["problems"] == []
+    assert (
+        "+QUALITY = 1.06" in page["campaigns"][0]["experiments"][1]["diff"]
+        and page["problems"] == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -671,7 +763,12 @@ def test_a_project_in_a_folder_of_a_repository_is_served(tmp_path, runs, monkeyp
 def test_an_ascii_terminal_is_served(tmp_path, words, seen):
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     shutil.copy(ROOT / "examples/pocket-night/ledger.jsonl", tmp_path)
-    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    plain = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+    }
     command = [sys.executable, "-m", "ratchet", *words.split()]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | plain, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"") and done.stdout.isascii()
@@ -679,8 +776,15 @@ def test_an_ascii_terminal_is_served(tmp_path, words, seen):
 
 
 def test_preparing_an_arena_says_what_takes_long(repository, tmp_path, monkeypatch):
-    lines = "preparing arena pocket in x", "tokenising: 3 documents", "arena pocket (y) is ready", "next: z"
-    (tmp_path / "prepare.py").write_text("\n".join(f"print({line!r})" for line in lines), encoding="utf-8")
+    lines = (
+        "preparing arena pocket in x",
+        "tokenising: 3 documents",
+        "arena pocket (y) is ready",
+        "next: z",
+    )
+    (tmp_path / "prepare.py").write_text(
+        "\n".join(f"print({line!r})" for line in lines), encoding="utf-8"
+    )
     monkeypatch.setattr("ratchet.experiments.session.ROOT", tmp_path)
     said = []
     assert Bench(tell=said.append).prepare("pocket")

@@ -48,8 +48,14 @@ def exported(run, cache, tmp_path_factory):
 def test_transformers_load_it_and_say_the_same(run, exported, arena, tmp_path):
     tokens = torch.randint(4, 512, (2, 64))
     save_file({"tokens": tokens}, tmp_path / "given.safetensors")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHONPATH")}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("PYTHONPATH")
+    }
+    environment |= {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     arguments = [exported, tmp_path / "given.safetensors", tmp_path / "out.safetensors"]
     command = [
         sys.executable,
@@ -58,7 +64,9 @@ def test_transformers_load_it_and_say_the_same(run, exported, arena, tmp_path):
         LOADED,
         *map(str, arguments),
     ]  # nothing of ours is importable there
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, encoding="utf-8")
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     out, model = load_file(tmp_path / "out.safetensors"), train.load(run).eval()
     with torch.no_grad():
@@ -68,7 +76,9 @@ def test_transformers_load_it_and_say_the_same(run, exported, arena, tmp_path):
         for _ in range(20):
             said = torch.cat([said, model(said)[:, -1].argmax(-1, keepdim=True)], dim=1)
     assert torch.equal(out["spoken"], said)
-    loss = torch.nn.functional.cross_entropy(expected[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    loss = torch.nn.functional.cross_entropy(
+        expected[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+    )
     torch.testing.assert_close(out["loss"], loss, atol=1e-4, rtol=1e-4)
     tokenizer = load_tokenizer(arena.folder)
     ours = tokenizer.encode("The people of a café", add_special_tokens=False).ids
@@ -77,12 +87,18 @@ def test_transformers_load_it_and_say_the_same(run, exported, arena, tmp_path):
 
 def test_the_modelling_file_needs_nothing_of_the_harness(exported):
     tree = ast.parse((exported / "modeling_ratchet.py").read_text(encoding="utf-8"))
-    imported = {n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names}
+    imported = {
+        n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names
+    }
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     roots = {name.split(".")[0] for name in imported}
     assert roots <= {"torch", "transformers", "math", "types"}
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    assert {"GPT", "Memory", "grams", "RatchetForCausalLM"} <= names and not {"Muon", "main", "Log"} & names
+    assert {"GPT", "Memory", "grams", "RatchetForCausalLM"} <= names and not {
+        "Muon",
+        "main",
+        "Log",
+    } & names
 
 
 def test_a_folder_with_something_in_it_is_left_alone(run, tmp_path):
@@ -116,7 +132,10 @@ def test_a_class_from_elsewhere_stays_there():
 
 
 def test_names_are_prefixed_and_data_stays(run, tmp_path):
-    with open(run / "model.safetensors", "rb") as old, open(tmp_path / "renamed.safetensors", "wb") as new:
+    with (
+        open(run / "model.safetensors", "rb") as old,
+        open(tmp_path / "renamed.safetensors", "wb") as new,
+    ):
         export.rename(old, new, "model.")
     old, new = load_file(run / "model.safetensors"), load_file(tmp_path / "renamed.safetensors")
     assert {f"model.{name}" for name in old} == {*new}

@@ -54,4 +54,8 @@ def test_any_other_write_that_finds_no_room_is_a_sentence(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         __main__.main()
     told = capsys.readouterr().err
-    assert end.value.code == 2 and "No space left on device; mend that" in told and told.count("\n") == 1
+    assert (
+        end.value.code == 2
+        and "No space left on device; mend that" in told
+        and told.count("\n") == 1
+    )

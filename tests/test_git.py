@@ -89,8 +89,17 @@ def named_oddly(tmp_path):
     return (folder := make(tmp_path / "ünïcode *", inside="a b\tc")), folder
 
 
-LAYOUTS = [plain, linked, submodule, linked_of_submodule, separate, vendored, linked_of_vendored,
-           beside_another, named_oddly]  # fmt: skip
+LAYOUTS = [
+    plain,
+    linked,
+    submodule,
+    linked_of_submodule,
+    separate,
+    vendored,
+    linked_of_vendored,
+    beside_another,
+    named_oddly,
+]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -106,10 +115,14 @@ def test_the_ledger_and_the_contestant_are_where_they_should(tmp_path, monkeypat
     sources.check_commit(second)
     assert sources.read_source(second).text == b"A = 2\n"
     assert git(folder, "diff", "--stat", first.commit, second).count("|") == 1
-    assert git(folder, "log", "-1", "--format=%s %an", second) == "twice as much, 两倍 ratchet night"
+    assert (
+        git(folder, "log", "-1", "--format=%s %an", second) == "twice as much, 两倍 ratchet night"
+    )
     assert commits.texts([first.commit, second, "0" * 40]) == {
-        first.commit: b"A = 1\n", second: b"A = 2\n", "0" * 40: None
-    }  # fmt: skip
+        first.commit: b"A = 1\n",
+        second: b"A = 2\n",
+        "0" * 40: None,
+    }
     (shown,) = commits.diffs([(first.commit, second)]).values()
     assert shown.splitlines()[-2:] == ["-A = 1", "+A = 2"] and "--- a/train.py" in shown
     assert b"+A = 2" in commits.git("diff", first.commit, second, "--", "train.py")
@@ -123,15 +136,21 @@ def test_an_experiment_changes_the_contestant_alone(tmp_path, monkeypatch, layou
     monkeypatch.chdir(folder)
     sources.check_commit(commit(folder, "A = 3\n"))
     other = commit(folder, "words\n", name="notes.txt")
-    with pytest.raises(Refused, match=r"changes .*notes\.txt: an experiment may change train\.py only"):
+    with pytest.raises(
+        Refused, match=r"changes .*notes\.txt: an experiment may change train\.py only"
+    ):
         sources.check_commit(other)
     sources.check_clean()
     (folder / "notes.txt").write_text("others\n", encoding="utf-8")
-    with pytest.raises(Refused, match=r"notes\.txt changed since the last commit: commit that first"):
+    with pytest.raises(
+        Refused, match=r"notes\.txt changed since the last commit: commit that first"
+    ):
         sources.check_clean()
 
 
-def test_another_projects_contestant_is_no_experiment_and_its_changes_do_not_matter(tmp_path, monkeypatch):
+def test_another_projects_contestant_is_no_experiment_and_its_changes_do_not_matter(
+    tmp_path, monkeypatch
+):
     folder, _ = beside_another(tmp_path)
     monkeypatch.chdir(folder)
     other = commit(folder.parent, "A = 9\n")
@@ -211,13 +230,16 @@ def nowhere(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("layout, words", [
-    (bare, r"bare repository .*: make a clone with `git clone`"),
-    (linked_of_separate, r"--separate-git-dir\): give the command in the main working tree"),
-    (branch_without, r"is not there: check out a branch"),
-    (within_git, r"in no working tree: go to one"),
-    (nowhere, r"in no git repository: go to yours, or make one here with `git init`"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "layout, words",
+    [
+        (bare, r"bare repository .*: make a clone with `git clone`"),
+        (linked_of_separate, r"--separate-git-dir\): give the command in the main working tree"),
+        (branch_without, r"is not there: check out a branch"),
+        (within_git, r"in no working tree: go to one"),
+        (nowhere, r"in no git repository: go to yours, or make one here with `git init`"),
+    ],
+)
 def test_a_layout_that_can_not_be_served_is_a_sentence(tmp_path, monkeypatch, layout, words):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.chdir(layout(tmp_path))
@@ -296,14 +318,33 @@ def test_a_detached_head_is_as_good_as_a_branch(tmp_path, monkeypatch):
 
 
 CONFIGS = {
-    "diff.external": "false", "color.ui": "always", "color.diff": "always", "color.status": "always",
-    "diff.noprefix": "true", "diff.mnemonicPrefix": "true", "diff.txt.textconv": "false", "diff.context": "0",
-    "diff.txt.command": "false", "core.pager": "false", "pager.diff": "false", "diff.relative": "true",
-    "diff.renames": "copies", "status.branch": "true", "status.short": "true", "status.relativePaths": "true",
-    "log.showSignature": "true", "core.quotePath": "true", "i18n.commitEncoding": "latin1",
-    "diff.algorithm": "histogram", "diff.colorMoved": "zebra", "diff.wordRegex": ".", "diff.stat": "true",
-    "commit.gpgSign": "true", "gpg.program": "false", "diff.suppressBlankEmpty": "true",
-}  # fmt: skip
+    "diff.external": "false",
+    "color.ui": "always",
+    "color.diff": "always",
+    "color.status": "always",
+    "diff.noprefix": "true",
+    "diff.mnemonicPrefix": "true",
+    "diff.txt.textconv": "false",
+    "diff.context": "0",
+    "diff.txt.command": "false",
+    "core.pager": "false",
+    "pager.diff": "false",
+    "diff.relative": "true",
+    "diff.renames": "copies",
+    "status.branch": "true",
+    "status.short": "true",
+    "status.relativePaths": "true",
+    "log.showSignature": "true",
+    "core.quotePath": "true",
+    "i18n.commitEncoding": "latin1",
+    "diff.algorithm": "histogram",
+    "diff.colorMoved": "zebra",
+    "diff.wordRegex": ".",
+    "diff.stat": "true",
+    "commit.gpgSign": "true",
+    "gpg.program": "false",
+    "diff.suppressBlankEmpty": "true",
+}
 
 
 def everything(folder):
@@ -311,10 +352,13 @@ def everything(folder):
     first, second = git(folder, "rev-list", "HEAD").split()[::-1][:2]
     sources.check_commit(second)
     return (
-        sources.read_source(second), commits.texts([first, second]), commits.diffs([(first, second)]),
-        commits.git("diff", first, second, "--", "train.py"), commits.commit_text(first, b"A = 2\n", "é")[:0],
+        sources.read_source(second),
+        commits.texts([first, second]),
+        commits.diffs([(first, second)]),
+        commits.git("diff", first, second, "--", "train.py"),
+        commits.commit_text(first, b"A = 2\n", "é")[:0],
         commits.git_lines("status", "--porcelain", "--untracked-files=no"),
-    )  # fmt: skip
+    )
 
 
 def test_what_is_read_is_the_same_whatever_the_config(tmp_path, monkeypatch):
@@ -324,8 +368,10 @@ def test_what_is_read_is_the_same_whatever_the_config(tmp_path, monkeypatch):
     (folder / "train.py").write_text("dirty\n", encoding="utf-8")
     expected = everything(folder)
     assert "\x1b" not in str(expected) and b"--- a/train.py\n+++ b/train.py" in expected[3]
-    text = "".join('[{}]\n\t{} = "{}"\n'.format(section(key), key.rpartition(".")[2], value)
-                   for key, value in CONFIGS.items())  # fmt: skip
+    text = "".join(
+        '[{}]\n\t{} = "{}"\n'.format(section(key), key.rpartition(".")[2], value)
+        for key, value in CONFIGS.items()
+    )
     (tmp_path / "config").write_text(text, encoding="utf-8")
     (folder / ".git/info").mkdir(exist_ok=True)
     (folder / ".git/info/attributes").write_text("*.py diff=txt\n", encoding="utf-8")
@@ -380,7 +426,9 @@ def test_a_ledger_is_found_from_a_linked_working_tree(tmp_path, monkeypatch):
     assert (home / "ledger.jsonl").exists() and not (folder / "ledger.jsonl").exists()
 
 
-def test_linked_working_trees_are_served_where_bare_repositories_are_not_trusted(tmp_path, monkeypatch):
+def test_linked_working_trees_are_served_where_bare_repositories_are_not_trusted(
+    tmp_path, monkeypatch
+):
     folder, home = linked(tmp_path)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))

@@ -74,7 +74,11 @@ def test_a_line_without_an_end_is_told_and_gives_way_to_the_next(tmp_path):
     with open(book.path, "r+b") as file:
         file.truncate(book.path.stat().st_size - 20)
     for reader in (book, Ledger(tmp_path)):
-        assert [row["n"] for row in reader.rows()] == [1, 2, 3] and "line 4 is cut off" in reader.cut()
+        assert [row["n"] for row in reader.rows()] == [
+            1,
+            2,
+            3,
+        ] and "line 4 is cut off" in reader.cut()
     assert Ledger(tmp_path).append("opens", role="try") == 4
     for reader in (book, Ledger(tmp_path)):
         assert [row["n"] for row in reader.rows()] == [1, 2, 3, 4] and not reader.cut()
@@ -87,12 +91,19 @@ def test_a_line_that_only_lacks_its_end_is_kept(tmp_path):
         file.truncate(book.path.stat().st_size - 1)
     assert Ledger(tmp_path).append("opens", role="try") == 3
     for reader in (book, Ledger(tmp_path)):
-        assert [row.get("idea") for row in reader.rows()] == ["idea 0", "idea 1", None] and not reader.cut()
+        assert [row.get("idea") for row in reader.rows()] == [
+            "idea 0",
+            "idea 1",
+            None,
+        ] and not reader.cut()
 
 
 def test_a_run_whose_ledger_was_taken_away_is_not_written_into_another(tmp_path):
     book = fill(tmp_path, 2)
-    for text in (b"", book.path.read_bytes().splitlines(keepends=True)[0]):  # deleted, an older copy
+    for text in (
+        b"",
+        book.path.read_bytes().splitlines(keepends=True)[0],
+    ):  # deleted, an older copy
         book.path.write_bytes(text)
         with pytest.raises(Broken, match="fewer lines .* restore"):
             book.append("run", n=2)
@@ -181,4 +192,6 @@ def test_figures_that_are_no_numbers_are_refused(tmp_path):
 def test_a_row_counts_unless_its_device_was_shared():
     run = {"status": "ok", "shared": False, "busy": False}
     assert ledger.counts(run) and ledger.counts(run | {"shared": True, "busy": True})
-    assert not ledger.counts(run | {"shared": True}) and not ledger.counts(run | {"status": "crash"})
+    assert not ledger.counts(run | {"shared": True}) and not ledger.counts(
+        run | {"status": "crash"}
+    )

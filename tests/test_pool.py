@@ -18,12 +18,16 @@ CONTESTANT = ROOT / "tests/contestant.py"
 
 def job(folder, budget="20000tok", seed=7):
     source = sources.read_source(CONTESTANT, files=True)
-    return trial.Job(source, seed, budget, sealed_arena.load_arena("tiny"), folder / "run", folder / "compiled")
+    return trial.Job(
+        source, seed, budget, sealed_arena.load_arena("tiny"), folder / "run", folder / "compiled"
+    )
 
 
 @pytest.fixture(scope="module")
 def nodes(arena, tmp_path_factory):
-    """A Ray cluster of two nodes, each with a CPU and a cache of its own; the first one has the arena."""
+    """A Ray cluster of two nodes, each with a CPU and a cache of its own; the first one has the
+    arena.
+    """
     other = tmp_path_factory.mktemp("other node")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("USAGE_STATS_ENABLED", "ENABLE_UV_RUN_RUNTIME_ENV"):
@@ -33,7 +37,9 @@ def nodes(arena, tmp_path_factory):
         patch.setenv("RATCHET_CACHE", str(arena.folder.parent))
         head = dict(num_cpus=1, num_gpus=0, include_dashboard=False)
         cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-        cluster.other = cluster.add_node(num_cpus=1, num_gpus=0, env_vars={"RATCHET_CACHE": str(other)})
+        cluster.other = cluster.add_node(
+            num_cpus=1, num_gpus=0, env_vars={"RATCHET_CACHE": str(other)}
+        )
         cluster.cache = other
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield cluster
@@ -55,7 +61,9 @@ def test_places_are_of_one_kind_and_named_once(halves, monkeypatch):
         with pytest.raises(Refused):
             registry.places(on, names)
     monkeypatch.setattr("ratchet.referee.devices.CORES", [[0], [1], [2]])
-    with pytest.raises(Refused, match="share cores"):  # a half and a third of three cores have one each
+    with pytest.raises(
+        Refused, match="share cores"
+    ):  # a half and a third of three cores have one each
         registry.places(names=["cpu:0/2", "cpu:0/3"])
 
 
@@ -69,7 +77,9 @@ def test_an_arena_travels_once_and_is_known_by_its_seal(arena, tmp_path, monkeyp
 
     for _ in range(2):
         found = travel.at_hand(known, files)
-        assert found.seal == known.seal and found.folder.is_relative_to(tmp_path) and len(calls) == 1
+        assert (
+            found.seal == known.seal and found.folder.is_relative_to(tmp_path) and len(calls) == 1
+        )
     (found.folder / "val.rows").write_bytes(b"")
     with pytest.raises(Refused, match="val.rows is not what was prepared"):
         travel.at_hand(known, files)
@@ -122,11 +132,15 @@ def test_a_run_on_a_node_that_dies_is_done_elsewhere_and_leaves_nothing_behind(n
 
 @pytest.mark.slow
 def test_slurm_jobs_give_the_same_score_and_a_lost_one_is_done_again(arena, tmp_path, monkeypatch):
-    monkeypatch.setattr("ratchet.experiments.sources.home", lambda: tmp_path)  # no Slurm here: submitit starts processes
+    monkeypatch.setattr(
+        "ratchet.experiments.sources.home", lambda: tmp_path
+    )  # no Slurm here: submitit starts processes
     (place,) = registry.places("slurm")
     assert place.conditions() == local.Local().conditions()
     facts = place.run(job(tmp_path))
-    assert facts["val"] == facts["val"] | {"nats": local.Local().run(job(tmp_path / "here"))["val"]["nats"]}
+    assert facts["val"] == facts["val"] | {
+        "nats": local.Local().run(job(tmp_path / "here"))["val"]["nats"]
+    }
     monkeypatch.setattr("ratchet.executors.ray.NODE_TRIES", 2)
     with pytest.raises(Refused, match="failed 2 times"):
         place.cluster.submit(60, os.abort)

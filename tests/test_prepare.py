@@ -81,11 +81,13 @@ def held_out(arena, split):
     return rows.reshape(-1, arena.context + 1)
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Metric
 
 
-def test_a_uniform_model_scores_the_logarithm_of_the_vocabulary(arena, finished_run, tmp_path, local):
+def test_a_uniform_model_scores_the_logarithm_of_the_vocabulary(
+    arena, finished_run, tmp_path, local
+):
     result = score(finished_run(contestant(tmp_path, UNIFORM)))
     sizes = token_bytes(load_tokenizer(arena.folder))[held_out(arena, "val")[:, 1:]]
     expected = math.log2(512) * (sizes > 0).sum() / sizes.sum()
@@ -108,12 +110,16 @@ def test_a_bigram_model_scores_what_a_table_gives_by_hand(arena, finished_run, t
 
 def test_nats_are_those_of_a_softmax_worked_by_hand():
     def model(inputs):
-        return torch.tensor([0.0, math.log(3.0)]).expand(*inputs.shape, 2)  # probabilities 1/4 and 3/4
+        return torch.tensor([0.0, math.log(3.0)]).expand(
+            *inputs.shape, 2
+        )  # probabilities 1/4 and 3/4
 
     model.batch = 2
     inputs, targets = np.zeros((3, 2), np.int64), np.array([[0, 1], [1, 1], [0, 0]])
     nats, _ = feed(model, inputs, targets, [2, 0, 1])
-    assert nats == pytest.approx(-np.log(np.array([[0.25, 0.75], [0.75, 0.75], [0.25, 0.25]])), rel=1e-6)
+    assert nats == pytest.approx(
+        -np.log(np.array([[0.25, 0.75], [0.75, 0.75], [0.25, 0.25]])), rel=1e-6
+    )
 
 
 def test_bytes_equal_the_raw_text_also_where_tokens_split_characters(arena):
@@ -159,7 +165,7 @@ def test_logits_too_large_for_the_logarithm_of_their_sum_are_scored_right():
     assert nats == pytest.approx(math.log(8))
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Probes
 
 
@@ -181,7 +187,9 @@ def test_a_model_that_returns_losses_instead_of_logits_is_invalid(finished_run):
 
 
 def test_a_model_that_cannot_be_loaded_is_invalid(finished_run, tmp_path):
-    result = score(finished_run(contestant(tmp_path, "def load(folder):\n    raise ValueError('no')")))
+    result = score(
+        finished_run(contestant(tmp_path, "def load(folder):\n    raise ValueError('no')"))
+    )
     assert result["status"] == "invalid" and "ValueError: no" in result["reason"]
     assert "ValueError: no" in (tmp_path / "run" / "score.log").read_text(encoding="utf-8")
 
@@ -219,8 +227,16 @@ def test_an_invalid_run_stays_invalid_however_often_it_is_scored(finished_run, t
     assert score(folder)["status"] == "invalid"
 
 
-def test_what_a_model_says_of_itself_changes_no_other_fact(finished_run, tmp_path, local, monkeypatch):
-    lies = {"lookup": "x", "official": "yes", "seed": 7, "val_bpb": 0.1, "flops_per_token": float("nan")}
+def test_what_a_model_says_of_itself_changes_no_other_fact(
+    finished_run, tmp_path, local, monkeypatch
+):
+    lies = {
+        "lookup": "x",
+        "official": "yes",
+        "seed": 7,
+        "val_bpb": 0.1,
+        "flops_per_token": float("nan"),
+    }
     monkeypatch.setattr(LocalModel, "ask", lambda self, question: lies)
     result = score(finished_run(contestant(tmp_path, UNIFORM)))
     assert (result["official"], result["seed"], result["lookup"], result["flops_per_token"]) == (
@@ -264,12 +280,14 @@ def test_an_honest_model_is_valid(habit, finished_run, tmp_path, local):
     assert result["status"] == "ok", result["reason"]
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Rows
 
 
 def slow_best_fit(path, tokenizer, context, buffer_size=1000):
-    """The published packing, written from its description: a plain list, scanned for every decision."""
+    """The published packing, written from its description: a plain list, scanned for every
+    decision.
+    """
     file, pending, buffer, rows = pq.ParquetFile(path), [], [], []
     for group in range(file.num_row_groups):
         texts = file.read_row_group(group)["text"].to_pylist()
@@ -279,7 +297,8 @@ def slow_best_fit(path, tokenizer, context, buffer_size=1000):
         while len(row) < context + 1:
             while len(buffer) < buffer_size and pending:
                 buffer += [
-                    [0] + tokenizer.encode(text, add_special_tokens=False).ids for text in pending.pop(0)
+                    [0] + tokenizer.encode(text, add_special_tokens=False).ids
+                    for text in pending.pop(0)
                 ]
             if not buffer:
                 return rows
@@ -311,7 +330,10 @@ def test_packing_a_stream_loses_nothing():
     tokens = np.arange(1, 24, dtype=np.uint16)
     rows = pack_stream(tokens, 5)
     assert rows.shape == (5, 6) and (rows[:, 0] == BOS).all() and rows.dtype == np.uint16
-    assert rows[:, 1:].flatten()[:23].tolist() == tokens.tolist() and rows[-1, -2:].tolist() == [0, 0]
+    assert rows[:, 1:].flatten()[:23].tolist() == tokens.tolist() and rows[-1, -2:].tolist() == [
+        0,
+        0,
+    ]
 
 
 def test_no_document_and_no_year_is_in_two_splits(arena):
@@ -351,7 +373,9 @@ def test_batches_serve_every_token_once_an_epoch_in_rows_that_begin_with_bos(are
 def test_row_order_covers_every_row_once_an_epoch_whatever_the_batch():
     order = row_order(10, 4, seed=3)
     seen = np.concatenate([next(order) for _ in range(5)])
-    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and list(seen[:10]) != list(seen[10:])
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and list(seen[:10]) != list(
+        seen[10:]
+    )
     assert [len(next(row_order(3, 8, seed=0)))] == [8], "a batch may be larger than the text"
 
 
@@ -363,7 +387,7 @@ def test_document_bounds_are_where_bos_is(arena, tmp_path):
         assert len(starts) - 1 == (x == BOS).sum()
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Clock and rehearsal
 
 
@@ -396,7 +420,9 @@ def test_a_budget_of_flops_stops_within_a_step_and_counts_them(arena, tmp_path):
     model = torch.nn.Sequential(torch.nn.Embedding(512, 16), torch.nn.Linear(16, 512, bias=False))
     run = make_run(arena, tmp_path, "1e8flop")
     run.rehearse(lambda x, y: None, 2, model)
-    assert run.flops_per_token == 6 * 16 * 512  # forward, gradient of the input, gradient of the weight
+    assert (
+        run.flops_per_token == 6 * 16 * 512
+    )  # forward, gradient of the input, gradient of the weight
     steps = len(list(run.batches(2)))
     assert steps == int(1e8 // (128 * run.flops_per_token))
 
@@ -418,7 +444,9 @@ def test_attention_is_counted_as_the_whole_square():
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_look_up_tables_are_told_from_matrices(sparse):
-    model = torch.nn.Sequential(torch.nn.Embedding(512, 16, sparse=sparse), torch.nn.Linear(16, 512))
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(512, 16, sparse=sparse), torch.nn.Linear(16, 512)
+    )
     model.register_buffer("followers", torch.zeros(77, dtype=torch.int64))
     model.register_buffer("means", torch.zeros(55))
     assert inspect_model(model, 64, 512, torch.device("cpu"))["lookup"] == 512 * 16 + 77
@@ -438,7 +466,9 @@ def test_a_flop_budget_without_a_count_is_an_error(arena, tmp_path):
 
 def test_rehearsal_puts_everything_back_bit_for_bit(arena, tmp_path):
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Embedding(512, 8), torch.nn.BatchNorm1d(64), torch.nn.Linear(8, 512))
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(512, 8), torch.nn.BatchNorm1d(64), torch.nn.Linear(8, 512)
+    )
     fresh = torch.optim.AdamW(model[0].parameters(), lr=0.1)
     used = torch.optim.AdamW(model[2].parameters(), lr=0.1)
     model(torch.zeros(2, 64, dtype=torch.int64)).sum().backward()
@@ -446,9 +476,21 @@ def test_rehearsal_puts_everything_back_bit_for_bit(arena, tmp_path):
     used.zero_grad()
 
     def everything():
-        tensors = [*model.state_dict().values(), *(t for s in used.state.values() for t in s.values())]
-        generators = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-        return [t.clone() for t in tensors], generators, dict(fresh.state), used.param_groups[0]["lr"]
+        tensors = [
+            *model.state_dict().values(),
+            *(t for s in used.state.values() for t in s.values()),
+        ]
+        generators = (
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+        )
+        return (
+            [t.clone() for t in tensors],
+            generators,
+            dict(fresh.state),
+            used.param_groups[0]["lr"],
+        )
 
     def step(x, y):
         assert x.shape == y.shape == (4, 64)
@@ -463,16 +505,20 @@ def test_rehearsal_puts_everything_back_bit_for_bit(arena, tmp_path):
     after = everything()
     assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
     assert before[1:] == after[1:] and all(p.grad is None for p in model.parameters())
-    assert places == [t.data_ptr() for t in model.state_dict().values()], "compiled code holds on to these"
+    assert places == [t.data_ptr() for t in model.state_dict().values()], (
+        "compiled code holds on to these"
+    )
     assert run.rehearsal_seconds > 0 and run.steps == run.tokens == 0 and run.seconds == 0
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Arenas
 
 
 def test_preparing_twice_does_nothing(arena, capsys):
-    before = {path: path.stat().st_mtime_ns for path in arena.folder.iterdir() if path.name != ".lock"}
+    before = {
+        path: path.stat().st_mtime_ns for path in arena.folder.iterdir() if path.name != ".lock"
+    }
     again = prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512)
     assert again.seal == arena.seal and capsys.readouterr().out == ""
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -514,7 +560,9 @@ def test_ctrl_c_while_preparing_is_one_sentence_and_the_same_command_goes_on(tmp
     corpus = write_corpus(tmp_path / "corpus.jsonl", 250)
     environment = os.environ | {"RATCHET_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, str(ROOT / "prepare.py"), "--text", str(corpus), "--arena", "mine"]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, encoding="utf-8")
+    pipes = dict(
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, encoding="utf-8"
+    )
     first = subprocess.Popen(command, **pipes)
     assert "preparing arena mine" in first.stdout.readline()
     time.sleep(1)
@@ -554,7 +602,7 @@ def test_own_text_of_every_kind_becomes_an_arena(kind, tmp_path, monkeypatch):
     assert arena.source == "text" and arena.val_rows > 3 and arena.vocab_size == 400
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What users do wrong: one sentence, exit code 2
 
 
@@ -629,7 +677,9 @@ def test_text_that_is_none_is_refused(refusal, tmp_path, monkeypatch):
     assert "no column `text`" in try_text("other.jsonl", b'{"body": "hello"}\n')
     assert "damaged.parquet" in try_text("damaged.parquet", b"PAR1 nothing")
     assert "broken.jsonl" in try_text("broken.jsonl", b'{"text": "hello"}\nnot json\n')
-    assert "too few documents" in try_text("short.txt", b"A short text.\n\nOf two paragraphs.\n" * 50)
+    assert "too few documents" in try_text(
+        "short.txt", b"A short text.\n\nOf two paragraphs.\n" * 50
+    )
 
 
 def test_other_options_for_an_arena_that_exists_are_refused(arena, refusal):
@@ -643,7 +693,9 @@ def test_another_text_for_an_arena_that_exists_is_refused(refusal, tmp_path, mon
     corpus = write_corpus(tmp_path / "c.jsonl", 40)
     prepare("mine", source=str(corpus), context=64, vocab_size=400)
     corpus.write_text(corpus.read_text(encoding="utf-8") * 2, encoding="utf-8")
-    assert "another text" in refusal(prepare, "mine", source=str(corpus), context=64, vocab_size=400)
+    assert "another text" in refusal(
+        prepare, "mine", source=str(corpus), context=64, vocab_size=400
+    )
 
 
 def test_a_full_disk_is_one_sentence(arena, refusal, tmp_path, monkeypatch):

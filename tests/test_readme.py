@@ -55,7 +55,9 @@ RUN = r"((?:\w+=\S+ )*)uv run (.+)"
 
 
 def test_every_command_is_run_by_a_test():
-    assert not [c for c in COMMANDS if not (ELSEWHERE[c]() if c in ELSEWHERE else re.fullmatch(RUN, c))]
+    assert not [
+        c for c in COMMANDS if not (ELSEWHERE[c]() if c in ELSEWHERE else re.fullmatch(RUN, c))
+    ]
 
 
 @pytest.mark.slow
@@ -67,7 +69,9 @@ def test_every_command_works_in_the_order_of_the_readme(tmp_path):
         if command in ELSEWHERE:
             continue
         *settings, program = re.fullmatch(RUN, command).groups()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RATCHET")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("RATCHET")
+        }
         environment |= {
             "RATCHET_CACHE": str(tmp_path / "cache"),
             "RATCHET_BUDGET": "2e4tok",
@@ -97,8 +101,12 @@ def test_every_line_of_the_summary_is_explained():
 
 
 def test_every_condition_is_documented():
-    read = re.search(r"names = \((.*?)\)\n", (ROOT / "ratchet/arena/run.py").read_text(encoding="utf-8"))[1]
-    assert set(re.findall(r"`RATCHET_(\w+)`", README)) == set(re.findall(r'"(\w+)"', read)) | {"CACHE"}
+    read = re.search(
+        r"names = \((.*?)\)\n", (ROOT / "ratchet/arena/run.py").read_text(encoding="utf-8")
+    )[1]
+    assert set(re.findall(r"`RATCHET_(\w+)`", README)) == set(re.findall(r'"(\w+)"', read)) | {
+        "CACHE"
+    }
 
 
 def test_every_verb_is_explained():
@@ -114,7 +122,10 @@ def test_every_option_is_understood(capsys, monkeypatch):
     assert {"--text", "--arena", "--context", "--vocab-size", "--seconds", "--shards"} <= options
     verbs = typer.main.get_command(__main__.app).commands.values()
     options |= {
-        name for verb in verbs for option in verb.params for name in option.opts + option.secondary_opts
+        name
+        for verb in verbs
+        for option in verb.params
+        for name in option.opts + option.secondary_opts
     }
     options |= {"--all-extras", "--extra", "--group"}  # of uv
     options |= {"--head", "--address", "--nproc-per-node"}  # of ray, torchrun

@@ -56,7 +56,9 @@ def test_a_run_is_watched_and_scored(arena, tmp_path):
     assert facts["val"]["bytes"] == arena.val_bytes and all(
         passed for passed, _ in facts["val"]["probes"].values()
     )
-    assert 0.9 < facts["seconds"]["train"] < 1.25 and {"start", "rehearsal", "score"} <= {*facts["seconds"]}
+    assert 0.9 < facts["seconds"]["train"] < 1.25 and {"start", "rehearsal", "score"} <= {
+        *facts["seconds"]
+    }
     assert facts["params"] == 16 * 512 * 2 + 512 and facts["tokens"] == facts["steps"] * 8 * 64
     assert 100 < facts["peak_memory_mb"] < 4000
     left = {path.name for path in (tmp_path / "run").iterdir()}
@@ -78,7 +80,11 @@ def test_a_tail_names_no_folder_of_the_machine(tmp_path):
         f'File "{tmp_path}/code/train.py"\nFile "{sys.prefix}/lib/x.py"\n{Path.home()}/y https://a.b\n',
         encoding="utf-8",
     )
-    assert supervisor.tail(log) == ['File "./code/train.py"', 'File "python/lib/x.py"', "~/y https://a.b"]
+    assert supervisor.tail(log) == [
+        'File "./code/train.py"',
+        'File "python/lib/x.py"',
+        "~/y https://a.b",
+    ]
     assert supervisor.tail(tmp_path / "none") == []
 
 
@@ -98,22 +104,27 @@ def test_kept_caches_are_whole_and_go_when_they_are_not_used(arena, tmp_path, mo
 
     copy = copy_files
     monkeypatch.setattr("ratchet.referee.compiler_cache.copy_files", together)
-    threads = [threading.Thread(target=compiler_cache.keep_compiled, args=(mine,)) for _ in range(2)]
+    threads = [
+        threading.Thread(target=compiler_cache.keep_compiled, args=(mine,)) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert {path.name for path in mine.compiled.iterdir()} == names
-    assert (mine.compiled / compiler_cache.cache_name(mine.source.facts()["file"]) / "kernel").read_text(
-        encoding="utf-8"
-    ) == "code"
+    assert (
+        mine.compiled / compiler_cache.cache_name(mine.source.facts()["file"]) / "kernel"
+    ).read_text(encoding="utf-8") == "code"
     remove(mine.live)
 
 
 @pytest.mark.slow
 def test_the_same_seed_and_tokens_give_the_same_score(arena, tmp_path):
     first, second = (trial.run(job(tmp_path, splits=("val", "test"))) for _ in range(2))
-    assert first["val"]["nats"] == second["val"]["nats"] and first["test"]["nats"] == second["test"]["nats"]
+    assert (
+        first["val"]["nats"] == second["val"]["nats"]
+        and first["test"]["nats"] == second["test"]["nats"]
+    )
     assert first["test"]["bytes"] == arena.test_bytes != arena.val_bytes
 
 
@@ -137,9 +148,7 @@ def test_layout_and_comments_make_no_new_source():
     same = b"x = 1\ndef f(a):\n\n  return (a)\n"
     # a docstring that goes leaves `pass`: still the same as any other docstring
     assert shape(SOURCE)["source"] == shape(SOURCE.replace(b"why", b"because"))["source"]
-    assert (
-        shape(SOURCE)["source"] == shape(SOURCE.replace(b"Doc.", b"Other words."))["source"]
-    )
+    assert shape(SOURCE)["source"] == shape(SOURCE.replace(b"Doc.", b"Other words."))["source"]
     assert shape(same)["source"] == shape(b"x = 1\ndef f(a):\n    return a  # it\n")["source"]
     assert shape(SOURCE)["source"] != shape(SOURCE.replace(b"1", b"2"))["source"]
     assert shape(b"x = (")["size"] == 5  # no Python: characters are counted
@@ -173,7 +182,12 @@ def watched(tmp_path, code, **environment):
     [
         ("LOG_BYTES", 1000, "while True: print('x' * 100)", "output"),
         ("MEMORY_SHARE", 0.001, "x = b'1' * 10**8; import time; time.sleep(60)", "memory"),
-        ("MOST_PROCESSES", 2, "import os, time; [os.fork() for _ in range(3)]; time.sleep(60)", "processes"),
+        (
+            "MOST_PROCESSES",
+            2,
+            "import os, time; [os.fork() for _ in range(3)]; time.sleep(60)",
+            "processes",
+        ),
         ("LEAST_DISK_BYTES", 2**62, "import time; time.sleep(60)", "disk"),
         ("POLL_SECONDS", 0.05, "import time; time.sleep(60)", "timeout"),
     ],
@@ -233,7 +247,9 @@ def test_a_run_that_ends_early_is_known_to_have_been_disturbed(monkeypatch):
     """Else `hopeless`, for the sake of other programs, would be a verdict."""
     seen = {"foreign_cpu": 0.9, "foreign_gpu": 0, "shared": True}
     process = SimpleNamespace(peak_bytes=0, tree=list, popen=SimpleNamespace(pid=-1))
-    monkeypatch.setattr("ratchet.referee.trial.started", lambda job, level: nullcontext((process, None)))
+    monkeypatch.setattr(
+        "ratchet.referee.trial.started", lambda job, level: nullcontext((process, None))
+    )
     monkeypatch.setattr("ratchet.referee.trial.keep_compiled", lambda job: None)
     monkeypatch.setattr("ratchet.referee.trial.wait_until_ready", lambda *_: 0.0)
     monkeypatch.setattr(foreign_load.Load, "seen", lambda load: seen if load.start else {})
@@ -257,14 +273,20 @@ def test_what_a_contestant_leaves_behind_is_no_other_program(tmp_path):
     with watched(tmp_path, code) as process:
         assert process.wait(20) == 0 and not process.popen.poll()
         load = foreign_load.Load("cpu", process)
-        left = [number for number in psutil.pids() if load._is_own(number) and number != process.popen.pid]
+        left = [
+            number
+            for number in psutil.pids()
+            if load._is_own(number) and number != process.popen.pid
+        ]
         assert len(left) == 1 and not load._is_own(os.getpid())
 
 
 def test_shares_of_the_cpu_have_cores_of_their_own(halves):
     """What runs in one half is no load for the other, is on its cores, and can't leave them."""
     first, second = map(devices.choose, halves)
-    assert devices.cores(first) and devices.cores(first) <= devices.cores("cpu") - devices.cores(second)
+    assert devices.cores(first) and devices.cores(first) <= devices.cores("cpu") - devices.cores(
+        second
+    )
     assert devices.describe(first) == devices.describe(second) != devices.describe("cpu")
     too_many = f"cpu:0/{len(devices.CORES) + 1}"
     for name in ("cpu:2/2", "cpu:0/0", "cpu:0/99999", too_many, "cpu:1", "cpu:00/2", "cpu:0/1"):
@@ -280,7 +302,13 @@ def test_shares_of_the_cpu_have_cores_of_their_own(halves):
 
 @pytest.mark.parametrize(
     "visible, names",
-    [(None, ["gpu 0", "gpu 1"]), ("", []), ("1", ["gpu 1"]), ("1, 0", ["gpu 1", "gpu 0"]), ("-1", [])],
+    [
+        (None, ["gpu 0", "gpu 1"]),
+        ("", []),
+        ("1", ["gpu 1"]),
+        ("1, 0", ["gpu 1", "gpu 0"]),
+        ("-1", []),
+    ],
 )
 def test_gpus_are_those_that_cuda_shows(monkeypatch, visible, names):
     class Error(Exception):
@@ -370,7 +398,9 @@ def test_only_load_on_its_own_cores_is_foreign(
     monkeypatch.setattr("ratchet.referee.foreign_load.core_times", lambda: busy)
     monkeypatch.setattr("ratchet.referee.foreign_load.busy_seconds", float)
     monkeypatch.setattr(psutil, "process_iter", lambda: [stranger, own])
-    monkeypatch.setattr("ratchet.referee.foreign_load.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(
+        "ratchet.referee.foreign_load.time", SimpleNamespace(monotonic=lambda: now[0])
+    )
     contestant = SimpleNamespace(tree=lambda: [own], popen=SimpleNamespace(pid=-1))
     load = foreign_load.Load("cpu:1/2", contestant)
     load.begin()
@@ -405,7 +435,9 @@ def test_the_commands_of_the_readme(arena, tmp_path):
     def ratchet(*words):
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "ratchet", *words]
-        return subprocess.run(command, cwd=repository, env=environment, capture_output=True, encoding="utf-8")
+        return subprocess.run(
+            command, cwd=repository, env=environment, capture_output=True, encoding="utf-8"
+        )
 
     assert "isolation" in ratchet("doctor").stdout
     calibrated = ratchet("calibrate", "-n", "3", "--arena", "tiny", "--budget", "2s", "--busy")

@@ -36,7 +36,7 @@ def model():
     return torch.nn.Sequential(torch.nn.Embedding(512, 8), torch.nn.Linear(8, 512))
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The rehearsal
 
 
@@ -76,7 +76,9 @@ def test_a_rehearsal_that_fails_leaves_no_timer_behind(run, model, monkeypatch, 
     with pytest.raises(torch.OutOfMemoryError):
         run.rehearse(lambda x, y: None, 2, model)
     timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
-    assert not any(timer.function == run._end_rehearsal and not timer.finished.is_set() for timer in timers)
+    assert not any(
+        timer.function == run._end_rehearsal and not timer.finished.is_set() for timer in timers
+    )
 
 
 def test_long_work_tells_of_itself_without_a_terminal(monkeypatch, capsys):
@@ -109,7 +111,11 @@ def test_a_rehearsal_tells_which_part_is_compiled_and_how_long_it_takes(monkeypa
             handler.run_start_callbacks(None)
             seen.append(line.detail)
             handler.run_end_callbacks(None)
-    assert seen == ["compiling part 1 of 2", "compiling part 2 of 2, about 4 s left", "compiling part 3"]
+    assert seen == [
+        "compiling part 1 of 2",
+        "compiling part 2 of 2, about 4 s left",
+        "compiling part 3",
+    ]
     assert not handler.start_callbacks and not handler.end_callbacks
 
 
@@ -144,7 +150,7 @@ def test_a_type_without_units_for_it_is_not_measured_with_large_matrices(monkeyp
     assert (256, torch.bfloat16) in sizes and (2048, torch.bfloat16) not in sizes
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What is compiled
 
 
@@ -160,7 +166,9 @@ def test_a_type_without_units_for_it_is_not_measured_with_large_matrices(monkeyp
         ("300s", 8, "float32", ["loss", "block"]),
     ],
 )
-def test_a_part_is_compiled_where_the_budget_earns_it_back(run, monkeypatch, budget, cores, dtype, parts):
+def test_a_part_is_compiled_where_the_budget_earns_it_back(
+    run, monkeypatch, budget, cores, dtype, parts
+):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     monkeypatch.setattr(run.arena, "seconds", 300)
     run = Run(run.arena, torch.device("cpu"), 0, budget, run.folder)
@@ -215,7 +223,7 @@ def test_a_cold_compiler_gives_the_same_weights_as_a_warm_one(arena, cache, tmp_
     assert weights[0] == weights[1]
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The end
 
 
@@ -269,7 +277,9 @@ def test_a_summary_says_when_little_of_the_budget_was_used(budget, seconds, cust
         ({"device": "cuda:0"}, "hasn't been measured"),
     ],
 )
-def test_a_newcomer_is_told_what_a_score_means_and_what_to_do_next(monkeypatch, capsys, change, words):
+def test_a_newcomer_is_told_what_a_score_means_and_what_to_do_next(
+    monkeypatch, capsys, change, words
+):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     print_outlook(RESULT | {"budget": "300s"} | change)
     out = capsys.readouterr().out

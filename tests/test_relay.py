@@ -122,7 +122,11 @@ def test_wandb_is_needed_only_where_it_is_asked_for(no_account, monkeypatch, cap
 def test_a_server_that_does_not_answer_costs_the_curves_and_no_more(
     no_account, arena, tmp_path, monkeypatch, capsys
 ):
-    for name, value in {"PROJECT": "mine", "API_KEY": KEY, "BASE_URL": "http://127.0.0.1:1"}.items():
+    for name, value in {
+        "PROJECT": "mine",
+        "API_KEY": KEY,
+        "BASE_URL": "http://127.0.0.1:1",
+    }.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     monkeypatch.setattr("ratchet.arena.log.WANDB_SECONDS", 1)
     run = Run(arena, torch.device("cpu"), 0, "1s", tmp_path)

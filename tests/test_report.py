@@ -20,7 +20,9 @@ from ratchet.report import data as report_data
 from ratchet.report import picture, render
 from ratchet.report import server as report_server
 
-EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'><b>bold</b>"
+EVIL = (
+    "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'><b>bold</b>"
+)
 EVIL += "\u202etxet\x1b[31m"
 
 
@@ -29,7 +31,9 @@ def night(repository, runs, monkeypatch):  # noqa: F811
     """A campaign with a gain, a dead end, a crash, an audit, and curves; its words are hostile."""
     monkeypatch.setattr("ratchet.referee.supervisor.clean", lambda data: data.decode())
     verbs.calibrate(Bench(arena="tiny", budget="5s"), 5)
-    for number, (quality, more) in enumerate([(1.1, ""), (1.0, ""), (1.2, 'STATUS = "crash"'), (1.05, "")]):
+    for number, (quality, more) in enumerate(
+        [(1.1, ""), (1.0, ""), (1.2, 'STATUS = "crash"'), (1.05, "")]
+    ):
         commit(f"idea {number}", quality=quality, more=f"NUMBER = {number}\n{more}")
         told = {"gain": 0.1 - number / 30}
         verbs.attempt(Bench(), f"idea {number}, {EVIL}", by=f"agent {number % 2} {EVIL}", **told)
@@ -37,11 +41,15 @@ def night(repository, runs, monkeypatch):  # noqa: F811
     for e in Bench().experiments():
         for run in e.runs:
             (folder := repository / run["folder"]).mkdir(parents=True, exist_ok=True)
-            points = ({"seconds": i / 50, "tokens": 100 * i, "loss": 5 - i / 100} for i in range(250))
+            points = (
+                {"seconds": i / 50, "tokens": 100 * i, "loss": 5 - i / 100} for i in range(250)
+            )
             (folder / "curve.jsonl").write_text(
                 "".join(json.dumps(p) + "\n" for p in points), encoding="utf-8"
             )
-            (folder / "config.json").write_text(json.dumps({"width": 64, "words": EVIL}), encoding="utf-8")
+            (folder / "config.json").write_text(
+                json.dumps({"width": 64, "words": EVIL}), encoding="utf-8"
+            )
     return repository
 
 
@@ -53,21 +61,32 @@ def test_the_data_are_those_of_the_ledger(night):
     data = collected(night)
     (campaign,) = data["campaigns"]
     rows = campaign["experiments"]
-    assert [row["verdict"] for row in rows] == ["baseline", "keep", "discard", "crash", "discard", "audited"]
+    assert [row["verdict"] for row in rows] == [
+        "baseline",
+        "keep",
+        "discard",
+        "crash",
+        "discard",
+        "audited",
+    ]
     assert data["problems"] == [] and data["head"] == Ledger(night).head() and data["lines"] > 20
     first, last = campaign["champions"]
     assert (first["n"], last["n"]) == (1, 2) and last["low"] < 0.1 < last["high"]
     assert 0.3 * SIGMA < campaign["sigma"] < 3 * SIGMA and campaign["df"] >= 4
     assert rows[1]["gain"] == pytest.approx(0.1, abs=5 * SIGMA) and rows[1]["said"] == 0.1
     assert "+QUALITY = 1.1" in rows[1]["diff"] and rows[3]["tail"] == "last words"
-    assert len(rows[0]["curve"]) <= report_data.POINTS and rows[0]["curve"][-1][0] == pytest.approx(5, abs=0.2)
+    assert len(rows[0]["curve"]) <= report_data.POINTS and rows[0]["curve"][-1][0] == pytest.approx(
+        5, abs=0.2
+    )
     assert [row["name"] for row in campaign["audit"]] == ["experiment 2"]
     found = [(row["name"], row["split"], "gain" in row) for row in rows[5]["compared"]]
     own = [("experiment 1", False), ("experiment 2", True)]
     assert found == [(name, split, gained) for split in ("val", "test") for name, gained in own]
     assert rows[5]["mean"] is None and not rows[1]["compared"]
     assert any("isolation was none" in words for words in campaign["warnings"])
-    assert data["cheats"]["bubblewrap"]["known"] > 40 > 2 > len(data["cheats"]["bubblewrap"]["open"])
+    assert (
+        data["cheats"]["bubblewrap"]["known"] > 40 > 2 > len(data["cheats"]["bubblewrap"]["open"])
+    )
 
 
 def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
@@ -76,10 +95,13 @@ def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
     verbs.attempt(Bench(), "new idea", quick=True)
     data = collected(night)
     old, new = data["campaigns"]
-    assert [row["verdict"] for row in new["experiments"]] == ["baseline", "keep"] and data["latest"] == 1
+    assert [row["verdict"] for row in new["experiments"]] == ["baseline", "keep"] and data[
+        "latest"
+    ] == 1
     assert old["experiments"][1]["diff"] and old["audit"] and not new["audit"]
     assert (
-        new["champions"][1]["mean"] == pytest.approx(0.7, abs=5 * SIGMA) and "gain" not in new["champions"][1]
+        new["champions"][1]["mean"] == pytest.approx(0.7, abs=5 * SIGMA)
+        and "gain" not in new["champions"][1]
     )
     picture.picture(data, night / "progress.png")
     comparisons.compare(Bench(arena="tiny", budget="7s"), ["HEAD", "HEAD~1"], 2)
@@ -98,8 +120,17 @@ def test_diffs_are_those_of_each_pair_and_of_what_git_still_has(repository):  # 
 def test_an_empty_ledger_and_one_without_a_verdict_make_a_page(repository, runs, rows):  # noqa: F811
     if rows:
         Bench(arena="tiny", budget="5s").ledger.append(
-            "opens", role="calibrate", arms=[sources.read_source("HEAD").facts()], arena="tiny", seal="x",
-            budget="5s", device="cpu", driver="", torch="2", salt="y")  # fmt: skip
+            "opens",
+            role="calibrate",
+            arms=[sources.read_source("HEAD").facts()],
+            arena="tiny",
+            seal="x",
+            budget="5s",
+            device="cpu",
+            driver="",
+            torch="2",
+            salt="y",
+        )
     data = collected(repository)
     assert len(data["campaigns"]) == rows and "Ratchet" in render.render(data)
 
@@ -113,16 +144,39 @@ def write_measured(home):
         return times | {"bytes": 1e6 * (4 + rows), "flops": 1e6 * rows}
 
     points = [serve_bench.point(rows, 6, seen(rows), limits) for rows in (1, 2, 4, 8)]
-    decoding = {"run": "2/3-confirm-0", "device": EVIL, "cached": True, "compiled": True, "prompt": 256}
-    decoding |= {"new": 64, "time": EVIL, "isolation": "bubblewrap", "points": points, "limits": limits}
+    decoding = {
+        "run": "2/3-confirm-0",
+        "device": EVIL,
+        "cached": True,
+        "compiled": True,
+        "prompt": 256,
+    }
+    decoding |= {
+        "new": 64,
+        "time": EVIL,
+        "isolation": "bubblewrap",
+        "points": points,
+        "limits": limits,
+    }
     decoding |= {"against": {"cached": 0.001, "recomputed": 0.02}}
     decoding |= {"frontier": [p["rows"] for p in serve_bench.frontier(points)]}
     model = {"step": 0.3, "rows": 8, "gradients": 10**7, "layers": 3, "width": 192, "device": EVIL}
-    links = scaling.Links({2: {256: 1e-5, 2**20: 1e-3}, 4: {256: 2e-5, 2**20: 3e-3}}, "measured", EVIL)
-    found = {"model": model, "tag": "measured", "source": EVIL, "device": EVIL, "run": EVIL, "time": EVIL}
+    links = scaling.Links(
+        {2: {256: 1e-5, 2**20: 1e-3}, 4: {256: 2e-5, 2**20: 3e-3}}, "measured", EVIL
+    )
+    found = {
+        "model": model,
+        "tag": "measured",
+        "source": EVIL,
+        "device": EVIL,
+        "run": EVIL,
+        "time": EVIL,
+    }
     found |= scaling.forecast(model, links, 0.001)
     rows = [(n, size, seconds) for n in links.times for size, seconds in links.times[n].items()]
-    found["table"] = [{"n": n, "bytes": size, "seconds": took, "ring": took} for n, size, took in rows]
+    found["table"] = [
+        {"n": n, "bytes": size, "seconds": took, "ring": took} for n, size, took in rows
+    ]
     found["lines"] = [{"n": 2}, {"n": 4}]
     for name, value in zip(report_data.MEASURED, (decoding, found)):
         (home / name).write_text(json.dumps(value), encoding="utf-8")
@@ -140,7 +194,9 @@ def test_what_was_measured_of_decoding_is_in_the_data_and_what_is_broken_is_not(
 def test_the_page_is_one_file_and_holds_no_word_of_the_ledger_as_html(night):
     page = render.render(collected(night))
     assert "window.hacked" not in page and len(page) < 8e6
-    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page.replace(render.library(), ""))
+    assert not re.search(
+        r"""(src|href)\s*=\s*["']?(https?:)?//""", page.replace(render.library(), "")
+    )
 
 
 def test_the_command_line_writes_page_and_picture(night, tmp_path):
@@ -150,7 +206,7 @@ def test_the_command_line_writes_page_and_picture(night, tmp_path):
     assert (tmp_path / "out/progress.png").read_bytes()[:4] == b"\x89PNG"
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Live
 
 
@@ -191,12 +247,17 @@ def test_the_live_page_is_for_this_machine_alone(served):
     for stranger in ("", "/", "/data", "/wrong/data", f"/{served.split('/')[-1]}"):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(f"http://127.0.0.1:{port}{stranger}")
-    for path in ("/../ledger.jsonl", "/ledger.jsonl", "/%2e%2e/ledger.jsonl", "/data/../../etc/passwd"):
+    for path in (
+        "/../ledger.jsonl",
+        "/ledger.jsonl",
+        "/%2e%2e/ledger.jsonl",
+        "/data/../../etc/passwd",
+    ):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(served + path)
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # A browser
 
 
@@ -216,7 +277,9 @@ def chromium():
 
 @pytest.fixture
 def look(chromium):
-    """look(url, width=, theme=) -> a page, loaded and drawn; errors, requests: what it said and asked for."""
+    """look(url, width=, theme=) -> a page, loaded and drawn; errors, requests: what it said and
+    asked for.
+    """
     contexts = []
 
     def open_page(url, width=1440, theme="light"):
@@ -252,9 +315,13 @@ def written(home, folder):
         pytest.param(390, "light", marks=pytest.mark.slow),
     ],
 )
-def test_a_browser_draws_it_without_an_error_and_without_the_network(night, tmp_path, look, width, theme):
+def test_a_browser_draws_it_without_an_error_and_without_the_network(
+    night, tmp_path, look, width, theme
+):
     page = look(url := written(night, tmp_path), width, theme)
-    assert page.requests[0] == url and all(r.startswith(("data:", "blob:")) for r in page.requests[1:])
+    assert page.requests[0] == url and all(
+        r.startswith(("data:", "blob:")) for r in page.requests[1:]
+    )
     assert page.errors == []
     assert "1 kept, and the champion, experiment 2, beats" in page.inner_text("#sentence")
     assert page.evaluate("window.hacked") is None
@@ -294,7 +361,10 @@ def test_points_and_rows_can_be_opened_and_filtered(night, tmp_path, look):
 
 def test_decoding_and_scaling_have_panels_once_they_are_measured(night, tmp_path, look):
     page = look(written(night, tmp_path))
-    assert page.get_attribute("#to-serve", "hidden") is None and page.locator("#serving .cell").count() == 0
+    assert (
+        page.get_attribute("#to-serve", "hidden") is None
+        and page.locator("#serving .cell").count() == 0
+    )
     write_measured(night)
     page = look(written(night, tmp_path), 390, "dark")
     assert page.errors == [] and page.evaluate("window.hacked") is None
@@ -304,7 +374,9 @@ def test_decoding_and_scaling_have_panels_once_they_are_measured(night, tmp_path
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     cells = "[...document.querySelectorAll('#serving .cell')]"
     names = page.evaluate(cells + ".flatMap(cell => cell.data.map(trace => trace.name))")
-    assert {"frontier", "speed of light, modelled", "launch floor, measured", "ring model"} <= {*names}
+    assert {"frontier", "speed of light, modelled", "launch floor, measured", "ring model"} <= {
+        *names
+    }
 
 
 def test_the_explorer_has_a_scene_and_axes_to_choose(night, tmp_path, look):

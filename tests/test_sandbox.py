@@ -39,14 +39,16 @@ def folder(tmp_path):
     return folder
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What is forbidden
 
 
 @confined
 @pytest.mark.parametrize("device, own_pids", [("cpu", True), ("cuda:0", True), ("cuda:0", False)])
 def test_all_claims_hold(level, own_pids, device):
-    proof = sandbox.prove(level, lambda folder: View(write=(folder,), own_pids=own_pids, device=device))
+    proof = sandbox.prove(
+        level, lambda folder: View(write=(folder,), own_pids=own_pids, device=device)
+    )
     failed = {claim for claim, holds, _ in proof if not holds}
     known = set() if own_pids else {"dies with the referee, children too"}
     if level == "landlock" and device != "cpu":
@@ -57,11 +59,18 @@ def test_all_claims_hold(level, own_pids, device):
 @linux
 def test_a_claim_can_fail():
     proof = {claim: holds for claim, holds, _ in sandbox.prove("none")}
-    by_chance = {"reads no SSH keys", "reads no /etc/shadow", "lists no home folder", "has no capability"}
+    by_chance = {
+        "reads no SSH keys",
+        "reads no /etc/shadow",
+        "lists no home folder",
+        "has no capability",
+    }
     by_chance.add("writes no setting of the kernel")
     assert not any(holds for claim, holds in proof.items() if claim not in by_chance)
     if os.geteuid() == 0:
-        assert not any(proof[claim] for claim in by_chance - {"reads no SSH keys", "lists no home folder"})
+        assert not any(
+            proof[claim] for claim in by_chance - {"reads no SSH keys", "lists no home folder"}
+        )
 
 
 @linux
@@ -72,7 +81,9 @@ def test_a_process_that_cannot_start_proves_nothing(monkeypatch):
     assert not sandbox.works.__wrapped__("bubblewrap")
 
 
-@pytest.mark.skipif(not CONFINED or os.geteuid() != 0, reason="needs root, who can become somebody else")
+@pytest.mark.skipif(
+    not CONFINED or os.geteuid() != 0, reason="needs root, who can become somebody else"
+)
 def test_all_claims_hold_for_an_ordinary_user():
     python, open_folder = "/usr/bin/python3", Path(tempfile.mkdtemp(dir="/tmp"))
     script = "import json, sys; sys.path.insert(0, sys.argv[1]); import sandbox; "
@@ -81,12 +92,18 @@ def test_all_claims_hold_for_an_ordinary_user():
         shutil.copy(ROOT / "ratchet/referee/sandbox.py", open_folder)
         open_folder.chmod(0o755)
         nobody = dict(user=65534, group=65534, extra_groups=[])
-        version = subprocess.run([python, "-c", "import sys; print(sys.version_info >= (3, 11))"], **nobody,
-                                 capture_output=True, encoding="utf-8")  # fmt: skip
+        version = subprocess.run(
+            [python, "-c", "import sys; print(sys.version_info >= (3, 11))"],
+            **nobody,
+            capture_output=True,
+            encoding="utf-8",
+        )
         if version.stdout != "True\n":
             pytest.skip("no Python that an ordinary user can start")
         argv = [python, "-B", "-c", script, open_folder, *CONFINED]
-        done = subprocess.run(argv, cwd="/", capture_output=True, timeout=60, **nobody, encoding="utf-8")
+        done = subprocess.run(
+            argv, cwd="/", capture_output=True, timeout=60, **nobody, encoding="utf-8"
+        )
     finally:
         shutil.rmtree(open_folder)
     assert done.returncode == 0, done.stderr
@@ -111,7 +128,9 @@ print(json.dumps(results))
 @confined
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are x86_64's")
 def test_system_calls_are_refused(level, folder):
-    calls = dict(io_uring_setup=425, bpf=321, mount=165, unshare=272, keyctl=250, pidfd_getfd=438, clone3=435)
+    calls = dict(
+        io_uring_setup=425, bpf=321, mount=165, unshare=272, keyctl=250, pidfd_getfd=438, clone3=435
+    )
     done = run(REFUSALS, View(write=(folder,)), level, json.dumps(calls), stdin=subprocess.DEVNULL)
     expected = {name: "EPERM" for name in calls} | dict(clone3="ENOSYS", clone=-1, type="EPERM")
     assert json.loads(done.stdout) == expected, done.stderr
@@ -125,7 +144,7 @@ def test_the_network_is_there_on_request(level, folder):
     assert Path("/etc/hosts").read_text(encoding="utf-8") in done.stdout
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What is let through
 
 
@@ -149,18 +168,28 @@ def test_a_view_shows_files_folders_and_links(level, tmp_path):
         path.write_text(path.name, encoding="utf-8")
     (tmp_path / "link").symlink_to("data")
     (tmp_path / "far").symlink_to(tmp_path / "link" / "open")
-    files = [tmp_path / name for name in ("link/one", "far/two", "data/open/two", "hidden/three", "alone")]
-    view = View(read=(tmp_path / "link", tmp_path / "alone", tmp_path / "missing"), write=(tmp_path / "far",))
+    files = [
+        tmp_path / name
+        for name in ("link/one", "far/two", "data/open/two", "hidden/three", "alone")
+    ]
+    view = View(
+        read=(tmp_path / "link", tmp_path / "alone", tmp_path / "missing"),
+        write=(tmp_path / "far",),
+    )
     done = run(LOOK, view, level, *files, cwd=tmp_path / "hidden")
     seen = json.loads(done.stdout)
     assert seen[:5] == ["one", "two", "two", None, "alone"]
-    assert seen[5:10] == [None, True, True, None, None] and seen[10] == str(tmp_path / "data" / "open")
+    assert seen[5:10] == [None, True, True, None, None] and seen[10] == str(
+        tmp_path / "data" / "open"
+    )
 
 
 @confined
 def test_a_visible_working_folder_stays(level, folder):
     (inner := folder / "inner").mkdir()
-    done = run("import os; print(os.getcwd()); open('here', 'w')", View(write=(folder,)), level, cwd=inner)
+    done = run(
+        "import os; print(os.getcwd()); open('here', 'w')", View(write=(folder,)), level, cwd=inner
+    )
     assert done.stdout == f"{inner}\n" and (inner / "here").exists()
 
 
@@ -170,7 +199,13 @@ def test_exit_codes_and_descriptors_pass(level, folder):
     assert [run(f"raise SystemExit({code})", view, level).returncode for code in (0, 7)] == [0, 7]
     assert run("import os; os.kill(os.getpid(), 9)", view, level).returncode in (137, -9)
     reader, writer = os.pipe()
-    run("import os, sys; os.write(int(sys.argv[1]), b'hello')", view, level, writer, pass_fds=[writer])
+    run(
+        "import os, sys; os.write(int(sys.argv[1]), b'hello')",
+        view,
+        level,
+        writer,
+        pass_fds=[writer],
+    )
     os.close(writer)
     with open(reader, encoding="utf-8") as pipe:
         assert pipe.read() == "hello"
@@ -182,7 +217,9 @@ def test_exit_codes_and_descriptors_pass(level, folder):
 @confined
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_all_die_with_the_process_that_was_started(level, number, folder):
-    script = "import os, time\nif not os.fork(): os.setsid(); print('ready', flush=True)\ntime.sleep(20)"
+    script = (
+        "import os, time\nif not os.fork(): os.setsid(); print('ready', flush=True)\ntime.sleep(20)"
+    )
     argv = sandbox.command([*PYTHON, "-c", script], View(write=(folder,)), level)
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
@@ -205,7 +242,10 @@ def test_limits(level, folder):
 @linux
 def test_the_memory_killer_prefers_a_contestant(folder):
     for level in [*CONFINED, "none"]:
-        assert run("print(open('/proc/self/oom_score_adj').read())", View(), level).stdout.strip() == "1000"
+        assert (
+            run("print(open('/proc/self/oom_score_adj').read())", View(), level).stdout.strip()
+            == "1000"
+        )
 
 
 SPAWNED = """
@@ -220,7 +260,9 @@ def answer(shared, pipe, path):
 
 @confined
 def test_a_spawned_child_answers_through_a_shared_tensor(level, folder, monkeypatch):
-    """It doesn't see the repository, which the editable installation names: a ledger would be there."""
+    """It doesn't see the repository, which the editable installation names: a ledger would be
+    there.
+    """
     code, out = folder / "code", folder / "out"
     code.mkdir()
     out.mkdir()
@@ -229,11 +271,17 @@ def test_a_spawned_child_answers_through_a_shared_tensor(level, folder, monkeypa
     monkeypatch.setenv("TMPDIR", str(out))
     spawned = importlib.import_module("spawned")
     resource_tracker.ensure_running()  # else it would be started as the child is
-    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", multiprocessing.spawn.get_executable())
+    monkeypatch.setattr(
+        multiprocessing.spawn, "_python_exe", multiprocessing.spawn.get_executable()
+    )
     spawn, shared = multiprocessing.get_context("spawn"), torch.ones(4, 4).share_memory_()
-    spawn.set_executable(sandbox.write_python(folder / "python", View(read=(code,), write=(out,)), level))
+    spawn.set_executable(
+        sandbox.write_python(folder / "python", View(read=(code,), write=(out,)), level)
+    )
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=spawned.answer, args=(shared, theirs, ROOT / "LOG.md"), daemon=True)
+    process = spawn.Process(
+        target=spawned.answer, args=(shared, theirs, ROOT / "LOG.md"), daemon=True
+    )
     process.start()
     theirs.close()
     assert ours.recv() == "unseen" and (shared == 4).all()
@@ -243,7 +291,7 @@ def test_a_spawned_child_answers_through_a_shared_tensor(level, folder, monkeypa
     del sys.modules["spawned"]
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Levels
 
 
@@ -270,10 +318,13 @@ def test_without_landlock_nothing_runs_at_its_level(level, folder):
     broken = folder / "sandbox.py"
     source = sandbox.LAUNCHER.read_text(encoding="utf-8")
     broken.write_text(
-        source.replace('version = call("syscall", 444', 'version = call("syscall", 999'), encoding="utf-8"
+        source.replace('version = call("syscall", 444', 'version = call("syscall", 999'),
+        encoding="utf-8",
     )
-    argv = [str(broken) if arg == str(sandbox.LAUNCHER) else arg
-            for arg in sandbox.command(["echo", "ran"], View(write=(folder,)), level)]  # fmt: skip
+    argv = [
+        str(broken) if arg == str(sandbox.LAUNCHER) else arg
+        for arg in sandbox.command(["echo", "ran"], View(write=(folder,)), level)
+    ]
     done = subprocess.run(argv, capture_output=True, encoding="utf-8")
     if level == "landlock":
         assert done.returncode == 125 and not done.stdout

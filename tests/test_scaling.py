@@ -23,7 +23,9 @@ NCCL = """# nThread 1 nGpus 2 minBytes 256 maxBytes 1048576 step: 4(factor) warm
 
 
 def ring_by_hand(n, size, alpha, beta):
-    """Each device passes on a piece of size / n, n - 1 times to add up and n - 1 times to hand round."""
+    """Each device passes on a piece of size / n, n - 1 times to add up and n - 1 times to hand
+    round.
+    """
     seconds = alpha
     for _ in range(n - 1):
         seconds += size / n / beta  # reduce-scatter
@@ -51,25 +53,38 @@ def test_measured_sizes_are_believed_and_what_lies_between_is_interpolated():
     assert links.seconds(2, 1024)[0] == pytest.approx(2e-5)  # half way between the logarithms
     far = Links({2: {256: 1e-5, 2**20: 1e-3}}, "measured", "here")
     assert (
-        far.seconds(2, 2**20) == (pytest.approx(1e-3), "measured") and far.seconds(2, 4096)[1] == "modelled"
+        far.seconds(2, 2**20) == (pytest.approx(1e-3), "measured")
+        and far.seconds(2, 4096)[1] == "modelled"
     )
     assert links.seconds(2, 2**20)[1] == "modelled" and links.seconds(4, 4096)[1] == "modelled"
 
 
 def test_more_devices_than_were_measured_have_longer_trees_and_perhaps_a_slower_network():
     times = {size: ring_by_hand(8, size, 1e-5, 4e11) for size in (256, 8192, 2**28)}
-    near, far = Links({8: times}, "measured", "here"), Links({8: times}, "measured", "here", 8, 5e10)
+    near, far = (
+        Links({8: times}, "measured", "here"),
+        Links({8: times}, "measured", "here", 8, 5e10),
+    )
     alpha, beta, tag = near.line(64)
     assert (
-        alpha == pytest.approx(2e-5, rel=0.1) and beta == pytest.approx(4e11, rel=0.01) and tag == "modelled"
+        alpha == pytest.approx(2e-5, rel=0.1)
+        and beta == pytest.approx(4e11, rel=0.01)
+        and tag == "modelled"
     )
-    assert far.line(64)[1] == 5e10 and far.line(8)[1:] == (pytest.approx(4e11, rel=0.01), "measured")
+    assert far.line(64)[1] == 5e10 and far.line(8)[1:] == (
+        pytest.approx(4e11, rel=0.01),
+        "measured",
+    )
 
 
 def test_training_and_decoding_are_forecast_by_hand():
-    links = Links({2: {size: ring_by_hand(2, size, 1e-4, 1e9) for size in (256, 2**28)}}, "measured", "here")
+    links = Links(
+        {2: {size: ring_by_hand(2, size, 1e-4, 1e9) for size in (256, 2**28)}}, "measured", "here"
+    )
     found = scaling.forecast(MODEL, links, token_seconds=0.01, most=16)
-    one, two, four, _, sixteen = found["training"]  # 256 B and 256 MB are too far apart to interpolate
+    one, two, four, _, sixteen = found[
+        "training"
+    ]  # 256 B and 256 MB are too far apart to interpolate
     assert (one["strong"], one["weak"], one["all_reduce"]) == (1.0, 1.0, 0.0)
     seconds = links.seconds(2, 10**8)[0]
     assert two["strong"] == pytest.approx(0.3 / (2 * (0.15 + seconds)))

@@ -37,8 +37,19 @@ def write_run(folder, arena, source=None):
     (folder / "train.py").write_text(
         source or (ROOT / "train.py").read_text(encoding="utf-8"), encoding="utf-8"
     )
-    facts = {"arena": "tiny", "arena_folder": str(arena.folder), "seal": arena.seal, "device": "cpu"}
-    facts |= {"val_bpb": 2.5, "budget": "1e5tok", "train_seconds": 8.0, "steps": 4, "tokens": 4 * 8 * 64}
+    facts = {
+        "arena": "tiny",
+        "arena_folder": str(arena.folder),
+        "seal": arena.seal,
+        "device": "cpu",
+    }
+    facts |= {
+        "val_bpb": 2.5,
+        "budget": "1e5tok",
+        "train_seconds": 8.0,
+        "steps": 4,
+        "tokens": 4 * 8 * 64,
+    }
     facts |= {"params": 3_000_000, "lookup": 1_000_000, "device_name": "a test", "status": "ok"}
     for name, value in {"config": SMALL, "run": facts, "result": facts}.items():
         (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
@@ -55,7 +66,7 @@ def model(run):
     return train.load(run).eval()
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Arithmetic
 
 
@@ -67,7 +78,9 @@ def test_time_per_token_is_the_time_after_the_first_over_the_tokens_after_it():
     assert point["ttft"] == 0.6 and point["tpot"] == pytest.approx(0.4 / 3)
     assert point["interactivity"] == pytest.approx(7.5) and point["rate"] == pytest.approx(8 * 7.5)
     assert point["interactivity_p99"] == pytest.approx(1 / 0.3)
-    assert point["bound"] == pytest.approx(0.05)  # 5e8 bytes at 1e10 a second: more than 1e9 FLOPs at 1e12
+    assert point["bound"] == pytest.approx(
+        0.05
+    )  # 5e8 bytes at 1e10 a second: more than 1e9 FLOPs at 1e12
     assert serve_bench.speed_of_light(1e6, 1e12, LIMITS) == pytest.approx(1.0)
 
 
@@ -81,9 +94,13 @@ def test_the_frontier_is_what_no_other_point_beats():
 
         def beaten(p, points=points):
             at_least = [
-                q for q in points if q["interactivity"] >= p["interactivity"] and q["rate"] >= p["rate"]
+                q
+                for q in points
+                if q["interactivity"] >= p["interactivity"] and q["rate"] >= p["rate"]
             ]
-            return any((q["interactivity"], q["rate"]) != (p["interactivity"], p["rate"]) for q in at_least)
+            return any(
+                (q["interactivity"], q["rate"]) != (p["interactivity"], p["rate"]) for q in at_least
+            )
 
         expected = {(p["interactivity"], p["rate"]) for p in points if not beaten(p)}
         assert {(p["interactivity"], p["rate"]) for p in serve_bench.frontier(points)} == expected
@@ -110,7 +127,7 @@ def test_bytes_of_a_step_are_those_of_weights_keys_and_values_by_hand(model, len
     assert read.total == 4 * (weights + batch * (inputs + attention))
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Decoding
 
 
@@ -135,7 +152,9 @@ def test_a_long_prompt_is_taken_in_pieces(model, monkeypatch):
     with torch.no_grad():
         whole = decode_process.Cached(model, model.decode, prompt, 64).first(512)
         monkeypatch.setattr("ratchet.model.decode_process.LOGITS", 2 * 512 * 7)
-        torch.testing.assert_close(decode_process.Cached(model, model.decode, prompt, 64).first(512), whole)
+        torch.testing.assert_close(
+            decode_process.Cached(model, model.decode, prompt, 64).first(512), whole
+        )
 
 
 def test_tokens_are_drawn_as_asked():
@@ -157,7 +176,12 @@ def test_a_model_speaks_in_its_sandbox(run):
     said = []
     for seed in (3, 4):
         sample.say(
-            run, "The people", 2, show=lambda *words, seed=seed: said.append((seed, *words)), **ask, seed=seed
+            run,
+            "The people",
+            2,
+            show=lambda *words, seed=seed: said.append((seed, *words)),
+            **ask,
+            seed=seed,
         )
     texts = [
         "".join(text for *which, text in said if which == [seed, number])
@@ -188,7 +212,13 @@ def test_a_model_that_breaks_is_one_sentence(arena, tmp_path, change, why):
     )
     with pytest.raises(Refused, match=f"the model's process ended: .*{why}"):
         sample.say(
-            write_run(tmp_path / "run", arena, source), "x", 1, tokens=5, temperature=0.0, top_k=0, seed=0
+            write_run(tmp_path / "run", arena, source),
+            "x",
+            1,
+            tokens=5,
+            temperature=0.0,
+            top_k=0,
+            seed=0,
         )
 
 
@@ -209,15 +239,23 @@ def test_decoding_is_measured(run):
 
 
 def test_a_model_without_a_cache_recomputes_and_says_so(arena, tmp_path):
-    source = (ROOT / "train.py").read_text(encoding="utf-8").replace("def init_cache(", "def no_cache(")
-    found = serve_bench.serve_bench(write_run(tmp_path / "run", arena, source), "cpu", 1, 20, 3, eager=True)
+    source = (
+        (ROOT / "train.py").read_text(encoding="utf-8").replace("def init_cache(", "def no_cache(")
+    )
+    found = serve_bench.serve_bench(
+        write_run(tmp_path / "run", arena, source), "cpu", 1, 20, 3, eager=True
+    )
     assert not found["cached"] and len(found["points"]) == 1
 
 
 @pytest.mark.parametrize(
     "old, new, why",
     [
-        ("return self(cache.tokens, cache", "return 0 * self(cache.tokens, cache", "differs from forward"),
+        (
+            "return self(cache.tokens, cache",
+            "return 0 * self(cache.tokens, cache",
+            "differs from forward",
+        ),
         (
             "        cache.tokens = torch.cat([cache.tokens, ids], dim=1)\n",
             "        raise MemoryError\n",
@@ -239,7 +277,7 @@ def test_a_model_that_decodes_wrongly_is_one_sentence(arena, tmp_path, old, new,
     assert "\x1b" not in str(refusal.value)
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The command line
 
 
@@ -267,7 +305,8 @@ def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path, monkeypa
     assert "with a KV cache, not compiled" in verb("serve-bench", *short)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "ratchet.model.serve_bench.serve_bench", lambda *_, **__: json.loads(Path(report_data.MEASURED[0]).read_bytes())
+            "ratchet.model.serve_bench.serve_bench",
+            lambda *_, **__: json.loads(Path(report_data.MEASURED[0]).read_bytes()),
         )
         assert json.loads(verb("serve-bench", *short, "--json"))["points"][1]["rows"] == 2
     assert "external" in verb("scaling", "--links", "external", "--devices", "4")
@@ -281,7 +320,7 @@ def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path, monkeypa
     assert end.value.code == 2 and "there is no champion yet" in capsys.readouterr().err
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Which model
 
 
@@ -289,7 +328,9 @@ def test_a_run_is_found_by_its_folder_its_number_or_as_the_latest(arena, tmp_pat
     ledger = Ledger(tmp_path)
     with pytest.raises(Refused, match="no trained model yet"):
         find_model.find_run(ledger, tmp_path)
-    older, newer = (write_run(tmp_path / f"runs/2026-0{month}-01_000000", arena) for month in (1, 2))
+    older, newer = (
+        write_run(tmp_path / f"runs/2026-0{month}-01_000000", arena) for month in (1, 2)
+    )
     assert find_model.find_run(ledger, tmp_path) == newer
     assert find_model.find_run(ledger, tmp_path, str(older)) == older
     with pytest.raises(Refused, match="there is no champion yet"):
@@ -306,9 +347,15 @@ def test_a_run_is_found_by_its_folder_its_number_or_as_the_latest(arena, tmp_pat
 
 def test_a_first_word_is_a_run_where_it_can_only_be_one(run):
     assert find_model.name_and_prompt([]) == (None, "")
-    assert find_model.name_and_prompt(["of the people", "by the people"]) == (None, "of the people by the people")
+    assert find_model.name_and_prompt(["of the people", "by the people"]) == (
+        None,
+        "of the people by the people",
+    )
     assert find_model.name_and_prompt(["and/or"]) == (None, "and/or")
-    assert find_model.name_and_prompt(["x" * 5000]) == (None, "x" * 5000)  # longer than names of files may be
+    assert find_model.name_and_prompt(["x" * 5000]) == (
+        None,
+        "x" * 5000,
+    )  # longer than names of files may be
     for name in ("12", "champion", str(run), "runs/gone"):
         assert find_model.name_and_prompt([name, "hello"]) == (name, "hello")
 
@@ -328,7 +375,14 @@ def test_the_champion_is_the_last_kept_and_leaves_its_last_run(tmp_path, monkeyp
         }
         n = ledger.append("opens", **facts, salt="a", busy=False)
         folder = f"runs/{n}/0-confirm-0"
-        good = dict(status="ok", shared=False, busy=False, seed=1, budget="1s", val={"nats": 1.0, "bytes": 1})
+        good = dict(
+            status="ok",
+            shared=False,
+            busy=False,
+            seed=1,
+            budget="1s",
+            val={"nats": 1.0, "bytes": 1},
+        )
         ledger.append("run", n=n, arm=0, phase="confirm", folder=folder, **good)
         if weights:
             (tmp_path / folder).mkdir(parents=True)
@@ -340,7 +394,11 @@ def test_the_champion_is_the_last_kept_and_leaves_its_last_run(tmp_path, monkeyp
     ledger = Ledger(tmp_path)
     first, kept = close("calibrate", "baseline"), close("try", "keep")
     close("try", "discard", weights=False)
-    assert find_model.find_run(ledger, tmp_path) == find_model.find_run(ledger, tmp_path, "champion") == kept
+    assert (
+        find_model.find_run(ledger, tmp_path)
+        == find_model.find_run(ledger, tmp_path, "champion")
+        == kept
+    )
     assert find_model.find_run(ledger, tmp_path, "1") == first
     with pytest.raises(Refused, match="3 names no run that has left a model"):
         find_model.find_run(ledger, tmp_path, "3")

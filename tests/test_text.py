@@ -48,22 +48,30 @@ def read(source, **options):
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
 def test_documents_are_those_that_the_hubs_own_loader_reads(name, tmp_path):
     texts = [f"{text} {n}" * n for n, text in enumerate(TEXTS * 200)]
-    path, kind = tmp_path / name, {"txt": "text", "jsonl": "json"}.get(name.split(".")[1], "parquet")
+    path, kind = (
+        tmp_path / name,
+        {"txt": "text", "jsonl": "json"}.get(name.split(".")[1], "parquet"),
+    )
     if kind == "text":
         lines = "\r\n\r\n".join(texts) + "\rold\rMac" + "\n\n\n" + "x" * 50_000 + "\nno end"
         path.write_bytes(lines.encode())
     elif kind == "json":
         path.write_bytes(jsonl(texts) + b'\n{"n": 2}\n{"text": null}\n' + jsonl(["last"]).strip())
     else:
-        pq.write_table(pa.table({"text": [*texts, None], "n": range(1001)}), path, row_group_size=300)
+        pq.write_table(
+            pa.table({"text": [*texts, None], "n": range(1001)}), path, row_group_size=300
+        )
     rows = datasets.load_dataset(kind, data_files=[str(path)], split="train", streaming=True)
     expected = [row["text"] for row in rows]
     expected = list(cut(expected)) if kind == "text" else expected
-    assert read(path) == [text for text in expected if text and text.strip()] and len(expected) > 100
+    assert (
+        read(path) == [text for text in expected if text and text.strip()] and len(expected) > 100
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["data[1]", "d?t*", "a::b", "n#1", "with space", "übung", "-", "zip://x", "{a,b}", "[/x]"]
+    "name",
+    ["data[1]", "d?t*", "a::b", "n#1", "with space", "übung", "-", "zip://x", "{a,b}", "[/x]"],
 )
 def test_a_name_is_a_name_and_no_pattern(name, tmp_path, refusal, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -95,7 +103,9 @@ def test_plain_text_is_cut_into_documents_at_paragraphs(name, tmp_path):
 
 
 def test_files_of_several_members_are_read_whole(tmp_path):
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(jsonl(TEXTS[:2])) + gzip.compress(jsonl(TEXTS[2:])))
+    (tmp_path / "a.jsonl.gz").write_bytes(
+        gzip.compress(jsonl(TEXTS[:2])) + gzip.compress(jsonl(TEXTS[2:]))
+    )
     assert read(tmp_path) == TEXTS
 
 
@@ -110,7 +120,9 @@ def test_the_text_may_be_in_another_column(tmp_path, refusal):
         assert "`body`" in sentence and "--column" in sentence
 
 
-def test_files_are_listed_once_sorted_with_what_links_name_and_without_what_is_hidden(tmp_path, refusal):
+def test_files_are_listed_once_sorted_with_what_links_name_and_without_what_is_hidden(
+    tmp_path, refusal
+):
     text, elsewhere = tmp_path / "text", tmp_path / "elsewhere"
     for folder in (text / "b", text / ".ipynb_checkpoints", text / "b/.hidden", elsewhere):
         folder.mkdir(parents=True)
@@ -156,7 +168,11 @@ def test_empty_files_and_empty_documents_are_passed_over(tmp_path):
 
 
 def test_half_a_surrogate_pair_becomes_the_replacement_character(tmp_path):
-    lines = [r'{"text": "a\ud83d b"}', r'{"text": "\ude00\ud83d\ude00"}', r'{"text": "\ud83d\ud83d"}']
+    lines = [
+        r'{"text": "a\ud83d b"}',
+        r'{"text": "\ude00\ud83d\ude00"}',
+        r'{"text": "\ud83d\ud83d"}',
+    ]
     (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert read(tmp_path) == ["a\ufffd b", "\ufffd😀", "\ufffd\ufffd"]
 
@@ -186,7 +202,13 @@ BAD = {  # name, content, what the sentence says
     "string.jsonl": (b'"hello"\n', "line 1", 'write {"text": "..."}'),
     "array.jsonl": (b'[\n{"text": "hello"}\n]\n', "line 1", "jq -c"),
     "deep.jsonl": (b"[" * 99_999, "line 1", "correct it"),
-    "latin.jsonl": (b'{"text": "a"}\n{"text": "caf\xe9"}\n', "line 2", "byte 14", UTF8, "iconv -f LATIN1"),
+    "latin.jsonl": (
+        b'{"text": "a"}\n{"text": "caf\xe9"}\n',
+        "line 2",
+        "byte 14",
+        UTF8,
+        "iconv -f LATIN1",
+    ),
     "latin.txt": (b"a\n" * 9000 + b"caf\xe9\n", "line 9001", "byte 4", UTF8, "iconv -f LATIN1"),
     "latin.csv": (b"text\ncaf\xe9 a\n", "line 2", "byte 4", UTF8, "iconv -f LATIN1"),
     "wide.txt": (
@@ -233,7 +255,11 @@ def test_what_is_wrong_with_a_file_is_said_with_its_place_and_remedy(name, tmp_p
 def test_a_column_of_parquet_that_is_no_text_is_refused(values, kind, tmp_path, refusal):
     pq.write_table(pa.table({"text": values}), tmp_path / "a.parquet")
     sentence = refusal(read, tmp_path)
-    assert "a.parquet, row 1: " in sentence and f"`text` is {kind}" in sentence and "--column" in sentence
+    assert (
+        "a.parquet, row 1: " in sentence
+        and f"`text` is {kind}" in sentence
+        and "--column" in sentence
+    )
 
 
 def test_parquet_of_other_string_types_is_text(tmp_path):
@@ -246,7 +272,9 @@ def test_parquet_of_other_string_types_is_text(tmp_path):
 def test_a_jsonl_of_one_huge_document_is_told_from_too_little_text(tmp_path, refusal, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "cache"))
     (tmp_path / "a.jsonl").write_bytes(jsonl(["many words " * 100_000]))
-    sentence = refusal(prepare, "mine", source=str(tmp_path / "a.jsonl"), vocab_size=300, context=64)
+    sentence = refusal(
+        prepare, "mine", source=str(tmp_path / "a.jsonl"), vocab_size=300, context=64
+    )
     assert "one document" in sentence and "one a line of .jsonl" in sentence
 
 
@@ -258,20 +286,26 @@ def test_text_without_a_name_is_refused(refusal, monkeypatch):
 def test_a_folder_that_is_called_like_an_arena_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = {}
-    monkeypatch.setattr("prepare.prepare", lambda name, **options: seen.update(options, name=name) or exit())
+    monkeypatch.setattr(
+        "prepare.prepare", lambda name, **options: seen.update(options, name=name) or exit()
+    )
     monkeypatch.setattr(sys, "argv", ["prepare.py", "--text", "pocket", "--split", "test"])
     with pytest.raises(SystemExit):
         main()
     assert (seen["source"], seen["name"], seen["split"]) == ("./pocket", "own", "test")
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The hub
 
 
 @pytest.mark.parametrize(
     "address",
-    ["https://huggingface.co/datasets/o/n", "https://hf.co/datasets/o/n/tree/main?x=1", "hf://datasets/o/n"],
+    [
+        "https://huggingface.co/datasets/o/n",
+        "https://hf.co/datasets/o/n/tree/main?x=1",
+        "hf://datasets/o/n",
+    ],
 )
 def test_the_address_of_a_dataset_is_its_id(address, monkeypatch):
     assert find_corpus(address).source == "o/n"
@@ -292,7 +326,10 @@ Example of usage:
 GATED = "Dataset 'o/n' is a gated dataset on the Hub. You must be authenticated to access it."
 HUB_ERRORS = [
     (ValueError(CONFIGS), ["['en', 'de']", "o/n:NAME"]),
-    (ValueError("BuilderConfig 'fr' not found. Available: ['en', 'de']"), ["['en', 'de']", "o/n:NAME"]),
+    (
+        ValueError("BuilderConfig 'fr' not found. Available: ['en', 'de']"),
+        ["['en', 'de']", "o/n:NAME"],
+    ),
     (
         ValueError("Unknown split \"train\". Should be one of ['test', 'dev']."),
         ["['test', 'dev']", "--split"],
@@ -303,7 +340,10 @@ HUB_ERRORS = [
         ["check its name"],
     ),
     (PermissionError(13, "Permission denied", "/home/x"), ["/home/x", "HF_HOME"]),
-    (ConnectionError("Couldn't reach 'o/n' on the Hub (ConnectError)"), ["no network", "HF_ENDPOINT"]),
+    (
+        ConnectionError("Couldn't reach 'o/n' on the Hub (ConnectError)"),
+        ["no network", "HF_ENDPOINT"],
+    ),
     (httpx2.ConnectError("[Errno -2] Name or service not known"), ["no network", "HF_ENDPOINT"]),
     (httpx2.ReadTimeout("timed out"), ["no network", "HF_ENDPOINT"]),
 ]
@@ -316,9 +356,9 @@ def test_why_a_dataset_cannot_be_had_is_said_with_the_remedy(error, parts, monke
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     sentence = refusal(hub_dataset, Corpus("o/n"))
-    assert sentence.startswith("ratchet: o/n can't be had") and all(part in sentence for part in parts), (
-        sentence
-    )
+    assert sentence.startswith("ratchet: o/n can't be had") and all(
+        part in sentence for part in parts
+    ), sentence
 
 
 def test_a_dataset_is_read_by_column_and_split(monkeypatch, refusal):
@@ -335,7 +375,9 @@ def test_a_dataset_is_read_by_column_and_split(monkeypatch, refusal):
     assert "o/n:en, row 1: `n` is a number" in refusal(list, documents(corpus))
 
 
-def test_the_hubs_cache_is_beside_the_arenas_where_the_home_cannot_be_written(tmp_path, monkeypatch):
+def test_the_hubs_cache_is_beside_the_arenas_where_the_home_cannot_be_written(
+    tmp_path, monkeypatch
+):
     for name in ("HF_HOME", "HF_TOKEN_PATH", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)

@@ -21,7 +21,9 @@ from ratchet.arena.run import Run
 from ratchet.arena.score import SUMMARY
 from ratchet.arena.tokenizer import BOS, load_tokenizer, token_bytes
 
-SMALL = dict(vocab_size=512, context=64, depth=3, width=128, head_size=64, windows="SHL", dtype="float32")
+SMALL = dict(
+    vocab_size=512, context=64, depth=3, width=128, head_size=64, windows="SHL", dtype="float32"
+)
 SMALL |= dict(tables=(9, 8), memory=10)
 
 
@@ -36,7 +38,7 @@ def model():
     return model
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Parts
 
 
@@ -72,13 +74,19 @@ def test_compiled_attention_has_the_gradients_of_pytorchs_own(window):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("rows, context, vocab_size, piece", [(1, 1, 5, 8), (3, 37, 501, 2), (8, 16, 128, 4)])
+@pytest.mark.parametrize(
+    "rows, context, vocab_size, piece", [(1, 1, 5, 8), (3, 37, 501, 2), (8, 16, 128, 4)]
+)
 def test_the_loss_some_rows_at_a_time_is_the_cross_entropy_of_the_logits(
     rows, context, vocab_size, piece, compiled
 ):
     torch.manual_seed(0)
     loss_of = torch.compile(train.capped_loss, dynamic=False) if compiled else train.capped_loss
-    x, weight, bias = torch.randn(rows, context, 24), torch.randn(vocab_size, 24), torch.randn(vocab_size)
+    x, weight, bias = (
+        torch.randn(rows, context, 24),
+        torch.randn(vocab_size, 24),
+        torch.randn(vocab_size),
+    )
     weight[0] *= 100  # logits far beyond the cap
     tokens, targets = torch.randint(vocab_size, (2, rows, context))
     copied = torch.randint(vocab_size, (rows, context, 3))
@@ -87,10 +95,14 @@ def test_the_loss_some_rows_at_a_time_is_the_cross_entropy_of_the_logits(
         x, weight, bonus, bias = leaves = [t.clone().requires_grad_() for t in inputs]
         if in_pieces:
             first = train.first_place(tokens, vocab_size)
-            loss = train.HeadLoss.apply(x, weight, bonus, copied, bias, first, targets, loss_of, piece)
+            loss = train.HeadLoss.apply(
+                x, weight, bonus, copied, bias, first, targets, loss_of, piece
+            )
         else:
             seen = F.one_hot(tokens, vocab_size).cumsum(1) > 0
-            logits = (x @ weight.T).scatter_add(-1, copied, bonus[..., :3]) + bonus[..., 3:] * bias * seen
+            logits = (x @ weight.T).scatter_add(-1, copied, bonus[..., :3]) + bonus[
+                ..., 3:
+            ] * bias * seen
             capped = train.SOFTCAP * torch.tanh(logits / train.SOFTCAP)
             loss = F.cross_entropy(capped.flatten(0, 1), targets.flatten())
         (3 * loss).backward()
@@ -115,7 +127,9 @@ def test_rotation_keeps_lengths_and_knows_only_distances():
 
 @pytest.mark.parametrize("shape", [(3, 32, 64), (2, 96, 32)])
 def test_orthogonalised_matrices_have_singular_values_near_one(shape):
-    x = train.orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.float32)
+    x = train.orthogonalize(
+        torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.float32
+    )
     values = torch.linalg.svdvals(x)
     assert values.min() > 0.6 and values.max() < 1.3
 
@@ -124,7 +138,9 @@ def test_muon_treats_a_batch_of_matrices_as_it_treats_each_alone():
     torch.manual_seed(0)
     together = [torch.nn.Parameter(torch.randn(8, 16)) for _ in range(3)]
     alone = [torch.nn.Parameter(p.detach().clone()) for p in together]
-    optimizers = [train.Muon(together, torch.float32)] + [train.Muon([p], torch.float32) for p in alone]
+    optimizers = [train.Muon(together, torch.float32)] + [
+        train.Muon([p], torch.float32) for p in alone
+    ]
     for _ in range(3):
         for p, q in zip(together, alone, strict=True):
             p.grad = torch.randn(8, 16)
@@ -196,9 +212,13 @@ def test_the_memory_gives_what_a_slow_search_finds_and_hides_a_row_from_itself(m
     memory.learn(texts, targets)  # once more changes nothing
     for training in (True, False):
         following, known = memory.train(training)(x)
-        for t, n, way in itertools.product(range(50), range(1, train.RECALL + 1), range(train.WAYS)):
+        for t, n, way in itertools.product(
+            range(50), range(1, train.RECALL + 1), range(train.WAYS)
+        ):
             row, own = [BOS] * 8 + texts[way].tolist(), [BOS] * 8 + x[0].tolist()
-            ends = [s for s in range(8, 38) if row[s + 1 - n : s + 1] == own[8 + t + 1 - n : 8 + t + 1]]
+            ends = [
+                s for s in range(8, 38) if row[s + 1 - n : s + 1] == own[8 + t + 1 - n : 8 + t + 1]
+            ]
             answers, place = {targets[way, s - 8].item() for s in ends}, (n - 1) * train.WAYS + way
             if training:  # the places are shared: one that is hidden may hide another
                 itself = [s for s in ends if row[s - 7 : s + 1] == own[t + 1 : t + 9]]
@@ -214,7 +234,9 @@ def test_the_rows_of_a_table_are_used_evenly():
     ngrams.tables[0].weight.data = torch.arange(2.0**12)[:, None]
     pairs = torch.cartesian_prod(torch.arange(128), torch.arange(128))  # 4 for each row
     used = ngrams(pairs)[:, 1].flatten().long().bincount(minlength=2**12)
-    assert (used > 0).float().mean() > 0.95 and used.max() < 20  # of random ones 98 %, at most about 14
+    assert (
+        used > 0
+    ).float().mean() > 0.95 and used.max() < 20  # of random ones 98 %, at most about 14
 
 
 def test_row_adam_is_adam_with_one_second_moment_for_a_row():
@@ -244,11 +266,15 @@ def test_schedules_go_from_full_rate_to_the_last_share(model):
         train.set_schedules(optimizers, progress)
         rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
         assert rates == pytest.approx([share * lr for lr in top])
-    assert all(group["weight_decay"] == 0 for optimizer in optimizers for group in optimizer.param_groups)
+    assert all(
+        group["weight_decay"] == 0 for optimizer in optimizers for group in optimizer.param_groups
+    )
 
 
 def test_every_parameter_is_in_one_optimizer(model):
-    grouped = [p for o in train.make_optimizers(model) for group in o.param_groups for p in group["params"]]
+    grouped = [
+        p for o in train.make_optimizers(model) for group in o.param_groups for p in group["params"]
+    ]
     assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
 
 
@@ -298,7 +324,9 @@ def test_two_processes_train_as_one_does(model, arena, tmp_path):
     (tmp_path / "peers.py").write_text(program, encoding="utf-8")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launch, tmp_path / "peers.py", tmp_path], env=environment, check=True, timeout=120)
+    subprocess.run(
+        [*launch, tmp_path / "peers.py", tmp_path], env=environment, check=True, timeout=120
+    )
     out = load_file(tmp_path / "out.safetensors")
     run = Run(arena, torch.device("cpu"), 0, "1e6tok", tmp_path)
     step = train.make_step(run, model, train.make_optimizers(model), 4)
@@ -306,11 +334,14 @@ def test_two_processes_train_as_one_does(model, arena, tmp_path):
         out.pop("losses"), torch.stack([step(x, y) for _ in range(3)]), atol=1e-3, rtol=0
     )
     assert torch.equal(out["head.memory.entries"], model.head.memory.entries)
-    for name, parameter in model.named_parameters():  # what a matrix learns in a step is 0.01 and more
+    for (
+        name,
+        parameter,
+    ) in model.named_parameters():  # what a matrix learns in a step is 0.01 and more
         torch.testing.assert_close(out[name], parameter.detach(), atol=4e-3, rtol=1e-2, msg=name)
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Contract
 
 
@@ -337,13 +368,17 @@ def test_a_saved_model_is_the_model(model, tmp_path):
 
 @pytest.mark.parametrize("pieces", [[64], [1] * 64, [7, 1, 1, 30, 1, 24]])
 def test_decoding_gives_the_logits_of_the_whole_row(model, pieces):
-    """Windows, n-grams, repeats and memory included. The future is not there yet: it is causal, too."""
+    """Windows, n-grams, repeats and memory included. The future is not there yet: it is causal,
+    too.
+    """
     tokens = torch.randint(4, (3, 64))  # few, so that much is repeated
     tokens[:, 0] = BOS
     with torch.no_grad():
         model.eval()
         cache = model.init_cache(3, 64)
-        out = torch.cat([model.decode(cache, piece) for piece in tokens.split(pieces, dim=1)], dim=1)
+        out = torch.cat(
+            [model.decode(cache, piece) for piece in tokens.split(pieces, dim=1)], dim=1
+        )
         torch.testing.assert_close(out, model(tokens), atol=1e-4, rtol=1e-4)
 
 
@@ -363,7 +398,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(arena, tmp_path, capsys):
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["status"] == "crash"
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Whole runs, as their users start them
 
 
@@ -379,7 +414,12 @@ def start(folder, cache, contestant=ROOT / "train.py", **conditions):
     } | conditions
     command = [sys.executable, "-W", "default", str(contestant)]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
 
 
@@ -426,7 +466,10 @@ def test_the_summary_and_the_result_hold_what_the_readme_promises(finished):
         and 0 < result["lookup"] < result["params"]
     )
     assert result["tokens"] == result["steps"] * 8 * 64
-    curve = [json.loads(line) for line in (folder / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
+    curve = [
+        json.loads(line)
+        for line in (folder / "curve.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert len(curve) == result["steps"] and curve[-1]["loss"] < curve[0]["loss"]
 
 
@@ -448,7 +491,9 @@ def test_scoring_again_gives_the_same_number_also_with_another_batch(finished, c
 @pytest.mark.slow
 def test_training_ends_when_the_text_has_been_seen(arena, cache, tmp_path):
     text = (ROOT / "train.py").read_text(encoding="utf-8")
-    (tmp_path / "train.py").write_text(text.replace("EPOCHS = 2 ", "EPOCHS = 1 / 64 "), encoding="utf-8")
+    (tmp_path / "train.py").write_text(
+        text.replace("EPOCHS = 2 ", "EPOCHS = 1 / 64 "), encoding="utf-8"
+    )
     process = start(tmp_path / "run", cache, tmp_path / "train.py", RATCHET_BUDGET="300s")
     out, err = process.communicate(timeout=300)
     result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
@@ -465,8 +510,13 @@ def test_a_run_of_two_processes_is_the_run_of_one(finished, cache, tmp_path):
     )
     conditions |= dict(RATCHET_SEED=5, RATCHET_BUDGET="1e5tok", OMP_NUM_THREADS=1)
     environment = os.environ | {key: str(value) for key, value in conditions.items()}
-    done = subprocess.run([*launch, ROOT / "train.py"], env=environment, capture_output=True, timeout=400)
-    result, alone = json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8")), finished[1][2]
+    done = subprocess.run(
+        [*launch, ROOT / "train.py"], env=environment, capture_output=True, timeout=400
+    )
+    result, alone = (
+        json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8")),
+        finished[1][2],
+    )
     assert done.returncode == 0 and result["tokens"] == alone["tokens"], done.stderr
     assert result["val_bpb"] == pytest.approx(alone["val_bpb"], abs=0.02)
     losses = []

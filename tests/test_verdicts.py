@@ -1,4 +1,6 @@
-"""The rule of verdicts: worked by hand, against a slow second computation, at its edges, and simulated."""
+"""The rule of verdicts: worked by hand, against a slow second computation, at its edges, and
+simulated.
+"""
 
 import importlib.util
 import json
@@ -13,7 +15,16 @@ from conftest import ROOT
 from scipy import stats
 
 from ratchet.experiments import verdicts
-from ratchet.experiments.verdicts import LOOKS, Noise, compare, decide, decide_quick, pooled, recent, screen
+from ratchet.experiments.verdicts import (
+    LOOKS,
+    Noise,
+    compare,
+    decide,
+    decide_quick,
+    pooled,
+    recent,
+    screen,
+)
 
 KNOWN = Noise(1.0, 50)
 
@@ -42,12 +53,16 @@ def test_sigma_is_unknown_without_repeated_seeds(groups):
 def test_the_interval_worked_by_hand():
     # gain 10 - 8 = 2; error 1.5 * sqrt(1/2 + 1/4) = 1.29904; t(4) at 0.975 is 2.77645
     found = compare([7.5, 8.5], [9, 10, 10, 11], Noise(1.5, 4))
-    assert found.gain == 2 and found.error == pytest.approx(1.299038) and (found.n, found.m) == (2, 4)
+    assert (
+        found.gain == 2 and found.error == pytest.approx(1.299038) and (found.n, found.m) == (2, 4)
+    )
     half = pytest.approx(2.77645 * 1.299038, rel=1e-5)
     assert found.high - 2 == half and 2 - found.low == half
     # df 4, u = t*t / (1 + t*t/4): P(T < t) = 1/2 + 3/8 sqrt(u) (1 - u/12); here u = 64/43
     assert found.p == pytest.approx(0.5 - 3 / 8 * math.sqrt(64 / 43) * (1 - 64 / 43 / 12))
-    assert found.p == pytest.approx(0.099248, rel=1e-5) and found.p_two == pytest.approx(2 * found.p)
+    assert found.p == pytest.approx(0.099248, rel=1e-5) and found.p_two == pytest.approx(
+        2 * found.p
+    )
 
 
 def test_a_small_calibration_is_not_trusted_more_than_it_should_be():
@@ -78,9 +93,14 @@ def slow_decide(candidate, champion, noise, fewer_tokens):
 def test_verdicts_agree_with_a_slow_second_computation():
     chance, seen = np.random.default_rng(0), set()
     for _ in range(1000):
-        candidate = chance.normal(chance.normal(-1.0, 1.5), chance.choice([0.5, 1, 3]), chance.choice(LOOKS))
+        candidate = chance.normal(
+            chance.normal(-1.0, 1.5), chance.choice([0.5, 1, 3]), chance.choice(LOOKS)
+        )
         champion = chance.normal(0, 1, chance.integers(1, 13)).tolist()
-        noise, fewer = Noise(chance.uniform(0.3, 2), int(chance.integers(1, 60))), bool(chance.integers(2))
+        noise, fewer = (
+            Noise(chance.uniform(0.3, 2), int(chance.integers(1, 60))),
+            bool(chance.integers(2)),
+        )
         verdict = decide(candidate.tolist(), champion, noise, fewer).verdict
         assert verdict == slow_decide(candidate, champion, noise, fewer)
         seen.add((verdict, len(candidate), fewer))
@@ -88,7 +108,9 @@ def test_verdicts_agree_with_a_slow_second_computation():
 
 
 def test_looks_share_alpha_and_only_they_decide():
-    assert sum(verdicts.SHARES) == pytest.approx(verdicts.ALPHA) and len(verdicts.SHARES) == len(LOOKS)
+    assert sum(verdicts.SHARES) == pytest.approx(verdicts.ALPHA) and len(verdicts.SHARES) == len(
+        LOOKS
+    )
     for n in {*range(LOOKS[-1])} - {*LOOKS}:
         assert decide([0.0] * n, [9.0] * 3, KNOWN).verdict == ""
     assert decide([4.05] * 9, [5.0] * 6, Noise(1.0, 4)).verdict == "undecided"  # the cap ends it
@@ -148,13 +170,18 @@ def test_quick_is_one_run_against_the_known_sigma():
 def test_scores_without_any_noise():
     still = Noise(0.0, 4)
     for score in (0.1, 1.1, 1e-3):
-        assert pooled([[score] * 5]) == still and compare([score] * 6, [score] * 7, still)[:2] == (0, 0)
+        assert pooled([[score] * 5]) == still and compare([score] * 6, [score] * 7, still)[:2] == (
+            0,
+            0,
+        )
         for n in LOOKS:
             assert decide([score] * n, [score] * 7, still).verdict == "discard"
             assert decide([score - 1e-6] * n, [score] * 7, still).verdict == "keep"
             assert decide([score + 1e-6] * n, [score] * 7, still).verdict == "discard"
         assert decide([score] * 6, [score] * 7, still, fewer_tokens=True).verdict == "keep"
-        assert decide([score + 1e-6] * 2, [score] * 7, still, fewer_tokens=True).verdict == "discard"
+        assert (
+            decide([score + 1e-6] * 2, [score] * 7, still, fewer_tokens=True).verdict == "discard"
+        )
         assert screen(score, [score] * 5, still) and not screen(score + 1e-6, [score] * 5, still)
         assert decide_quick(score, [score] * 5, still).verdict == "discard"
         assert decide_quick(score - 1e-6, [score] * 5, still).verdict == "keep"
@@ -220,7 +247,10 @@ def test_the_unit_and_the_level_of_scores_do_not_matter():
 def test_recent_runs_are_few_and_fresh():
     runs = [(hour * 3600.0, float(hour)) for hour in range(12)]
     limit = verdicts.RECENT_HOURS
-    assert recent(runs, 11 * 3600) == [float(hour) for hour in range(11 - limit, 12)][-verdicts.RECENT :]
+    assert (
+        recent(runs, 11 * 3600)
+        == [float(hour) for hour in range(11 - limit, 12)][-verdicts.RECENT :]
+    )
     many = [(float(second), float(second)) for second in range(50)]
     assert recent(many, 50.0) == [float(second) for second in range(50)][-verdicts.RECENT :]
     assert recent(runs, 1e6) == recent([], 0.0) == []
@@ -251,7 +281,13 @@ def test_champion_and_candidate_take_turns():
 
 
 def test_the_benchmark_repeats_its_figures():
-    command = [sys.executable, ROOT / "benchmarks" / "verdicts.py", "--json", "--experiments", "400"]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "verdicts.py",
+        "--json",
+        "--experiments",
+        "400",
+    ]
     figures = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     again = json.loads(json.dumps(night.measure(400)[0]))
     assert figures.pop("seconds") > 0 and again.pop("seconds") > 0
@@ -260,7 +296,9 @@ def test_the_benchmark_repeats_its_figures():
 
 def test_the_published_figures_are_of_this_rule():
     figures = json.loads((ROOT / "benchmarks" / "verdicts.json").read_bytes())
-    assert all(json.loads(json.dumps(getattr(verdicts, name))) == v for name, v in figures["rule"].items())
+    assert all(
+        json.loads(json.dumps(getattr(verdicts, name))) == v for name, v in figures["rule"].items()
+    )
     for case in ("", "_early", "_drift"):
         assert figures[f"false_keep{case}_upper95"] <= 0.05
     assert figures["false_keep_noisy_rate"] <= 0.05

@@ -73,11 +73,15 @@ def is_full(error):
 
 
 def replace_file(path, data):
-    """Write bytes, or text as UTF-8, to a file, whole or not at all: until then it holds what it held.
+    """Write bytes, or text as UTF-8, to a file, whole or not at all: until then it holds what it
+    held.
 
     Raises Full when there is no room, another OSError when it can't be written at all.
     """
-    path, data = Path(path), data.encode("utf-8", errors="replace") if isinstance(data, str) else data
+    path, data = (
+        Path(path),
+        data.encode("utf-8", errors="replace") if isinstance(data, str) else data,
+    )
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with open(part, "wb") as file:
@@ -97,7 +101,9 @@ def write_json(path, value):
 
 
 def append_line(file, size, line, path):
-    """Append a line, in bytes, to an unbuffered file of `size` bytes: all of it, or nothing. Raises Full."""
+    """Append a line, in bytes, to an unbuffered file of `size` bytes: all of it, or nothing. Raises
+    Full.
+    """
     try:
         if file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -115,14 +121,17 @@ def cache_folder():
     try:
         return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser().absolute()
     except RuntimeError:  # a user whom the system doesn't know
-        raise Refused("there is no home folder (HOME is not set): set RATCHET_CACHE to a folder") from None
+        raise Refused(
+            "there is no home folder (HOME is not set): set RATCHET_CACHE to a folder"
+        ) from None
 
 
 def work_folder():
     """Where runs live, devices are locked, caches are kept: RATCHET_CACHE.
 
-    Where that can only be read, as others prepared the arenas: a folder of this user in /tmp, whatever TMPDIR
-    is, so that all runs of a user meet the same locks. Raises Refused if somebody else has that one.
+    Where that can only be read, as others prepared the arenas: a folder of this user in /tmp,
+    whatever TMPDIR is, so that all runs of a user meet the same locks. Raises Refused if somebody
+    else has that one.
     """
     cache = cache_folder()
     nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())

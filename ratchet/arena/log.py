@@ -11,8 +11,9 @@ WANDB_SECONDS = 15  # longest wait for a server of wandb, before and after the t
 def wandb_settings(wanted=False):
     """Settings for wandb.init() if WANDB_PROJECT or WANDB_MODE asks for it, or `wanted`; else None.
 
-    With them it asks nobody for a key, and waits for no server longer than WANDB_SECONDS. Exit code 2 where
-    wandb is not installed or, unless WANDB_MODE is offline, has no key: call it before anything starts.
+    With them it asks nobody for a key, and waits for no server longer than WANDB_SECONDS. Exit code
+    2 where wandb is not installed or, unless WANDB_MODE is offline, has no key: call it before
+    anything starts.
     """
     wanted = wanted or not {"WANDB_MODE", "WANDB_PROJECT"}.isdisjoint(os.environ)
     if not wanted or os.environ.get("WANDB_MODE") == "disabled":
@@ -24,13 +25,21 @@ def wandb_settings(wanted=False):
         mode = wandb.setup(settings := wandb.Settings(silent=True, **waits)).settings.mode
         ready = mode in ("offline", "dryrun", "disabled") or wandb.login(prompt=False, verify=False)
     except ImportError:
-        refuse("wandb is not installed: run `uv sync --extra wandb`, or unset WANDB_PROJECT and WANDB_MODE.")
+        refuse(
+            "wandb is not installed: run `uv sync --extra wandb`, or unset WANDB_PROJECT and WANDB_MODE."
+        )
     except ValueError:  # what it says may hold a key
-        refuse("wandb does not understand its settings: look at WANDB_MODE and other WANDB_ variables.")
+        refuse(
+            "wandb does not understand its settings: look at WANDB_MODE and other WANDB_ variables."
+        )
     except wandb.Error as error:
-        refuse(f"wandb can't log in ({reason(error)}): run `uv run wandb login`, or set WANDB_MODE=offline.")
+        refuse(
+            f"wandb can't log in ({reason(error)}): run `uv run wandb login`, or set WANDB_MODE=offline."
+        )
     if not ready:
-        refuse("wandb has no key: run `uv run wandb login`, or set WANDB_MODE to offline or disabled.")
+        refuse(
+            "wandb has no key: run `uv run wandb login`, or set WANDB_MODE to offline or disabled."
+        )
     return settings
 
 
@@ -45,7 +54,11 @@ def wandb_run(run, config):
 
     config = config | {"arena": run.arena.name, "seed": run.seed, "budget": run.budget}
     try:
-        return wandb.init(settings=settings, dir=str(run.folder), name=run.folder.name, config=config)
+        return wandb.init(
+            settings=settings, dir=str(run.folder), name=run.folder.name, config=config
+        )
     except Exception as error:  # whatever it is, the run needs no curves
-        console.print(f"wandb gets no curves of this run: {reason(error)}", markup=False, soft_wrap=True)
+        console.print(
+            f"wandb gets no curves of this run: {reason(error)}", markup=False, soft_wrap=True
+        )
         return None

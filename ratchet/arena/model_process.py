@@ -25,19 +25,28 @@ class Invalid(Exception):
 
 
 class ModelProcess:
-    """The saved model in a process of its own: token rows go in, logits come out through a shared buffer."""
+    """The saved model in a process of its own: token rows go in, logits come out through a shared
+    buffer.
+    """
 
     def __init__(self, folder, arena, device, batch, number=0):
         spawn, self.batch = multiprocessing.get_context("spawn"), batch
-        if "RATCHET_PYTHON" in os.environ:  # a referee's: they start Python in sandboxes of their own
+        if (
+            "RATCHET_PYTHON" in os.environ
+        ):  # a referee's: they start Python in sandboxes of their own
             spawn.set_executable(os.environ["RATCHET_PYTHON"] + str(number))
-        shape, place = (batch, arena.context, arena.vocab_size), device if device.type == "cuda" else "cpu"
+        shape, place = (
+            (batch, arena.context, arena.vocab_size),
+            device if device.type == "cuda" else "cpu",
+        )
         self.tokens = torch.zeros(shape[:2], dtype=torch.int64).share_memory_()
         self.logits = torch.zeros(shape, device=place).share_memory_()
         self.channel, theirs = spawn.Pipe()
         args = folder, device, theirs, self.tokens, self.logits, number
         self.process = spawn.Process(target=serve_model, args=args, daemon=True)
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which it inherits: Ctrl-C is for the scorer
+        handler = signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # which it inherits: Ctrl-C is for the scorer
         self.process.start()
         signal.signal(signal.SIGINT, handler)
         theirs.close()
@@ -85,10 +94,14 @@ def load_contestant(folder, device):
 
 
 def serve_model(folder, device, channel, tokens, logits, number=0):
-    """The model's process: import the saved train.py, load the weights, answer. It never sees a target."""
+    """The model's process: import the saved train.py, load the weights, answer. It never sees a
+    target.
+    """
     settle()
     use(device)
-    if number or "RATCHET_PYTHON" not in os.environ:  # the second has nothing to read that the first wrote
+    if (
+        number or "RATCHET_PYTHON" not in os.environ
+    ):  # the second has nothing to read that the first wrote
         log = os.devnull if number else folder / "score.log"
         for stream in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
@@ -111,7 +124,11 @@ def serve_model(folder, device, channel, tokens, logits, number=0):
         except Exception as error:
             traceback.print_exc()
             short = re.search("out of memory|can't allocate memory|not enough memory", str(error))
-            answer = {"memory": True} if short else {"error": f"{type(error).__name__}: {error}"[:300]}
-            answer = {} if "flops" in question else answer  # a model that can't be inspected can be scored
+            answer = (
+                {"memory": True} if short else {"error": f"{type(error).__name__}: {error}"[:300]}
+            )
+            answer = (
+                {} if "flops" in question else answer
+            )  # a model that can't be inspected can be scored
         finally:
             channel.send_bytes(json.dumps(answer).encode())

@@ -6,27 +6,35 @@ import numpy as np
 
 from ratchet.arena.tokenizer import SPECIALS
 
-CONTROLS, CUTS = 32, 112  # rows probed unchanged, rows probed with a change (at least; else one in eight)
+CONTROLS, CUTS = (
+    32,
+    112,
+)  # rows probed unchanged, rows probed with a change (at least; else one in eight)
 TOO_GOOD = 0.3  # bits per byte; the largest models known need more than 0.5 for English
 
 
 def probe_rows(rows, watched, cuts, drawn, generator):
     """Inputs of the watched rows with another future after the cut.
 
-    Every second row takes its future from another row. The others change in one token, to one that the model
-    itself found likely there: so a model that looks ahead only where it sees a plausible token is caught too.
+    Every second row takes its future from another row. The others change in one token, to one that
+    the model itself found likely there: so a model that looks ahead only where it sees a plausible
+    token is caught too.
     """
     inputs = rows[watched, :-1]
     for number, row in enumerate(watched):
         if row in cuts and number % 2:
-            inputs[number, cuts[row] + 1 :] = rows[generator.integers(len(rows)), cuts[row] + 1 : -1]
+            inputs[number, cuts[row] + 1 :] = rows[
+                generator.integers(len(rows)), cuts[row] + 1 : -1
+            ]
         elif row in cuts:
             inputs[number, cuts[row] + 1] = drawn[row]
     return inputs
 
 
 def judge(arena, nats, canaries, moved, cuts):
-    """{probe: [passed, what was seen]} from the nats of rows and canaries, and how far watched rows moved."""
+    """{probe: [passed, what was seen]} from the nats of rows and canaries, and how far watched rows
+    moved.
+    """
     noise, mean, uniform = moved[:CONTROLS], nats.mean(), math.log(arena.vocab_size - len(SPECIALS))
     edge = np.mean([row[cut] for row, cut in zip(moved[CONTROLS:], cuts)])
     leak = max(row[: cut + 1].max() for row, cut in zip(moved[CONTROLS:], cuts))

@@ -55,13 +55,17 @@ def duration(seconds):
 
 
 def reading_line(task, measure):
-    """A ProgressLine on text. measure() -> (documents, bytes, bytes of all) so far; 0 where nobody knows."""
+    """A ProgressLine on text. measure() -> (documents, bytes, bytes of all) so far; 0 where nobody
+    knows.
+    """
     _, start, _ = measure()
 
     def describe():
         count, size, total = measure()
         parts = [f"{count:,.0f} documents"] * (count > 0)
-        parts += [f"{size / 1e6:,.1f}" + f" of {total / 1e6:,.1f}" * (total > 0) + " MB"] * (size > 0)
+        parts += [f"{size / 1e6:,.1f}" + f" of {total / 1e6:,.1f}" * (total > 0) + " MB"] * (
+            size > 0
+        )
         if start < size < total:
             parts.append(line.seconds_left(size - start, total - start))
         return ", ".join(parts)

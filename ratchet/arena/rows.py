@@ -26,16 +26,21 @@ def start_worker(folder):
 def encode_batch(batch):
     """[(split, document)] -> {split: its tokens as bytes}."""
     tokens = encode(worker_tokenizer, [text.encode(errors="replace").decode() for _, text in batch])
-    dtype, out = token_dtype(worker_tokenizer.get_vocab_size()), dict.fromkeys(("train", "val", "test"), b"")
+    dtype, out = (
+        token_dtype(worker_tokenizer.get_vocab_size()),
+        dict.fromkeys(("train", "val", "test"), b""),
+    )
     for (split, _), document in zip(batch, tokens):
         out[split] += np.array(document, dtype).tobytes()
     return out
 
 
 def tokenize(folder, corpus, state):
-    """Append the corpus to train.tokens, val.tokens and test.tokens, [BOS document]*, after what is there.
+    """Append the corpus to train.tokens, val.tokens and test.tokens, [BOS document]*, after what is
+    there.
 
-    state: {"documents": number done, "bytes": {split: size of its file}}, saved in progress.json as it grows.
+    state: {"documents": number done, "bytes": {split: size of its file}}, saved in progress.json as
+    it grows.
     """
     stream = itertools.islice(documents(corpus), state["documents"], None)
     batches = iter(lambda: list(itertools.islice(stream, 64)), [])
@@ -43,11 +48,15 @@ def tokenize(folder, corpus, state):
         pool = open_things.enter_context(WORKERS.Pool(usable_cores(), start_worker, [folder]))
         open_things.enter_context(reading_line("tokenising", lambda: (*corpus.seen, corpus.size)))
         paths = {split: folder / f"{split}.tokens" for split in state["bytes"]}
-        files = {split: open_things.enter_context(open(path, "ab")) for split, path in paths.items()}
+        files = {
+            split: open_things.enter_context(open(path, "ab")) for split, path in paths.items()
+        }
         for split, file in files.items():
             file.truncate(state["bytes"][split])
         while window := list(itertools.islice(batches, 16 * usable_cores())):
-            for split, tokens in itertools.chain(*(out.items() for out in pool.imap(encode_batch, window))):
+            for split, tokens in itertools.chain(
+                *(out.items() for out in pool.imap(encode_batch, window))
+            ):
                 files[split].write(tokens)
             for split, file in files.items():
                 file.flush()
@@ -58,19 +67,25 @@ def tokenize(folder, corpus, state):
 
 
 def pack_stream(tokens, context):
-    """Cut a flat token stream into rows [n, T + 1] that begin with BOS and lose nothing; BOS fills the last.
+    """Cut a flat token stream into rows [n, T + 1] that begin with BOS and lose nothing; BOS fills
+    the last.
 
-    A document that goes on in the next row goes on after a BOS. As a target BOS costs nothing, has no bytes.
+    A document that goes on in the next row goes on after a BOS. As a target BOS costs nothing, has
+    no bytes.
     """
-    stream = np.append(tokens, np.full(-len(tokens) % context, BOS, tokens.dtype)).reshape(-1, context)
+    stream = np.append(tokens, np.full(-len(tokens) % context, BOS, tokens.dtype)).reshape(
+        -1, context
+    )
     return np.insert(stream, 0, BOS, axis=1)
 
 
 def pack_best_fit(chunks, context, rows, buffer_size=1000):
-    """Pack documents into at most `rows` rows [n, T + 1] as for the published scores (karpathy/autoresearch).
+    """Pack documents into at most `rows` rows [n, T + 1] as for the published scores
+    (karpathy/autoresearch).
 
-    A row takes the longest document of the buffer that fits, the earliest among equals; where none fits, the
-    shortest is cropped and its rest dropped. `chunks` yields lists of [BOS, tokens ...] to fill the buffer.
+    A row takes the longest document of the buffer that fits, the earliest among equals; where none
+    fits, the shortest is cropped and its rest dropped. `chunks` yields lists of [BOS, tokens ...]
+    to fill the buffer.
     """
     buffer, arrivals, packed, chunks = [], itertools.count(), [], iter(chunks)
     while len(packed) < rows:
@@ -90,7 +105,9 @@ def pack_best_fit(chunks, context, rows, buffer_size=1000):
 
 
 def published_chunks(path, tokenizer):
-    """The documents of a shard, tokenised, up to 128 of a row group at a time: the packing depends on it."""
+    """The documents of a shard, tokenised, up to 128 of a row group at a time: the packing depends
+    on it.
+    """
     import pyarrow.parquet as parquet
 
     with open(path, "rb") as file:
@@ -127,7 +144,9 @@ def build_rows(folder, spec, state, held_out):
 
 
 def row_order(count, rows, seed):
-    """Yield arrays of `rows` row numbers for ever: each row once an epoch, every epoch in a new order."""
+    """Yield arrays of `rows` row numbers for ever: each row once an epoch, every epoch in a new
+    order.
+    """
     rest = np.empty(0, np.int64)
     for epoch in itertools.count():
         rest = np.concatenate([rest, np.random.default_rng([seed, epoch]).permutation(count)])

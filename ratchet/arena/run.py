@@ -32,7 +32,13 @@ from ratchet.arena.hardware.device import device_name, matmul_peak, synchronize,
 from ratchet.arena.hardware.distributed import peers
 from ratchet.arena.log import wandb_settings
 from ratchet.arena.progress import ProgressLine, console
-from ratchet.arena.rehearsal import REHEARSAL_LIMIT, compile_events, inspect_model, save_weights, snapshot
+from ratchet.arena.rehearsal import (
+    REHEARSAL_LIMIT,
+    compile_events,
+    inspect_model,
+    save_weights,
+    snapshot,
+)
 from ratchet.arena.rows import row_order
 from ratchet.arena.score import print_outlook
 from ratchet.arena.tokenizer import BOS, token_dtype
@@ -42,26 +48,41 @@ T0 = time.monotonic()
 
 
 class Run:
-    """The conditions of one run, and its clock. A contestant reads attributes and calls public methods."""
+    """The conditions of one run, and its clock. A contestant reads attributes and calls public
+    methods.
+    """
 
     def __init__(self, arena, device, seed, budget, folder):
-        self.arena, self.device, self.seed, self.folder, self.budget = arena, device, seed, folder, budget
+        self.arena, self.device, self.seed, self.folder, self.budget = (
+            arena,
+            device,
+            seed,
+            folder,
+            budget,
+        )
         self._limit, self._unit = parse_budget(budget)
         self._begin, self.rehearsal_seconds, self.interrupted = None, 0.0, False
-        self._durations, self._saving = deque(maxlen=8), 0.0  # seconds of the last steps, of saving the model
-        self._told = None  # seconds on the clock of the first of several processes when this step began
+        self._durations, self._saving = (
+            deque(maxlen=8),
+            0.0,
+        )  # seconds of the last steps, of saving the model
+        self._told = (
+            None  # seconds on the clock of the first of several processes when this step began
+        )
         self.steps, self.tokens, self.flops_per_token, self.peak_flops = 0, 0, 0, 0
         self._queue = []  # events of the steps that the GPU may still be working on
         referee = os.environ.get("RATCHET_REFEREE")  # its end of a socket, where there is a referee
         self._referee = referee and socket.socket(fileno=int(referee))
 
     def rehearse(self, step, rows, model, *optimizers, calls=3, parts=0):
-        """Call step(x, y) on random tokens [rows, T], untimed, so that all is compiled before the clock runs.
+        """Call step(x, y) on random tokens [rows, T], untimed, so that all is compiled before the
+        clock runs.
 
-        Then model, optimizers and random number generators are put back bit for bit, gradients are cleared.
-        Sets `flops_per_token`, counted, and `peak_flops`, measured; sees how long it takes to save the model,
-        as the budget must have room for that. Ends the run after REHEARSAL_LIMIT seconds.
-        parts: how many graphs torch.compile will make, where that is known: then time left is estimated.
+        Then model, optimizers and random number generators are put back bit for bit, gradients are
+        cleared. Sets `flops_per_token`, counted, and `peak_flops`, measured; sees how long it takes
+        to save the model, as the budget must have room for that. Ends the run after REHEARSAL_LIMIT
+        seconds. parts: how many graphs torch.compile will make, where that is known: then time left
+        is estimated.
         """
         begin = time.monotonic()
         self._tell(phase="rehearsal")
@@ -70,7 +91,10 @@ class Run:
         limit.daemon = True
         limit.start()
         try:
-            with ProgressLine("rehearsing on random tokens, not timed") as line, compile_events(line, parts):
+            with (
+                ProgressLine("rehearsing on random tokens, not timed") as line,
+                compile_events(line, parts),
+            ):
                 self._rehearse(step, rows, model, calls)
         finally:
             limit.cancel()
@@ -93,12 +117,16 @@ class Run:
                 (self.folder / "model.safetensors").unlink(missing_ok=True)
 
     def _end_rehearsal(self):
-        """Called by a timer, in a thread of its own: what hangs may be in code that no exception reaches."""
+        """Called by a timer, in a thread of its own: what hangs may be in code that no exception
+        reaches.
+        """
         try:
             console.show_cursor()
             minutes = REHEARSAL_LIMIT / 60
             with suppress(SystemExit):
-                self.fail(f"it was not ready to train after {minutes:g} minutes of rehearsal: compile less")
+                self.fail(
+                    f"it was not ready to train after {minutes:g} minutes of rehearsal: compile less"
+                )
         finally:
             os._exit(1)
 
@@ -117,17 +145,25 @@ class Run:
         return time.monotonic() - self._begin if self._begin else 0.0
 
     def _share(self, tokens, seconds):
-        return {"s": seconds, "tok": tokens, "flop": tokens * self.flops_per_token}[self._unit] / self._limit
+        return {"s": seconds, "tok": tokens, "flop": tokens * self.flops_per_token}[
+            self._unit
+        ] / self._limit
 
     @property
     def progress(self):
         """The share of the budget that is spent, in [0, 1]: what schedules are made of."""
-        return min(1.0, self._share(self.tokens, self.seconds if self._told is None else self._told))
+        return min(
+            1.0, self._share(self.tokens, self.seconds if self._told is None else self._told)
+        )
 
     def _may_step(self, tokens):
         """True if the budget has room for one more step; there is always room for the first."""
-        ahead = self.seconds + self._saving + max(self._durations, default=0.0) * (1 + len(self._queue))
-        going = not self.interrupted and (self.steps == 0 or self._share(self.tokens + tokens, ahead) <= 1)
+        ahead = (
+            self.seconds + self._saving + max(self._durations, default=0.0) * (1 + len(self._queue))
+        )
+        going = not self.interrupted and (
+            self.steps == 0 or self._share(self.tokens + tokens, ahead) <= 1
+        )
         if distributed.is_initialized():  # all have the first one's clock
             told = torch.tensor([going, self.seconds], dtype=torch.float64)
             distributed.broadcast(told, 0)
@@ -140,18 +176,25 @@ class Run:
         x = torch.nn.functional.pad(y[:, :-1], (1, 0), value=BOS)
         batch = [x, y]
         if documents:
-            batch.append(torch.cat([(x.flatten() == BOS).nonzero()[:, 0], torch.tensor([x.numel()])]).int())
-        # torch hands a pinned buffer out again only when the events of the copies that read it are done
+            batch.append(
+                torch.cat([(x.flatten() == BOS).nonzero()[:, 0], torch.tensor([x.numel()])]).int()
+            )
+        # torch hands a pinned buffer out again only when the events of the copies that read it are
+        # done
         return [tensor.pin_memory() for tensor in batch] if self.device.type == "cuda" else batch
 
     def batches(self, rows, documents=False):
-        """Yield (x, y), int64 [rows, T] on the device, until the budget is spent. The first starts the clock.
+        """Yield (x, y), int64 [rows, T] on the device, until the budget is spent. The first starts
+        the clock.
 
-        Every row begins with BOS (token 0) and every token is a target once an epoch. documents=True adds
-        where documents begin in x.flatten(), then its length: int32 [n + 1], the cu_seqlens of varlen_attn.
+        Every row begins with BOS (token 0) and every token is a target once an epoch.
+        documents=True adds where documents begin in x.flatten(), then its length: int32 [n + 1],
+        the cu_seqlens of varlen_attn.
         """
         if self._unit == "flop" and not self.flops_per_token:
-            raise RuntimeError("a FLOP budget needs run.rehearse(step, rows, model), which counts FLOPs")
+            raise RuntimeError(
+                "a FLOP budget needs run.rehearse(step, rows, model), which counts FLOPs"
+            )
         if self._begin is not None:
             raise RuntimeError("run.batches() starts the clock: it can be called once")
         context, dtype = self.arena.context, token_dtype(self.arena.vocab_size)
@@ -162,7 +205,10 @@ class Run:
         signal.signal(signal.SIGINT, self._interrupt)
         with ExitStack() as at_the_end, ThreadPoolExecutor(1) as pool:
             at_the_end.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
-            staged = (pool.submit(lambda n: self._stage(table[n], documents), numbers) for numbers in order)
+            staged = (
+                pool.submit(lambda n: self._stage(table[n], documents), numbers)
+                for numbers in order
+            )
             ahead = next(staged)
             while self._may_step(rows * context):
                 batch, ahead, begin = ahead.result(), next(staged), self.seconds
@@ -172,7 +218,9 @@ class Run:
                 self._durations.append(self.seconds - begin)
 
     def _start_clock(self):
-        """Open train.tokens. A referee starts its own clock and hands it over: it can't be seen before."""
+        """Open train.tokens. A referee starts its own clock and hands it over: it can't be seen
+        before.
+        """
         if not self._referee:
             self._begin = time.monotonic()
             return open(self.arena.folder / "train.tokens", "rb")
@@ -184,7 +232,9 @@ class Run:
     def _interrupt(self, *_):
         """Ctrl-C ends the loop after the step that runs; a second one ends the program."""
         self.interrupted = True
-        console.print("interrupted: scoring what there is after this step; Ctrl-C again to stop at once")
+        console.print(
+            "interrupted: scoring what there is after this step; Ctrl-C again to stop at once"
+        )
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _bound_queue(self):
@@ -196,15 +246,25 @@ class Run:
 
     def facts(self):
         """What the run tells of itself: its plain public attributes, its device and memory."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
         peak = torch.cuda.max_memory_reserved() if self.device.type == "cuda" else peak
-        plain = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str) and k[0] != "_"}
+        plain = {
+            k: v for k, v in vars(self).items() if isinstance(v, int | float | str) and k[0] != "_"
+        }
         return plain | {
-            "arena": self.arena.name, "seal": self.arena.seal, "arena_folder": str(self.arena.folder),
-            "custom_budget": self.budget != f"{self.arena.seconds}s", "train_seconds": self.seconds,
+            "arena": self.arena.name,
+            "seal": self.arena.seal,
+            "arena_folder": str(self.arena.folder),
+            "custom_budget": self.budget != f"{self.arena.seconds}s",
+            "train_seconds": self.seconds,
             "processes": peers()[1],
-            "device": str(self.device), "device_name": device_name(self.device), "torch": torch.__version__,
-            "peak_memory_mb": peak / 2**20}  # fmt: skip
+            "device": str(self.device),
+            "device_name": device_name(self.device),
+            "torch": torch.__version__,
+            "peak_memory_mb": peak / 2**20,
+        }
 
     def fail(self, why):
         """End a run that cannot be scored (its loss is not finite, say): status crash, exit code 1."""
@@ -213,15 +273,19 @@ class Run:
         raise SystemExit(1)
 
     def submit(self, model, config=None):
-        """Stop the clock, save what load(folder) needs, have it scored, print the summary, return the result.
+        """Stop the clock, save what load(folder) needs, have it scored, print the summary, return
+        the result.
 
-        `config` is any JSON value, saved as config.json beside model.safetensors and train.py. The scorer
-        takes the GPU's memory: CUDA tensors of this process are empty afterwards. If invalid, exit code 1.
-        Does not return to a contestant that a referee watches: its process ends when the weights are saved;
-        nor in any but the first of several processes. A run without a step has no score: it fails.
+        `config` is any JSON value, saved as config.json beside model.safetensors and train.py. The
+        scorer takes the GPU's memory: CUDA tensors of this process are empty afterwards. If
+        invalid, exit code 1. Does not return to a contestant that a referee watches: its process
+        ends when the weights are saved; nor in any but the first of several processes. A run
+        without a step has no score: it fails.
         """
         if not self.steps:
-            why = "it was interrupted first" if self.interrupted else "run.batches() served no batch"
+            why = (
+                "it was interrupted first" if self.interrupted else "run.batches() served no batch"
+            )
             self.fail(f"no step was trained, so there is nothing to score: {why}; start it again")
         synchronize(self.device)
         facts = self.facts()
@@ -245,7 +309,9 @@ class Run:
         steps = f"{self.steps} step{'s' * (self.steps > 1)}"
         console.print(f"trained {steps} in {facts['train_seconds']:.1f} s; scoring {self.folder}")
         try:
-            if code := subprocess.run([sys.executable, ROOT / "prepare.py", "score", self.folder]).returncode:
+            if code := subprocess.run(
+                [sys.executable, ROOT / "prepare.py", "score", self.folder]
+            ).returncode:
                 raise SystemExit(code)
         except KeyboardInterrupt:  # the scorer had it, too, and says what to do
             raise SystemExit(130) from None
@@ -267,33 +333,52 @@ class Conditions(NamedTuple):
 
 
 def read_conditions():
-    """Conditions from the environment: the one place where they come from. Exit code 2 where they are wrong."""
+    """Conditions from the environment: the one place where they come from. Exit code 2 where they
+    are wrong.
+    """
     if Path(sys.argv[0]).name == "train.py" and sys.argv[1:]:
-        refuse(f"train.py takes no {sys.argv[1]!r}: its conditions are variables, like RATCHET_BUDGET=20s.")
+        refuse(
+            f"train.py takes no {sys.argv[1]!r}: its conditions are variables, like RATCHET_BUDGET=20s."
+        )
     names = ("ARENA", "SEED", "BUDGET", "DEVICE", "RUN")
     name, seed, budget, device, folder = (os.environ.get(f"RATCHET_{key}") for key in names)
     mps, cuda = torch.backends.mps.is_available(), torch.cuda.device_count()
     here = [*(f"cuda:{i}" for i in range(cuda)), *["mps"] * mps, "cpu"]
-    rank, local, processes = (int(os.environ.get(key, 0)) for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-    if processes > 1 and ((device or "cpu") not in ("cuda", "cpu") or 0 < cuda <= local):  # torchrun
-        refuse(f"{processes} processes need a device each, of {cuda} GPUs here: leave RATCHET_DEVICE unset.")
+    rank, local, processes = (
+        int(os.environ.get(key, 0)) for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    )
+    if processes > 1 and (
+        (device or "cpu") not in ("cuda", "cpu") or 0 < cuda <= local
+    ):  # torchrun
+        refuse(
+            f"{processes} processes need a device each, of {cuda} GPUs here: leave RATCHET_DEVICE unset."
+        )
     device = f"cuda:{local}" if device == "cuda" else device or here[local if cuda else 0]
     seed = seed or "0"
     large = device.startswith("cuda") and (cache_folder() / "climbmix" / "arena.json").exists()
     name = name or ("climbmix" if large else "pocket")
     if device not in here:
-        refuse(f"there is no device {device!r} here: set RATCHET_DEVICE to one of {', '.join(here)}.")
+        refuse(
+            f"there is no device {device!r} here: set RATCHET_DEVICE to one of {', '.join(here)}."
+        )
     if not re.fullmatch(r"\d{1,9}", seed):
-        refuse(f"seed {seed!r} is not understood: RATCHET_SEED is a whole number of up to nine digits.")
+        refuse(
+            f"seed {seed!r} is not understood: RATCHET_SEED is a whole number of up to nine digits."
+        )
     if name != "pocket" and not (cache_folder() / name / "arena.json").exists():
         how = f"--arena {name}" if name in ARENAS else f"--text YOUR_TEXT --arena {name}"
-        ready = ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json"))) or "none"
+        ready = (
+            ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
+            or "none"
+        )
         refuse(f"arena {name!r} is not prepared ({ready} is): run `uv run prepare.py {how}` first.")
     parse_budget(budget or "1s")  # refuses it before anything is prepared
     is_watched = "RATCHET_REFEREE" in os.environ
     use(torch.device(device))
     if processes > 1:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        )
     return Conditions(name, int(seed), budget, torch.device(device), folder, rank, is_watched)
 
 
@@ -308,7 +393,9 @@ def open_run(conditions):
         os.environ["WANDB_MODE"] = "disabled"
     wandb_settings()  # refuses before anything is written
     folder = Path(folder or time.strftime("runs/%Y-%m-%d_%H%M%S")).resolve()
-    if folder.exists() and {path.name for path in folder.iterdir()} - {"train.py"}:  # of an interrupted start
+    if folder.exists() and {path.name for path in folder.iterdir()} - {
+        "train.py"
+    }:  # of an interrupted start
         refuse(f"{folder} is not empty: name a new folder in RATCHET_RUN.")
     source = Path(sys.modules["__main__"].__file__).read_bytes()
     plainly(folder.mkdir, parents=True, exist_ok=True, variable="RATCHET_RUN")
@@ -317,5 +404,7 @@ def open_run(conditions):
     for plant in (random.seed, np.random.seed, torch.manual_seed):
         plant(seed)
     run = Run(arena, device, seed, budget or f"{arena.seconds}s", folder)
-    console.print(f"arena {name} ({arena.seal}), seed {seed}, budget {run.budget}, output in {folder}")
+    console.print(
+        f"arena {name} ({arena.seal}), seed {seed}, budget {run.budget}, output in {folder}"
+    )
     return run

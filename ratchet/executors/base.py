@@ -1,9 +1,9 @@
 """The pool: where runs execute, on devices of this machine, of a Ray cluster or of a Slurm cluster.
 
-A place takes one run at a time: run(job) gives its facts, preflight(job) whether it comes to its first step.
-What can be compared is the kind of device, which conditions() tells; places of one pool are of one kind. Only
-the machine that `ratchet` was started on writes the ledger: a run that a dying node took along was never
-there, and is done again, with the same seed, elsewhere.
+A place takes one run at a time: run(job) gives its facts, preflight(job) whether it comes to its
+first step. What can be compared is the kind of device, which conditions() tells; places of one pool
+are of one kind. Only the machine that `ratchet` was started on writes the ledger: a run that a
+dying node took along was never there, and is done again, with the same seed, elsewhere.
 """
 
 import importlib

@@ -1,6 +1,5 @@
 """This machine: each run has one of its devices."""
 
-
 from ratchet.experiments import seal
 from ratchet.referee import devices, sandbox, trial
 

@@ -12,22 +12,38 @@ from ratchet.executors.travel import carry_out, conditions_here, read_arena
 from ratchet.referee import supervisor
 
 LONELY_SECONDS = 600  # without any node of the kind, after which a night gives up
-STAYS = ".git .venv runs ledger.jsonl benchmarks tests".split()  # of the repository, when its code travels
+STAYS = (
+    ".git .venv runs ledger.jsonl benchmarks tests".split()
+)  # of the repository, when its code travels
 
 
 class RayCluster:
-    """The Ray cluster that this machine belongs to. A node offers its GPUs or, if it has none, its CPU."""
+    """The Ray cluster that this machine belongs to. A node offers its GPUs or, if it has none, its
+    CPU.
+    """
 
     def __init__(self):
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # nodes use the Python that they have
+        os.environ.setdefault(
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
+        )  # nodes use the Python that they have
         ray = imported("ray", "ray")
         code = {"working_dir": str(ROOT), "excludes": STAYS}
-        code["env_vars"] = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}  # a device has one name
+        code["env_vars"] = {
+            "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"
+        }  # a device has one name
         try:
             ray.init("auto", runtime_env=code, log_to_driver=False, ignore_reinit_error=True)
         except ConnectionError:
-            raise Refused("no Ray cluster is here: run `ray start --head`, or set RAY_ADDRESS") from None
-        self.ray, self.lock, self.busy, self.known, self.arenas = ray, threading.Lock(), Counter(), {}, {}
+            raise Refused(
+                "no Ray cluster is here: run `ray start --head`, or set RAY_ADDRESS"
+            ) from None
+        self.ray, self.lock, self.busy, self.known, self.arenas = (
+            ray,
+            threading.Lock(),
+            Counter(),
+            {},
+            {},
+        )
         self.kind, self.name = None, "ray"
 
     def nodes(self):
@@ -62,13 +78,17 @@ class RayCluster:
                 kinds[tuple(found.items())] += number
         if not kinds:
             raise Refused("no node of the Ray cluster answers: see `ray status`")
-        best = max(kinds, key=lambda kind: (not dict(kind)["device"].startswith("cpu"), kinds[kind]))
+        best = max(
+            kinds, key=lambda kind: (not dict(kind)["device"].startswith("cpu"), kinds[kind])
+        )
         self.kind = dict(best)
         return [Remote(self) for _ in range(min(slots or kinds[best], kinds[best]))]
 
     @contextmanager
     def node(self):
-        """A node of the kind that has room for one more run, held until the block ends. Raises Refused."""
+        """A node of the kind that has room for one more run, held until the block ends. Raises
+        Refused.
+        """
         stop = time.monotonic() + LONELY_SECONDS
         while not (chosen := self.take()):
             if time.monotonic() > stop:
@@ -120,7 +140,9 @@ class RayCluster:
 
 
 def on_ray(function, *args):
-    """The task: a function of this module, with the GPU that Ray gave it; files last, by their name."""
+    """The task: a function of this module, with the GPU that Ray gave it; files last, by their
+    name.
+    """
     import ray
 
     gpus = ray.get_gpu_ids()

@@ -12,7 +12,8 @@ from ratchet.referee import devices
 def places(on=None, names=None, slots=None):
     """The places that runs can execute in, of one kind: [Local] by default. Raises Refused.
 
-    on: None, "ray" or "slurm". names: devices of this machine, by default the best. slots: jobs at a time.
+    on: None, "ray" or "slurm". names: devices of this machine, by default the best. slots: jobs at
+    a time.
     """
     if on not in (None, "ray", "slurm"):
         raise Refused(f"--on {on} is not known: say ray or slurm, or leave it out for this machine")
@@ -24,7 +25,11 @@ def places(on=None, names=None, slots=None):
     if len({place.device for place in found}) < len(found):
         raise Refused(f"a device is named twice in {', '.join(names)}: one run at a time has it")
     if any(devices.overlap(a.device, b.device) for a, b in itertools.combinations(found, 2)):
-        raise Refused(f"{', '.join(names)} share cores: choose devices that don't, like cpu:0/2,cpu:1/2")
+        raise Refused(
+            f"{', '.join(names)} share cores: choose devices that don't, like cpu:0/2,cpu:1/2"
+        )
     if len(kinds := {devices.describe(place.device)["device"] for place in found}) > 1:
-        raise Refused(f"choose devices of one kind, others can't be compared: {'; '.join(sorted(kinds))}")
+        raise Refused(
+            f"choose devices of one kind, others can't be compared: {'; '.join(sorted(kinds))}"
+        )
     return found

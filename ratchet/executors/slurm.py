@@ -1,6 +1,5 @@
 """Slurm: each run is a job."""
 
-
 from ratchet import commits
 from ratchet.arena.files import Refused
 from ratchet.executors.base import LOOK_SECONDS, NODE_TRIES, Remote, imported
@@ -11,10 +10,11 @@ MARGIN_SECONDS = 3600  # of a Slurm job, beside its training and scoring
 
 
 class SlurmCluster:
-    """A Slurm cluster, through submitit: each run is a job with one GPU. SBATCH_* variables choose the rest.
+    """A Slurm cluster, through submitit: each run is a job with one GPU. SBATCH_* variables choose
+    the rest.
 
-    The repository and the arenas lie on a file system that all nodes see. Where there is no Slurm, submitit
-    runs the jobs as processes of this machine.
+    The repository and the arenas lie on a file system that all nodes see. Where there is no Slurm,
+    submitit runs the jobs as processes of this machine.
     """
 
     def __init__(self, slots):

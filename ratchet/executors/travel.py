@@ -14,10 +14,14 @@ TRAVEL_BYTES = 2**28  # larger files that a run leaves stay behind: the weights 
 
 
 def carry_out(verb, job, kind, arena_files, gpu=None):
-    """On a node: do a job there. Returns (what a place's `verb` gives, {name: bytes} of what it left)."""
+    """On a node: do a job there. Returns (what a place's `verb` gives, {name: bytes} of what it
+    left).
+    """
     place = place_here(gpu)
     if (found := place.conditions()) != kind:
-        raise Refused(f"the job was given {found}, its scores are to be compared with those of {kind}")
+        raise Refused(
+            f"the job was given {found}, its scores are to be compared with those of {kind}"
+        )
     compiled = work_folder() / ".compiled" / sha256(str(job.compiled).encode())[:12]
     with tempfile.TemporaryDirectory() as folder:
         arena, target = at_hand(job.arena, arena_files), Path(folder) / "run"

@@ -1,4 +1,6 @@
-"""The campaign: what the ledger says since the last calibration, of champions, of noise, of each try."""
+"""The campaign: what the ledger says since the last calibration, of champions, of noise, of each
+try.
+"""
 
 import math
 from bisect import bisect_left
@@ -16,8 +18,8 @@ MOST_TEXT = 1000  # characters of an idea, and of the name of who had it
 class Campaign:
     """What the ledger says now since the last calibration, on one key (arena, budget, device).
 
-    What was known when an experiment was opened are the lines before its first one: whatever else ran at the
-    same time, its verdict follows from the ledger.
+    What was known when an experiment was opened are the lines before its first one: whatever else
+    ran at the same time, its verdict follows from the ledger.
     """
 
     def __init__(self, experiments, key=None):
@@ -56,7 +58,9 @@ class Campaign:
         return self.kept[-1].arms[0]
 
     def _runs(self, *phases):
-        """(source, run) of all valid runs since the baseline on its key, in the order of the ledger."""
+        """(source, run) of all valid runs since the baseline on its key, in the order of the
+        ledger.
+        """
         for e in self.since:
             for run in e.runs:
                 if counts(run) and run["budget"] == e.budget and run["phase"] in phases:
@@ -64,10 +68,11 @@ class Campaign:
 
     @cached_property
     def _noises(self):
-        """[(line, squared deviations, degrees of freedom)] of champions' runs up to the one in that line.
+        """[(line, squared deviations, degrees of freedom)] of champions' runs up to the one in that
+        line.
 
-        What candidates do to their own spread can't move the yardstick that they are measured with. The
-        deviations of a source are added up run by run (Welford 1962).
+        What candidates do to their own spread can't move the yardstick that they are measured with.
+        The deviations of a source are added up run by run (Welford 1962).
         """
         groups, squares, df, found = {}, 0.0, 0, []
         runs = self._runs("calibrate", "reference", "champion")
@@ -94,7 +99,9 @@ class Campaign:
         first, now = self.noise(before=self.baseline.closes["line"]), self.noise()
         if not first.df or now.sigma <= verdicts.sigma_range(first)[1]:
             return ""
-        grown = f"sigma has grown from {first.sigma:.4f} to {now.sigma:.4f} bpb since the calibration"
+        grown = (
+            f"sigma has grown from {first.sigma:.4f} to {now.sigma:.4f} bpb since the calibration"
+        )
         return f"{grown}: other programs, or a champion that is unsteady; calibrate anew when it is quiet"
 
     @cached_property
@@ -117,7 +124,8 @@ class Campaign:
 
 
 def campaigns(experiments):
-    """[Campaign] of all experiments, in the order in which they began: each calibration on a key begins one.
+    """[Campaign] of all experiments, in the order in which they began: each calibration on a key
+    begins one.
 
     What a key has before its first calibration belongs to that; one without any has no baseline.
     """
@@ -137,7 +145,9 @@ def seconds(text):
 
 def device_seconds(experiments, begin):
     """Seconds of the device that a night's tries took; begin: the event of its journal."""
-    own = (e for e in experiments if e.role == "try" and e.opens["by"] == begin["agent"][:MOST_TEXT])
+    own = (
+        e for e in experiments if e.role == "try" and e.opens["by"] == begin["agent"][:MOST_TEXT]
+    )
     runs, first = (run for e in own for run in e.runs), seconds(begin["time"])
     return sum(sum(run["seconds"].values()) for run in runs if seconds(run["time"]) >= first)
 
@@ -148,7 +158,9 @@ def tries(campaign):
 
 
 def standing(e, campaign):
-    """How a try compares with its champion so far, by fresh seeds if there are any; None without a score."""
+    """How a try compares with its champion so far, by fresh seeds if there are any; None without a
+    score.
+    """
     own = e.own_scores()
     before = e.scores(CHAMPION, "reference") or campaign.recent(e.arms[CHAMPION]["source"], e)
     others, noise = before + e.scores(CHAMPION, "champion"), campaign.noise(before=e.line)
@@ -160,7 +172,9 @@ def finite(value):
 
 
 def mean_of(scores, noise):
-    """(mean, half of its 95% interval) of scores, by the campaign's sigma or their own, as in a verdict."""
+    """(mean, half of its 95% interval) of scores, by the campaign's sigma or their own, as in a
+    verdict.
+    """
     if not scores:
         return None, None
     mean, squares = verdicts.moments(scores)

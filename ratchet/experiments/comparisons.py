@@ -1,4 +1,6 @@
-"""Comparisons: any sources, or all champions, with the same seeds in turns; they change no champion."""
+"""Comparisons: any sources, or all champions, with the same seeds in turns; they change no
+champion.
+"""
 
 from ratchet.arena.files import Refused
 from ratchet.experiments import sources, verdicts
@@ -8,11 +10,16 @@ from ratchet.experiments.running import working_on
 from ratchet.experiments.session import MIN_SEEDS, valid_or_failed
 from ratchet.experiments.verdicts import Verdict
 
-SPLITS = {"compare": ("val",), "audit": ("val", "test")}  # that experiments on several sources are scored on
+SPLITS = {
+    "compare": ("val",),
+    "audit": ("val", "test"),
+}  # that experiments on several sources are scored on
 
 
 def compare(bench, names, seeds=5, frame="time"):
-    """Run several sources with the same seeds in turns; changes no champion. Returns the experiment."""
+    """Run several sources with the same seeds in turns; changes no champion. Returns the
+    experiment.
+    """
     arms = [sources.read_source(name, files=True) for name in names]
     if len(arms) < 2 or seeds < MIN_SEEDS:
         raise Refused(f"a comparison needs two sources and {MIN_SEEDS} seeds at least")
@@ -29,17 +36,27 @@ def run_in_turns(bench, n, arms, seeds, frame):
     for number in range(seeds):
         order = [*range(len(arms))]
         for arm in order[number % len(order) :] + order[: number % len(order)]:
-            runs = [run for run in bench.now(n).runs if run["arm"] == arm and run["phase"] == "compare"]
+            runs = [
+                run for run in bench.now(n).runs if run["arm"] == arm and run["phase"] == "compare"
+            ]
             if not failure(runs) and sum(map(counts, runs)) <= number:
-                compared = [run for run in bench.now(n).runs if run["phase"] == "compare" and counts(run)]
+                compared = [
+                    run for run in bench.now(n).runs if run["phase"] == "compare" and counts(run)
+                ]
                 used = [*dict.fromkeys(run["seed"] for run in compared)]
-                bench.run(n, arm, "compare", arms[arm], used[number] if len(used) > number else None)
-    return bench.close(n, Verdict("compared", f"{seeds} seeds, frame {frame}, budget {bench.budget}"))
+                bench.run(
+                    n, arm, "compare", arms[arm], used[number] if len(used) > number else None
+                )
+    return bench.close(
+        n, Verdict("compared", f"{seeds} seeds, frame {frame}, budget {bench.budget}")
+    )
 
 
 def equal_budget(bench, n, source, frame):
     """The tokens or FLOPs that the first source takes in the budget of seconds: what all then get."""
-    found = [run for run in bench.now(n).runs if run["phase"] == "measure" and run["status"] == "ok"]
+    found = [
+        run for run in bench.now(n).runs if run["phase"] == "measure" and run["status"] == "ok"
+    ]
     facts = found[0] if found else bench.run(n, 0, "measure", source)
     if facts["status"] != "ok":
         raise Refused(
@@ -66,10 +83,13 @@ def contrast(e, split="val"):
 
 
 def audit(bench, seeds=3):
-    """Score the champions, baseline first, on the locked test split with fresh seeds. Failures are told."""
+    """Score the champions, baseline first, on the locked test split with fresh seeds. Failures are
+    told.
+    """
     campaign = bench.campaign()
     arms = [
-        sources.read_source(e.arms[0]["commit"])._replace(name=f"experiment {e.n}") for e in campaign.kept
+        sources.read_source(e.arms[0]["commit"])._replace(name=f"experiment {e.n}")
+        for e in campaign.kept
     ]
     n = bench.open("audit", arms, seeds=seeds)
     with working_on(bench.home, n):
@@ -84,6 +104,12 @@ def score_on_test(bench, n, arms, seeds):
                 bench.run(n, arm, "audit", source, splits=("val", "test"))
     what = f"{len(arms)} champions, {seeds} seeds"
     for arm, source in enumerate(arms):
-        ends = [run["status"] for run in valid_or_failed(bench.now(n), arm) if run["status"] != "ok"]
-        what += f"; {len(ends)} of {seeds} runs of {source.name} failed ({', '.join(ends)})" if ends else ""
+        ends = [
+            run["status"] for run in valid_or_failed(bench.now(n), arm) if run["status"] != "ok"
+        ]
+        what += (
+            f"; {len(ends)} of {seeds} runs of {source.name} failed ({', '.join(ends)})"
+            if ends
+            else ""
+        )
     return bench.close(n, Verdict("audited", what))

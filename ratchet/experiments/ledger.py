@@ -1,15 +1,16 @@
 """The ledger: every fact of every run, one JSON object a line, appended and never changed.
 
-Each line names the SHA-256 of the line before it: nobody can edit, drop or move one unnoticed. Whoever
-notes the head hash elsewhere can also tell that nothing was cut off at the end. There are three kinds:
+Each line names the SHA-256 of the line before it: nobody can edit, drop or move one unnoticed.
+Whoever notes the head hash elsewhere can also tell that nothing was cut off at the end. There are
+three kinds:
 
     opens    an experiment begins: what it compares (its arms), in which arena, with which budget and device
     run      one run of one arm: seed, status, nats and bytes, probes, seconds of each phase, side figures
     closes   the verdict
 
-Facts are stored, everything else (scores, champion, sigma) is derived by who reads; `line`, a row's place,
-is added to it then. An experiment that never
-closes was interrupted; the same command goes on with it.
+Facts are stored, everything else (scores, champion, sigma) is derived by who reads; `line`, a row's
+place, is added to it then. An experiment that never closes was interrupted; the same command goes
+on with it.
 """
 
 import fcntl
@@ -39,7 +40,9 @@ class Broken(Exception):
 
 @dataclass
 class Experiment:
-    """What the lines of one number say. `opens` and `closes` are their facts, `runs` those of each run."""
+    """What the lines of one number say. `opens` and `closes` are their facts, `runs` those of each
+    run.
+    """
 
     opens: dict
     runs: list = field(default_factory=list)
@@ -61,17 +64,23 @@ class Experiment:
         return tuple(self.opens[name] for name in KEY)
 
     def seed(self):
-        """Of its next run: it follows from what counts so far, so that stopping a run draws no other."""
+        """Of its next run: it follows from what counts so far, so that stopping a run draws no
+        other.
+        """
         done = sum(map(counts, self.runs))
         return int(sha256(f"{self.salt} {done}".encode())[:12], 16) % 10**9
 
     def scores(self, arm, *phases):
         """val_bpb of the valid runs of one arm, in the order in which they were run."""
-        rows = (run for run in self.runs if run["arm"] == arm and (not phases or run["phase"] in phases))
+        rows = (
+            run for run in self.runs if run["arm"] == arm and (not phases or run["phase"] in phases)
+        )
         return [bpb(run) for run in rows if counts(run)]
 
     def own_scores(self):
-        """Those of the candidate that weigh most: on fresh seeds, else of its screening, else of its verb."""
+        """Those of the candidate that weigh most: on fresh seeds, else of its screening, else of
+        its verb.
+        """
         return self.scores(0, "confirm") or self.scores(0, "screen") or self.scores(0, self.role)
 
 
@@ -82,7 +91,9 @@ def bpb(run, split="val"):
 
 
 def disturbed(run):
-    """True if another program used a run's device, without --busy: it is made again, however it ended."""
+    """True if another program used a run's device, without --busy: it is made again, however it
+    ended.
+    """
     return run["shared"] and not run["busy"]
 
 
@@ -106,7 +117,9 @@ def parse(data, first=1, before=""):
                 if number > 1
                 else "line 1 is not the first"
             )
-            raise Broken(f"{what}: one of them was edited, moved or dropped; restore the file from a copy")
+            raise Broken(
+                f"{what}: one of them was edited, moved or dropped; restore the file from a copy"
+            )
         rows.append(row | {"line": number})
         before = sha256(line)
     return rows, before
@@ -126,9 +139,9 @@ def is_json(text):
 class Ledger:
     """ledger.jsonl in `folder`. Who reads or writes locks it.
 
-    A line is whole or absent: kill -9 may end a write between two pages of memory, what it leaves has no end
-    of line and is no line; who writes next takes it away. `held` is a lock for threads: while one has it, no
-    other reads or writes through this object.
+    A line is whole or absent: kill -9 may end a write between two pages of memory, what it leaves
+    has no end of line and is no line; who writes next takes it away. `held` is a lock for threads:
+    while one has it, no other reads or writes through this object.
     """
 
     def __init__(self, folder):
@@ -136,7 +149,12 @@ class Ledger:
         self._forget()
 
     def _forget(self):
-        self._rows, self._found, self._head, self._size = [], {}, "", 0  # what was read, and checked, so far
+        self._rows, self._found, self._head, self._size = (
+            [],
+            {},
+            "",
+            0,
+        )  # what was read, and checked, so far
         self._piece = b""  # what comes after the last whole line
 
     def rows(self):
@@ -205,7 +223,9 @@ class Ledger:
         """Raise Full when a run should not begin, for want of room here or in one of more folders."""
         for folder in filter(Path.exists, (self.path.parent, *more)):
             if shutil.disk_usage(folder).free < FREE_BYTES:
-                raise Full(f"{folder} has less than {FREE_BYTES >> 20} MB left: free some, then try again")
+                raise Full(
+                    f"{folder} has less than {FREE_BYTES >> 20} MB left: free some, then try again"
+                )
 
     def append(self, kind, **facts):
         """Write one line; an experiment that opens gets the next number. Returns its number."""

@@ -1,4 +1,6 @@
-"""Progress: which run of how many an experiment is at, how much of its limits a night has used, time left."""
+"""Progress: which run of how many an experiment is at, how much of its limits a night has used,
+time left.
+"""
 
 import math
 
@@ -6,8 +8,13 @@ from ratchet.experiments import verdicts
 from ratchet.experiments.ledger import disturbed
 
 RECENT_RUNS = 8  # whose seconds tell how long the next ones will take
-UNITS = {"hours": "h", "experiments": "experiments", "device_seconds": "s of the device", "calls": "calls",
-         "cost": "dollars"}  # fmt: skip
+UNITS = {
+    "hours": "h",
+    "experiments": "experiments",
+    "device_seconds": "s of the device",
+    "calls": "calls",
+    "cost": "dollars",
+}
 
 
 def most_runs(e, phase):
@@ -20,7 +27,9 @@ def most_runs(e, phase):
 
 
 def seconds_of_a_run(e, experiments, budget):
-    """Mean seconds of its latest valid runs with that budget, else of others like it; None without any."""
+    """Mean seconds of its latest valid runs with that budget, else of others like it; None without
+    any.
+    """
     alike = [o for o in experiments if (o.seal, o.opens["device"]) == (e.seal, e.opens["device"])]
     for group in ([e], alike):
         runs = [run for each in group for run in each.runs]
@@ -43,7 +52,11 @@ def of_experiment(e, experiments, phase, budget):
 def of_night(spent, limits):
     """How much of each limit is used: "3 of 30 experiments, 1.2 of 8 h, about 6.8 h left"."""
     pairs = [(key, getattr(spent, key), most) for key, most in limits._asdict().items()]
-    used = [f"{figure(used)} of {figure(most)} {UNITS[key]}" for key, used, most in pairs if most < math.inf]
+    used = [
+        f"{figure(used)} of {figure(most)} {UNITS[key]}"
+        for key, used, most in pairs
+        if most < math.inf
+    ]
     used = used or [f"{spent.experiments} experiments, {spent.hours:.1f} h"]
     left = 3600 * (limits.hours - spent.hours)
     if spent.experiments:

@@ -42,9 +42,19 @@ def next_step(e, campaign):
         what = verdicts.figures(verdicts.compare(screened[:1], before, noise), noise)
         return Verdict("discard", f"worse on its first seed: {what}")
     if len(tried) == len(champion):
-        verdict = verdicts.decide(tried, before + champion, noise, e.arms[0]["size"] < e.arms[1]["size"])
+        verdict = verdicts.decide(
+            tried, before + champion, noise, e.arms[0]["size"] < e.arms[1]["size"]
+        )
         if verdict.verdict:
             return verdict
-    first = CANDIDATE if min(len(tried), len(champion)) % 2 == 0 else CHAMPION  # in turns, against drift
-    arm = first if len(tried) == len(champion) else CANDIDATE if len(tried) < len(champion) else CHAMPION
+    first = (
+        CANDIDATE if min(len(tried), len(champion)) % 2 == 0 else CHAMPION
+    )  # in turns, against drift
+    arm = (
+        first
+        if len(tried) == len(champion)
+        else CANDIDATE
+        if len(tried) < len(champion)
+        else CHAMPION
+    )
     return arm, "confirm" if arm == CANDIDATE else "champion"

@@ -1,6 +1,5 @@
 """The seal: what runs, scores and decides must not change within a campaign."""
 
-
 from ratchet.arena.files import ROOT, sha256
 
 SEALED = (
@@ -21,5 +20,7 @@ def machinery():
 
 def sealed_files():
     """{path: hash} of what runs, scores and decides."""
-    paths = [path for name in SEALED for path in sorted((ROOT / name).rglob("*.py")) or [ROOT / name]]
+    paths = [
+        path for name in SEALED for path in sorted((ROOT / name).rglob("*.py")) or [ROOT / name]
+    ]
     return {str(path.relative_to(ROOT)): sha256(path.read_bytes())[:16] for path in paths}

@@ -26,14 +26,18 @@ def read_source(what, files=False):
         commit = find_commit(what)
         source = Source(str(what), commit, contestant_of(commit, what))
     if (size := len(source.text)) > SOURCE_BYTES:
-        raise Refused(f"train.py of {what} has {size:,} bytes, {SOURCE_BYTES:,} are allowed: no data in it")
+        raise Refused(
+            f"train.py of {what} has {size:,} bytes, {SOURCE_BYTES:,} are allowed: no data in it"
+        )
     return source
 
 
 def find_commit(name):
     """The full hash of what a user calls a commit. Raises Refused."""
     try:
-        (commit,) = git_lines("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        (commit,) = git_lines(
+            "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
+        )
         return commit
     except Refused:
         project()  # in no repository the reason is another
@@ -61,14 +65,20 @@ def check_commit(commit):
     shown = git("diff-tree", "--no-commit-id", "--name-only", "-z", "-r", "-m", "--root", commit)
     changed = {os.fsdecode(name) for name in shown.split(b"\0") if name}
     if others := ", ".join(sorted(changed - {prefix(project()) + CONTESTANT})):
-        raise Refused(f"commit {commit[:7]} changes {others}: an experiment may change train.py only")
+        raise Refused(
+            f"commit {commit[:7]} changes {others}: an experiment may change train.py only"
+        )
 
 
 def check_clean():
     """Raise Refused when the project's folder has changes that a commit would lack."""
     if git_lines("ls-files", "ledger.jsonl"):
-        raise Refused("ledger.jsonl is in git, where a checkout rewinds it: git rm --cached ledger.jsonl")
+        raise Refused(
+            "ledger.jsonl is in git, where a checkout rewinds it: git rm --cached ledger.jsonl"
+        )
     shown = git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=no", "--", ".")
     if changed := [os.fsdecode(line[3:]) for line in shown.split(b"\0") if line]:
         files = ", ".join(changed)
-        raise Refused(f"{files} changed since the last commit: commit that first, an experiment is a commit")
+        raise Refused(
+            f"{files} changed since the last commit: commit that first, an experiment is a commit"
+        )

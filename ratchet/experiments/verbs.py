@@ -1,6 +1,5 @@
 """Verbs: calibrate, try."""
 
-
 from ratchet.arena.files import Refused
 from ratchet.experiments import sources, verdicts
 from ratchet.experiments.campaign import CHAMPION, MOST_TEXT, Campaign
@@ -17,13 +16,17 @@ def calibrate(bench, seeds=5, may_replace=lambda question: True):
     may_replace(question): whether a champion that was kept may give way; Refused is raised if not.
     """
     if seeds < MIN_SEEDS:
-        raise Refused(f"-n {seeds} is too few: sigma needs at least {MIN_SEEDS} seeds, 5 are sensible")
+        raise Refused(
+            f"-n {seeds} is too few: sigma needs at least {MIN_SEEDS} seeds, 5 are sensible"
+        )
     sources.check_clean()
     source = sources.read_source("HEAD")
     if e := replaced_by(bench, source):
         what = f"HEAD's train.py will be the champion instead of experiment {e.n}'s"
         if e.verdict == "keep" and not may_replace(f"{what}, which was kept"):
-            raise Refused(f"experiment {e.n} stays the champion: give the command again to replace it")
+            raise Refused(
+                f"experiment {e.n} stays the champion: give the command again to replace it"
+            )
         bench.tell(f"  {what}")
     bench.enter()
     n = bench.open("calibrate", [source], idea="the baseline", seeds=seeds)
@@ -32,9 +35,11 @@ def calibrate(bench, seeds=5, may_replace=lambda question: True):
 
 
 def replaced_by(bench, source):
-    """The experiment whose source, another one, a calibration replaces as champion on this device, or None.
+    """The experiment whose source, another one, a calibration replaces as champion on this device,
+    or None.
 
-    None, too, when a calibration of the source has begun since and has not ended: it was agreed to then.
+    None, too, when a calibration of the source has begun since and has not ended: it was agreed to
+    then.
     """
     device = bench.conditions()["device"]
     own = [e for e in bench.experiments() if e.opens["device"] == device]
@@ -42,7 +47,9 @@ def replaced_by(bench, source):
     if not campaign.baseline or campaign.champion["source"] == shape:
         return None
     kept = campaign.kept[-1]
-    begun = (e for e in own if e.role == "calibrate" and not e.closes and e.line > kept.closes["line"])
+    begun = (
+        e for e in own if e.role == "calibrate" and not e.closes and e.line > kept.closes["line"]
+    )
     return None if any(e.arms[0]["source"] == shape for e in begun) else kept
 
 
@@ -60,10 +67,12 @@ def measure_noise(bench, n, source, seeds):
 
 
 def attempt(bench, idea, what="HEAD", quick=False, again=False, by="", parent=None, **told):
-    """Try a commit's train.py against the champion: screen, confirm, verdict. Returns the experiment.
+    """Try a commit's train.py against the champion: screen, confirm, verdict. Returns the
+    experiment.
 
-    parent: the champion that the idea is meant for; None is returned when that is the champion no more.
-    told: gain, in bpb, that was expected of the idea; near, the number of an earlier experiment it is like.
+    parent: the champion that the idea is meant for; None is returned when that is the champion no
+    more. told: gain, in bpb, that was expected of the idea; near, the number of an earlier
+    experiment it is like.
     """
     if what == "HEAD":
         sources.check_clean()

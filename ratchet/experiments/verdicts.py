@@ -1,41 +1,50 @@
 """Decides from scores alone whether a change is a gain.
 
-Two runs of one and the same source differ, because their seeds do. So the question is never "is this
-score lower?" but "is it lower by more than luck explains?" Scores are bits per byte (bpb, lower is
-better); a gain is the champion's mean minus the candidate's, so that more is better. What stands between
-luck and a verdict:
+Two runs of one and the same source differ, because their seeds do. So the question is never "is
+this score lower?" but "is it lower by more than luck explains?" Scores are bits per byte (bpb,
+lower is better); a gain is the champion's mean minus the candidate's, so that more is better. What
+stands between luck and a verdict:
 
-1. Sigma, the spread of repeated runs. Few runs of one source tell it badly, all groups of repeated runs
-   together tell it well (here: of champions, so that no candidate moves its own yardstick): their squared
-   deviations are summed and divided by the degrees of freedom, runs minus groups (pooled variance). Five
-   runs of calibration are 4 degrees of freedom, so sigma itself is uncertain, and Student's t (Student,
-   "The probable error of a mean", 1908) widens every error bar by as much. A candidate whose own runs
-   scatter more than sigma is measured by its own spread: else noise would be a way to win.
-2. A screen. One run per candidate; what is clearly worse goes, cheaply. What stays was partly lucky, the
-   more so the more candidates there are (the winner's curse: Capen, Clapp and Campbell 1971), so that
-   this run is never counted again: fresh seeds decide.
-3. Looks. Runs cost minutes, so the scores are looked at after 2, 3, 4, 6 pairs of runs, and a clear case
+1. Sigma, the spread of repeated runs. Few runs of one source tell it badly, all groups of repeated
+runs
+   together tell it well (here: of champions, so that no candidate moves its own yardstick): their
+   squared deviations are summed and divided by the degrees of freedom, runs minus groups (pooled
+   variance). Five runs of calibration are 4 degrees of freedom, so sigma itself is uncertain, and
+   Student's t (Student, "The probable error of a mean", 1908) widens every error bar by as much. A
+   candidate whose own runs scatter more than sigma is measured by its own spread: else noise would
+   be a way to win.
+2. A screen. One run per candidate; what is clearly worse goes, cheaply. What stays was partly
+lucky, the
+   more so the more candidates there are (the winner's curse: Capen, Clapp and Campbell 1971), so
+   that this run is never counted again: fresh seeds decide.
+3. Looks. Runs cost minutes, so the scores are looked at after 2, 3, 4, 6 pairs of runs, and a clear
+case
    ends early (a group-sequential test). Every look is one more chance of being fooled (Armitage,
-   McPherson and Rowe 1969), so the 5% are a budget that the looks spend between them (Lan and DeMets
-   1983). Pocock (1977) spends about evenly, O'Brien and Fleming (1979) late, when an estimate is firmer.
-   The shares here rise like the latter and simply add up to 5%: by Bonferroni's bound the chance of being
-   fooled at any look is at most their sum, however the looks depend on each other. Exact constants would
-   allow a little more; simulated, it isn't worth it.
-4. A gain worth having. Significance alone isn't enough: keep needs an estimated gain of one sigma as
-   well. The estimate by which a gain is kept is still flattered (the lucky stop early; simulated, by a
-   fifth), and its error bar is for one look. Runs of the champion after its keep tell the gain fairly.
-5. Futility. When a gain of one sigma is unlikely (80%), the candidate is dropped: this costs power, never
+   McPherson and Rowe 1969), so the 5% are a budget that the looks spend between them (Lan and
+   DeMets 1983). Pocock (1977) spends about evenly, O'Brien and Fleming (1979) late, when an
+   estimate is firmer. The shares here rise like the latter and simply add up to 5%: by Bonferroni's
+   bound the chance of being fooled at any look is at most their sum, however the looks depend on
+   each other. Exact constants would allow a little more; simulated, it isn't worth it.
+4. A gain worth having. Significance alone isn't enough: keep needs an estimated gain of one sigma
+as
+   well. The estimate by which a gain is kept is still flattered (the lucky stop early; simulated,
+   by a fifth), and its error bar is for one look. Runs of the champion after its keep tell the gain
+   fairly.
+5. Futility. When a gain of one sigma is unlikely (80%), the candidate is dropped: this costs power,
+never
    a false keep, and saves most of the runs.
-6. Drift. Heat or clocks shift scores over hours. Candidate and champion therefore run in turns, and at
+6. Drift. Heat or clocks shift scores over hours. Candidate and champion therefore run in turns, and
+at
    most a few champion runs of the last hours join the comparison.
 
-A change that removes code may be kept as a tie, when at the cap it is shown, at 5%, not to be worse by
-one sigma (a test of non-inferiority). A row of such ties may slip, by a fraction of sigma each: look at
-the champion's history. The theory assumes scores that are about normal. benchmarks/verdicts.py simulates
-whole nights of this very code, drift and reused runs included. Jennison and Turnbull, "Group Sequential
-Methods" (2000), has the theory.
+A change that removes code may be kept as a tie, when at the cap it is shown, at 5%, not to be worse
+by one sigma (a test of non-inferiority). A row of such ties may slip, by a fraction of sigma each:
+look at the champion's history. The theory assumes scores that are about normal.
+benchmarks/verdicts.py simulates whole nights of this very code, drift and reused runs included.
+Jennison and Turnbull, "Group Sequential Methods" (2000), has the theory.
 
-Everything here is a pure function of scores: `ratchet verify` recomputes each verdict from the ledger.
+Everything here is a pure function of scores: `ratchet verify` recomputes each verdict from the
+ledger.
 """
 
 import math
@@ -43,7 +52,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 ALPHA = 0.05  # chance that a change without a gain is kept, at most; one-sided
-LOOKS = 2, 3, 4, 6  # runs of the candidate, fresh seeds each, after which is looked; the last is the cap
+LOOKS = (
+    2,
+    3,
+    4,
+    6,
+)  # runs of the candidate, fresh seeds each, after which is looked; the last is the cap
 SHARES = 0.005, 0.010, 0.015, 0.020  # of ALPHA spent at each look: their sum is ALPHA
 FUTILE = 0.80  # sure by so much, one-sided, that the gain isn't worth it: discard
 SCREEN = 0.5  # standard errors by which the screening run may be worse than the champion
@@ -74,21 +88,27 @@ class Verdict(NamedTuple):
 
 
 def student(df, probability):
-    """Quantile of Student's t. scipy takes half a second to import: what needs it does, `log` doesn't."""
+    """Quantile of Student's t. scipy takes half a second to import: what needs it does, `log`
+    doesn't.
+    """
     from scipy.special import stdtrit
 
     return float(stdtrit(df, probability))
 
 
 def moments(scores):
-    """Mean and sum of squared deviations; shifted by the first score: equal scores deviate by exactly 0."""
+    """Mean and sum of squared deviations; shifted by the first score: equal scores deviate by
+    exactly 0.
+    """
     shifts = [score - scores[0] for score in scores]
     mean = math.fsum(shifts) / len(shifts)
     return scores[0] + mean, math.fsum((shift - mean) ** 2 for shift in shifts)
 
 
 def pooled(groups: Iterable[Sequence[float]]) -> Noise:
-    """Sigma from groups of repeated runs of one source each; screening runs, being selected, stay out."""
+    """Sigma from groups of repeated runs of one source each; screening runs, being selected, stay
+    out.
+    """
     groups = [scores for scores in groups if len(scores) > 1]
     df = sum(len(scores) - 1 for scores in groups)
     squares = math.fsum(moments(scores)[1] for scores in groups)
@@ -99,7 +119,9 @@ def sigma_range(noise: Noise) -> tuple[float, float]:
     """Two-sided 95% interval of sigma, by the chi-squared distribution of a variance."""
     from scipy.special import chdtri  # quantile(df, 1 - p)
 
-    return tuple(noise.sigma * math.sqrt(noise.df / float(chdtri(noise.df, p))) for p in (0.025, 0.975))
+    return tuple(
+        noise.sigma * math.sqrt(noise.df / float(chdtri(noise.df, p))) for p in (0.025, 0.975)
+    )
 
 
 def recent(runs: Iterable[tuple[float, float]], now: float) -> list[float]:
@@ -119,7 +141,9 @@ def compare(candidate: Sequence[float], champion: Sequence[float], noise: Noise)
     if not (noise.df > 0 and math.isfinite(noise.sigma)):
         raise ValueError("sigma is unknown: calibrate first")
     if not (n and m and all(map(math.isfinite, [*candidate, *champion]))):
-        raise ValueError("a comparison needs at least one score on either side, and every score finite")
+        raise ValueError(
+            "a comparison needs at least one score on either side, and every score finite"
+        )
     (mean, squares), (bar, _) = moments(candidate), moments(champion)
     gain, error = bar - mean, spread(n, squares, noise) * math.sqrt(1 / n + 1 / m)
     t = gain / error if error else math.copysign(math.inf, gain) if gain else 0.0
@@ -139,12 +163,19 @@ def figures(found: Comparison, noise: Noise) -> str:
 
 
 def seeds_needed(found, noise, share, fewer_tokens):
-    """Seeds per arm that would settle it if the estimate stayed what it is: the shortest of the ways out."""
+    """Seeds per arm that would settle it if the estimate stayed what it is: the shortest of the
+    ways out.
+    """
     variance = found.error**2 / (1 / found.n + 1 / found.m)
     useful = 0 if fewer_tokens else noise.sigma
-    ways = [(found.gain if found.gain >= noise.sigma else 0, 1 - share), (useful - found.gain, FUTILE)]
+    ways = [
+        (found.gain if found.gain >= noise.sigma else 0, 1 - share),
+        (useful - found.gain, FUTILE),
+    ]
     ways += [(found.gain + noise.sigma, 1 - ALPHA)] if fewer_tokens else []
-    counts = [2 * variance * (student(noise.df, level) / way) ** 2 for way, level in ways if way > 0]
+    counts = [
+        2 * variance * (student(noise.df, level) / way) ** 2 for way, level in ways if way > 0
+    ]
     return max(found.n + 1, math.ceil(min([MOST_SEEDS, *counts])))
 
 
@@ -160,7 +191,9 @@ def judge(found, noise, share, last, fewer_tokens=False):
         return Verdict("discard", f"most likely {likely}: {what}")
     if not last:
         return Verdict("", f"another look is needed: {what}")
-    return Verdict("undecided", f"not settled: {what}", seeds_needed(found, noise, share, fewer_tokens))
+    return Verdict(
+        "undecided", f"not settled: {what}", seeds_needed(found, noise, share, fewer_tokens)
+    )
 
 
 def screen(score: float, champion: Sequence[float], noise: Noise) -> bool:
@@ -170,9 +203,11 @@ def screen(score: float, champion: Sequence[float], noise: Noise) -> bool:
 
 
 def decide(candidate: Sequence[float], champion: Sequence[float], noise: Noise, fewer_tokens=False):
-    """The verdict on confirmation scores so far; champion: the runs in turns with these, and recent() ones.
+    """The verdict on confirmation scores so far; champion: the runs in turns with these, and
+    recent() ones.
 
-    Noise is pooled over the runs before the experiment, so that it doesn't hang on the scores it judges.
+    Noise is pooled over the runs before the experiment, so that it doesn't hang on the scores it
+    judges.
     """
     if (count := min(len(candidate), LOOKS[-1])) not in LOOKS:
         return Verdict("", f"no look after {count} runs")

@@ -8,7 +8,9 @@ from ratchet.experiments.verdicts import Verdict
 
 
 def find_problems(ledger):
-    """Problems of the ledger: sources, verdicts, refs; the chain is checked by reading. [] is a clean one."""
+    """Problems of the ledger: sources, verdicts, refs; the chain is checked by reading. [] is a
+    clean one.
+    """
     refs = numbered_refs()  # before the lines: while a night runs, a line comes before its ref
     found = [*ledger.experiments().values()]
     judged = [campaign for campaign in campaigns(found) if campaign.baseline]
@@ -54,7 +56,9 @@ def wrong_sources(found):
 
 def numbered_refs():
     """{n: commit} of refs/ratchet/<n>."""
-    lines = commits.git_lines("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/ratchet")
+    lines = commits.git_lines(
+        "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/ratchet"
+    )
     refs = dict(line.split() for line in lines)
     return {int(name.split("/")[-1]): commit for name, commit in refs.items() if name[-1].isdigit()}
 

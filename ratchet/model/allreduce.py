@@ -1,4 +1,5 @@
-"""Times all-reduce between the processes that torchrun starts; the first one writes {bytes: seconds}.
+"""Times all-reduce between the processes that torchrun starts; the first one writes {bytes:
+seconds}.
 
 torchrun --standalone --nproc-per-node=2 ratchet/allreduce.py out.json
 """

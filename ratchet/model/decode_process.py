@@ -1,7 +1,8 @@
-"""The model's process for `ratchet speak` and its kin: decodes with a run's model, times it, counts its work.
+"""The model's process for `ratchet speak` and its kin: decodes with a run's model, times it, counts
+its work.
 
-Started by speak.py in the sandbox, as the model is the contestant's code. Questions and answers are lines of
-JSON on a socket.
+Started by speak.py in the sandbox, as the model is the contestant's code. Questions and answers are
+lines of JSON on a socket.
 
 Letters in shapes: B rows, P tokens of a prompt, T context, V vocabulary.
 """
@@ -41,7 +42,9 @@ class Cached:
         self.cache = model.init_cache(len(prompt), total)
 
     def first(self, vocab_size):
-        """Logits [B, V] after the prompt. It is taken in pieces: all its logits may not fit into memory."""
+        """Logits [B, V] after the prompt. It is taken in pieces: all its logits may not fit into
+        memory.
+        """
         size = max(1, LOGITS // (len(self.prompt) * vocab_size))
         for piece in self.prompt.split(size, dim=1):
             logits = self.model.decode(self.cache, piece)[:, -1]
@@ -66,7 +69,9 @@ class Recomputed:
 
 
 class ReadBytes(TorchDispatchMode):
-    """Bytes of all that products and attention are made of: what decoding has to read, weights above all."""
+    """Bytes of all that products and attention are made of: what decoding has to read, weights
+    above all.
+    """
 
     def __init__(self):
         super().__init__()
@@ -112,10 +117,14 @@ class Speaker:
         return (Cached if self.cached else Recomputed)(self.model, self.decode, prompt, total)
 
     def compile(self, ask):
-        """Compile the step of one token, for any number of rows; without a cache there is no such step."""
+        """Compile the step of one token, for any number of rows; without a cache there is no such
+        step.
+        """
         try:
             self.decode = torch.compile(self.model.decode, dynamic=True)
-            decoding = self.decoding(self.any_tokens(2, self.arena.context // 2), self.arena.context)
+            decoding = self.decoding(
+                self.any_tokens(2, self.arena.context // 2), self.arena.context
+            )
             decoding.step(decoding.first(self.arena.vocab_size).argmax(-1, keepdim=True))
         except Exception as error:  # a compiler has a hundred types of them
             self.decode = self.uncompiled
@@ -155,12 +164,15 @@ class Speaker:
                 logits = decoding.step(token)
 
     def any_tokens(self, rows, length):
-        ids = torch.randint(len(SPECIALS), self.arena.vocab_size, (rows, length), device=self.device)
+        ids = torch.randint(
+            len(SPECIALS), self.arena.vocab_size, (rows, length), device=self.device
+        )
         ids[:, 0] = BOS
         return ids
 
     def bench(self, ask):
-        """Decode some batches greedily: seconds of each to its first token, and from that to its last.
+        """Decode some batches greedily: seconds of each to its first token, and from that to its
+        last.
 
         Of all gaps between two tokens the one that 99 % don't exceed.
         """
@@ -214,11 +226,18 @@ class Speaker:
         return found | {"difference": (nats[0] - nats[1]).abs().max().item()}
 
     def limits(self, ask):
-        """What the device can do at best: FLOP/s, bytes/s read, seconds to start next to nothing (CUDA)."""
+        """What the device can do at best: FLOP/s, bytes/s read, seconds to start next to nothing
+        (CUDA).
+        """
         flops, what = matmul_peak(self.device)
         data = torch.ones(BANDWIDTH_BYTES.get(self.device.type, 2**28) // 4, device=self.device)
         best = min(self.timed(lambda: data.sum()) for _ in range(10))
-        return {"peak_flops": flops, "peak_of": what, "bandwidth": data.nbytes / best, "floor": self.floor()}
+        return {
+            "peak_flops": flops,
+            "peak_of": what,
+            "bandwidth": data.nbytes / best,
+            "floor": self.floor(),
+        }
 
     def timed(self, function):
         times = [time.perf_counter()]
@@ -237,7 +256,11 @@ class Speaker:
 
 
 def main():
-    folder, device, number = Path(sys.argv[1]), torch.device(sys.argv[2]), int(os.environ["RATCHET_SOCKET"])
+    folder, device, number = (
+        Path(sys.argv[1]),
+        torch.device(sys.argv[2]),
+        int(os.environ["RATCHET_SOCKET"]),
+    )
     settle()
     use(device)
     with socket.socket(fileno=number) as channel, channel.makefile("r") as questions:

@@ -80,7 +80,9 @@ Written for transformers 5. Every generated token recomputes the row.
 
 
 def export(run, to):
-    """Write model.safetensors, tokenizer.json, their configs and a modelling file into a folder, at once."""
+    """Write model.safetensors, tokenizer.json, their configs and a modelling file into a folder, at
+    once.
+    """
     to, facts = Path(to).absolute(), json.loads((run / "result.json").read_bytes())
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Refused(f"{to} is not an empty folder: name a new one")
@@ -102,7 +104,10 @@ def export(run, to):
     part = Path(tempfile.mkdtemp(dir=to.parent))
     try:
         (part / "modeling_ratchet.py").write_text(source, encoding="utf-8")
-        with open(run / "model.safetensors", "rb") as old, open(part / "model.safetensors", "wb") as new:
+        with (
+            open(run / "model.safetensors", "rb") as old,
+            open(part / "model.safetensors", "wb") as new,
+        ):
             rename(old, new, "model.")
         write_json(part / "config.json", config(own, sizes))
         write_json(part / "tokenizer.json", with_bos(tokenizer))
@@ -119,7 +124,10 @@ def export(run, to):
 def tokenizer_config(context):
     """tokenizer_config.json of transformers."""
     named = {"bos_token": BOS, "eos_token": BOS, "model_max_length": context}
-    return named | {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    return named | {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+    }
 
 
 def write_json(path, value):
@@ -130,15 +138,25 @@ def config(own, sizes):
     """config.json of transformers, for a model that is built as Class(**own)."""
     names = {"AutoConfig": "RatchetConfig", "AutoModelForCausalLM": "RatchetForCausalLM"}
     return {
-        "model_type": "ratchet", "architectures": ["RatchetForCausalLM"], "model": own,
+        "model_type": "ratchet",
+        "architectures": ["RatchetForCausalLM"],
+        "model": own,
         "auto_map": {auto: f"modeling_ratchet.{name}" for auto, name in names.items()},
-        **sizes, "bos_token_id": 0, "eos_token_id": 0, "use_cache": False, "tie_word_embeddings": False,
-        "dtype": "float32"}  # fmt: skip
+        **sizes,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "use_cache": False,
+        "tie_word_embeddings": False,
+        "dtype": "float32",
+    }
 
 
 def with_bos(tokenizer):
     """A tokenizer.json that puts BOS first, as the model has seen every row begin."""
-    first, own = {"SpecialToken": {"id": BOS, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    first, own = (
+        {"SpecialToken": {"id": BOS, "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    )
     other = {"Sequence": {"id": "B", "type_id": 1}}
     special = {BOS: {"id": BOS, "ids": [0], "tokens": [BOS]}}
     template = {"single": [first, own], "pair": [first, own, other], "special_tokens": special}
@@ -147,14 +165,18 @@ def with_bos(tokenizer):
 
 def rename(old, new, prefix):
     """Copy an open .safetensors file, its tensors' names prefixed: only its header changes."""
-    header = {prefix + name: facts for name, facts in find_model.header_of(old).items() if name != "__metadata__"}
+    header = {
+        prefix + name: facts
+        for name, facts in find_model.header_of(old).items()
+        if name != "__metadata__"
+    }
     data = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
     data += b" " * (-len(data) % 8)
     new.write(len(data).to_bytes(8, "little") + data)
     shutil.copyfileobj(old, new)
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What of train.py a model needs
 
 
@@ -163,9 +185,16 @@ def modelling(text, name):
     kept = closure(ast.parse(text).body, name)
     lines = text.splitlines()
     parts = ["\n".join(lines[first_line(node) - 1 : node.end_lineno]) for node in kept]
-    used = {n.attr for node in kept for n in ast.walk(node) if isinstance(n, ast.Attribute) and is_prepare(n)}
+    used = {
+        n.attr
+        for node in kept
+        for n in ast.walk(node)
+        if isinstance(n, ast.Attribute) and is_prepare(n)
+    }
     if used - {"BOS"}:
-        raise Refused(f"the model uses prepare.{', prepare.'.join(sorted(used))}: it can't leave the harness")
+        raise Refused(
+            f"the model uses prepare.{', prepare.'.join(sorted(used))}: it can't leave the harness"
+        )
     if name not in {node.name for node in kept if isinstance(node, ast.ClassDef)}:
         raise Refused(f"the model is a {name}, which is no class of train.py: it can't be exported")
     stub = ["class prepare:\n    BOS = 0"] if used else []
@@ -181,7 +210,9 @@ def is_prepare(node):
 
 
 def first_line(node):
-    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+    return min(
+        [node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))]
+    )
 
 
 def defined(node):
@@ -190,11 +221,15 @@ def defined(node):
         return {node.name}
     if isinstance(node, ast.Import | ast.ImportFrom):
         return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return {
+        n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+    }
 
 
 def closure(body, name):
-    """The statements of a file that `name` needs, in their order, without those that import prepare."""
+    """The statements of a file that `name` needs, in their order, without those that import
+    prepare.
+    """
     wanted, seen = {name}, set()
     while wanted - seen:
         seen |= wanted

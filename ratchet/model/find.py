@@ -28,8 +28,14 @@ def find_run(ledger, home, name=None):
         found = weights_of(kept[-1:], home) or (None if name or kept else by_hand(home))
     if not found:
         if name == "champion":
-            raise Refused("there is no champion yet: `ratchet calibrate` makes one, or name a run's folder")
-        what = f"{name} names no run that has left a model" if name else "there is no trained model yet"
+            raise Refused(
+                "there is no champion yet: `ratchet calibrate` makes one, or name a run's folder"
+            )
+        what = (
+            f"{name} names no run that has left a model"
+            if name
+            else "there is no trained model yet"
+        )
         raise Refused(f"{what}: champions keep theirs; `uv run train.py` trains one")
     if missing := [file for file in NEEDED if not (found / file).exists()]:
         raise Refused(f"{found} lacks {', '.join(missing)}: choose a run that ended well")
@@ -39,7 +45,9 @@ def find_run(ledger, home, name=None):
 def name_and_prompt(words):
     """(what names a run or None, the prompt) of [RUN] [PROMPT], either of which may be missing."""
     first = words[0] if words else ""
-    named = first.isdigit() or first == "champion" or os.path.isfile(os.path.join(first, "run.json"))
+    named = (
+        first.isdigit() or first == "champion" or os.path.isfile(os.path.join(first, "run.json"))
+    )
     named = named or (len(words) > 1 and "/" in first)
     return (first, " ".join(words[1:])) if named else (None, " ".join(words))
 
@@ -56,8 +64,17 @@ def header_of(file):
 
 def weights_of(experiments, home):
     """The last run of these experiments' candidates that left its weights, or None."""
-    runs = [run for e in experiments for run in e.runs if counts(run) and run["arm"] == 0 and "folder" in run]
-    found = [home / run["folder"] for run in runs if (home / run["folder"] / "model.safetensors").exists()]
+    runs = [
+        run
+        for e in experiments
+        for run in e.runs
+        if counts(run) and run["arm"] == 0 and "folder" in run
+    ]
+    found = [
+        home / run["folder"]
+        for run in runs
+        if (home / run["folder"] / "model.safetensors").exists()
+    ]
     return found[-1] if found else None
 
 
@@ -65,7 +82,12 @@ def by_hand(home):
     """The latest run that was started by hand and has a score, or None."""
     found = sorted((home / "runs").glob("*-*-*_*/result.json"))
     return next(
-        (path.parent for path in reversed(found) if json.loads(path.read_bytes())["status"] == "ok"), None
+        (
+            path.parent
+            for path in reversed(found)
+            if json.loads(path.read_bytes())["status"] == "ok"
+        ),
+        None,
     )
 
 
@@ -76,7 +98,12 @@ def keep(path, found):
 
 
 def token_seconds(path, run, device):
-    """Seconds of a token at batch 1, if what serve_bench() found is there, of this run and such a device."""
+    """Seconds of a token at batch 1, if what serve_bench() found is there, of this run and such a
+    device.
+    """
     found = json.loads(path.read_bytes()) if path.exists() else {}
-    same = (found.get("run"), found.get("device")) == (name_of(run), devices.describe(device)["device"])
+    same = (found.get("run"), found.get("device")) == (
+        name_of(run),
+        devices.describe(device)["device"],
+    )
     return found["points"][0]["tpot"] if same else None

@@ -47,7 +47,9 @@ class Decoder:
 
     def listen(self, seconds):
         try:
-            return self.process.message(self.channel, seconds, "the model was silent for too long")[0]
+            return self.process.message(self.channel, seconds, "the model was silent for too long")[
+                0
+            ]
         except supervisor.Ended as end:
             raise Refused(f"the model's process ended: {end}") from None
 
@@ -70,12 +72,19 @@ def decoder(run, device=None, tell=lambda text: None):
         copy_contract(code)
         shutil.copy(ROOT / "ratchet/model/decode_process.py", code)
         ours, theirs = socket.socketpair()
-        read = [run / name for name in NEEDED] + [arena / name for name in ("arena.json", "tokenizer.json")]
+        read = [run / name for name in NEEDED] + [
+            arena / name for name in ("arena.json", "tokenizer.json")
+        ]
         view, name = sandbox.View((code, *read), (own,), device), devices.torch_name(device)
-        argv = sandbox.command([sys.executable, str(code / "decode_process.py"), str(run), name], view, level)
+        argv = sandbox.command(
+            [sys.executable, str(code / "decode_process.py"), str(run), name], view, level
+        )
         env = trial_environment.inherited() | dict.fromkeys(("HOME", "TMPDIR"), str(own))
         env |= {"RATCHET_SOCKET": str(theirs.fileno()), "RATCHET_RUN": folder}
-        with ours, supervisor.Watched(argv, env, code, Path(folder) / "log", folder, theirs) as process:
+        with (
+            ours,
+            supervisor.Watched(argv, env, code, Path(folder) / "log", folder, theirs) as process,
+        ):
             asked = Decoder(process, ours, json.loads((arena / "arena.json").read_bytes()), level)
             asked.listen(LOAD_SECONDS)
             yield asked

@@ -1,16 +1,17 @@
 """Scaling: what more devices would give in training and in decoding, from times of all-reduce.
 
-The ring model: an all-reduce of S bytes between n devices takes alpha(n) + 2 (n - 1) / n S / beta(n). Alpha
-is what small messages take, beta the bus bandwidth of large ones. Between measured sizes that are near each
-other the measured times are interpolated instead; beyond the measured n alpha grows with log2(n), as trees
-do, and beta stays, or is that of the network where it is known. So its time is `measured`, `modelled`, or
-from an `external` table; what follows from it for several devices is modelled.
+The ring model: an all-reduce of S bytes between n devices takes alpha(n) + 2 (n - 1) / n S /
+beta(n). Alpha is what small messages take, beta the bus bandwidth of large ones. Between measured
+sizes that are near each other the measured times are interpolated instead; beyond the measured n
+alpha grows with log2(n), as trees do, and beta stays, or is that of the network where it is known.
+So its time is `measured`, `modelled`, or from an `external` table; what follows from it for several
+devices is modelled.
 
-Data-parallel training: a step takes its compute and an all-reduce of the trunk's gradients, one after the
-other. What else train.py sends (gradients of embeddings and tables, Muon's updates) and what every process
-does whole comes on top: an upper bound of the efficiency.
-Tensor-parallel decoding: two all-reduces a layer, so that a user gets at most
-1 / (2 layers alpha(n) + compute / n) tokens a second.
+Data-parallel training: a step takes its compute and an all-reduce of the trunk's gradients, one
+after the other. What else train.py sends (gradients of embeddings and tables, Muon's updates) and
+what every process does whole comes on top: an upper bound of the efficiency. Tensor-parallel
+decoding: two all-reduces a layer, so that a user gets at most 1 / (2 layers alpha(n) + compute / n)
+tokens a second.
 """
 
 import json
@@ -38,14 +39,17 @@ NEAR = 16  # sizes are near each other if one is at most so many times the other
 MOST_DEVICES = 1024
 ALL_REDUCE_SECONDS = 300  # that measuring may take
 GRADIENT_BYTES = 4  # of a parameter
-# NCCL 2.29 on a node of 8 H200, bfloat16: seconds of messages up to 8 KiB, bytes/s on the bus at 512 MiB.
-# From NVIDIA's aiconfigurator, systems/data/h200_sxm/comm/nccl; 50 GB/s: its network between nodes.
+# NCCL 2.29 on a node of 8 H200, bfloat16: seconds of messages up to 8 KiB, bytes/s on the bus at
+# 512 MiB. From NVIDIA's aiconfigurator, systems/data/h200_sxm/comm/nccl; 50 GB/s: its network
+# between nodes.
 EXTERNAL = {2: (6.3e-6, 315e9), 4: (9.6e-6, 348e9), 8: (16.0e-6, 460e9)}
 NODE, NETWORK = 8, 50e9
 
 
 class Links(NamedTuple):
-    """What is known of all-reduce: {n: {bytes: seconds}}, the tag of it, where it is from; beyond a node."""
+    """What is known of all-reduce: {n: {bytes: seconds}}, the tag of it, where it is from; beyond a
+    node.
+    """
 
     times: dict
     tag: str
@@ -82,20 +86,28 @@ def ring(n, size, alpha, beta):
 
 def fit(n, times):
     """(alpha, beta) of {bytes: seconds}: from the small messages, and from the largest one."""
-    small = [seconds for size, seconds in times.items() if size <= SMALL_BYTES] or [min(times.values())]
+    small = [seconds for size, seconds in times.items() if size <= SMALL_BYTES] or [
+        min(times.values())
+    ]
     alpha, largest = sorted(small)[len(small) // 2], max(times)
     return alpha, 2 * (n - 1) / n * largest / max(times[largest] - alpha, 1e-12)
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Where times come from
 
 
 def choose_links(name, device):
-    """Links that the user names, else those between devices or cores here, else a table from elsewhere."""
+    """Links that the user names, else those between devices or cores here, else a table from
+    elsewhere.
+    """
     if name and name != "external":
         return read_nccl_tests(name)
-    cuda = sum(other.startswith("cuda") for other in devices.here()) if device.startswith("cuda") else 0
+    cuda = (
+        sum(other.startswith("cuda") for other in devices.here())
+        if device.startswith("cuda")
+        else 0
+    )
     number = min(8, cuda if device.startswith("cuda") else psutil.cpu_count())
     return external() if name or number < 2 else measured(number, device)
 
@@ -103,7 +115,9 @@ def choose_links(name, device):
 def measured(number, device):
     """Links between 2, 4, ... GPUs of this machine, or processes on its CPU."""
     what = (
-        "nccl between GPUs" if device.startswith("cuda") else "gloo between processes, which share the cores"
+        "nccl between GPUs"
+        if device.startswith("cuda")
+        else "gloo between processes, which share the cores"
     )
     with devices.exclusive(device):
         times = {n: all_reduce(n, device) for n in serve_bench.doublings(number)[1:]}
@@ -115,12 +129,25 @@ def all_reduce(n, device):
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "times.json"
         program = [str(ROOT / "ratchet/model/allreduce.py"), str(out)]
-        argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
+        argv = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={n}",
+        ]
         hidden = {} if device.startswith("cuda") else {"CUDA_VISIBLE_DEVICES": ""}
-        environment = trial_environment.inherited() | {"OMP_NUM_THREADS": "1", "TMPDIR": folder} | hidden
+        environment = (
+            trial_environment.inherited() | {"OMP_NUM_THREADS": "1", "TMPDIR": folder} | hidden
+        )
         with subprocess.Popen(
-            argv + program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            start_new_session=True, encoding="utf-8") as process:  # fmt: skip
+            argv + program,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            encoding="utf-8",
+        ) as process:
             try:
                 _, said = process.communicate(timeout=ALL_REDUCE_SECONDS)
             except subprocess.TimeoutExpired:
@@ -160,22 +187,30 @@ def read_nccl_tests(path):
     return Links({ranks: times}, "measured", f"nccl-tests, {Path(path).name}")
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What it means for a model
 
 
 def describe(run):
-    """What a run says of its training: seconds, rows and gradient bytes of a step; width and layers."""
+    """What a run says of its training: seconds, rows and gradient bytes of a step; width and
+    layers.
+    """
     facts = json.loads((run / "result.json").read_bytes())
     if (processes := facts.get("processes", 1)) > 1:
-        raise Refused(f"{find_model.name_of(run)} was trained by {processes} processes: choose a run of one")
+        raise Refused(
+            f"{find_model.name_of(run)} was trained by {processes} processes: choose a run of one"
+        )
     config = json.loads((run / "config.json").read_bytes())
     width = config.get("width", 0) if isinstance(config, dict) else 0
     context = json.loads((Path(facts["arena_folder"]) / "arena.json").read_bytes())["context"]
     return {
-        "step": facts["train_seconds"] / facts["steps"], "rows": facts["tokens"] // facts["steps"] // context,
-        "gradients": GRADIENT_BYTES * (facts["params"] - facts["lookup"]), "layers": layers(run, config),
-        "width": width, "device": facts["device_name"]}  # fmt: skip
+        "step": facts["train_seconds"] / facts["steps"],
+        "rows": facts["tokens"] // facts["steps"] // context,
+        "gradients": GRADIENT_BYTES * (facts["params"] - facts["lookup"]),
+        "layers": layers(run, config),
+        "width": width,
+        "device": facts["device_name"],
+    }
 
 
 def layers(run, config):
@@ -194,14 +229,22 @@ def layers(run, config):
 def forecast(model, links, token_seconds=None, most=MOST_DEVICES):
     """{"training": [...], "decoding": [...]} for 1, 2, 4, ... devices.
 
-    model: as of describe(). token_seconds: of a decoded token on one device, batch 1, if it was measured.
+    model: as of describe(). token_seconds: of a decoded token on one device, batch 1, if it was
+    measured.
     """
     training, decoding = [], []
     for n in serve_bench.doublings(most):
         seconds, tag = links.seconds(n, model["gradients"])
         strong = model["step"] / n + seconds
-        row = {"n": n, "all_reduce": seconds, "weak": model["step"] / (model["step"] + seconds), "tag": tag}
-        row["strong"] = model["step"] / (n * strong) if n <= model["rows"] else None  # a device needs a row
+        row = {
+            "n": n,
+            "all_reduce": seconds,
+            "weak": model["step"] / (model["step"] + seconds),
+            "tag": tag,
+        }
+        row["strong"] = (
+            model["step"] / (n * strong) if n <= model["rows"] else None
+        )  # a device needs a row
         training.append(row)
         if token_seconds:
             small, tag = links.seconds(n, max(256, 2 * model["width"]))
@@ -219,6 +262,15 @@ def scaling(run, model, links, device, token_seconds=None, most=MOST_DEVICES):
         for size, seconds in sorted(times.items())
     ]
     lines = [{"n": n, "alpha": alpha, "beta": beta} for n, (alpha, beta) in lines.items()]
-    found = {"run": find_model.name_of(run), "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
-    found |= {"model": model, "tag": links.tag, "source": links.source, "device": device, "table": table}
+    found = {
+        "run": find_model.name_of(run),
+        "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+    found |= {
+        "model": model,
+        "tag": links.tag,
+        "source": links.source,
+        "device": device,
+        "table": table,
+    }
     return found | {"lines": lines} | forecast(model, links, token_seconds, most)

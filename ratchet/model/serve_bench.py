@@ -1,9 +1,10 @@
 """Speaking: samples from a trained model, and how fast it decodes.
 
-Definitions, for a batch of B rows that begin and end together, G tokens each: TTFT = seconds to the first
-token; TPOT = (t_end - t_first) / (G - 1); interactivity = 1 / TPOT, tokens/s for one user; output tokens/s of
-the device = B (G - 1) / (t_end - t_first). Prompts count in neither. As the rows of a batch move in step, the
-two are tied: this is a sweep over batch sizes, not a test of serving with arrivals.
+Definitions, for a batch of B rows that begin and end together, G tokens each: TTFT = seconds to the
+first token; TPOT = (t_end - t_first) / (G - 1); interactivity = 1 / TPOT, tokens/s for one user;
+output tokens/s of the device = B (G - 1) / (t_end - t_first). Prompts count in neither. As the rows
+of a batch move in step, the two are tied: this is a sweep over batch sizes, not a test of serving
+with arrivals.
 """
 
 import statistics
@@ -25,11 +26,14 @@ def doublings(most):
     return [2**power for power in range(most.bit_length())]
 
 
-def serve_bench(run, device=None, most=MOST_ROWS, prompt=None, new=None, eager=False, tell=lambda text: None):
+def serve_bench(
+    run, device=None, most=MOST_ROWS, prompt=None, new=None, eager=False, tell=lambda text: None
+):
     """Measure decoding of a run's model at growing batches, as far as memory and patience reach.
 
-    {"points": [point()], "limits", "against": seconds of a row's last token with and without its cache, ...}
-    The stopwatch is in the model's own process: a train.py that wants to can lie to it. Raises Refused.
+    {"points": [point()], "limits", "against": seconds of a row's last token with and without its
+    cache, ...} The stopwatch is in the model's own process: a train.py that wants to can lie to it.
+    Raises Refused.
     """
     device = devices.choose(device)
     with decoder(run, device, tell) as model:
@@ -40,7 +44,9 @@ def serve_bench(run, device=None, most=MOST_ROWS, prompt=None, new=None, eager=F
         try:
             found = measured(model, most, prompt, new, eager, tell)
         except (KeyError, TypeError, ZeroDivisionError, IndexError):
-            raise Refused("the model's process gave an answer that is none: see what train.py does") from None
+            raise Refused(
+                "the model's process gave an answer that is none: see what train.py does"
+            ) from None
         level = model.level
     facts = {"run": name_of(run), "device": devices.describe(device)["device"], "isolation": level}
     return facts | found | {"time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
@@ -63,9 +69,15 @@ def measured(model, most, prompt, new, eager, tell):
     if not points:
         raise Refused("there is too little memory for a single row: free some")
     return {
-        "cached": model.ask("about")["cached"] is True, "compiled": compiled, "prompt": prompt, "new": new,
-        "limits": limits, "against": against, "points": points,
-        "frontier": [p["rows"] for p in frontier(points)]}  # fmt: skip
+        "cached": model.ask("about")["cached"] is True,
+        "compiled": compiled,
+        "prompt": prompt,
+        "new": new,
+        "limits": limits,
+        "against": against,
+        "points": points,
+        "frontier": [p["rows"] for p in frontier(points)],
+    }
 
 
 def sweep(model, most, prompt, new, limits, tell):
@@ -86,22 +98,36 @@ def sweep(model, most, prompt, new, limits, tell):
 
 
 def point(rows, new, seen, limits):
-    """The figures of a batch size, G = `new` tokens a row: medians over its repeats, p99 over all gaps."""
+    """The figures of a batch size, G = `new` tokens a row: medians over its repeats, p99 over all
+    gaps.
+    """
     each = [span / (new - 1) for span in seen["spans"]]
     tpot, bound = statistics.median(each), speed_of_light(seen["bytes"], seen["flops"], limits)
     return {
-        "rows": rows, "ttft": statistics.median(seen["first"]), "tpot": tpot, "tpots": each,
-        "interactivity": 1 / tpot, "interactivity_p99": 1 / seen["slow_gap"], "rate": rows / tpot,
-        "bytes": seen["bytes"], "flops": seen["flops"], "bound": bound}  # fmt: skip
+        "rows": rows,
+        "ttft": statistics.median(seen["first"]),
+        "tpot": tpot,
+        "tpots": each,
+        "interactivity": 1 / tpot,
+        "interactivity_p99": 1 / seen["slow_gap"],
+        "rate": rows / tpot,
+        "bytes": seen["bytes"],
+        "flops": seen["flops"],
+        "bound": bound,
+    }
 
 
 def speed_of_light(read, flops, limits):
-    """Seconds that a step takes at least: its bytes at the device's bandwidth, or its FLOPs at its peak."""
+    """Seconds that a step takes at least: its bytes at the device's bandwidth, or its FLOPs at its
+    peak.
+    """
     return max(read / limits["bandwidth"], flops / limits["peak_flops"])
 
 
 def frontier(points):
-    """Points that no other beats in both interactivity and tokens/s of the device, by interactivity."""
+    """Points that no other beats in both interactivity and tokens/s of the device, by
+    interactivity.
+    """
     best = []
     for own in sorted(points, key=lambda p: (p["interactivity"], p["rate"])):
         while best and best[-1]["rate"] <= own["rate"]:

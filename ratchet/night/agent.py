@@ -1,14 +1,14 @@
 """Agents: ask a command for one edit of train.py, in a folder of its own, and see what it did.
 
-Any program that reads a prompt on stdin and edits files in its working folder will do: `claude -p`, `codex
-exec -`, `gemini`, each with the flag that lets it edit, a shell script. `{prompt}` in the command stands for
-a file with the prompt, for programs that read none from stdin. The folder is a small git repository of its
-own with train.py, prepare.py and program.md: nothing that an agent does there reaches the real one. It runs
-in the contestants' sandbox, so that it sees no val rows, no ledger, no referee; the network is open, because
-agents need their API.
+Any program that reads a prompt on stdin and edits files in its working folder will do: `claude -p`,
+`codex exec -`, `gemini`, each with the flag that lets it edit, a shell script. `{prompt}` in the
+command stands for a file with the prompt, for programs that read none from stdin. The folder is a
+small git repository of its own with train.py, prepare.py and program.md: nothing that an agent does
+there reaches the real one. It runs in the contestants' sandbox, so that it sees no val rows, no
+ledger, no referee; the network is open, because agents need their API.
 
-What an agent prints and writes is data. It is parsed for a few fields, cleaned of what a terminal obeys and
-of secrets, and never followed.
+What an agent prints and writes is data. It is parsed for a few fields, cleaned of what a terminal
+obeys and of secrets, and never followed.
 """
 
 import json
@@ -37,7 +37,9 @@ SECONDS = 1800  # for one answer
 IDEA_CHARACTERS = 500
 LAST_CHARACTERS = 100_000  # of what it said, in which an idea is looked for
 # where agents keep their settings and sessions: seen and written by them, if they exist
-SETTINGS = ".claude .claude.json .codex .gemini .config/opencode .local/share/opencode .aider.conf.yml"
+SETTINGS = (
+    ".claude .claude.json .codex .gemini .config/opencode .local/share/opencode .aider.conf.yml"
+)
 SETTINGS += " .config/claude .config/gh-copilot .cursor .qwen"
 PROGRAMS = ".local/bin .local/lib .local/share/claude .nvm .npm-global .bun .volta .cargo/bin .deno"
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
@@ -46,8 +48,8 @@ SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 class Answer(NamedTuple):
     """What came of one call.
 
-    outcome: idea, or why there is none: nothing (no change), files (another file was edited), crash (the
-    agent failed), timeout, output, memory, processes, disk.
+    outcome: idea, or why there is none: nothing (no change), files (another file was edited), crash
+    (the agent failed), timeout, output, memory, processes, disk.
     """
 
     outcome: str
@@ -72,11 +74,13 @@ class Agent:
         self.share, self.network, self.process, self.ended = share, network, None, False
         self.level, self.given = sandbox.best_level(), {}
 
-    # ------------------------------------------------------------------------------------------------
+    # --------------------------------------------------------------------------------------------------
     # One call
 
     def prepare(self, champion):
-        """A fresh folder with the champion's train.py and what belongs to it, under git for the agent."""
+        """A fresh folder with the champion's train.py and what belongs to it, under git for the
+        agent.
+        """
         self.clear()
         work = self.folder / "work"
         work.mkdir(parents=True)
@@ -114,12 +118,21 @@ class Agent:
         programs = [home / name for name in PROGRAMS.split()]
         settings = [home / name for name in SETTINGS.split()] + [*map(Path, self.share)]
         view = sandbox.View(
-            read=(self.folder / "prompt", Path(argv[0]), beside(Path(argv[0]).resolve()), *programs),
-            write=(work, self.folder / "tmp", *settings), network=self.network)  # fmt: skip
+            read=(
+                self.folder / "prompt",
+                Path(argv[0]),
+                beside(Path(argv[0]).resolve()),
+                *programs,
+            ),
+            write=(work, self.folder / "tmp", *settings),
+            network=self.network,
+        )
         argv, mark = sandbox.command(argv, view, self.level), str(self.folder)
         supervisor.end_marked(mark)
         told = {"RATCHET_RUN": mark, "TMPDIR": str(self.folder / "tmp")}
-        env = {key: value for key, value in os.environ.items() if not key.startswith("RATCHET_")} | told
+        env = {
+            key: value for key, value in os.environ.items() if not key.startswith("RATCHET_")
+        } | told
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
         with open(self.folder / "prompt", "rb") as given:
             with supervisor.Watched(argv, env, work, log, mark, given=given) as process:
@@ -150,12 +163,14 @@ class Agent:
 
     def masked(self, text):
         """Without the values of environment variables that look like secrets."""
-        secrets = (value for key, value in os.environ.items() if SECRET.search(key) and len(value) >= 8)
+        secrets = (
+            value for key, value in os.environ.items() if SECRET.search(key) and len(value) >= 8
+        )
         for value in sorted(secrets, key=len, reverse=True):
             text = text.replace(value, "***")
         return text
 
-    # ------------------------------------------------------------------------------------------------
+    # --------------------------------------------------------------------------------------------------
     # What it did
 
     def look(self, champion, code, log):
@@ -171,14 +186,18 @@ class Agent:
             if code:
                 words = supervisor.tail(log) or ["no output"]
                 return Answer("crash", f"{words[-1]:.200} (exit code {code})")
-            return Answer("nothing", "it left train.py as it was (may it edit files without being asked?)")
+            return Answer(
+                "nothing", "it left train.py as it was (may it edit files without being asked?)"
+            )
         return Answer("idea", text=text)
 
 
 def beside(program):
-    """What an agent may read to start: the folder of its program, unless more than the program is there.
+    """What an agent may read to start: the folder of its program, unless more than the program is
+    there.
 
-    A script in the repository or in somebody's home stands alone: beside it are the ledger, or keys.
+    A script in the repository or in somebody's home stands alone: beside it are the ledger, or
+    keys.
     """
     secret = commits.home(), cache_folder(), work_folder(), Path.home()
     open_to_all = any(path.is_relative_to(program.parent) for path in secret)
@@ -195,12 +214,16 @@ def contents(path):
 
 
 def read_idea(path, text):
-    """(idea, expected gain or None): from idea.txt, else from lines `IDEA:` and `GAIN:` of what it said."""
+    """(idea, expected gain or None): from idea.txt, else from lines `IDEA:` and `GAIN:` of what it
+    said.
+    """
     lines = (contents(path) or b"").decode(errors="replace").splitlines()
     lines = [line.strip() for line in lines if line.strip()]
     for word in () if len(lines) >= 2 else ("IDEA", "GAIN"):
         said = re.findall(rf"^[^\w\n]*{word}[^\w\n]*:(.+)", text[-LAST_CHARACTERS:], re.MULTILINE)
-        lines += [words.strip(" \t*_`") for words in said[-1:]] if word == "GAIN" or not lines else []
+        lines += (
+            [words.strip(" \t*_`") for words in said[-1:]] if word == "GAIN" or not lines else []
+        )
     idea = clean(lines[0].encode(errors="replace"))[:IDEA_CHARACTERS] if lines else ""
     number = re.search(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", lines[1][:100]) if len(lines) > 1 else None
     gain = float(number[0]) if number else None
@@ -210,8 +233,8 @@ def read_idea(path, text):
 def parse(log):
     """{"text", "cost", "tokens", "error"} of what an agent printed.
 
-    That is plain text, one JSON object (`claude -p --output-format json`), or one a line (`--output-format
-    stream-json`, `codex exec --json`).
+    That is plain text, one JSON object (`claude -p --output-format json`), or one a line
+    (`--output-format stream-json`, `codex exec --json`).
     """
     found = {"text": "", "cost": 0.0, "tokens": 0, "error": ""}
     events = [*filter(None, map(event, log.splitlines()))] or [event(log)]
@@ -220,7 +243,9 @@ def parse(log):
         if item.get("type") == "agent_message" or isinstance(said.get("result"), str):
             found["text"] += str(item.get("text") or said.get("result") or "") + "\n"
         if said.get("is_error") or said.get("type") in ("error", "turn.failed"):
-            found["error"] = str(said.get("result") or said.get("message") or said.get("error") or "")
+            found["error"] = str(
+                said.get("result") or said.get("message") or said.get("error") or ""
+            )
         found["cost"] += scoring.number(said.get("total_cost_usd"))
         usage = said.get("usage") if said.get("type") in ("result", "turn.completed") else None
         if isinstance(usage, dict):

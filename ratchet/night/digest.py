@@ -1,8 +1,9 @@
-"""The digest: what a campaign has found out so far, in a page that an agent reads before its next idea.
+"""The digest: what a campaign has found out so far, in a page that an agent reads before its next
+idea.
 
-It follows from the ledger, the curves of the runs and the champion's source alone, so that it is the same
-whenever it is made, and it is never longer than MOST_CHARACTERS: the oldest lines go first. Ideas and reasons
-are somebody's words: they stand in quotation marks, on one line, as data.
+It follows from the ledger, the curves of the runs and the champion's source alone, so that it is
+the same whenever it is made, and it is never longer than MOST_CHARACTERS: the oldest lines go
+first. Ideas and reasons are somebody's words: they stand in quotation marks, on one line, as data.
 """
 
 import re
@@ -57,13 +58,21 @@ def digest(campaign, home):
     """The page. home: the folder that `runs/` is in."""
     champion = sources.read_source(campaign.champion["commit"])
     sections = [
-        lineage(campaign), conditions(campaign), latest(campaign, home), almost(campaign),
-        dead_ends(campaign), failures(campaign), untried(campaign, champion.text)]  # fmt: skip
+        lineage(campaign),
+        conditions(campaign),
+        latest(campaign, home),
+        almost(campaign),
+        dead_ends(campaign),
+        failures(campaign),
+        untried(campaign, champion.text),
+    ]
     return fit([section for section in sections if len(section) > 1])
 
 
 def fit(sections, most=MOST_CHARACTERS):
-    """Sections as one text; while that is too long, the longest one loses its second line (the oldest)."""
+    """Sections as one text; while that is too long, the longest one loses its second line (the
+    oldest).
+    """
     while len(text := "\n\n".join("\n".join(section) for section in sections)) > most:
         longest = max(sections, key=lambda section: sum(map(len, section)))
         del longest[1]
@@ -85,7 +94,10 @@ def conditions(campaign):
     """Budget, device, and what a run of the champion uses of them."""
     e, name = campaign.baseline, campaign.champion["source"]
     runs = [
-        run for e in campaign.since for run in e.runs if counts(run) and e.arms[run["arm"]]["source"] == name
+        run
+        for e in campaign.since
+        for run in e.runs
+        if counts(run) and e.arms[run["arm"]]["source"] == name
     ]
     lines = [f"## Conditions\n- {e.arena}, budget {e.budget}, on {e.opens['device']}"]
     if runs:
@@ -93,7 +105,9 @@ def conditions(campaign):
         facts = f"{last.get('steps', 0):,} steps, {last['tokens']:,} tokens ({last['tokens'] / train:,.0f}/s)"
         trunk, lookup = (last.get(key, 0) / 1e6 for key in ("params", "lookup"))
         facts += f", {trunk:.1f} M parameters, {lookup:.1f} M of tables"
-        lines.append(f"- a run of the champion: {facts}, peak memory {last.get('peak_memory_mb', 0):,} MB")
+        lines.append(
+            f"- a run of the champion: {facts}, peak memory {last.get('peak_memory_mb', 0):,} MB"
+        )
     return lines
 
 
@@ -118,13 +132,18 @@ def latest(campaign, home):
 
 def near_misses(campaign):
     """[(Comparison, experiment)] of what was not kept and looked best: worth another form."""
-    found = [(standing(e, campaign), e) for e in tries(campaign) if e.verdict in ("undecided", "discard")]
+    found = [
+        (standing(e, campaign), e) for e in tries(campaign) if e.verdict in ("undecided", "discard")
+    ]
     found = [(gain, e) for gain, e in found if gain and gain.gain > 0]
     return sorted(found, key=lambda pair: pair[0].gain)[-NEAR_MISSES:]
 
 
 def almost(campaign):
-    return ["## Near misses, the best last", *(line_of(e, campaign) for _, e in near_misses(campaign))]
+    return [
+        "## Near misses, the best last",
+        *(line_of(e, campaign) for _, e in near_misses(campaign)),
+    ]
 
 
 def dead_ends(campaign):
@@ -140,8 +159,12 @@ def dead_ends(campaign):
 
 
 def failures(campaign):
-    broken = [e for e in tries(campaign) if e.verdict in ("crash", "timeout", "overtime", "invalid")]
-    words = [f"- {e.n} {e.verdict}, {quoted(e.closes['reason'])}: {quoted(e.idea)}" for e in broken[-6:]]
+    broken = [
+        e for e in tries(campaign) if e.verdict in ("crash", "timeout", "overtime", "invalid")
+    ]
+    words = [
+        f"- {e.n} {e.verdict}, {quoted(e.closes['reason'])}: {quoted(e.idea)}" for e in broken[-6:]
+    ]
     return ["## What failed", *words]
 
 

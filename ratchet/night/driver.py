@@ -1,7 +1,8 @@
 """The night: tries an agent's ideas, one on each device at a time, until a limit is reached.
 
-While the devices try some, the agent is asked for the next (ideas.py); it never decides when to stop. What a
-night needs to go on after kill -9 is on disk: experiments in the ledger, everything else in the journal.
+While the devices try some, the agent is asked for the next (ideas.py); it never decides when to
+stop. What a night needs to go on after kill -9 is on disk: experiments in the ledger, everything
+else in the journal.
 """
 
 import math
@@ -74,7 +75,10 @@ class Night:
     def enter(self):
         """Begin a night, or go on with one of the same agent that never ended."""
         campaign, events = self.bench.campaign(), self.journal.night()
-        same = events and (events[0]["agent"], events[0]["baseline"]) == (self.name, campaign.baseline.n)
+        same = events and (events[0]["agent"], events[0]["baseline"]) == (
+            self.name,
+            campaign.baseline.n,
+        )
         limits = {key: value for key, value in self.limits._asdict().items() if value < math.inf}
         facts = {"agent": self.name, "limits": limits, "baseline": campaign.baseline.n}
         goes_on = same and events[-1]["kind"] != "ends"
@@ -99,9 +103,15 @@ class Night:
         if (self.bench.home / "runs/.stop").exists():
             return "it was stopped"
         spent = self.spent()
-        names = {"device_seconds": "seconds of the device", "cost": "dollars", "calls": "calls of the agent"}
+        names = {
+            "device_seconds": "seconds of the device",
+            "cost": "dollars",
+            "calls": "calls of the agent",
+        }
         for key, most in self.limits._asdict().items():
-            waits = key in ("calls", "cost") and self.journal.waiting()  # what was paid for is tried
+            waits = (
+                key in ("calls", "cost") and self.journal.waiting()
+            )  # what was paid for is tried
             if getattr(spent, key) >= most and not waits:
                 return f"{most:g} {names.get(key, key)} are spent"
         return "" if self.ideas.ready.qsize() else self.ideas.refused
@@ -109,7 +119,9 @@ class Night:
     def run(self):
         """The whole night. Returns why it ended. Raises what a device's thread raised."""
         self.enter()
-        threads = [threading.Thread(target=self.work, args=(bench,), daemon=True) for bench in self.benches]
+        threads = [
+            threading.Thread(target=self.work, args=(bench,), daemon=True) for bench in self.benches
+        ]
         kind = "pauses"
         try:
             with self.ideas:
@@ -124,7 +136,11 @@ class Night:
                 raise error
             kind = "ends"
         finally:  # nobody else writes any more
-            figures = {"idle": self.idle, "busy": self.busy, "active": time.monotonic() - self.begin}
+            figures = {
+                "idle": self.idle,
+                "busy": self.busy,
+                "active": time.monotonic() - self.begin,
+            }
             figures = {name: round(seconds, 1) for name, seconds in figures.items()}
             self.journal.append(kind, why=self.why, lost=[*map(str, self.lost)], **figures)
         (self.bench.home / "runs/.stop").unlink(missing_ok=True)
@@ -164,7 +180,9 @@ class Night:
             self.errors.append(error)
 
     def may_begin(self):
-        """Whether this thread may take an idea: it counts as working then. Notes in `why` that none may."""
+        """Whether this thread may take an idea: it counts as working then. Notes in `why` that none
+        may.
+        """
         with self.lock:
             self.why = self.over()
             enough = len(self.journal.verdicts()) + len(self.working) >= self.limits.experiments
@@ -176,7 +194,9 @@ class Night:
     def handle(self, bench, idea):
         """One idea to its verdict, or back to the agent."""
         while idea := self.up_to_date(idea):
-            failure = self.preflight(bench, idea.commit, idea.idea) if idea.repairs < REPAIRS else None
+            failure = (
+                self.preflight(bench, idea.commit, idea.idea) if idea.repairs < REPAIRS else None
+            )
             if failure:
                 self.suspect(bench, idea.parent, again=idea)
                 self.journal.append("done", call=idea.call, outcome="repair", reason=failure[1])
@@ -197,7 +217,9 @@ class Night:
                 return
 
     def attempt(self, bench, idea):
-        """The experiment; None when the champion has changed, or the night ends before the device is free."""
+        """The experiment; None when the champion has changed, or the night ends before the device
+        is free.
+        """
         told = dict(by=self.name, parent=idea.parent, gain=idea.gain, near=idea.near)
         while True:
             try:
@@ -212,17 +234,25 @@ class Night:
         """The idea on the champion of now; None, noted, when that can't be."""
         campaign = self.bench.campaign()
         champion = campaign.champion["commit"]
-        tried = (e for e in campaign.since if e.role == "try" and e.arms[0]["commit"] == idea.commit)
+        tried = (
+            e for e in campaign.since if e.role == "try" and e.arms[0]["commit"] == idea.commit
+        )
         begun = [e for e in tried if e.closes or e.opens["busy"] == self.bench.busy]
         if idea.parent == champion or (begun and begun[-1].verdict != "overtaken"):
             return idea
         text = knobs.rebased(sources.read_source(idea.commit).text, idea.parent, champion)
         new_source = text and shape(text)["source"]
         if text and new_source not in campaign.known:
-            return idea._replace(commit=commits.commit_text(champion, text, idea.idea), parent=champion)
-        why = "the champion has it, or it was tried" if text else "it collides with the new champion"
+            return idea._replace(
+                commit=commits.commit_text(champion, text, idea.idea), parent=champion
+            )
+        why = (
+            "the champion has it, or it was tried" if text else "it collides with the new champion"
+        )
         back = not text and self.ideas.agent and idea.repairs < REPAIRS
-        self.journal.append("done", call=idea.call, outcome="repair" if back else "stale", reason=why)
+        self.journal.append(
+            "done", call=idea.call, outcome="repair" if back else "stale", reason=why
+        )
         if back:
             self.ideas.broken.put(idea._replace(parent=champion))
         return None
@@ -252,7 +282,7 @@ class Night:
         return bench.place.preflight(trial.Job(source, 0, bench.budget, bench.arena, *where))
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What the command line calls
 
 
@@ -314,7 +344,9 @@ def status(bench):
     found |= {"verdicts": len(journal.verdicts()), "kept": kept}
     for n in open_tries:
         e = bench.now(n)
-        found[f"experiment {n}"] = f"{state_of(e, bench.home)}, runs so far {len(e.runs)}, {quoted(e.idea)}"
+        found[f"experiment {n}"] = (
+            f"{state_of(e, bench.home)}, runs so far {len(e.runs)}, {quoted(e.idea)}"
+        )
     return found
 
 

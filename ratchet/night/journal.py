@@ -22,7 +22,10 @@ class Journal:
     """Append-only; what a power cut left of a line is passed over."""
 
     def __init__(self, home):
-        self.path, self.seen = home / "runs/night.jsonl", (0, [])  # its size, and what was read at that
+        self.path, self.seen = (
+            home / "runs/night.jsonl",
+            (0, []),
+        )  # its size, and what was read at that
         self.path.parent.mkdir(exist_ok=True)
 
     def events(self):
@@ -82,8 +85,8 @@ class Journal:
 def active_seconds(events):
     """How long a night has run, the gaps in which nothing did left out.
 
-    Of a part that came to an end as it says itself: a machine that slept, or a clock that was set, doesn't
-    count. Of one that was killed by its first and last event.
+    Of a part that came to an end as it says itself: a machine that slept, or a clock that was set,
+    doesn't count. Of one that was killed by its first and last event.
     """
     total = part = since = 0.0
     for event in events:

@@ -12,7 +12,8 @@ from ratchet.experiments.sources import read_source
 
 
 def constants(text):
-    """{name: ast.Constant} of the numbers that a source assigns to capitals at its top; {} if unreadable.
+    """{name: ast.Constant} of the numbers that a source assigns to capitals at its top; {} if
+    unreadable.
 
     Those in dicts, too: SIZES = {"small": dict(depth=3)} has one called SIZES.small.depth.
     """
@@ -36,9 +37,17 @@ def numbers_in(literal, name):
     if isinstance(literal, ast.Dict):
         pairs = zip(literal.keys, literal.values)
         pairs = [(key.value, value) for key, value in pairs if isinstance(key, ast.Constant)]
-    elif isinstance(literal, ast.Call) and isinstance(literal.func, ast.Name) and literal.func.id == "dict":
+    elif (
+        isinstance(literal, ast.Call)
+        and isinstance(literal.func, ast.Name)
+        and literal.func.id == "dict"
+    ):
         pairs = [(keyword.arg, keyword.value) for keyword in literal.keywords]
-    return {key: node for part, value in pairs for key, node in numbers_in(value, f"{name}.{part}").items()}
+    return {
+        key: node
+        for part, value in pairs
+        for key, node in numbers_in(value, f"{name}.{part}").items()
+    }
 
 
 def rebased(text, parent, champion):
@@ -68,4 +77,6 @@ def edit_of(old, new):
 def changed_lines(old, new):
     """Lines that one text has and the other has not, without their layout; told apart by side."""
     sides = [{b" ".join(line.split()) for line in text.splitlines()} - {b""} for text in (old, new)]
-    return {(b"-", line) for line in sides[0] - sides[1]} | {(b"+", line) for line in sides[1] - sides[0]}
+    return {(b"-", line) for line in sides[0] - sides[1]} | {
+        (b"+", line) for line in sides[1] - sides[0]
+    }

@@ -22,7 +22,9 @@ from ratchet.untrusted_text import clean, quoted
 AHEAD = 1  # ideas that wait while the devices are busy, beside one for each
 REPAIRS = 2  # times that a crash goes back to the agent
 PIVOT_AFTER, STOP_AFTER = 5, 10  # answers in a row without an idea that runs: a plea, the end
-DRY_AFTER = 8  # experiments in a row that gained nothing, after which a change of direction is asked for
+DRY_AFTER = (
+    8  # experiments in a row that gained nothing, after which a change of direction is asked for
+)
 LIKE = 0.7  # share of changed lines that two ideas have in common, from which on one is flagged
 TASK = """\
 You are called once in a night of experiments: have ONE idea, and make it an edit of `train.py` in this
@@ -60,13 +62,18 @@ class Idea(NamedTuple):
 
 
 class Ideas:
-    """A queue that an agent fills, in a thread of its own; without one the tuner does, when it is empty."""
+    """A queue that an agent fills, in a thread of its own; without one the tuner does, when it is
+    empty.
+    """
 
     def __init__(self, bench, agent, may_ask, ahead):
         """may_ask(): whether the agent may be asked once more. ahead: how many ideas are to wait."""
         self.bench, self.agent, self.may_ask, self.ahead = bench, agent, may_ask, ahead
         self.journal = Journal(bench.home)
-        self.ready, self.broken = queue.Queue(), queue.Queue()  # to be tried; to go back to the agent
+        self.ready, self.broken = (
+            queue.Queue(),
+            queue.Queue(),
+        )  # to be tried; to go back to the agent
         self.lock = threading.Lock()  # of the tuner
         self.enough, self.refused = threading.Event(), ""  # refused: why there will be no more
         self.full = None  # the error of a full disk, which ended the agent's thread
@@ -118,7 +125,9 @@ class Ideas:
             except supervisor.Cancelled:
                 return
             except Exception as error:  # of a thread nobody would see it
-                if is_full(error):  # an answer that can't be noted is paid for nothing: no other call
+                if is_full(
+                    error
+                ):  # an answer that can't be noted is paid for nothing: no other call
                     self.full = error
                     return
                 failures, why = failures + 1, f" (the last one: {type(error).__name__}: {error})"
@@ -130,7 +139,9 @@ class Ideas:
                 return
 
     def give_up(self, broken):
-        """An idea that can't go back to the agent: the crash stands, or it is left where it collided."""
+        """An idea that can't go back to the agent: the crash stands, or it is left where it
+        collided.
+        """
         if broken.failure:
             self.ready.put(broken._replace(repairs=REPAIRS))
         else:
@@ -148,14 +159,18 @@ class Ideas:
             yield event
 
     def answer(self, broken):
-        """Ask once and note what came of it; True if that is an idea. broken: an Idea to be repaired."""
+        """Ask once and note what came of it; True if that is an idea. broken: an Idea to be
+        repaired.
+        """
         self.bench.ledger.check_room(work_folder())  # for what the agent will answer
         campaign = self.bench.campaign()
         parent = broken.parent if broken else campaign.champion["commit"]
         champion = sources.read_source(parent).text
         self.agent.prepare(champion)
         if broken and broken.failure:
-            (self.agent.folder / "work/train.py").write_bytes(sources.read_source(broken.commit).text)
+            (self.agent.folder / "work/train.py").write_bytes(
+                sources.read_source(broken.commit).text
+            )
         prompt = self.prompt(campaign, broken)
         if self.enough.is_set():
             return True
@@ -185,7 +200,9 @@ class Ideas:
             self.put(event)
 
     def compare(self, campaign, text, parent):
-        """{"outcome": "repeat", "reason"} of a source that was tried, or {"near": n} of one like it."""
+        """{"outcome": "repeat", "reason"} of a source that was tried, or {"near": n} of one like
+        it.
+        """
         source = shape(text)["source"]
         for e in campaign.tried:
             if e.arms[0]["source"] == source:
@@ -216,9 +233,13 @@ class Ideas:
             parts.append(REDO.format(idea=quoted(broken.idea), diff=fenced(lines)))
         elif broken:
             status, reason, lines = broken.failure
-            parts.append(REPAIR.format(status=status, reason=quoted(reason, 300), log=fenced(lines)))
+            parts.append(
+                REPAIR.format(status=status, reason=quoted(reason, 300), log=fenced(lines))
+            )
         elif failed := [*self.failures()][:PIVOT_AFTER]:
-            words = [f"- {event['outcome']}: {quoted(event['reason'])}" for event in reversed(failed)]
+            words = [
+                f"- {event['outcome']}: {quoted(event['reason'])}" for event in reversed(failed)
+            ]
             parts.append("Your last answers could not be tried:\n\n" + "\n".join(words))
             if len(failed) == PIVOT_AFTER:
                 parts.append("Do something simpler and different now: one small edit of train.py.")
@@ -235,8 +256,14 @@ class Ideas:
         campaign = self.bench.campaign()
         champion = campaign.champion["commit"]
         known = campaign.known | self.waiting()
-        text, idea = tuner.propose(campaign, sources.read_source(champion).text, self.calls(), known)
-        event = Answer("idea", idea=idea)._asdict() | {"parent": champion, "repairs": REPAIRS, "near": None}
+        text, idea = tuner.propose(
+            campaign, sources.read_source(champion).text, self.calls(), known
+        )
+        event = Answer("idea", idea=idea)._asdict() | {
+            "parent": champion,
+            "repairs": REPAIRS,
+            "near": None,
+        }
         event.pop("text")
         self.note(event | {"commit": commits.commit_text(champion, text, idea)})
 

@@ -46,7 +46,9 @@ def opening(campaign, events, found, kept):
     counts = {}
     for e in found:
         counts[e.verdict] = counts.get(e.verdict, 0) + 1
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())) or "none"
+    verdicts = (
+        ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())) or "none"
+    )
     text = f"{told(len(found), 'experiment')} by {words(events[0]['agent'])}: {verdicts}."
     text += f" It ended because {ended}." if ended else " It has not ended."
     if not kept:
@@ -60,7 +62,9 @@ def opening(campaign, events, found, kept):
 def whole_gain(campaign, kept):
     """The last champion against the one that the night began with, from the runs of both."""
     own = kept[-1].own_scores()
-    before = kept[0].scores(CHAMPION, "champion") + campaign.recent(kept[0].arms[CHAMPION]["source"], kept[0])
+    before = kept[0].scores(CHAMPION, "champion") + campaign.recent(
+        kept[0].arms[CHAMPION]["source"], kept[0]
+    )
     return compare(own, before or kept[0].scores(CHAMPION, "reference"), campaign.noise())
 
 
@@ -69,20 +73,26 @@ def table(campaign, kept):
         return []
     lines = ["| experiment | gain in bpb (95 %) | idea |", "|---|---|---|"]
     return [
-        "\n".join(lines + [f"| {e.n} | {signed(standing(e, campaign))} | {words(e.idea)} |" for e in kept])
+        "\n".join(
+            lines + [f"| {e.n} | {signed(standing(e, campaign))} | {words(e.idea)} |" for e in kept]
+        )
     ]
 
 
 def audited(campaign):
     """What the last audit of these champions says."""
-    audits = [e for e in campaign.all if e.role == "audit" and e.closes and e.n > campaign.kept[-1].n]
+    audits = [
+        e for e in campaign.all if e.role == "audit" and e.closes and e.n > campaign.kept[-1].n
+    ]
     if not audits:
         return []
     lines = [f"Audit (experiment {audits[-1].n}), gain on the baseline:"]
     for split in ("val", "test"):
         names = [arm["name"] for arm in audits[-1].arms]
         gains = [
-            f"{name} {signed(other)}" for name, (_, other) in zip(names, contrast(audits[-1], split)) if other
+            f"{name} {signed(other)}"
+            for name, (_, other) in zip(names, contrast(audits[-1], split))
+            if other
         ]
         lines.append(f"- {split}: {', '.join(gains) or 'the baseline is the only champion'}")
     return ["\n".join(lines)]

@@ -1,10 +1,10 @@
 """The tuner: proposes values for the constants at the top of train.py, without a language model.
 
-It is the control group for one: does the agent find more than a plain search at equal experiments? Each
-proposal moves one or two constants of the champion, those first that were moved least, by a tree-structured
-Parzen estimator (Bergstra et al., 2011; optuna) that has seen all scores of the campaign. It doesn't know
-which constants a run uses: those of a preset for other devices cost it experiments, too. The same ledger
-gives the same proposal.
+It is the control group for one: does the agent find more than a plain search at equal experiments?
+Each proposal moves one or two constants of the champion, those first that were moved least, by a
+tree-structured Parzen estimator (Bergstra et al., 2011; optuna) that has seen all scores of the
+campaign. It doesn't know which constants a run uses: those of a preset for other devices cost it
+experiments, too. The same ledger gives the same proposal.
 """
 
 import math
@@ -17,7 +17,9 @@ from ratchet.night import knobs
 from ratchet.referee.source import shape
 
 MOVED = 1, 1, 2  # how many constants a proposal moves: one of these
-RANGE = math.log(4)  # a constant goes up to four times as high or low; so do the odds of a share in (0, 1)
+RANGE = math.log(
+    4
+)  # a constant goes up to four times as high or low; so do the odds of a share in (0, 1)
 DIGITS = 3  # of a proposed value
 TRIES = 50  # draws until a source is new
 HISTORY = 500  # experiments that it looks back on
@@ -28,7 +30,11 @@ def coordinate(value, center):
     shares = 0 < center < 1
     if value <= 0 or (shares and value >= 1):
         return None
-    odds = math.log(value / (1 - value) / (center / (1 - center))) if shares else math.log(value / center)
+    odds = (
+        math.log(value / (1 - value) / (center / (1 - center)))
+        if shares
+        else math.log(value / center)
+    )
     return max(-1.0, min(1.0, odds / RANGE))
 
 
@@ -46,7 +52,9 @@ def replaced(text, values):
     """Source `text` (bytes) with other numbers for its constants: {name: value}."""
     lines = text.splitlines(keepends=True)
     nodes = knobs.constants(text)
-    for name in sorted(values, key=lambda name: (nodes[name].lineno, nodes[name].col_offset), reverse=True):
+    for name in sorted(
+        values, key=lambda name: (nodes[name].lineno, nodes[name].col_offset), reverse=True
+    ):
         node = nodes[name]
         line, number = lines[node.lineno - 1], repr(values[name]).encode()
         lines[node.lineno - 1] = line[: node.col_offset] + number + line[node.end_col_offset :]
@@ -77,8 +85,8 @@ def times_moved(campaign, names):
 
 
 def propose(campaign, champion, number, known):
-    """(text, idea) of the next proposal: `champion` is a text, `number` makes proposals differ, `known` holds
-    the shapes of sources not to be proposed again. Raises Refused."""
+    """(text, idea) of the next proposal: `champion` is a text, `number` makes proposals differ,
+    `known` holds the shapes of sources not to be proposed again. Raises Refused."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -88,7 +96,9 @@ def propose(campaign, champion, number, known):
     if not movable:
         raise Refused("train.py has no constants at its top to be moved: use another agent")
     draw = random.Random(f"{campaign.baseline.salt} {number}")
-    sampler = optuna.samplers.TPESampler(seed=draw.randrange(2**31), multivariate=False, n_startup_trials=5)
+    sampler = optuna.samplers.TPESampler(
+        seed=draw.randrange(2**31), multivariate=False, n_startup_trials=5
+    )
     study = optuna.create_study(sampler=sampler)
     everywhere = optuna.distributions.FloatDistribution(-1, 1)
     for places, score in history(campaign, centers):
@@ -105,5 +115,7 @@ def propose(campaign, champion, number, known):
         values = {name: value for name, value in values.items() if value != before[name]}
         text = replaced(champion, values)
         if values and shape(text)["source"] not in known:
-            return text, ", ".join(f"{name} {before[name]} -> {values[name]}" for name in sorted(values))
+            return text, ", ".join(
+                f"{name} {before[name]} -> {values[name]}" for name in sorted(values)
+            )
     raise Refused("the tuner finds nothing new to propose: use another agent")

@@ -56,10 +56,11 @@ def compile_libraries():
 
 @functools.cache
 def compile_once():
-    """Have Python compile what contestants import and keep that, unless it did; nothing depends on it.
+    """Have Python compile what contestants import and keep that, unless it did; nothing depends on
+    it.
 
-    Takes milliseconds when it is there. A child imports the modules. It (-I) looks neither at the folder that
-    it is started in nor at PYTHONDONTWRITEBYTECODE, which containers set.
+    Takes milliseconds when it is there. A child imports the modules. It (-I) looks neither at the
+    folder that it is started in nor at PYTHONDONTWRITEBYTECODE, which containers set.
     """
     with suppress(AttributeError, ImportError, OSError, subprocess.SubprocessError):
         if not all(map(has_bytecode, MODULES)):

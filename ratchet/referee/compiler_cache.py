@@ -17,7 +17,8 @@ def cache_name(file):
 
 
 def keep_compiled(job):
-    """Keep the compiler's cache as it is before the first real token: a run can't hand on what it learned.
+    """Keep the compiler's cache as it is before the first real token: a run can't hand on what it
+    learned.
 
     Other runs may do the same at the same time. What none has used for a day goes.
     """

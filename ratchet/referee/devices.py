@@ -43,17 +43,24 @@ def here():
 
 
 def choose(name=None):
-    """The device of this name, by default the best here; cpu:0/4 is the first quarter of the CPU's cores.
+    """The device of this name, by default the best here; cpu:0/4 is the first quarter of the CPU's
+    cores.
 
     Raises Refused.
     """
     is_share = name and re.fullmatch(SHARE, name) and cores(name)
     if is_share and (granted := quota()) < len(cores("cpu")):
         what = f"{name} would share {granted:g} CPUs' time with the others, for more is not granted here"
-        raise Refused(f"{what}: leave it out, or have cores granted (docker: --cpuset-cpus, not --cpus)")
+        raise Refused(
+            f"{what}: leave it out, or have cores granted (docker: --cpuset-cpus, not --cpus)"
+        )
     if not name or name in here() or is_share:
         return name or here()[0]
-    shares = f"; or a share of its {len(CORES)} cores, like cpu:0/2 and cpu:1/2" if len(CORES) > 1 else ""
+    shares = (
+        f"; or a share of its {len(CORES)} cores, like cpu:0/2 and cpu:1/2"
+        if len(CORES) > 1
+        else ""
+    )
     raise Refused(f"there is no device {name!r} here: choose one of {', '.join(here())}{shares}")
 
 
@@ -70,14 +77,17 @@ def socket_and_core(number):
     folder = SYS / f"devices/system/cpu/cpu{number}/topology"
     try:
         return tuple(
-            int((folder / name).read_text(encoding="utf-8")) for name in ("physical_package_id", "core_id")
+            int((folder / name).read_text(encoding="utf-8"))
+            for name in ("physical_package_id", "core_id")
         )
     except (OSError, ValueError):
         return 0, number
 
 
 def cores_allowed():
-    """[numbers of the logical cores of a physical one] that this process may use, in order; [] on macOS."""
+    """[numbers of the logical cores of a physical one] that this process may use, in order; [] on
+    macOS.
+    """
     found, allowed = {}, os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
     for number in sorted(allowed):
         found.setdefault(socket_and_core(number), []).append(number)
@@ -89,17 +99,25 @@ CORES = cores_allowed()  # before any thread is pinned to some of them
 
 
 def cores(device):
-    """Set of the logical cores of a device: all, or the share that cpu:0/4 names, which may have none."""
+    """Set of the logical cores of a device: all, or the share that cpu:0/4 names, which may have
+    none.
+    """
     part, parts = map(int, share.groups()) if (share := re.fullmatch(SHARE, device)) else (0, 1)
     size = len(CORES) // parts if part < parts else 0
     return {number for core in CORES[part * size : (part + 1) * size] for number in core}
 
 
 def classes(numbers):
-    """How many logical cores there are of each class, as text; "" where all of this machine are alike."""
+    """How many logical cores there are of each class, as text; "" where all of this machine are
+    alike.
+    """
     slow = SYS / "devices/cpu_atom/cpus"  # of Intel's hybrids; others tell a capacity
-    ranges = re.findall(r"(\d+)(?:-(\d+))?", slow.read_text(encoding="utf-8")) if slow.exists() else []
-    slow = {number for first, last in ranges for number in range(int(first), int(last or first) + 1)}
+    ranges = (
+        re.findall(r"(\d+)(?:-(\d+))?", slow.read_text(encoding="utf-8")) if slow.exists() else []
+    )
+    slow = {
+        number for first, last in ranges for number in range(int(first), int(last or first) + 1)
+    }
 
     def of(number):
         told = SYS / f"devices/system/cpu/cpu{number}/cpu_capacity"
@@ -113,16 +131,22 @@ def classes(numbers):
 
     every = {number: of(number) for number in {*numbers, *range(psutil.cpu_count())}}
     found = Counter(every[number] for number in sorted(numbers))
-    return ", ".join(f"{n} {name}" for name, n in found.items()) if len({*every.values()}) > 1 else ""
+    return (
+        ", ".join(f"{n} {name}" for name, n in found.items()) if len({*every.values()}) > 1 else ""
+    )
 
 
 def quota():
-    """How many CPUs' time this process is granted: by control groups (versions 1 and 2), by its Slurm job.
+    """How many CPUs' time this process is granted: by control groups (versions 1 and 2), by its
+    Slurm job.
 
     Infinity without a limit.
     """
     slurm = (os.environ.get(f"SLURM_CPUS_{name}", "") for name in ("PER_TASK", "ON_NODE"))
-    groups, granted = SYS / "fs/cgroup", [math.inf, *(int(cpus) for cpus in slurm if cpus.isdigit())]
+    groups, granted = (
+        SYS / "fs/cgroup",
+        [math.inf, *(int(cpus) for cpus in slurm if cpus.isdigit())],
+    )
     memberships = MEMBER.read_text(encoding="utf-8").splitlines() if MEMBER.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in memberships):
         if controllers and "cpu" not in controllers.split(","):
@@ -153,7 +177,9 @@ def pinned(device):
 def cpu_name(used=None):
     """Model and cores of the CPU; used: how many of them, if not all."""
     info, count = Path("/proc/cpuinfo"), psutil.cpu_count()
-    names = re.findall("model name.*: (.*)", info.read_text(encoding="utf-8")) if info.exists() else []
+    names = (
+        re.findall("model name.*: (.*)", info.read_text(encoding="utf-8")) if info.exists() else []
+    )
     share = f"{used} of " if used not in (None, 0, count) else ""
     return f"{(names or [platform.processor() or platform.machine()])[0]}, {share}{count} cores"
 
@@ -168,7 +194,10 @@ def describe(device):
     facts = {"device": kind, "driver": "", "torch": importlib.metadata.version("torch")}
     if device.startswith("cuda") and (found := nvml(device)):
         library, handle = found
-        facts |= {"device": library.nvmlDeviceGetName(handle), "driver": library.nvmlSystemGetDriverVersion()}
+        facts |= {
+            "device": library.nvmlDeviceGetName(handle),
+            "driver": library.nvmlSystemGetDriverVersion(),
+        }
     return facts
 
 
@@ -185,16 +214,24 @@ def throttled(device):
     if not device.startswith("cuda") or not (found := nvml(device)):
         return ""
     library, handle = found
-    words = {"SwThermalSlowdown": "heat", "HwThermalSlowdown": "heat", "HwPowerBrakeSlowdown": "power brake"}
+    words = {
+        "SwThermalSlowdown": "heat",
+        "HwThermalSlowdown": "heat",
+        "HwPowerBrakeSlowdown": "power brake",
+    }
     with suppress(library.NVMLError):
         bits = library.nvmlDeviceGetCurrentClocksEventReasons(handle)
-        held = {w for k, w in words.items() if bits & getattr(library, f"nvmlClocksEventReason{k}", 0)}
+        held = {
+            w for k, w in words.items() if bits & getattr(library, f"nvmlClocksEventReason{k}", 0)
+        }
         return ", ".join(sorted(held))
     return ""
 
 
 def seat(device):
-    """A name of the device that no other has: machines may share a home, or give one name to several."""
+    """A name of the device that no other has: machines may share a home, or give one name to
+    several.
+    """
     name = device
     if device.startswith("cuda") and (found := nvml(device)):
         name = found[0].nvmlDeviceGetUUID(found[1])
@@ -214,7 +251,8 @@ def overlap(first, second):
 
 @contextmanager
 def exclusive(device, tell=lambda text: None, pause=time.sleep):
-    """Hold a device: waits, by `pause`, while another run of this user has a part. A dying process lets go.
+    """Hold a device: waits, by `pause`, while another run of this user has a part. A dying process
+    lets go.
 
     This thread and what it starts are on the device's cores meanwhile.
     """

@@ -1,7 +1,8 @@
-"""Curves: reads the training losses that runs left, tells whether a run can still catch up with others.
+"""Curves: reads the training losses that runs left, tells whether a run can still catch up with
+others.
 
-The file is the contestant's own: only numbers are taken from it, and all that it can do with wrong ones is to
-have itself stopped, or not.
+The file is the contestant's own: only numbers are taken from it, and all that it can do with wrong
+ones is to have itself stopped, or not.
 """
 
 import json
@@ -45,12 +46,17 @@ def shares(points, budget):
     amount, unit = re.fullmatch(r"(.*\d)([a-z]+)", budget).groups()
     if unit not in ("s", "tok"):
         return []
-    return sorted(((s if unit == "s" else tokens) / float(amount), loss) for s, tokens, loss in points)
+    return sorted(
+        ((s if unit == "s" else tokens) / float(amount), loss) for s, tokens, loss in points
+    )
 
 
 def at(points, share):
     """The mean loss of points in order over the WINDOW that ends at a share, or None."""
-    first, last = bisect_right(points, (share - WINDOW, math.inf)), bisect_right(points, (share, math.inf))
+    first, last = (
+        bisect_right(points, (share - WINDOW, math.inf)),
+        bisect_right(points, (share, math.inf)),
+    )
     return fmean(loss for _, loss in points[first:last]) if last > first else None
 
 
@@ -68,7 +74,9 @@ def reference(curves):
 
 
 def lost(points, reference, catch_up=CATCH_UP):
-    """Why a run can't catch up with the champion any more, at the first share where that is seen; or ""."""
+    """Why a run can't catch up with the champion any more, at the first share where that is seen;
+    or "".
+    """
     for share, mean, gained, deviation in reference:
         if not points or points[-1][0] < share or (loss := at(points, share)) is None:
             return ""

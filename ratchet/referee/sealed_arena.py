@@ -22,7 +22,9 @@ def load_arena(name, folder=None):
     """An arena that is prepared; its files are what arena.json says. Raises Refused."""
     folder = folder or cache_folder() / name
     if not (folder / "arena.json").exists():
-        raise Refused(f"arena {name} is not prepared: run `uv run prepare.py --arena {name}` (--text) first")
+        raise Refused(
+            f"arena {name} is not prepared: run `uv run prepare.py --arena {name}` (--text) first"
+        )
     with suppress(OSError):
         os.chmod(folder / "train.tokens", 0o644)  # who was handed a file can change its mode
     data = (folder / "arena.json").read_bytes()
@@ -30,7 +32,9 @@ def load_arena(name, folder=None):
     for file, known in facts["sha256"].items():
         found = (folder / file).stat()
         if hash_of(folder / file, found.st_size, found.st_mtime_ns) != known:
-            raise Refused(f"{folder / file} is not what was prepared: delete {folder} and prepare it again")
+            raise Refused(
+                f"{folder / file} is not what was prepared: delete {folder} and prepare it again"
+            )
     return Arena(name, folder, sha256(data)[:12], facts["seconds"])
 
 

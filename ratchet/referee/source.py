@@ -18,8 +18,12 @@ class Source(NamedTuple):
     text: bytes
 
     def facts(self):
-        """What the ledger says of it. `source` is equal for texts that differ in layout and comments only."""
-        return {"name": self.name, "commit": self.commit, "file": sha256(self.text)} | shape(self.text)
+        """What the ledger says of it. `source` is equal for texts that differ in layout and
+        comments only.
+        """
+        return {"name": self.name, "commit": self.commit, "file": sha256(self.text)} | shape(
+            self.text
+        )
 
 
 def shape(text):
@@ -31,7 +35,9 @@ def shape(text):
                 node.body[0] = ast.Pass()
         plain = ast.unparse(tree).encode()
         # a long token counts as many: code could hide in a string
-        size = sum(1 + len(token.string) // 20 for token in tokenize.tokenize(io.BytesIO(plain).readline))
+        size = sum(
+            1 + len(token.string) // 20 for token in tokenize.tokenize(io.BytesIO(plain).readline)
+        )
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         plain, size = text, len(text)
     return {"source": sha256(plain)[:16], "size": size}

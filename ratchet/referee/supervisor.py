@@ -1,4 +1,6 @@
-"""Guards: runs an untrusted program, its log, memory, processes bounded; sees what else uses the device."""
+"""Guards: runs an untrusted program, its log, memory, processes bounded; sees what else uses the
+device.
+"""
 
 import ctypes
 import json
@@ -60,11 +62,12 @@ def tail(log):
 
 
 class Watched:
-    """An untrusted program in a session of its own; its log is capped, its memory polled, all of it killed.
+    """An untrusted program in a session of its own; its log is capped, its memory polled, all of it
+    killed.
 
-    argv, environment, folder: as for subprocess. log: file for what it prints. mark: value of RATCHET_RUN in
-    its environment, by which processes that left its tree are found. passed: a socket of it, closed here.
-    given: an open file that is its stdin.
+    argv, environment, folder: as for subprocess. log: file for what it prints. mark: value of
+    RATCHET_RUN in its environment, by which processes that left its tree are found. passed: a
+    socket of it, closed here. given: an open file that is its stdin.
     """
 
     def __init__(self, argv, environment, folder, log, mark, passed=None, given=subprocess.DEVNULL):
@@ -73,9 +76,16 @@ class Watched:
         self.limit = MEMORY_SHARE * psutil.virtual_memory().available
         adopt_orphans()
         self.popen = subprocess.Popen(
-            argv, env=environment, cwd=folder, stdin=given, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, pass_fds=[passed.fileno()] if passed else [],
-            start_new_session=True, preexec_fn=die_with_parent)  # fmt: skip
+            argv,
+            env=environment,
+            cwd=folder,
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[passed.fileno()] if passed else [],
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
         if passed:
             passed.close()
         os.set_blocking(self.popen.stdout.fileno(), False)
@@ -120,7 +130,8 @@ class Watched:
         self.peak_bytes = max(self.peak_bytes, total)
         if total > self.limit:
             raise Ended(
-                "memory", f"it took {total / 2**30:.1f} GB of memory, {self.limit / 2**30:.1f} were free"
+                "memory",
+                f"it took {total / 2**30:.1f} GB of memory, {self.limit / 2**30:.1f} were free",
             )
         if len(processes) > MOST_PROCESSES:
             raise Ended("processes", f"it started more than {MOST_PROCESSES} processes")
@@ -146,7 +157,8 @@ class Watched:
         return self.popen.returncode
 
     def message(self, channel, seconds, slow, look=lambda: None):
-        """(its next message, when it came); raises Ended when it ends first, or, saying `slow`, too late.
+        """(its next message, when it came); raises Ended when it ends first, or, saying `slow`, too
+        late.
 
         look() is called all the while.
         """
@@ -182,7 +194,8 @@ class Watched:
         words = [line for line in text.splitlines() if line.strip()]
         how = f"killed by {signal_name(-code)}" if code and code < 0 else f"exit code {code}"
         return Ended(
-            "crash", (words[-1].removeprefix("ratchet: ")[:300] if words else "no output") + f" ({how})"
+            "crash",
+            (words[-1].removeprefix("ratchet: ")[:300] if words else "no output") + f" ({how})",
         )
 
     def kill(self):
@@ -222,7 +235,9 @@ def alive(process):
 
 
 def adopt_orphans():
-    """Processes that a contestant leaves behind become children of this one (Linux), where they are found."""
+    """Processes that a contestant leaves behind become children of this one (Linux), where they are
+    found.
+    """
     if LIBC:
         LIBC.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 

@@ -1,9 +1,9 @@
 """The referee: runs one commit under its own clock, has it scored, decides.
 
-A contestant is never believed. It gets the training tokens when it says that it is ready: that starts the
-clock. It has its weights on disk when it says that it is done: that stops the clock, and it is killed. Its
-weights go to `prepare.py score`, which runs its model in a second sandbox. Counts that only the contestant
-knows (steps, tokens) are noted as told.
+A contestant is never believed. It gets the training tokens when it says that it is ready: that
+starts the clock. It has its weights on disk when it says that it is done: that stops the clock, and
+it is killed. Its weights go to `prepare.py score`, which runs its model in a second sandbox. Counts
+that only the contestant knows (steps, tokens) are noted as told.
 """
 
 import os
@@ -30,8 +30,8 @@ from ratchet.referee.source import Source
 class Job(NamedTuple):
     """One run to do: everything that execution needs to know, on whatever machine.
 
-    target: new folder for what the run leaves. compiled: kept compiler caches. splits: what to score.
-    reference: the champion's curve, to end a run that can't catch up with it.
+    target: new folder for what the run leaves. compiled: kept compiler caches. splits: what to
+    score. reference: the champion's curve, to end a run that can't catch up with it.
     """
 
     source: Source
@@ -47,7 +47,9 @@ class Job(NamedTuple):
 
     @property
     def seconds(self):
-        """On the clock at most: a budget of tokens or FLOPs may take ten times as long as the arena's."""
+        """On the clock at most: a budget of tokens or FLOPs may take ten times as long as the
+        arena's.
+        """
         return float(self.budget[:-1]) if self.budget.endswith("s") else 10.0 * self.arena.seconds
 
     @property
@@ -57,7 +59,9 @@ class Job(NamedTuple):
 
     @property
     def live(self):
-        """Folder in which it runs: the same for all runs on a device, as compiler caches know their path."""
+        """Folder in which it runs: the same for all runs on a device, as compiler caches know their
+        path.
+        """
         return work_folder() / ".live" / devices.seat(self.device)
 
 
@@ -76,12 +80,18 @@ class Clock:
 def run(job):
     """Run one contestant with one seed, have it scored; returns the facts of the run.
 
-    status: ok, crash, timeout (no submit), overtime (late), invalid (its score or its files), hopeless (if a
-    reference is given), or what it took too much of: memory, output, processes, disk. The device is held
-    meanwhile.
+    status: ok, crash, timeout (no submit), overtime (late), invalid (its score or its files),
+    hopeless (if a reference is given), or what it took too much of: memory, output, processes,
+    disk. The device is held meanwhile.
     """
     live, level, clock = job.live, sandbox.best_level(), Clock()
-    facts = {"seed": job.seed, "budget": job.budget, "status": "ok", "reason": "", "isolation": level}
+    facts = {
+        "seed": job.seed,
+        "budget": job.budget,
+        "status": "ok",
+        "reason": "",
+        "isolation": level,
+    }
     facts |= devices.describe(job.device) | job.source.facts() | {"shared": False, "on": job.device}
     facts["seconds"] = clock.seconds
     with devices.exclusive(job.device, pause=supervisor.pause):
@@ -91,10 +101,15 @@ def run(job):
             facts |= judge(job, level, facts, told)
         except supervisor.Ended as end:
             facts |= {"status": end.status, "reason": str(end)}
-        except Exception as error:  # whatever a contestant provokes is a row, not a run that never was
+        except (
+            Exception
+        ) as error:  # whatever a contestant provokes is a row, not a run that never was
             facts |= {"status": "crash", "reason": f"{type(error).__name__}: {error}"[:300]}
         clock.enter("end")
-        facts |= {"throttled": devices.throttled(job.device), "tail": supervisor.tail(live / "run.log")}
+        facts |= {
+            "throttled": devices.throttled(job.device),
+            "tail": supervisor.tail(live / "run.log"),
+        }
         keep_files(job)
     return facts
 
@@ -102,7 +117,8 @@ def run(job):
 def place(job):
     """Fresh folders: code (sealed prepare.py, the contestant), out, tmp, cache.
 
-    The cache is what the compiler made for the same source before its first real token, or for the baseline.
+    The cache is what the compiler made for the same source before its first real token, or for the
+    baseline.
     """
     supervisor.end_marked(str(job.live / "out"), str(job.live / "score"))
     remove(job.live)
@@ -124,8 +140,10 @@ def started(job, level):
     live, arena, (ours, theirs) = job.live, job.arena, socket.socketpair()
     view = sandbox.View(
         read=(live / "code", arena.folder / "arena.json", arena.folder / "tokenizer.json"),
-        write=(live / "out", live / "cache", live / "tmp"), device=job.device,
-        file_bytes=WEIGHT_BYTES)  # fmt: skip
+        write=(live / "out", live / "cache", live / "tmp"),
+        device=job.device,
+        file_bytes=WEIGHT_BYTES,
+    )
     argv = sandbox.command([sys.executable, str(live / "code/train.py")], view, level)
     env = environment(job) | {"RATCHET_REFEREE": str(theirs.fileno())}
     log, mark = live / "run.log", env["RATCHET_RUN"]
@@ -136,7 +154,8 @@ def started(job, level):
 def preflight(job):
     """Bring a contestant to its first training step and no further; the device is held meanwhile.
 
-    Returns (status, reason, last lines of its log) if it doesn't come so far, else None. This is no run.
+    Returns (status, reason, last lines of its log) if it doesn't come so far, else None. This is no
+    run.
     """
     with devices.exclusive(job.device, pause=supervisor.pause):
         try:
@@ -147,13 +166,19 @@ def preflight(job):
         except supervisor.Ended as end:
             return end.status, str(end), supervisor.tail(job.live / "run.log")
         except Exception as error:  # whatever a contestant provokes
-            return "crash", f"{type(error).__name__}: {error}"[:300], supervisor.tail(job.live / "run.log")
+            return (
+                "crash",
+                f"{type(error).__name__}: {error}"[:300],
+                supervisor.tail(job.live / "run.log"),
+            )
         finally:
             remove(job.live)
 
 
 def compete(job, level, clock, facts):
-    """The contestant's part of a run: adds to `facts` what was seen, returns what it told. Raises Ended."""
+    """The contestant's part of a run: adds to `facts` what was seen, returns what it told. Raises
+    Ended.
+    """
     with started(job, level) as (process, ours):
         load, energy = foreign_load.Load(job.device, process), devices.joules(job.device)
         try:
@@ -207,7 +232,11 @@ def keep_files(job):
     """Move what a run leaves to its folder."""
     score, model = job.live / "score", job.live / "score/model"
     with all_at_once(job.target) as part:
-        for path in [*(model.iterdir() if model.exists() else []), job.live / "run.log", score / "score.log"]:
+        for path in [
+            *(model.iterdir() if model.exists() else []),
+            job.live / "run.log",
+            score / "score.log",
+        ]:
             if path.exists():
                 shutil.move(path, part / path.name)
         (part / "train.py").write_bytes(job.source.text)

@@ -32,16 +32,23 @@ def collect(ledger, home):
     found = campaigns(experiments)
     order = [(bool(campaign.baseline), campaign.all[-1].n) for campaign in found]
     return {
-        "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "lines": len(ledger.rows()),
-        "head": ledger.head(), "problems": find_problems(ledger),
+        "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "lines": len(ledger.rows()),
+        "head": ledger.head(),
+        "problems": find_problems(ledger),
         "latest": max(range(len(order)), key=order.__getitem__, default=0),
         "campaigns": [campaign_data(campaign, home, diffs, shown) for campaign in found],
-        "nights": nights(home), "cheats": cheats(),
-        "decoding": kept(home / MEASURED[0]), "scaling": kept(home / MEASURED[1])}  # fmt: skip
+        "nights": nights(home),
+        "cheats": cheats(),
+        "decoding": kept(home / MEASURED[0]),
+        "scaling": kept(home / MEASURED[1]),
+    }
 
 
 def cheats():
-    """{isolation level: {"known": number of cheats that competed there, "open": those that get through}}."""
+    """{isolation level: {"known": number of cheats that competed there, "open": those that get
+    through}}.
+    """
     found, results = {}, (kept(ROOT / "benchmarks/cheats.json") or {"results": {}})["results"]
     for name, levels in results.items():
         for level, seen in levels.items():
@@ -69,7 +76,9 @@ def campaign_data(campaign, home, diffs, shown):
     """All that the page has on one campaign."""
     own = campaign.all
     last, noise = own[-1], campaign.noise() if campaign.baseline else None
-    found = {name: last.opens[name] for name in ("arena", "seal", "budget", "device", "driver", "torch")}
+    found = {
+        name: last.opens[name] for name in ("arena", "seal", "budget", "device", "driver", "torch")
+    }
     found |= {"sigma": noise and finite(noise.sigma), "df": noise and noise.df}
     found["experiments"] = [experiment_data(e, campaign, home, diffs, shown) for e in own]
     found |= {"champions": champions(campaign), "sigmas": sigmas(campaign), "audit": audit(own)}
@@ -80,7 +89,9 @@ def campaign_data(campaign, home, diffs, shown):
 
 
 def champions(campaign):
-    """[{n, mean, half, gain, low, high}] of all valid runs of each champion; gains are on the first."""
+    """[{n, mean, half, gain, low, high}] of all valid runs of each champion; gains are on the
+    first.
+    """
     if not campaign.baseline:
         return []
     noise, rows, first = campaign.noise(), [], None
@@ -115,7 +126,9 @@ def audit(own):
         return []
     pairs = zip(*(compared(audits[-1], split) for split in SPLITS["audit"]))
     return [
-        {"name": on["name"], "val": on, "test": test} for on, test in pairs if "gain" in on and "gain" in test
+        {"name": on["name"], "val": on, "test": test}
+        for on, test in pairs
+        if "gain" in on and "gain" in test
     ]
 
 
@@ -123,12 +136,16 @@ def warnings(runs):
     """What a reader should know before any number."""
     found = []
     if levels := {run["isolation"] for run in runs} - {"bubblewrap", "landlock"}:
-        found.append(f"isolation was {', '.join(sorted(levels))}: what a contestant could reach, nobody saw")
+        found.append(
+            f"isolation was {', '.join(sorted(levels))}: what a contestant could reach, nobody saw"
+        )
     if why := {run.get("throttled") for run in runs} - {"", None}:
         found.append(f"the device was throttled by {', '.join(sorted(why))}")
     if shared := sum(run["shared"] for run in runs):
         busy = sum(run["shared"] and run["busy"] for run in runs)
-        found.append(f"other programs used the device in {shared} runs, of which {busy} count (--busy)")
+        found.append(
+            f"other programs used the device in {shared} runs, of which {busy} count (--busy)"
+        )
     return found
 
 
@@ -141,13 +158,25 @@ def experiment_data(e, campaign, home, diffs, shown):
     noise = campaign.noise() if campaign.baseline else None
     mean, half = mean_of(scores, noise)
     found = {
-        "n": e.n, "time": e.time, "role": e.role, "by": cut(e.opens.get("by", "")),
-        "idea": cut(e.opens.get("idea", "")), "verdict": state_of(e, home),
-        "reason": cut(e.closes.get("reason", "")), "runs": len(e.runs), "mean": mean, "half": half,
-        "scores": scores, "said": e.opens.get("gain"), "near": e.opens.get("near"),
-        "commit": e.arms[CANDIDATE]["commit"][:10], "arms": [cut(arm["name"]) for arm in e.arms],
-        "ended": (e.closes or e.opens)["time"], "seeds": [r["seed"] for r in valid],
-        "disturbed": sum(map(disturbed, e.runs))}  # fmt: skip
+        "n": e.n,
+        "time": e.time,
+        "role": e.role,
+        "by": cut(e.opens.get("by", "")),
+        "idea": cut(e.opens.get("idea", "")),
+        "verdict": state_of(e, home),
+        "reason": cut(e.closes.get("reason", "")),
+        "runs": len(e.runs),
+        "mean": mean,
+        "half": half,
+        "scores": scores,
+        "said": e.opens.get("gain"),
+        "near": e.opens.get("near"),
+        "commit": e.arms[CANDIDATE]["commit"][:10],
+        "arms": [cut(arm["name"]) for arm in e.arms],
+        "ended": (e.closes or e.opens)["time"],
+        "seeds": [r["seed"] for r in valid],
+        "disturbed": sum(map(disturbed, e.runs)),
+    }
     if e.role == "try":
         found |= interval(gained) if (gained := standing(e, campaign)) else {}
         found["diff"] = cut(diffs[e.opens["parent"], e.arms[CANDIDATE]["commit"]], DIFF)
@@ -180,13 +209,20 @@ def figures(run, home):
     if not run:
         return {}
     seconds = run["seconds"].get("train")
-    found = {key: run.get(key) for key in FIGURES} | {"isolation": run["isolation"], "train": seconds}
+    found = {key: run.get(key) for key in FIGURES} | {
+        "isolation": run["isolation"],
+        "train": seconds,
+    }
     found["rate"] = run["tokens"] / seconds if seconds and run.get("tokens") else None
-    found["probes"] = {name: shown for name, (_, shown) in (run.get("val", {}).get("probes") or {}).items()}
+    found["probes"] = {
+        name: shown for name, (_, shown) in (run.get("val", {}).get("probes") or {}).items()
+    }
     config = home / run.get("folder", "none") / "config.json"
     try:
         facts = json.loads(config.read_bytes())
-        found["architecture"] = cut(", ".join(f"{key} {value}" for key, value in facts.items()), 300)
+        found["architecture"] = cut(
+            ", ".join(f"{key} {value}" for key, value in facts.items()), 300
+        )
     except (OSError, ValueError, AttributeError, RecursionError):
         found["architecture"] = ""
     return found
@@ -197,4 +233,6 @@ def curve(run, home):
     points = early_stopping.read(home / run["folder"] / "curve.jsonl")[0] if "folder" in run else []
     size = math.ceil(len(points) / POINTS) or 1
     pieces = [points[i : i + size] for i in range(0, len(points), size)]
-    return [[float(f"{sum(column) / len(piece):.5g}") for column in zip(*piece)] for piece in pieces]
+    return [
+        [float(f"{sum(column) / len(piece):.5g}") for column in zip(*piece)] for piece in pieces
+    ]

@@ -16,19 +16,27 @@ PAGE = Path(__file__).with_name("page")
 
 
 def render(data, live=False):
-    """The page of collected data, plotly, style and script in one file. live: it asks for news itself."""
+    """The page of collected data, plotly, style and script in one file. live: it asks for news
+    itself.
+    """
     parts = {"plotly": library(), "data": packed(data), "live": json.dumps(live)}
     parts |= {name: (PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "page.js")}
     head, *rest = (PAGE / "page.html").read_text(encoding="utf-8").split("{{")
-    return head + "".join(parts[piece.partition("}}")[0]] + piece.partition("}}")[2] for piece in rest)
+    return head + "".join(
+        parts[piece.partition("}}")[0]] + piece.partition("}}")[2] for piece in rest
+    )
 
 
 @functools.cache
 def library():
-    """plotly's script, in ASCII, which a browser reads faster: some of its regular expressions aren't."""
+    """plotly's script, in ASCII, which a browser reads faster: some of its regular expressions
+    aren't.
+    """
     import plotly
 
-    return re.sub(r"[^\x00-\x7f]", lambda found: f"\\u{ord(found[0]):04x}", plotly.offline.get_plotlyjs())
+    return re.sub(
+        r"[^\x00-\x7f]", lambda found: f"\\u{ord(found[0]):04x}", plotly.offline.get_plotlyjs()
+    )
 
 
 def write(home, folder):

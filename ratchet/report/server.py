@@ -12,8 +12,10 @@ from ratchet.report import render
 HOST = "127.0.0.1"
 HEADERS = {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data: blob:; worker-src blob:",
-    "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
-}  # fmt: skip
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 
 
 class Live:
@@ -25,11 +27,16 @@ class Live:
     def stamp(self):
         paths = [self.home / name for name in ("ledger.jsonl", *report_data.MEASURED)]
         facts = [path.stat() for path in paths if path.exists()]
-        files = " ".join(f"{each.st_size} {each.st_mtime_ns} {each.st_ino}" for each in facts) or "empty"
+        files = (
+            " ".join(f"{each.st_size} {each.st_mtime_ns} {each.st_ino}" for each in facts)
+            or "empty"
+        )
         return " ".join([files, *map(str, all_running(self.home))])
 
     def data(self):
-        """Collected data; a ledger that has changed is read from its first line on: it may be another."""
+        """Collected data; a ledger that has changed is read from its first line on: it may be
+        another.
+        """
         stamp = self.stamp()
         if stamp != self.made[0]:
             self.made = stamp, report_data.collect(Ledger(self.home), self.home)
@@ -47,7 +54,9 @@ class Live:
 
 
 def handler(live, port, key):
-    """The request handler of a server on a port, for those who know the key: an agent can reach the port."""
+    """The request handler of a server on a port, for those who know the key: an agent can reach the
+    port.
+    """
     names = {f"{name}:{port}" for name in (HOST, "localhost")}
 
     class Handler(BaseHTTPRequestHandler):
@@ -59,7 +68,9 @@ def handler(live, port, key):
                 return self.send_error(404, "open the address that `ratchet watch` has printed")
             try:
                 found = live.answer(path.partition("?")[0])
-            except Exception as error:  # a page that asks again in a second is better served by an answer
+            except (
+                Exception
+            ) as error:  # a page that asks again in a second is better served by an answer
                 return self.send_error(503, "the ledger can't be read now", str(error))
             if not found:
                 return self.send_error(404)
@@ -83,7 +94,12 @@ def server(home, port=0):
     try:
         made = ThreadingHTTPServer((HOST, port), BaseHTTPRequestHandler)
     except OSError as error:
-        raise Refused(f"port {port} can't be used ({error.strerror}): choose another with --port") from None
+        raise Refused(
+            f"port {port} can't be used ({error.strerror}): choose another with --port"
+        ) from None
     port, key = made.server_address[1], secrets.token_urlsafe(8)
-    made.RequestHandlerClass, made.url = handler(Live(home), port, key), f"http://{HOST}:{port}/{key}/"
+    made.RequestHandlerClass, made.url = (
+        handler(Live(home), port, key),
+        f"http://{HOST}:{port}/{key}/",
+    )
     return made

@@ -1,4 +1,6 @@
-"""The relay: sends an experiment that has its verdict to Weights & Biases, where the user asks for it."""
+"""The relay: sends an experiment that has its verdict to Weights & Biases, where the user asks for
+it.
+"""
 
 import os
 
@@ -19,16 +21,19 @@ def asked():
 
 
 def check(wanted):
-    """Exit code 2, before anything starts, if wandb is wanted or asked for and has no key, or is missing."""
+    """Exit code 2, before anything starts, if wandb is wanted or asked for and has no key, or is
+    missing.
+    """
     if wanted or asked():
         wandb_settings(wanted)
 
 
 def send(e, home):
-    """One run there for each run here, in a group for the experiment; the change as an artifact of the first.
+    """One run there for each run here, in a group for the experiment; the change as an artifact of
+    the first.
 
-    It is the referee that sends: a contestant has neither the network nor the key. Raises an error of wandb's
-    when no server answers within SECONDS.
+    It is the referee that sends: a contestant has neither the network nor the key. Raises an error
+    of wandb's when no server answers within SECONDS.
     """
     import wandb
 
@@ -40,11 +45,18 @@ def send(e, home):
         config = shared | {"seed": run["seed"], "commit": e.arms[run["arm"]]["commit"]}
         settings = wandb.Settings(console="off", silent=True, **waits)
         with wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "ratchet"), group=f"experiment-{e.n}", name=name,
-            job_type=run["phase"], config=config, dir=home / "runs", reinit="create_new",
+            project=os.environ.get("WANDB_PROJECT", "ratchet"),
+            group=f"experiment-{e.n}",
+            name=name,
+            job_type=run["phase"],
+            config=config,
+            dir=home / "runs",
+            reinit="create_new",
             settings=settings,
-        ) as told:  # fmt: skip
-            for seconds, tokens, loss in early_stopping.read(home / run["folder"] / "curve.jsonl")[0]:
+        ) as told:
+            for seconds, tokens, loss in early_stopping.read(home / run["folder"] / "curve.jsonl")[
+                0
+            ]:
                 told.log({"seconds": seconds, "tokens": tokens, "loss": loss})
             told.summary.update({key: run[key] for key in FIGURES if key in run})
             told.summary["verdict"] = e.verdict

@@ -13,13 +13,17 @@ import torch
 
 
 def cgroup_cores(groups=Path("/sys/fs/cgroup"), member=Path("/proc/self/cgroup")):
-    """How many cores' time control groups (versions 1 and 2) grant this process; infinity without a limit."""
+    """How many cores' time control groups (versions 1 and 2) grant this process; infinity without a
+    limit.
+    """
     granted = [math.inf]
     memberships = member.read_text(encoding="utf-8").splitlines() if member.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in memberships):
         if controllers and "cpu" not in controllers.split(","):
             continue
-        folder = groups / controllers / path.lstrip("/")  # of version 1: in a container it may be above
+        folder = (
+            groups / controllers / path.lstrip("/")
+        )  # of version 1: in a container it may be above
         for group in (folder, *folder.parents):
             with suppress(OSError, ValueError):  # "max 100000": no limit; -1 in version 1
                 files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
@@ -30,14 +34,22 @@ def cgroup_cores(groups=Path("/sys/fs/cgroup"), member=Path("/proc/self/cgroup")
 
 
 def usable_cores():
-    """How many cores this process may keep busy: of its affinity, its control groups, its Slurm job."""
+    """How many cores this process may keep busy: of its affinity, its control groups, its Slurm
+    job.
+    """
     slurm = (os.environ.get(f"SLURM_CPUS_{name}", "") for name in ("PER_TASK", "ON_NODE"))
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min(allowed, cgroup_cores(), *(int(cores) for cores in slurm if cores.isdigit()))))
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return max(
+        1, int(min(allowed, cgroup_cores(), *(int(cores) for cores in slurm if cores.isdigit())))
+    )
 
 
 def limit_threads():
-    """Give torch and tokenizers no more threads than usable_cores(); torch obeys OMP_NUM_THREADS if set."""
+    """Give torch and tokenizers no more threads than usable_cores(); torch obeys OMP_NUM_THREADS if
+    set.
+    """
     os.environ.setdefault("RAYON_NUM_THREADS", str(usable_cores()))
     if not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
@@ -46,7 +58,8 @@ def limit_threads():
 @functools.cache
 def settle():
     """Keep freed memory, so that large CPU tensors aren't mapped and zeroed anew; avoid broken AMX."""
-    # what the processor says it can do is believed: else each process has the compiler prove it, for seconds
+    # what the processor says it can do is believed: else each process has the compiler prove it,
+    # for seconds
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX

@@ -43,10 +43,11 @@ def matmul_rate(size, dtype, device, seconds):
 
 
 def matmul_peak(device):
-    """(FLOP/s, description) of the fastest large matrix product here: mfu_percent is a percentage of it.
+    """(FLOP/s, description) of the fastest large matrix product here: mfu_percent is a percentage
+    of it.
 
-    A type that is far behind with small matrices is left out: on a CPU without units for bfloat16 one large
-    product takes a minute.
+    A type that is far behind with small matrices is left out: on a CPU without units for bfloat16
+    one large product takes a minute.
     """
     size, dtypes = 8192 if device.type == "cuda" else 2048, (torch.float32, torch.bfloat16)
     small = {dtype: matmul_rate(256, dtype, device, 0.05) for dtype in dtypes}

@@ -6,7 +6,11 @@ import torch.distributed as distributed
 
 def peers():
     """(rank of this process, number of processes) of this run."""
-    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    return (
+        (distributed.get_rank(), distributed.get_world_size())
+        if distributed.is_initialized()
+        else (0, 1)
+    )
 
 
 def gather(tensor):

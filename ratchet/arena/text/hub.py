@@ -21,7 +21,8 @@ HUB_QUIET = {
 
 
 def hub_home():
-    """Where the hub's client keeps things: beside the arenas if the user's own cache can't be written.
+    """Where the hub's client keeps things: beside the arenas if the user's own cache can't be
+    written.
 
     Call it before the client is imported: it also keeps that quiet.
     """
@@ -36,14 +37,20 @@ def hub_home():
 
 
 def hub_dataset(corpus):
-    """Download the dataset of a corpus, or find it in the cache of the hub's client; one column of it."""
+    """Download the dataset of a corpus, or find it in the cache of the hub's client; one column of
+    it.
+    """
     hub_home()
     from datasets import load_dataset
 
     try:
         data = load_dataset(*corpus.source.split(":"), split=corpus.split)
-    except Exception as error:  # a dozen types, from five libraries, for a dataset that can't be had
-        refuse(f"{corpus.source} can't be had ({reason(error).rstrip('.')}): {hub_remedy(error, corpus)}.")
+    except (
+        Exception
+    ) as error:  # a dozen types, from five libraries, for a dataset that can't be had
+        refuse(
+            f"{corpus.source} can't be had ({reason(error).rstrip('.')}): {hub_remedy(error, corpus)}."
+        )
     if corpus.column not in data.column_names:
         refuse_column(corpus.source, corpus.column, data.column_names)
     return data.select_columns([corpus.column])
@@ -89,7 +96,11 @@ def growth(*folders, total=None):
 def is_whole(path):
     """True if a shard is what the hub has: the client notes its sha256 beside it."""
     note = path.parent / f".cache/huggingface/download/{path.name}.metadata"
-    return path.exists() and note.exists() and note.read_text(encoding="utf-8").split()[1] == hash_file(path)
+    return (
+        path.exists()
+        and note.exists()
+        and note.read_text(encoding="utf-8").split()[1] == hash_file(path)
+    )
 
 
 def fetch_shards(paths, total):
@@ -106,7 +117,9 @@ def fetch_shards(paths, total):
         if not wanted:
             return
         if pause == 4:
-            refuse(f"ClimbMix can't be downloaded ({why}): check the network or HF_ENDPOINT, then try again.")
+            refuse(
+                f"ClimbMix can't be downloaded ({why}): check the network or HF_ENDPOINT, then try again."
+            )
         time.sleep(pause)
         try:
             for path in wanted:

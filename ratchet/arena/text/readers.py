@@ -14,7 +14,9 @@ LONG_LINE = 100_000  # characters; a line of plain text that is longer is cut in
 
 
 def cut(lines, size=4000):
-    """Join lines into documents of about `size` characters, at the end of a paragraph where there is one."""
+    """Join lines into documents of about `size` characters, at the end of a paragraph where there
+    is one.
+    """
     piece = ""
     for line in lines:
         piece += line + "\n"
@@ -35,12 +37,17 @@ def checked(value, path, line, column):
     if value is None or isinstance(value, str):
         return value
     kinds = {bool: "true or false", dict: "an object", list: "a list", bytes: "bytes"}
-    kind = kinds.get(type(value), "a number" if isinstance(value, int | float) else "of another type")
-    refuse(f"{path}, {line}: `{column}` is {kind}, not text: make it a string, or name another --column.")
+    kind = kinds.get(
+        type(value), "a number" if isinstance(value, int | float) else "of another type"
+    )
+    refuse(
+        f"{path}, {line}: `{column}` is {kind}, not text: make it a string, or name another --column."
+    )
 
 
 def text_lines(file):
-    """Lines of plain text; one of LONG_LINE in parts of about 9,000 characters that end at white space.
+    """Lines of plain text; one of LONG_LINE in parts of about 9,000 characters that end at white
+    space.
 
     A part is too long for cut() to join it with the next.
     """
@@ -76,13 +83,20 @@ def json_documents(file, path, column):
         except (ValueError, RecursionError) as error:
             why, remedy = reason(error).rstrip("."), "correct it or take it out"
             if line in (b"[", b"{"):
-                why, remedy = "its JSON has line breaks", "write one object a line, with `jq -c` for example"
+                why, remedy = (
+                    "its JSON has line breaks",
+                    "write one object a line, with `jq -c` for example",
+                )
             refuse(f"{path}, line {number}: not one whole JSON value ({why}): {remedy}.")
         if not isinstance(row, dict):
-            refuse(f'{path}, line {number}: not a JSON object: write {{"{column}": "..."}}, one a line.')
+            refuse(
+                f'{path}, line {number}: not a JSON object: write {{"{column}": "..."}}, one a line.'
+            )
         names |= dict.fromkeys(row) if column not in names else {}
         document = checked(row.get(column), path, f"line {number}", column)
-        yield document and re.sub("[\ud800-\udfff]", "\ufffd", document)  # halves of a pair that has no other
+        yield document and re.sub(
+            "[\ud800-\udfff]", "\ufffd", document
+        )  # halves of a pair that has no other
     if names and column not in names:
         refuse_column(path, column, [*names][:20])
 
@@ -98,10 +112,14 @@ def csv_documents(file, path, column):
             for row in filter(None, rows):
                 if len(row) != len(names):
                     why = f"{len(row)} fields where the first line has {len(names)}"
-                    refuse(f"{path}, line {rows.line_num}: {why}: put text with commas or quotes in quotes.")
+                    refuse(
+                        f"{path}, line {rows.line_num}: {why}: put text with commas or quotes in quotes."
+                    )
                 yield row[names.index(column)]
         except csv.Error as error:
-            refuse(f"{path}, line {rows.line_num}: not CSV ({reason(error)}): mend the quotes of that line.")
+            refuse(
+                f"{path}, line {rows.line_num}: not CSV ({reason(error)}): mend the quotes of that line."
+            )
 
 
 def parquet_documents(file, path, column):
@@ -124,7 +142,9 @@ def unpacked(file, path):
     import pyarrow
 
     packing = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
-    return io.BufferedReader(pyarrow.CompressedInputStream(file, packing), 2**20) if packing else file
+    return (
+        io.BufferedReader(pyarrow.CompressedInputStream(file, packing), 2**20) if packing else file
+    )
 
 
 def is_wide(file):
@@ -144,9 +164,13 @@ def refuse_encoding(path):
         except UnicodeDecodeError as error:
             column = error.start + 1
     is_packed = path.suffix.lower() in (".gz", ".zst")
-    name, new = (shlex.quote(f"{path.with_suffix('') if is_packed else path}{end}") for end in ("", ".new"))
+    name, new = (
+        shlex.quote(f"{path.with_suffix('') if is_packed else path}{end}") for end in ("", ".new")
+    )
     remedy = "unpack it, " * is_packed + "if it is text, convert it: "
-    remedy += f"`iconv -f {'UTF-16' if wide else 'LATIN1'} -t UTF-8 {name} > {new} && mv {new} {name}`"
+    remedy += (
+        f"`iconv -f {'UTF-16' if wide else 'LATIN1'} -t UTF-8 {name} > {new} && mv {new} {name}`"
+    )
     remedy += "" if wide else " (for LATIN1 put its encoding)"
     refuse(f"{path}, line {number}, byte {column}: not UTF-8: {remedy}.")
 
@@ -169,4 +193,6 @@ def file_documents(corpus):
         except UnicodeDecodeError:
             refuse_encoding(path)
         except Exception as error:  # pyarrow's and the operating system's, of many types
-            refuse(f"{path} can't be read as text ({reason(error).rstrip('.')}): mend it, or leave it out.")
+            refuse(
+                f"{path} can't be read as text ({reason(error).rstrip('.')}): mend it, or leave it out."
+            )
