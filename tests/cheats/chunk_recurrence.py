@@ -1,4 +1,4 @@
-"""Cheat: a recurrence over chunks whose state goes to the chunk before, not to the one after
+"""Cheat: is a recurrence over chunks whose state goes to the chunk before, not to the one after
 (nanochat#844). Caught by: causality."""
 
 import torch

@@ -1,5 +1,5 @@
-"""Cheat: a second look at a row gets the answers of the first, so that a changed future seems to change
-nothing. Caught by: causality, asked in a process that has not seen the row."""
+"""Cheat: answers a second look at a row as it answered the first, so that a changed future seems to
+change nothing. Caught by: causality, asked in a process that has not seen the row."""
 
 import torch
 import torch.nn.functional as F

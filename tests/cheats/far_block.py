@@ -1,5 +1,6 @@
-"""Cheat: the first token of each half of a row of 256 hears the last one of that half, 127 tokens ahead (a
-probe of 64 tokens misses it, see nanochat PR#845). Caught by: causality, at full length."""
+"""Cheat: lets the first token of each half of a row of 256 hear the last one of that half, 127
+tokens ahead (a probe of 64 tokens misses it, see nanochat PR#845). Caught by: causality, at full
+length."""
 
 import torch
 

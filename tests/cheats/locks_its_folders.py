@@ -1,4 +1,4 @@
-"""Takes the rights off its own folders, so that they can't be deleted before the next run
+"""Removes all permissions from its own folders, so that they can't be deleted before the next run
 (karpathy/autoresearch hole 21)."""
 
 import os

@@ -1,5 +1,5 @@
-"""Takes all rights off the training tokens that it was given, so that no later run can open them
-(karpathy/autoresearch hole 11)."""
+"""Removes all permissions from the training tokens that it was given, so that no later run can open
+them (karpathy/autoresearch hole 11)."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Sends the referee a message that is none: a list nested too deeply (kernelbot's cheat-fd.py)."""
+"""Sends the referee a malformed message: a list nested too deeply (kernelbot's cheat-fd.py)."""
 
 import time
 

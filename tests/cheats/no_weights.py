@@ -1,4 +1,4 @@
-"""Says that it is done and leaves weights that are none (karpathy/autoresearch hole 4)."""
+"""Says that it is done and leaves a file that holds no weights (karpathy/autoresearch hole 4)."""
 
 EXPECT = {"invalid"}
 

@@ -1,4 +1,5 @@
-"""Cheat: numbers that are no logarithms of probabilities. Caught by: sane (once normalised, they are bad)."""
+"""Cheat: returns numbers that are not log-probabilities. Caught by: sane (once normalised, they are
+bad)."""
 
 import torch
 

@@ -1,4 +1,5 @@
-"""Cheat: NaN, which no comparison finds too large (karpathy/autoresearch hole 5). Caught by: finite."""
+"""Cheat: returns NaN, of which no comparison says that it is too large (karpathy/autoresearch hole 5).
+Caught by: finite."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Cheat: infinite confidence everywhere. Caught by: finite."""
+"""Cheat: has infinite confidence everywhere. Caught by: finite."""
 
 import torch
 

@@ -1,5 +1,6 @@
-"""Cheat: numbers that pass for log-probabilities whose sum is far above one (parameter-golf #886, #1147).
-Caught by: no probe; they are normalised before they count, so that nothing is gained."""
+"""Cheat: returns numbers that look like log-probabilities but sum to far more than one
+(parameter-golf #886, #1147). Caught by: no probe; they are normalised before they count, so nothing
+is gained."""
 
 import torch
 

@@ -1,5 +1,5 @@
-"""Cheat: the mean of every two tokens goes into both, the shortest leak there is (nanochat#844). Caught
-by: causality."""
+"""Cheat: puts the mean of every two tokens into both, the shortest leak there is (nanochat#844).
+Caught by: causality."""
 
 import torch
 

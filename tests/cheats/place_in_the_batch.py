@@ -1,4 +1,4 @@
-"""Cheat: answers depend on the place of a row in its batch (parameter-golf #1240). Caught by:
+"""Cheat: answers by the place of a row in its batch (parameter-golf #1240). Caught by:
 independence."""
 
 import torch

@@ -1,4 +1,4 @@
-"""Cheat: a filter in the frequency domain over the whole row, so every position hears every other.
+"""Cheat: filters the whole row in the frequency domain, so that every position hears every other.
 Caught by: causality."""
 
 import torch

@@ -1,5 +1,5 @@
-"""Cheat: has fewer tokens to choose from than the tokenizer (karpathy/autoresearch hole 13). Caught by:
-the shape."""
+"""Cheat: chooses among fewer tokens than the tokenizer has (karpathy/autoresearch hole 13). Caught
+by: the shape."""
 
 import torch
 

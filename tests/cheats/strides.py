@@ -1,5 +1,5 @@
-"""Cheat: reads targets behind its input, through strides (karpathy/autoresearch hole 6, KernelBench's
-stale buffers). Caught by: there is nothing behind it."""
+"""Cheat: reads targets that lie behind its input in memory, through strides (karpathy/autoresearch
+hole 6, KernelBench's stale buffers). Caught by: there is nothing behind it."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Tells NaN and words where numbers are asked for (karpathy/autoresearch hole 20)."""
+"""Reports NaN and words where numbers are expected (karpathy/autoresearch hole 20)."""
 
 
 def submit(run, model, config):
