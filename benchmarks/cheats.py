@@ -1,11 +1,10 @@
-"""Tries every known cheat of tests/cheats at every isolation level of this machine, and tells how
-each ends.
+"""Tries every known cheat of tests/cheats at every isolation level of this machine, and tells how each ends.
 
     uv run benchmarks/cheats.py [--level L] [--json] [name ...]
 
-Prints a table in Markdown: how each run ended; "open" where a hole is known to be open at a level
-and was used, "GOT THROUGH" where nobody knew. Writes cheats.json beside this file; what is not
-tried now stays in it.
+Prints a table in Markdown, that of docs/referee.md (cheats_table.py writes it there): how each run
+ended; "open" where a hole is known to be open at a level and was used, "GOT THROUGH" where nobody
+knew. Writes cheats.json beside this file; what is not tried now stays in it.
 """
 
 import argparse
@@ -21,16 +20,11 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
 import test_cheats as cheats
+from cheats_table import competing_table
 from conftest import write_corpus
 
 from prepare import prepare
-from ratchet.arena.files import write_json
 from ratchet.referee import sandbox
-
-
-def first_sentence(name):
-    """What a cheat does, without where it was seen."""
-    return " ".join(cheats.docstring(name).split()).rpartition(" (")[0]
 
 
 def attempt(name, level, honest):
@@ -54,9 +48,7 @@ def attempt(name, level, honest):
 
 
 def honest_run(level):
-    """facts of an honest run at a level, in the budget in which most cheats compete; found out
-    once.
-    """
+    """facts of an honest run at a level, in the budget in which most cheats compete; found out once."""
 
     @functools.cache
     def run():
@@ -71,18 +63,8 @@ def note(path, name, level, seen):
     old = json.loads(path.read_bytes())["results"] if path.exists() else {}
     results = {known: old.get(known, {}) for known in cheats.COMPETING}
     results[name][level] = seen
-    write_json(path, {"results": results})
+    prepare.write_atomically(path, {"results": results})
     return results
-
-
-def table(results):
-    """Markdown: a row for each cheat, a column for each level."""
-    levels = [level for level in sandbox.LEVELS if any(level in row for row in results.values())]
-    lines = ["| what it does | " + " | ".join(levels) + " |", "|---" * (len(levels) + 1) + "|"]
-    for name, row in sorted(results.items()):
-        cells = [row[level]["ended"] if level in row else "" for level in levels]
-        lines.append(f"| {first_sentence(name)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def main():
@@ -107,7 +89,7 @@ def main():
                 seen = attempt(name, level, honest)
                 print(f"{level}: {name}: {seen}", file=sys.stderr, flush=True)
                 results = note(path, name, level, seen)
-    print(json.dumps(results, indent=1) if args.json else table(results))
+    print(json.dumps(results, indent=1) if args.json else competing_table(results))
 
 
 if __name__ == "__main__":
