@@ -1,133 +1,334 @@
-"""The README is true: each of its commands is run, each of its names exists."""
+"""README and docs are true: every command is tested, every verb, option, variable and link exists.
 
+Commands stand in blocks marked `sh`, one a line; what they print in blocks marked `text`.
+"""
+
+import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import typer
 from conftest import ROOT, write_corpus
 
-from prepare import main
 from ratchet import __main__
-from ratchet.arena.score import SUMMARY
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
-LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
-COMMANDS = [line.partition("  #")[0].strip() for line in LINES]
-TRAIN, REFEREE, NIGHT, SPEAK, DOWNLOAD = (
-    (ROOT / f"tests/test_{name}.py").read_text(encoding="utf-8")
-    for name in ("train", "referee", "night", "speak", "download")
-)
-TESTS = "uv run --all-extras --group dev pytest"
-ELSEWHERE = {  # commands that other tests run, that another one here contains, or that run this
-    "RATCHET_BUDGET=20s uv run train.py": lambda: (
-        "RATCHET_ARENA=mine RATCHET_BUDGET=20s uv run train.py" in COMMANDS
-    ),
-    "RATCHET_RUN=runs/first uv run train.py": lambda: '"RATCHET_RUN": str(folder)' in TRAIN,
-    "uv run prepare.py score runs/first": lambda: '"score", str(folder)' in TRAIN,
-    "pip install uv": lambda: shutil.which("uv"),
-    "uv run prepare.py --arena climbmix": lambda: "--shards" in DOWNLOAD,
-    TESTS: lambda: (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()[-1] == TESTS,
-    f"{TESTS} -m slow": lambda: "pytest.mark.slow" in TRAIN,
-    "git switch -C try/batches refs/ratchet/champion": lambda: '"switch", "-C"' in REFEREE,
-    'git commit -am "smaller batches"': lambda: '"commit", "-qam"' in REFEREE,
-    'uv run ratchet try "smaller batches make more steps"': lambda: '"try"' in REFEREE,
-    "uv run ratchet doctor": lambda: '"doctor"' in REFEREE,
-    "uv run ratchet calibrate": lambda: '"calibrate"' in REFEREE,
-    "uv run ratchet log": lambda: '"log"' in REFEREE,
-    "uv run ratchet compare HEAD benchmarks/plain.py -n 3": lambda: '"compare"' in REFEREE,
-    next(line for line in COMMANDS if '--agent "claude' in line): lambda: "CLAUDE" in NIGHT,
-    "uv run ratchet night --agent tuner --experiments 30": lambda: '"tuner"' in NIGHT,
-    'uv run ratchet speak "My fellow citizens"': lambda: '"speak", "My fellow citizens"' in SPEAK,
-    'uv run ratchet speak runs/first "..." --temperature 0.5 --tokens 100': lambda: (
-        '"speak", str(run)' in SPEAK
-    ),
-    "uv run ratchet serve-bench": lambda: '"serve-bench"' in SPEAK,
-    "uv run ratchet scaling": lambda: '"scaling"' in SPEAK,
-    "uv run ratchet export champion runs/my_model": lambda: '"export", "champion"' in SPEAK,
+sys.path.append(str(ROOT / "benchmarks"))
+
+import architecture  # noqa: E402
+import cheats_table  # noqa: E402
+
+README = ROOT / "README.md"
+NAMES = "README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md", "program.md"
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in [
+        *map(ROOT.joinpath, NAMES),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("examples/*/README.md"),
+    ]
 }
-RUN = r"((?:\w+=\S+ )*)uv run (.+)"
+CODE = [
+    path.read_text(encoding="utf-8")
+    for path in (ROOT / "prepare.py", ROOT / "train.py", *ROOT.glob("ratchet/**/*.py"))
+]
+TESTS = "\n".join(
+    path.read_text(encoding="utf-8")
+    for path in ROOT.glob("tests/**/*.py")
+    if path.name != "test_readme.py"
+)
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+    "optional-dependencies"
+]
+VERBS = typer.main.get_command(__main__.app).commands
+MOST_WORDS, MOST_WORDS_BEFORE_A_COMMAND = 1200, 150
 
 
-def test_every_command_is_run_by_a_test():
-    assert not [
-        c for c in COMMANDS if not (ELSEWHERE[c]() if c in ELSEWHERE else re.fullmatch(RUN, c))
+def commands_of(page):
+    """The commands of a page, without their comments."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
+    lines = [
+        re.split(r"\s{2,}#", line)[0].strip() for block in blocks for line in block.splitlines()
+    ]
+    return [line for line in lines if line]
+
+
+COMMANDS = {line: name for name, page in PAGES.items() for line in commands_of(page)}
+
+# --------------------------------------------------------------------------------------------------
+# Commands
+
+RUNNABLE = [  # by test_commands_work_in_this_order
+    "uv run train.py",
+    "uv run prepare.py --text my_corpus/ --arena mine",
+    "RATCHET_ARENA=mine RATCHET_BUDGET=20s uv run train.py",
+]
+TESTED = {  # a pattern of commands: what a test that runs them, or their parts, says
+    r"RATCHET_BUDGET=20s uv run train\.py": '"train.py"',
+    r"RATCHET_RUN=runs/first uv run train\.py": '"RATCHET_RUN": str(folder)',
+    r"uv run prepare\.py score runs/first": '"score", str(folder)',
+    r"uv run prepare\.py( --arena climbmix)?": "--shards",
+    r"uv run prepare\.py --text my_corpus/ --arena corpus": '"--text"',
+    r"(RATCHET_ARENA=corpus )?uv run torchrun --nproc-per-node=\d train\.py": "--nproc-per-node",
+    r"git switch -C try/\w+ refs/ratchet/champion": '"switch", "-C"',
+    r'git commit -am "[\w ]+"': '"commit", "-qam"',
+    r"uv run --all-extras --group dev pytest( tests/\w+\.py| -m slow)?": "pytest.mark.slow",
+    r"uv run ratchet watch": "server(night) as server",
+    r"uv run --group dev ruff (check|format)": '"ruff", "check"',
+}
+OTHERS = [  # of other programs
+    r"pip install uv",
+    r"uv sync --all-extras --group dev",
+    r"uv sync --extra (\w+)",
+    r"uv run ray start (--head|--address=HERE:6379)",
+    r"git clone \. \.\./pocket-night && cd \.\./pocket-night",
+    r'git fetch examples/pocket-night/sources\.bundle "refs/ratchet/\*:refs/ratchet/\*"',
+    r"cp examples/pocket-night/ledger\.jsonl \.",
+]
+
+
+def is_verb(command):
+    """Whether it is a verb of ratchet, with options that it takes, that some test calls."""
+    match = re.fullmatch(r"uv run ratchet ([\w-]+)(.*)", command)
+    if not match or match[1] not in VERBS:
+        return False
+    VERBS[match[1]].make_context(match[1], shlex.split(match[2]))  # raises what a user would see
+    return re.search(rf"""["']{match[1]}["' ]""", TESTS)
+
+
+def is_benchmark(command):
+    """Whether it is a program of benchmarks/ with options that it knows."""
+    match = re.fullmatch(r"uv run (?:--group dev )?(benchmarks/\w+\.py)(.*)", command)
+    if not match or not (ROOT / match[1]).exists():
+        return False
+    source = (ROOT / match[1]).read_text(encoding="utf-8")
+    return all(f'"{option}"' in source for option in re.findall(r"--[\w-]+", match[2]))
+
+
+def is_tested(command):
+    hints = (hint for pattern, hint in TESTED.items() if re.fullmatch(pattern, command))
+    return any(hint in TESTS for hint in hints)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_tested(command):
+    known = command in RUNNABLE or any(re.fullmatch(pattern, command) for pattern in OTHERS)
+    assert known or is_tested(command) or is_benchmark(command) or is_verb(command), COMMANDS[
+        command
     ]
 
 
+def test_every_extra_exists():
+    asked = {
+        extra for page in PAGES.values() for extra in re.findall(r"uv sync --extra (\w+)", page)
+    }
+    assert asked == {*EXTRAS}
+
+
+def test_the_test_command_is_that_of_ci():
+    last = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()[-1]
+    assert last in COMMANDS and shutil.which("uv")
+
+
+def test_programs_and_their_output_are_in_marked_blocks():
+    for name, page in PAGES.items():
+        marks = re.findall(r"^```(.*)$", page, re.M)
+        assert {*marks[::2]} <= {"sh", "text", "python"} and {*marks[1::2]} <= {""}, name
+
+
 @pytest.mark.slow
-def test_every_command_works_in_the_order_of_the_readme(tmp_path):
-    write_corpus(tmp_path / "corpus.jsonl", 120)
+def test_commands_work_in_this_order(tmp_path):
     (tmp_path / "my_corpus").mkdir()
-    shutil.move(tmp_path / "corpus.jsonl", tmp_path / "my_corpus")
-    for command in COMMANDS:
-        if command in ELSEWHERE:
-            continue
-        *settings, program = re.fullmatch(RUN, command).groups()
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("RATCHET")
-        }
-        environment |= {
-            "RATCHET_CACHE": str(tmp_path / "cache"),
-            "RATCHET_BUDGET": "2e4tok",
-            "RATCHET_DEVICE": "cpu",
-        }
-        environment |= dict(setting.split("=") for setting in settings[0].split())
+    write_corpus(tmp_path / "my_corpus/corpus.jsonl", 120)
+    for command in RUNNABLE:
+        settings, program = re.fullmatch(r"((?:\w+=\S+ )*)uv run (.+)", command).groups()
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RATCHET")}
+        environment |= {"RATCHET_CACHE": str(tmp_path / "cache"), "RATCHET_DEVICE": "cpu"}
+        environment["RATCHET_BUDGET"] = "2e4tok"
+        environment |= dict(setting.split("=") for setting in settings.split())
         if environment["RATCHET_BUDGET"].endswith("s"):  # a shorter one: the suite has five minutes
             environment["RATCHET_BUDGET"] = "5s"
         program, *arguments = program.split()
         line = [sys.executable, str(ROOT / program), *arguments]
-        done = subprocess.run(
-            line,
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            timeout=200,
-            encoding="utf-8",
-        )
+        options = {"env": environment, "cwd": tmp_path, "capture_output": True, "encoding": "utf-8"}
+        done = subprocess.run(line, timeout=200, **options)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
     results = [json.loads(path.read_bytes()) for path in tmp_path.glob("runs/*/result.json")]
     assert len(results) == 2 and all(result["status"] == "ok" for result in results)
 
 
+# --------------------------------------------------------------------------------------------------
+# Verbs, options, variables, lines of the summary, the contract
+
+
+def section(page, heading):
+    """The text below a heading, up to the next one of its level."""
+    return re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.M | re.S)[1]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_and_its_options_are_documented(verb):
+    page = PAGES["docs/verbs.md"]
+    documented = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", section(page, verb)))
+    options = {
+        name for option in VERBS[verb].params for name in option.opts + option.secondary_opts
+    }
+    options = {name for name in options if name.startswith("-")}
+    shorter = {"-n"} if {"-n", "--seeds"} <= options else set()
+    assert options - shorter <= documented
+    assert f"](#{verb})" in page  # in the table on its top
+
+
+def test_every_option_is_known():
+    verbs = {
+        name for verb in VERBS.values() for p in verb.params for name in p.opts + p.secondary_opts
+    }
+    pattern = r"""["'](--[a-z][\w-]+)["']"""
+    code = {option for source in CODE for option in re.findall(pattern, source)}
+    for path in ROOT.glob("benchmarks/*.py"):
+        code |= set(re.findall(pattern, path.read_text(encoding="utf-8")))
+    others = {"--all-extras", "--extra", "--group"}  # of uv
+    others |= {"--head", "--address", "--nproc-per-node", "--cpuset-cpus", "--cpus", "--help"}
+    others |= {"--permission-mode", "--output-format", "--sandbox", "--approval-mode"}  # of agents
+    for name, page in PAGES.items():
+        unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page)) - verbs - code - others
+        assert not unknown, name
+
+
+def test_every_option_of_prepare_is_documented():
+    options = re.findall(
+        r'add_argument\("(--[\w-]+)"', (ROOT / "prepare.py").read_text(encoding="utf-8")
+    )
+    pages = PAGES["docs/conditions.md"] + PAGES["docs/text.md"]
+    assert options and {*options} <= set(re.findall(r"--[\w-]+", pages))
+
+
+def test_every_variable_of_ours_is_documented():
+    read = {name for source in CODE for name in re.findall(r"\bRATCHET_[A-Z]+\b", source)}
+    assert set(re.findall(r"`(RATCHET_[A-Z]+)`", PAGES["docs/conditions.md"])) == read
+
+
+def variables_read(source):
+    """Names of environment variables that a module reads with a literal: get(), [...], in."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(attr="get", value=owner), args=[ast.Constant(str(name)), *_]
+            ):
+                pass
+            case ast.Subscript(value=owner, slice=ast.Constant(str(name)), ctx=ast.Load()):
+                pass
+            case ast.Compare(
+                left=ast.Constant(str(name)), ops=[ast.In() | ast.NotIn()], comparators=[owner]
+            ):
+                pass
+            case _:
+                continue
+        if ast.unparse(owner) in ("os.environ", "environ"):
+            yield name
+
+
+def test_every_variable_of_others_is_documented():
+    source = 'os.environ.get("A"), os.environ["B"], "C" in os.environ\nos.environ["D"] = "E"'
+    assert sorted(variables_read(source)) == ["A", "B", "C"]
+    read = {name for source in CODE for name in variables_read(source)}
+    assert read <= set(re.findall(r"`([A-Z_]+)`", PAGES["docs/conditions.md"]))
+
+
+def literal(name):
+    """The value that a module of ours gives to a constant; keywords only of dict(...)."""
+    for source in CODE:
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+                if isinstance(node.value, ast.Call):
+                    return [keyword.arg for keyword in node.value.keywords]
+                return ast.literal_eval(node.value)
+    raise LookupError(name)
+
+
 def test_every_line_of_the_summary_is_explained():
-    explained = set(re.findall(r"`(\w+)`", README))
-    assert {*SUMMARY} <= explained
+    explained = set(re.findall(r"`(\w+)`", section(PAGES["docs/numbers.md"], "The summary")))
+    assert {*literal("SUMMARY")} <= explained
 
 
-def test_every_condition_is_documented():
-    read = re.search(
-        r"names = \((.*?)\)\n", (ROOT / "ratchet/arena/run.py").read_text(encoding="utf-8")
-    )[1]
-    assert set(re.findall(r"`RATCHET_(\w+)`", README)) == set(re.findall(r'"(\w+)"', read)) | {
-        "CACHE"
-    }
+def test_every_part_of_the_contract_is_explained():
+    nodes = (node for source in CODE for node in ast.walk(ast.parse(source)))
+    run = next(node for node in nodes if isinstance(node, ast.ClassDef) and node.name == "Run")
+    methods = {node.name for node in run.body if isinstance(node, ast.FunctionDef)}
+    public = {name for name in methods if not name.startswith("_")}
+    assert {"rehearse", "batches", "submit"} <= public
+    assert public <= set(re.findall(r"run\.(\w+)", PAGES["docs/contract.md"]))
 
 
-def test_every_verb_is_explained():
-    verbs = {*typer.main.get_command(__main__.app).commands}
-    assert verbs <= set(re.findall(r"`([\w-]+)", README))
+# --------------------------------------------------------------------------------------------------
+# Links, paths, figures, length
 
 
-def test_every_option_is_understood(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["prepare.py", "--help"])
-    with pytest.raises(SystemExit):
-        main()
-    options = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
-    assert {"--text", "--arena", "--context", "--vocab-size", "--seconds", "--shards"} <= options
-    verbs = typer.main.get_command(__main__.app).commands.values()
-    options |= {
-        name
-        for verb in verbs
-        for option in verb.params
-        for name in option.opts + option.secondary_opts
-    }
-    options |= {"--all-extras", "--extra", "--group"}  # of uv
-    options |= {"--head", "--address", "--nproc-per-node"}  # of ray, torchrun
-    options |= {"--permission-mode", "--output-format", "--sandbox", "--approval-mode"}  # of agents
-    assert set(re.findall(r"--[a-z][a-z-]+", README)) <= options
+def anchors(page):
+    """Names of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page, re.M)
+    plain = (re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    here = ROOT / name
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[name]):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (here.parent / path) if path else here
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked.read_text(encoding="utf-8")), target
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_paths_exist(name):
+    roots = "ratchet|docs|tests|benchmarks|examples"
+    for path in re.findall(rf"`((?:{roots})/[\w/.-]*)`", PAGES[name]):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_page_is_in_the_index():
+    index = PAGES["docs/README.md"]
+    pages = {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}
+    assert pages == set(re.findall(r"^\| \[\w+\]\((\w+\.md)\)", index, re.M))
+    assert all(f"](docs/{page})" in PAGES["README.md"] for page in pages)
+
+
+def test_the_readme_is_short_and_soon_has_a_command():
+    page = PAGES["README.md"]
+    assert len(page.split()) <= MOST_WORDS
+    assert len(page[: page.index("```sh\n")].split()) <= MOST_WORDS_BEFORE_A_COMMAND
+
+
+def test_the_cheats_are_as_tried():
+    page = PAGES["docs/referee.md"]
+    assert cheats_table.write_tables(page) == page
+    number = len([*ROOT.glob("tests/cheats/*.py")])
+    assert f"[{number} known cheats]" in PAGES["README.md"]
+
+
+def test_the_architecture_is_that_of_the_imports():
+    edges = architecture.count_imports()
+    levels = architecture.find_levels(edges)
+    assert architecture.make_table(edges, levels) in PAGES["docs/architecture.md"]
+    picture = (ROOT / "docs/architecture.svg").read_text(encoding="utf-8")
+    assert architecture.describe_edges(edges) in picture
+
+
+def test_what_is_sealed_is_documented():
+    text = section(PAGES["docs/architecture.md"], "What is sealed")
+    named = {path.rstrip("/").rpartition("/")[2] for path in re.findall(r"`([\w/.]+)`", text)}
+    assert architecture.sealed_parts() - {"__init__.py"} <= named
+
+
+def test_pictures_are_small():
+    assert all(path.stat().st_size < 200_000 for path in ROOT.glob("docs/*.[ps][nv]g"))
