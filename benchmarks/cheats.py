@@ -24,6 +24,7 @@ from cheats_table import competing_table
 from conftest import write_corpus
 
 from prepare import prepare
+from ratchet.arena.files import write_json
 from ratchet.referee import sandbox
 
 
@@ -63,7 +64,7 @@ def note(path, name, level, seen):
     old = json.loads(path.read_bytes())["results"] if path.exists() else {}
     results = {known: old.get(known, {}) for known in cheats.COMPETING}
     results[name][level] = seen
-    prepare.write_atomically(path, {"results": results})
+    write_json(path, {"results": results})
     return results
 
 
