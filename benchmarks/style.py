@@ -351,11 +351,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT, help="a repository")
     parser.add_argument("--at", action="append", metavar="COMMIT", help="instead of its files now")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="write the tokens of each file")
     parser.add_argument("--offenders", nargs="*", metavar="PATH", help="list what to mend")
     return parser.parse_args()
 
 
 def print_style(arguments: argparse.Namespace) -> None:
+    if arguments.tokens:
+        counts = json.dumps(token_counts(arguments.folder), indent=1)
+        arguments.tokens.write_text(counts + "\n", encoding="utf-8")
+        return
     with ExitStack() as stack:
         trees = {"now": arguments.folder}
         if arguments.at:

@@ -80,7 +80,7 @@ TESTED = {  # a pattern of commands: what a test that runs them, or their parts,
     r'git commit -am "[\w ]+"': '"commit", "-qam"',
     r"uv run --all-extras --group dev pytest( tests/\w+\.py| -m slow)?": "pytest.mark.slow",
     r"uv run ratchet watch": "server(night) as server",
-    r"uv run --group dev ruff (check|format)": '"ruff", "check"',
+    r"uv run --group dev ruff (check|format)": '"-m", "ruff", *command',
 }
 OTHERS = [  # of other programs
     r"pip install uv",

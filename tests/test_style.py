@@ -35,7 +35,7 @@ TRAIN = """def close():
     return found
 
 
-def _count_rows(first, *, second): pass
+def _count_rows(first, *, second): pass  # fmt: skip
 """
 KERNELS = "def close() -> None:\n    pass\n\n\nclass RowAdam: ...\n# " + 99 * "x" + "\n"
 
