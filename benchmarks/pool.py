@@ -33,7 +33,8 @@ from prepare import prepare
 from ratchet import commits
 from ratchet.arena.files import write_json
 from ratchet.executors import base, local, registry
-from ratchet.experiments import session, verbs
+from ratchet.experiments import verbs
+from ratchet.experiments.session import join_campaign, open_session
 from ratchet.night import driver
 from ratchet.referee import devices
 
@@ -65,8 +66,8 @@ def slots(places, seconds):
     ends what it is at, and another one that is at nothing hasn't lost that time to the pool.
     """
     first, *others = places = [Stopwatch(place) for place in places]
-    bench = session.Bench(busy=True, place=first)
-    driver.run(bench, "tuner", driver.Limits(hours=seconds / 3600), others=others)
+    session = join_campaign(first, busy=True)
+    driver.run(session, "tuner", driver.Limits(hours=seconds / 3600), others=others)
     rate = sum((len(place.ends) - 1) / (place.ends[-1][0] - place.ends[0][0]) for place in places)
     seconds = [seconds for place in places for _, seconds in place.ends]
     return rate, {name: fmean(each.get(name, 0.0) for each in seconds) for name in seconds[0]}
@@ -75,8 +76,8 @@ def slots(places, seconds):
 def efficiency(choose, budget, seconds):
     """Nights on one and on two slots, in turns; choose(number) -> so many places."""
     fresh()
-    bench = session.Bench(arena="tiny", budget=f"{budget}s", busy=True, place=choose(1)[0])
-    verbs.calibrate(bench, 3)
+    session = open_session(choose(1)[0], "tiny", f"{budget}s", busy=True)
+    verbs.calibrate(session, 3)
     rates, phases = {1: [], 2: []}, {1: [], 2: []}
     for number in (1, 2, 1, 2):
         rate, means = slots(choose(number), seconds)
@@ -140,24 +141,24 @@ class Nothing:
 
 
 def calibrated():
-    """The bench of a fresh campaign whose runs take no time."""
-    bench = session.Bench(arena="tiny", budget="300s", busy=True, place=Nothing())
-    verbs.calibrate(bench, 5)
-    return bench
+    """The session of a fresh campaign whose runs take no time."""
+    session = open_session(Nothing(), "tiny", "300s", busy=True)
+    verbs.calibrate(session, 5)
+    return session
 
 
-def attempts(bench, numbers):
+def try_ideas(session, numbers):
     """Try ideas of these numbers at the same time, each in a thread."""
     champion, base = (
-        bench.campaign().champion["commit"],
+        session.read_campaign().champion["commit"],
         Path("train.py").read_text(encoding="utf-8"),
     )
 
-    def work(own, n):
+    def work(n):
         commit = commits.commit_text(champion, f"{base}\nNUMBER = {n}\n".encode(), f"idea {n}")
-        verbs.attempt(own, f"idea {n}", commit)
+        verbs.try_idea(session, f"idea {n}", commit)
 
-    workers = [threading.Thread(target=work, args=(bench.at(bench.place), n)) for n in numbers]
+    workers = [threading.Thread(target=work, args=(n,)) for n in numbers]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -190,15 +191,15 @@ def new_line(ledger, row, **more):
 
 def head(number, slots, tell):
     """[(experiments so far, runs a second, ledger in MB)] of a head that only waits for itself."""
-    bench, rows = calibrated(), []
-    attempts(bench, range(slots))
+    session, rows = calibrated(), []
+    try_ideas(session, range(slots))
     for share in SHARES:
         length = round(share * number)
-        lengthen(bench.ledger, length)
-        begin, before = time.monotonic(), runs_in(bench.ledger)
-        attempts(bench, range(length, length + slots))
-        rate = (runs_in(bench.ledger) - before) / (time.monotonic() - begin)
-        rows.append((length, rate, bench.ledger.path.stat().st_size / 2**20))
+        lengthen(session.ledger, length)
+        begin, before = time.monotonic(), runs_in(session.ledger)
+        try_ideas(session, range(length, length + slots))
+        rate = (runs_in(session.ledger) - before) / (time.monotonic() - begin)
+        rows.append((length, rate, session.ledger.path.stat().st_size / 2**20))
         tell(rows[-1])
     return rows
 

@@ -78,9 +78,9 @@ def main():
         pool_benchmark.place_to_work(Path(folder))
         home = Path(folder) / "repository"
         with chdir(home):
-            bench = pool_benchmark.calibrated()
+            session = pool_benchmark.calibrated()
             for begin in range(0, args.experiments, 8):
-                pool_benchmark.attempts(bench, range(begin, begin + 8))
+                pool_benchmark.try_ideas(session, range(begin, begin + 8))
             write_curves(home)
             begin = time.monotonic()
             page = render.render(report_data.collect(Ledger(home), home))

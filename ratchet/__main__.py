@@ -2,6 +2,7 @@
 
 import math
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,10 @@ from ratchet import commits, terminal
 from ratchet.arena.files import Full, Refused, is_full
 from ratchet.doctor import examine
 from ratchet.executors import registry
-from ratchet.experiments import comparisons, session, verbs
+from ratchet.experiments import comparisons, verbs
 from ratchet.experiments.ledger import Broken, Ledger
+from ratchet.experiments.running import only_command
+from ratchet.experiments.session import join_campaign, open_session
 from ratchet.experiments.verify import find_problems
 from ratchet.model import export, sample, scaling, serve_bench
 from ratchet.model import find as find_model
@@ -89,29 +92,16 @@ def main():
         sys.exit(130)
 
 
-def carry_out(
-    verb,
-    *args,
-    device=None,
-    on=None,
-    place=None,
-    arena=None,
-    budget=None,
-    busy=False,
-    stop_hopeless=False,
-    wandb=False,
-    **options,
-):
-    """Call a function of experiments.py, alone in this repository, and tell of it; returns the
-    experiment.
-    """
+@contextmanager
+def opened(open_in, executor=None, device=None, on=None, wandb=False, **options):
+    """A Session by open_session or join_campaign, alone in this repository; what it does is shown."""
+    home = commits.home()
     with terminal.Live() as tell:
-        place = place or registry.places(on, device and [device])[0]
-        more = dict(busy=busy, tell=tell, place=place, stop_hopeless=stop_hopeless, wandb=wandb)
-        bench = session.Bench(arena=arena, budget=budget, **more)
+        executor = executor or registry.places(on, device and [device])[0]
+        options |= {"tell": tell, "on_verdict": wandb_relay.sender(wandb, home, tell)}
         try:
-            with bench.alone():
-                return verb(bench, *args, **options)
+            with only_command(home):
+                yield open_in(executor, **options)
         except KeyboardInterrupt:  # typer would end without a word
             notes.print("\nratchet: interrupted; the same command goes on where it stopped.")
             raise SystemExit(130) from None
@@ -138,12 +128,11 @@ def calibrate(
     as_json: AsJson = False,
 ):
     """Measure the noise of HEAD's train.py, which becomes the first champion. Begin here."""
-    where = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
-
-    def calibrate(bench):
-        return verbs.calibrate(bench, seeds, (lambda question: True) if yes else bench.tell.confirm)
-
-    e = carry_out(calibrate, **where)
+    options = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
+    verbs.read_baseline(seeds)  # refuses before an arena is prepared for nothing
+    with opened(open_session, **options) as session:
+        may_replace = (lambda question: True) if yes else session.tell.confirm
+        e = verbs.calibrate(session, seeds, may_replace)
     terminal.show_verdict(e, commits.home(), as_json)
     if e.verdict != "baseline":
         notes.print(
@@ -153,7 +142,7 @@ def calibrate(
 
 
 @app.command(name="try")
-def attempt(
+def try_idea(
     idea: Annotated[str, typer.Argument(help="What the commit changes and why, in a sentence.")],
     quick: Annotated[
         bool, typer.Option(help="One seed: 5 x the false keeps, half the power.")
@@ -172,8 +161,9 @@ def attempt(
     """Try HEAD's train.py against the champion: screen on one seed, confirm on fresh ones, decide."""
     wandb_relay.check(wandb)
     before = {e.n for e in Ledger(commits.home()).experiments().values() if e.closes}
-    where = dict(device=device, on=on, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
-    e = carry_out(verbs.attempt, idea, quick=quick, again=again, by=by, **where)
+    options = dict(device=device, on=on, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
+    with opened(join_campaign, **options) as session:
+        e = verbs.try_idea(session, idea, quick=quick, again=again, by=by)
     if e.n in before:
         notes.print(f"this source was tried before, as experiment {e.n}; --again runs it once more")
     terminal.show_verdict(e, commits.home(), as_json)
@@ -198,8 +188,10 @@ def compare(
     """
     if frame not in ("time", "tokens", "flops"):
         raise Refused(f"frame {frame!r} is not known: say time, tokens or flops")
-    where = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
-    e = carry_out(comparisons.compare, names, seeds, frame, **where)
+    comparisons.read_arms(names, seeds)  # refuses before an arena is prepared for nothing
+    options = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
+    with opened(open_session, **options) as session:
+        e = comparisons.compare(session, names, seeds, frame)
     rows = terminal.show_contrast(e, "val", as_json)
     if as_json:
         return show_json({"n": e.n, "frame": frame, "reason": e.closes["reason"], "arms": rows})
@@ -222,7 +214,8 @@ def audit(
     """Score all champions on the locked test split with fresh seeds: is a gain on val one on test,
     too?
     """
-    e = carry_out(comparisons.audit, seeds, device=device, on=on, busy=busy)
+    with opened(join_campaign, device=device, on=on, busy=busy) as session:
+        e = comparisons.audit(session, seeds)
     found = {split: terminal.show_contrast(e, split, as_json) for split in ("val", "test")}
     if as_json:
         return show_json({"n": e.n} | found)
@@ -325,17 +318,13 @@ def night(
     wandb_relay.check(wandb)
     limits = driver.Limits(hours, most, device_seconds, calls, dollars)
     first, *others = registry.places(on, names and names.split(","), slots)
-
-    def whole(bench):
-        why = driver.run(bench, agent, limits, share, network, others)
-        return bench.home, why, driver.summed_up(bench)
-
-    home, why, text = carry_out(
-        whole, place=first, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb
-    )
+    options = dict(busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
+    with opened(join_campaign, first, **options) as session:
+        why = driver.run(session, agent, limits, share, network, others)
+        text = driver.summed_up(session)
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(text))
-    driver.keep_summary(home, text)
+    driver.keep_summary(commits.home(), text)
 
 
 @app.command(name="report")
@@ -363,7 +352,7 @@ def watch(port: Annotated[int, typer.Option(help="Of this machine; 0 takes a fre
 @app.command()
 def status(as_json: AsJson = False):
     """Tell what the night does, and what it has done."""
-    found = driver.status(session.Bench())
+    found = driver.status(commits.home())
     if as_json:
         return show_json(found)
     for key, value in found.items():
@@ -373,7 +362,7 @@ def status(as_json: AsJson = False):
 @app.command()
 def stop():
     """Have the night end after the experiment that runs now."""
-    driver.stop(session.Bench())
+    driver.stop(commits.home())
     console.print("the night will end when the experiment that runs now has its verdict")
 
 

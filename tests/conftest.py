@@ -21,12 +21,16 @@ os.environ.pop(
 )  # else each program started here compiles its imports anew
 
 from prepare import prepare
+from ratchet import commits
 from ratchet.arena.files import write_json
 from ratchet.arena.hardware.cpu import settle
 from ratchet.arena.run import Run
 from ratchet.arena.score import score as score_run
 from ratchet.arena.text.readers import cut
+from ratchet.executors.local import Local
+from ratchet.experiments import session
 from ratchet.referee import bytecode, devices
+from ratchet.report import wandb as wandb_relay
 
 bytecode.compile_libraries()  # before this process imports them
 
@@ -107,6 +111,13 @@ def arena(cache, tmp_path_factory):
         arena = prepare("tiny", source=str(corpus), context=64, vocab_size=512)
         arena.corpus = corpus
         return arena
+
+
+def open_session(executor=None, wandb=False, tell=lambda text: None, **options):
+    """A Session on this machine: of the campaign, or in the arena that is named."""
+    open_in = session.open_session if "arena" in options else session.join_campaign
+    on_verdict = wandb_relay.sender(wandb, commits.home(), tell)
+    return open_in(executor or Local(), tell=tell, on_verdict=on_verdict, **options)
 
 
 class LocalModel:

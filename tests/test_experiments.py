@@ -12,14 +12,14 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, open_session
 from typer.testing import CliRunner
 
 from ratchet import __main__, commits, terminal
 from ratchet.arena.files import Refused, sha256
 from ratchet.experiments import comparisons, ledger, running, verbs, verdicts, verify
 from ratchet.experiments.campaign import Campaign
-from ratchet.experiments.session import Bench
+from ratchet.experiments.session import prepare_arena
 from ratchet.referee import devices, trial
 from ratchet.referee.source import SOURCE_BYTES
 from ratchet.report import data as report_data
@@ -29,7 +29,7 @@ SIGMA = 0.01
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch, arena):
-    """A repository with a train.py that says how good it is, in which Bench() works."""
+    """A repository with a train.py that says how good it is, in which sessions can be opened."""
     folder = tmp_path / "repository"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -42,7 +42,7 @@ def repository(tmp_path, monkeypatch, arena):
 
 
 def problems():
-    return verify.find_problems(Bench().ledger)
+    return verify.find_problems(ledger.Ledger(commits.home()))
 
 
 def head(name):
@@ -111,7 +111,7 @@ def runs(monkeypatch):
 
 @pytest.fixture
 def calibrated(repository, runs):
-    assert verbs.calibrate(Bench(arena="tiny", budget="5s"), 5).verdict == "baseline"
+    assert verbs.calibrate(open_session(arena="tiny", budget="5s"), 5).verdict == "baseline"
     return repository
 
 
@@ -121,36 +121,36 @@ def champion():
 
 def test_calibration_makes_head_the_champion(calibrated, runs):
     assert champion() == head("HEAD")
-    noise = Bench().campaign().noise()
+    noise = open_session().read_campaign().noise()
     assert noise.df == 4 and 0.3 * SIGMA < noise.sigma < 2 * SIGMA
     assert len({job.seed for job in runs.jobs}) == 5 and all(job.is_baseline for job in runs.jobs)
 
 
 def test_a_real_gain_is_kept_and_is_what_the_next_must_beat(calibrated, runs):
     better = commit("better", quality=1.0 + 5 * SIGMA)
-    e = verbs.attempt(Bench(), "a better one")
+    e = verbs.try_idea(open_session(), "a better one")
     assert e.verdict == "keep" and champion() == better
     assert head(f"refs/ratchet/{e.n}") == better
     phases = [run["phase"] for run in e.runs]
     assert phases[:3] == ["screen", "confirm", "champion"]
     assert len({run["seed"] for run in e.runs}) == len(e.runs)
     commit("back to the old one", quality=1.0, more="x = 1")
-    assert verbs.attempt(Bench(), "worse than the new one").verdict == "discard"
+    assert verbs.try_idea(open_session(), "worse than the new one").verdict == "discard"
     assert problems() == []
 
 
 def test_a_harmful_change_costs_one_run(calibrated, runs):
     losing = commit("worse", quality=1.0 - 10 * SIGMA)
-    e = verbs.attempt(Bench(), "a worse one")
+    e = verbs.try_idea(open_session(), "a worse one")
     assert e.verdict == "discard" and len(e.runs) == 1 and "first seed" in e.closes["reason"]
     assert head(f"refs/ratchet/{e.n}") == losing != champion()
 
 
 def test_a_comment_is_no_new_source(calibrated, runs):
     commit("a comment", quality=1.0, more="# a comment\n'''and a docstring?'''[:0]\n"[:12])
-    e = verbs.attempt(Bench(), "a comment")
+    e = verbs.try_idea(open_session(), "a comment")
     assert e.role == "calibrate" and len(runs.jobs) == 5
-    again = verbs.attempt(Bench(), "a comment", again=True)
+    again = verbs.try_idea(open_session(), "a comment", again=True)
     assert again.n != e.n and again.verdict in ("discard", "undecided")
 
 
@@ -161,7 +161,7 @@ def test_a_comment_is_no_new_source(calibrated, runs):
 )
 def test_a_run_without_a_score_is_one_row(calibrated, runs, status, verdict):
     commit("breaks", more=f'STATUS = "{status}"')
-    e = verbs.attempt(Bench(), "breaks")
+    e = verbs.try_idea(open_session(), "breaks")
     assert e.verdict == verdict and status in e.closes["reason"] and len(e.runs) == 1
     assert problems() == []
 
@@ -169,13 +169,13 @@ def test_a_run_without_a_score_is_one_row(calibrated, runs, status, verdict):
 def test_what_is_no_experiment_is_refused(calibrated, runs):
     commit("two files", quality=1.1, README_md="other words", notes_txt="x")
     with pytest.raises(Refused, match=r"changes README\.md, notes\.txt: an experiment may"):
-        verbs.attempt(Bench(), "two files")
+        verbs.try_idea(open_session(), "two files")
     with open("train.py", "a", encoding="utf-8") as file:
         file.write("# not committed\n")
     with pytest.raises(
         Refused, match=r"train\.py changed since the last commit: commit that first"
     ):
-        verbs.attempt(Bench(), "dirty")
+        verbs.try_idea(open_session(), "dirty")
     assert (calibrated / "train.py").read_text(encoding="utf-8").endswith("# not committed\n")
     assert len(runs.jobs) == 5
 
@@ -183,17 +183,17 @@ def test_what_is_no_experiment_is_refused(calibrated, runs):
 def test_a_large_source_is_refused(calibrated):
     commit("data in the source", more="DATA = '" + "x" * SOURCE_BYTES + "'")
     with pytest.raises(Refused, match="no data in it"):
-        verbs.attempt(Bench(), "data in the source")
+        verbs.try_idea(open_session(), "data in the source")
 
 
 def test_without_a_baseline_or_with_another_judge_nothing_is_tried(repository, runs, monkeypatch):
     with pytest.raises(Refused, match="calibrate"):
-        verbs.attempt(Bench(), "too early")
-    verbs.calibrate(Bench(arena="tiny"), 2)
+        verbs.try_idea(open_session(), "too early")
+    verbs.calibrate(open_session(arena="tiny"), 2)
     commit("better", quality=1.1)
     monkeypatch.setattr("ratchet.experiments.seal.machinery", lambda: "other")
     with pytest.raises(Refused, match=r"prepare\.py or ratchet/ has changed"):
-        verbs.attempt(Bench(), "another judge")
+        verbs.try_idea(open_session(), "another judge")
 
 
 @pytest.mark.parametrize("stop", range(6))
@@ -201,11 +201,11 @@ def test_what_is_interrupted_goes_on(calibrated, runs, stop):
     commit("better", quality=1.0 + 5 * SIGMA)
     runs.stop_at = 5 + stop
     try:
-        first = verbs.attempt(Bench(), "better")
+        first = verbs.try_idea(open_session(), "better")
     except KeyboardInterrupt:
-        first = Bench().experiments()[-1]
+        first = open_session().experiments()[-1]
         assert not first.closes and len(first.runs) == stop
-    e = verbs.attempt(Bench(), "better")
+    e = verbs.try_idea(open_session(), "better")
     assert e.n == first.n and e.verdict == "keep" and len(runs.jobs) == 5 + len(e.runs)
     assert problems() == []
 
@@ -213,13 +213,13 @@ def test_what_is_interrupted_goes_on(calibrated, runs, stop):
 def test_a_shared_device_does_not_decide(calibrated, runs):
     commit("better", quality=1.0 + 5 * SIGMA)
     runs.shared = 2
-    e = verbs.attempt(Bench(), "better")
+    e = verbs.try_idea(open_session(), "better")
     assert e.verdict == "keep" and [run["shared"] for run in e.runs[:3]] == [True, True, False]
     assert len(e.scores(0, "screen")) == 1
     commit("better still", quality=1.0 + 10 * SIGMA)
     runs.shared = 99
     with pytest.raises(Refused, match=r"40% of its CPU.*--busy"):
-        verbs.attempt(Bench(), "better still")
+        verbs.try_idea(open_session(), "better still")
 
 
 def test_busy_runs_are_held_against_busy_ones(calibrated, runs):
@@ -227,17 +227,17 @@ def test_busy_runs_are_held_against_busy_ones(calibrated, runs):
     commit("better", quality=1.0 + 10 * SIGMA)
     runs.shared = 99
     with pytest.raises(Refused, match=r"measured without --busy.*calibrate --busy"):
-        verbs.attempt(Bench(busy=True), "better")
+        verbs.try_idea(open_session(busy=True), "better")
     subprocess.run(["git", "checkout", "-q", "HEAD~1"], check=True)
-    verbs.calibrate(Bench(arena="tiny", budget="5s", busy=True), 5)
+    verbs.calibrate(open_session(arena="tiny", budget="5s", busy=True), 5)
     subprocess.run(["git", "checkout", "-q", "main"], check=True)
-    assert verbs.attempt(Bench(busy=True), "better").verdict == "keep"
+    assert verbs.try_idea(open_session(busy=True), "better").verdict == "keep"
 
 
 def test_the_champion_itself_was_tried_whatever_its_commit_changed(repository, runs):
     commit("more", quality=1.0, README_md="other words\n")
-    calibration = verbs.calibrate(Bench(arena="tiny", budget="5s"), 5)
-    assert verbs.attempt(Bench(), "nothing").n == calibration.n
+    calibration = verbs.calibrate(open_session(arena="tiny", budget="5s"), 5)
+    assert verbs.try_idea(open_session(), "nothing").n == calibration.n
 
 
 def test_a_disturbed_run_decides_nothing_however_it_ended(calibrated, runs, monkeypatch):
@@ -250,22 +250,22 @@ def test_a_disturbed_run_decides_nothing_however_it_ended(calibrated, runs, monk
 
     monkeypatch.setattr("ratchet.referee.trial.run", disturbs)
     commit("better", quality=1.0 + 5 * SIGMA)
-    e = verbs.attempt(Bench(), "better")
+    e = verbs.try_idea(open_session(), "better")
     assert e.verdict == "keep" and e.runs[0]["status"] == "overtime" and problems() == []
     assert e.runs[0]["seed"] == e.runs[1]["seed"]
 
 
 def test_budgets_do_not_mix(calibrated, runs):
-    verbs.calibrate(Bench(arena="tiny", budget="9s"), 2)
+    verbs.calibrate(open_session(arena="tiny", budget="9s"), 2)
     commit("better", quality=1.0 + 6 * SIGMA)
-    e = verbs.attempt(Bench(), "better")
+    e = verbs.try_idea(open_session(), "better")
     assert e.budget == "9s" and {run["budget"] for run in e.runs} == {"9s"}
-    assert Bench().campaign().noise(before=e.line).df == 1
+    assert open_session().read_campaign().noise(before=e.line).df == 1
 
 
 def test_quick_is_one_seed(calibrated, runs):
     commit("better", quality=1.0 + 8 * SIGMA)
-    e = verbs.attempt(Bench(), "better", quick=True)
+    e = verbs.try_idea(open_session(), "better", quick=True)
     assert e.verdict == "keep" and len(e.runs) == 1 and e.quick
 
 
@@ -276,7 +276,7 @@ def test_a_comparison_runs_in_turns_with_the_same_seeds(repository, runs, frame,
     first = head("HEAD")
     second = commit("better", quality=1.0 + 10 * SIGMA)
     e = comparisons.compare(
-        Bench(arena="tiny", budget="20s"), [first[:9], second, "train.py"], 3, frame
+        open_session(arena="tiny", budget="20s"), [first[:9], second, "train.py"], 3, frame
     )
     compared = [run for run in e.runs if run["phase"] == "compare"]
     assert {run["budget"] for run in compared} == {budget}
@@ -289,14 +289,14 @@ def test_a_comparison_runs_in_turns_with_the_same_seeds(repository, runs, frame,
 def test_a_comparison_changes_no_champion(calibrated, runs):
     before = champion()
     commit("better", quality=1.0 + 10 * SIGMA)
-    comparisons.compare(Bench(arena="tiny", budget="5s"), ["HEAD~1", "HEAD"], 2)
-    assert champion() == before == Bench().campaign().champion["commit"]
+    comparisons.compare(open_session(arena="tiny", budget="5s"), ["HEAD~1", "HEAD"], 2)
+    assert champion() == before == open_session().read_campaign().champion["commit"]
 
 
 def test_the_audit_scores_champions_on_test(calibrated, runs):
     commit("better", quality=1.0 + 6 * SIGMA)
-    assert verbs.attempt(Bench(), "better").verdict == "keep"
-    e = comparisons.audit(Bench(), 2)
+    assert verbs.try_idea(open_session(), "better").verdict == "keep"
+    e = comparisons.audit(open_session(), 2)
     assert all({"val", "test"} <= {*run} for run in e.runs) and len(e.runs) == 4
     assert comparisons.contrast(e, "test")[1][1].gain > 0
     assert {job.splits for job in runs.jobs[:-4]} == {("val",)}
@@ -318,7 +318,7 @@ def rewrite(path, change):
 
 def test_a_champion_that_fails_in_the_audit_is_told(calibrated, runs, monkeypatch):
     commit("better", quality=1.1)
-    verbs.attempt(Bench(), "better")
+    verbs.try_idea(open_session(), "better")
     calls = []
 
     def fails(job):
@@ -326,7 +326,7 @@ def test_a_champion_that_fails_in_the_audit_is_told(calibrated, runs, monkeypatc
         return runs(job) | ({"status": "crash", "reason": "it diverged"} if len(calls) == 2 else {})
 
     monkeypatch.setattr("ratchet.referee.trial.run", fails)
-    e = comparisons.audit(Bench(), 2)
+    e = comparisons.audit(open_session(), 2)
     assert e.verdict == "audited" and len(e.runs) == 4
     assert e.closes["reason"] == "2 champions, 2 seeds; 1 of 2 runs of experiment 2 failed (crash)"
     assert [len(scores) for scores, _ in comparisons.contrast(e)] == [2, 1]
@@ -339,7 +339,7 @@ def lying(row):
 
 def test_verify_finds_an_edited_verdict_in_a_whole_chain(calibrated, runs):
     commit("worse", quality=1.0 - 10 * SIGMA)
-    verbs.attempt(Bench(), "worse")
+    verbs.try_idea(open_session(), "worse")
     assert problems() == []
     rewrite(
         calibrated / "ledger.jsonl",
@@ -350,7 +350,7 @@ def test_verify_finds_an_edited_verdict_in_a_whole_chain(calibrated, runs):
 
 def test_verify_finds_a_lost_commit_and_a_lost_end(calibrated, runs):
     commit("worse", quality=1.0 - 10 * SIGMA)
-    verbs.attempt(Bench(), "worse")
+    verbs.try_idea(open_session(), "worse")
     lines = (calibrated / "ledger.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (calibrated / "ledger.jsonl").write_text("".join(lines[:7]), encoding="utf-8")
     assert problems() == ["refs/ratchet/2 has no line in the ledger: its end was cut off"]
@@ -449,13 +449,13 @@ def test_a_second_calibration_says_whose_place_it_takes_and_the_log_tells_both_s
 
 
 def test_noise_that_outgrows_its_calibration_is_told(calibrated, runs, monkeypatch):
-    assert Bench().campaign().unrest == "" and "has grown" not in invoke("log").stdout
+    assert open_session().read_campaign().unrest == "" and "has grown" not in invoke("log").stdout
     commit("shaky", quality=1.0 + 6 * SIGMA)
     invoke("try", "shaky")
     found = Campaign.noise
     grown = lambda self, **when: found(self, **when) if when else verdicts.Noise(9 * SIGMA, 40)  # noqa: E731
     monkeypatch.setattr(Campaign, "noise", grown)
-    assert f"to {9 * SIGMA:.4f} bpb since" in Bench().campaign().unrest
+    assert f"to {9 * SIGMA:.4f} bpb since" in open_session().read_campaign().unrest
     assert "sigma has grown" in invoke("log").stdout
     data = report_data.collect(ledger.Ledger(calibrated), calibrated)
     assert any("has grown" in text for text in data["campaigns"][0]["warnings"])
@@ -496,24 +496,24 @@ def test_a_users_mistake_is_one_sentence(repository, monkeypatch, capsys):
 
 def test_a_champion_that_is_kept_meanwhile_overtakes_a_try(calibrated, runs):
     base = commit("faster", quality=1.1), commit("better", quality=1.2)
-    bench, found = Bench(), {}
+    session, found = open_session(), {}
 
     def meanwhile(job):
         """While the first one has its confirmation, the second one is tried and kept."""
         if len(runs.jobs) == 7 and not found:
             found["second"] = None
-            found["second"] = verbs.attempt(bench, "the second", base[1])
+            found["second"] = verbs.try_idea(session, "the second", base[1])
         return runs(job)
 
-    bench.place.run = meanwhile
-    first = verbs.attempt(bench, "the first", base[0])
+    session.executor.run = meanwhile
+    first = verbs.try_idea(session, "the first", base[0])
     assert found["second"].verdict == "keep" and champion() == base[1]
     assert (
         first.verdict == "overtaken"
         and f"experiment {found['second'].n} became" in first.closes["reason"]
     )
     assert len(first.runs) == 3 and problems() == []
-    again = verbs.attempt(Bench(), "the first", base[0])  # it has no verdict yet
+    again = verbs.try_idea(open_session(), "the first", base[0])  # it has no verdict yet
     assert again.n not in (first.n, found["second"].n) and again.verdict == "discard"
 
 
@@ -528,7 +528,7 @@ def test_a_champions_run_that_fails_is_made_again(calibrated, runs, monkeypatch)
 
     monkeypatch.setattr("ratchet.referee.trial.run", fails)
     commit("better", quality=1.1)
-    e = verbs.attempt(Bench(), "better")
+    e = verbs.try_idea(open_session(), "better")
     assert (
         e.verdict == "keep"
         and [run["status"] for run in e.runs].count("memory") == 1
@@ -537,19 +537,19 @@ def test_a_champions_run_that_fails_is_made_again(calibrated, runs, monkeypatch)
     times, own, calls[:] = 99, champion(), []
     commit("better still", quality=1.2)
     with pytest.raises(Refused, match="3 times"):
-        verbs.attempt(Bench(), "better still")
+        verbs.try_idea(open_session(), "better still")
     assert calls.count(own) == 3
 
 
 def test_what_a_kill_left_undone_after_a_verdict_is_done(calibrated, runs):
     old, better = champion(), commit("better", quality=1.1)
-    verbs.attempt(Bench(), "better")
+    verbs.try_idea(open_session(), "better")
     commits.git("update-ref", "refs/ratchet/champion", old)
-    assert verbs.attempt(Bench(), "better").verdict == "keep" and champion() == better
+    assert verbs.try_idea(open_session(), "better").verdict == "keep" and champion() == better
 
 
 def test_a_run_without_hope_is_discarded(calibrated, runs):
-    for e in Bench().experiments():
+    for e in open_session().experiments():
         for number, run in enumerate(e.runs):
             (folder := calibrated / run["folder"]).mkdir(parents=True)
             lines = [
@@ -560,19 +560,19 @@ def test_a_run_without_hope_is_discarded(calibrated, runs):
                 "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
             )
     commit("hopeless", quality=0.5, more='STATUS = "hopeless"')
-    e = verbs.attempt(Bench(stop_hopeless=True), "hopeless")
+    e = verbs.try_idea(open_session(stop_hopeless=True), "hopeless")
     assert (
         e.verdict == "discard" and "could not catch up" in e.closes["reason"] and problems() == []
     )
     assert len(runs.jobs[-1].reference) == 11 and not runs.jobs[0].reference
     commit("tried without", quality=0.5)
-    verbs.attempt(Bench(), "not stopped")
+    verbs.try_idea(open_session(), "not stopped")
     assert not runs.jobs[-1].reference
 
 
 def test_a_kept_champion_is_not_replaced_without_a_yes(calibrated, runs, monkeypatch, capsys):
     better = commit("better", quality=1.0 + 6 * SIGMA)
-    verbs.attempt(Bench(), "better")
+    verbs.try_idea(open_session(), "better")
     commit("another", quality=1.0 + 3 * SIGMA)
     lines = (calibrated / "ledger.jsonl").read_bytes()
     monkeypatch.setattr("sys.argv", ["ratchet", "calibrate", "--arena", "tiny"])
@@ -596,7 +596,7 @@ def test_in_a_terminal_the_question_is_on_stderr_and_no_is_its_default(
     calibrated, runs, monkeypatch, answer, goes_on
 ):
     commit("better", quality=1.0 + 6 * SIGMA)
-    verbs.attempt(Bench(), "better")
+    verbs.try_idea(open_session(), "better")
     commit("another", quality=1.0 + 3 * SIGMA)
     monkeypatch.setattr("ratchet.terminal.is_interactive", lambda: True)
     words = ["calibrate", "--arena", "tiny", "-n", "3", "--json"]
@@ -615,29 +615,31 @@ def test_nothing_is_asked_when_no_kept_champion_gives_way(calibrated, runs):
         return False
 
     commit("another baseline", quality=0.9)  # the champion is the baseline
-    verbs.calibrate(Bench(arena="tiny"), 2, refuse)
+    verbs.calibrate(open_session(arena="tiny"), 2, refuse)
     commit("better", quality=1.0 + 6 * SIGMA)
-    assert verbs.attempt(Bench(), "better").verdict == "keep"
-    verbs.calibrate(Bench(arena="tiny"), 2, refuse)  # of the champion itself
+    assert verbs.try_idea(open_session(), "better").verdict == "keep"
+    verbs.calibrate(open_session(arena="tiny"), 2, refuse)  # of the champion itself
     assert not asked
 
 
 def test_a_calibration_that_was_agreed_to_goes_on_without_another_question(calibrated, runs):
     commit("better", quality=1.0 + 6 * SIGMA)
-    verbs.attempt(Bench(), "better")
+    verbs.try_idea(open_session(), "better")
     commit("another", quality=1.0 + 3 * SIGMA)
     asked = []
     for stop in (1, 1, None):
         runs.stop_at = stop and len(runs.jobs) + stop
         try:
-            verdict = verbs.calibrate(Bench(arena="tiny"), 4, lambda q: not asked.append(q)).verdict
+            verdict = verbs.calibrate(
+                open_session(arena="tiny"), 4, lambda q: not asked.append(q)
+            ).verdict
         except KeyboardInterrupt:
             verdict = ""
     assert verdict == "baseline" and len(asked) == 1
     commit("better again", quality=1.0 + 12 * SIGMA)
-    assert verbs.attempt(Bench(), "better").verdict == "keep"
+    assert verbs.try_idea(open_session(), "better").verdict == "keep"
     commit("and another", quality=1.0)
-    verbs.calibrate(Bench(arena="tiny"), 2, lambda q: not asked.append(q))
+    verbs.calibrate(open_session(arena="tiny"), 2, lambda q: not asked.append(q))
     assert len(asked) == 2
 
 
@@ -653,7 +655,7 @@ def test_the_log_tells_what_runs_from_what_was_left(calibrated, runs, monkeypatc
     monkeypatch.setattr("ratchet.referee.trial.run", looks)
     runs.stop_at = 7
     with pytest.raises(KeyboardInterrupt):
-        verbs.attempt(Bench(), "better")
+        verbs.try_idea(open_session(), "better")
     assert len(seen) == 3
     for log, shown, as_json, page in seen:
         assert "running" in log and "unfinished" not in log and "experiment 2: running" in shown
@@ -695,7 +697,7 @@ def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(
 
     def lines(verb, *args, **options):
         told.clear()
-        verb(Bench(arena="tiny", budget="300s", tell=told.append), *args, **options)
+        verb(open_session(arena="tiny", budget="300s", tell=told.append), *args, **options)
         return [
             re.search(r"experiment \d+, (.*?):", line)[1] for line in told if line.startswith("exp")
         ]
@@ -706,7 +708,7 @@ def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(
         "run 3 of 3, about 6 min left",
     ]
     commit("better", quality=1.0 + 6 * SIGMA)
-    said = lines(verbs.attempt, "better")
+    said = lines(verbs.try_idea, "better")
     assert said[:3] == [
         "run 1 of at most 13, at most 74 min left",
         "run 2 of at most 13, at most 68 min left",
@@ -722,13 +724,13 @@ def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(
         "run 2 of 5",
     ]
     commit("quick", quality=1.0 + 20 * SIGMA)
-    assert lines(verbs.attempt, "quick", quick=True) == ["run 1 of at most 1, at most 6 min left"]
+    assert lines(verbs.try_idea, "quick", quick=True) == ["run 1 of at most 1, at most 6 min left"]
 
 
 def test_a_detached_head_is_tried_like_any_other(calibrated, runs):
     subprocess.run(["git", "checkout", "-q", "--detach"], check=True)
     better = commit("better", quality=1.0 + 6 * SIGMA)
-    assert verbs.attempt(Bench(), "better").verdict == "keep" and champion() == better
+    assert verbs.try_idea(open_session(), "better").verdict == "keep" and champion() == better
 
 
 def test_a_project_in_a_folder_of_a_repository_is_served(tmp_path, runs, monkeypatch, arena):
@@ -740,9 +742,9 @@ def test_a_project_in_a_folder_of_a_repository_is_served(tmp_path, runs, monkeyp
         subprocess.run(["git", *command.split()], check=True)
     monkeypatch.chdir(folder)
     commit("the baseline")
-    assert verbs.calibrate(Bench(arena="tiny", budget="5s"), 3).verdict == "baseline"
+    assert verbs.calibrate(open_session(arena="tiny", budget="5s"), 3).verdict == "baseline"
     commit("better", quality=1.0 + 6 * SIGMA)
-    assert verbs.attempt(Bench(), "better").verdict == "keep" and problems() == []
+    assert verbs.try_idea(open_session(), "better").verdict == "keep" and problems() == []
     assert (folder / "ledger.jsonl").exists() and not (tmp_path / "monorepo/ledger.jsonl").exists()
     assert "+QUALITY = 1.06" in invoke("diff", 2).stdout
     page = report_data.collect(ledger.Ledger(folder), folder)
@@ -787,7 +789,7 @@ def test_preparing_an_arena_says_what_takes_long(repository, tmp_path, monkeypat
     )
     monkeypatch.setattr("ratchet.experiments.session.ROOT", tmp_path)
     said = []
-    assert Bench(tell=said.append).prepare("pocket")
+    assert prepare_arena("pocket", said.append)
     assert said == ["  preparing arena pocket in x", "  tokenising: 3 documents"]
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import wandb
+from conftest import open_session
 from test_experiments import calibrated, commit, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
@@ -15,7 +16,6 @@ from ratchet import __main__
 from ratchet.arena.log import wandb_run, wandb_settings
 from ratchet.arena.run import Run
 from ratchet.experiments import verbs
-from ratchet.experiments.session import Bench
 from ratchet.report import wandb as wandb_relay
 
 KEY = 8 * "ab12c"
@@ -36,17 +36,17 @@ def texts(folder):
 def test_a_run_there_for_each_run_here(calibrated, monkeypatch):  # noqa: F811
     monkeypatch.setenv("WANDB_MODE", "offline")
     commit("breaks", quality=1.2, more='STATUS = "crash"')
-    bench = Bench(wandb=True)
+    session = open_session(wandb=True)
 
-    def run(job, quick=bench.place.run):
+    def run(job, quick=session.executor.run):
         facts = quick(job)
         job.target.mkdir(parents=True)
         line = json.dumps({"seconds": 1.5, "tokens": 77, "loss": 3.25})
         (job.target / "curve.jsonl").write_text(line + "\n", encoding="utf-8")
         return facts
 
-    bench.place.run = run
-    e = verbs.attempt(bench, "an idea like no other", by="somebody")
+    session.executor.run = run
+    e = verbs.try_idea(session, "an idea like no other", by="somebody")
     wandb.teardown()  # its process has written all, as when this one ends
     folders = [*(calibrated / "runs/wandb").glob("offline-run-*")]
     assert e.verdict == "crash" and len(folders) == len(e.runs) == 1
@@ -59,13 +59,13 @@ def test_nothing_is_sent_unless_it_is_asked_for(calibrated, monkeypatch):  # noq
     calls, told = [], []
     monkeypatch.setattr("ratchet.report.wandb.send", lambda *args: calls.append(args) or 1 / 0)
     commit("worse", quality=0.5)
-    verbs.attempt(Bench(), "worse")
+    verbs.try_idea(open_session(), "worse")
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    verbs.attempt(Bench(), "worse", again=True)
+    verbs.try_idea(open_session(), "worse", again=True)
     assert calls == []
     monkeypatch.delenv("WANDB_MODE")
-    e = verbs.attempt(Bench(tell=told.append), "worse", again=True)
+    e = verbs.try_idea(open_session(tell=told.append), "worse", again=True)
     assert len(calls) == 1 and e.verdict == "discard" and "could not be told" in told[-1]
 
 

@@ -8,13 +8,13 @@ import urllib.error
 import urllib.request
 
 import pytest
+from conftest import open_session
 from test_experiments import SIGMA, commit, problems, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
 from ratchet import __main__, commits
 from ratchet.experiments import comparisons, sources, verbs
 from ratchet.experiments.ledger import Ledger
-from ratchet.experiments.session import Bench
 from ratchet.model import scaling, serve_bench
 from ratchet.report import data as report_data
 from ratchet.report import picture, render
@@ -30,15 +30,17 @@ EVIL += "\u202etxet\x1b[31m"
 def night(repository, runs, monkeypatch):  # noqa: F811
     """A campaign with a gain, a dead end, a crash, an audit, and curves; its words are hostile."""
     monkeypatch.setattr("ratchet.referee.supervisor.clean", lambda data: data.decode())
-    verbs.calibrate(Bench(arena="tiny", budget="5s"), 5)
+    verbs.calibrate(open_session(arena="tiny", budget="5s"), 5)
     for number, (quality, more) in enumerate(
         [(1.1, ""), (1.0, ""), (1.2, 'STATUS = "crash"'), (1.05, "")]
     ):
         commit(f"idea {number}", quality=quality, more=f"NUMBER = {number}\n{more}")
         told = {"gain": 0.1 - number / 30}
-        verbs.attempt(Bench(), f"idea {number}, {EVIL}", by=f"agent {number % 2} {EVIL}", **told)
-    comparisons.audit(Bench(), 2)
-    for e in Bench().experiments():
+        verbs.try_idea(
+            open_session(), f"idea {number}, {EVIL}", by=f"agent {number % 2} {EVIL}", **told
+        )
+    comparisons.audit(open_session(), 2)
+    for e in open_session().experiments():
         for run in e.runs:
             (folder := repository / run["folder"]).mkdir(parents=True, exist_ok=True)
             points = (
@@ -90,9 +92,9 @@ def test_the_data_are_those_of_the_ledger(night):
 
 
 def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
-    verbs.calibrate(Bench(arena="tiny", budget="5s"), 5)
+    verbs.calibrate(open_session(arena="tiny", budget="5s"), 5)
     commit("new idea", quality=1.3)
-    verbs.attempt(Bench(), "new idea", quick=True)
+    verbs.try_idea(open_session(), "new idea", quick=True)
     data = collected(night)
     old, new = data["campaigns"]
     assert [row["verdict"] for row in new["experiments"]] == ["baseline", "keep"] and data[
@@ -104,7 +106,7 @@ def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
         and "gain" not in new["champions"][1]
     )
     picture.picture(data, night / "progress.png")
-    comparisons.compare(Bench(arena="tiny", budget="7s"), ["HEAD", "HEAD~1"], 2)
+    comparisons.compare(open_session(arena="tiny", budget="7s"), ["HEAD", "HEAD~1"], 2)
     data = collected(night)
     assert len(data["campaigns"]) == 3 and data["latest"] == 1
 
@@ -119,7 +121,7 @@ def test_diffs_are_those_of_each_pair_and_of_what_git_still_has(repository):  # 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_an_empty_ledger_and_one_without_a_verdict_make_a_page(repository, runs, rows):  # noqa: F811
     if rows:
-        Bench(arena="tiny", budget="5s").ledger.append(
+        open_session(arena="tiny", budget="5s").ledger.append(
             "opens",
             role="calibrate",
             arms=[sources.read_source("HEAD").facts()],
@@ -229,7 +231,7 @@ def test_the_live_page_follows_the_ledger(served, night):
     first = get(served + "/stamp"), get(served + "/data")
     assert "Ratchet" in get(served + "/") and get(served + "/stamp") == first[0]
     commit("another", quality=1.0, more="NUMBER = 9")
-    verbs.attempt(Bench(), "another")
+    verbs.try_idea(open_session(), "another")
     assert get(served + "/stamp") != first[0] and get(served + "/data") != first[1]
     (night / "ledger.jsonl").unlink()
     assert get(served + "/stamp") == "empty" and get(served + "/data")
@@ -391,7 +393,7 @@ def test_a_row_appears_within_two_seconds(served, night, look):
     page = look(served + "/")
     count = page.locator("tr.row").count()
     commit("late", quality=1.0, more="NUMBER = 11")
-    verbs.attempt(Bench(), "late")
+    verbs.try_idea(open_session(), "late")
     page.locator("tr.row").nth(count).wait_for(timeout=2000)
 
 
@@ -399,7 +401,7 @@ def test_a_row_appears_within_two_seconds(served, night, look):
 def test_a_browser_draws_a_page_with_nothing(repository, runs, tmp_path, look, rows):  # noqa: F811
     if rows:
         commit("breaks", more='STATUS = "crash"')
-        verbs.calibrate(Bench(arena="tiny", budget="5s"), 5)
+        verbs.calibrate(open_session(arena="tiny", budget="5s"), 5)
     page = look(written(repository, tmp_path))
     assert page.errors == []
     assert ("empty" in page.inner_text("#sentence")) == (rows == 0)

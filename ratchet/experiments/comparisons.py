@@ -2,13 +2,16 @@
 champion.
 """
 
+from collections.abc import Sequence
+
 from ratchet.arena.files import Refused
 from ratchet.experiments import sources, verdicts
-from ratchet.experiments.ledger import bpb, counts
+from ratchet.experiments.ledger import Experiment, bpb, counts
 from ratchet.experiments.protocol import failure
 from ratchet.experiments.running import working_on
-from ratchet.experiments.session import MIN_SEEDS, valid_or_failed
+from ratchet.experiments.session import MIN_SEEDS, Session, valid_or_failed
 from ratchet.experiments.verdicts import Verdict
+from ratchet.referee.source import Source
 
 SPLITS = {
     "compare": ("val",),
@@ -16,48 +19,59 @@ SPLITS = {
 }  # that experiments on several sources are scored on
 
 
-def compare(bench, names, seeds=5, frame="time"):
-    """Run several sources with the same seeds in turns; changes no champion. Returns the
-    experiment.
-    """
+def compare(
+    session: Session, names: Sequence[str], seeds: int = 5, frame: str = "time"
+) -> Experiment:
+    """Run several sources with the same seeds in turns; changes no champion. Raises Refused."""
+    arms = read_arms(names, seeds)
+    n = session.open_experiment("compare", arms, frame=frame, seeds=seeds)
+    with working_on(session.home, n):
+        return run_in_turns(session, n, arms, seeds, frame)
+
+
+def read_arms(names: Sequence[str], seeds: int) -> list[Source]:
+    """The sources that are to be compared with so many seeds. Raises Refused."""
     arms = [sources.read_source(name, files=True) for name in names]
     if len(arms) < 2 or seeds < MIN_SEEDS:
         raise Refused(f"a comparison needs two sources and {MIN_SEEDS} seeds at least")
-    bench.enter()
-    n = bench.open("compare", arms, frame=frame, seeds=seeds)
-    with working_on(bench.home, n):
-        return run_in_turns(bench, n, arms, seeds, frame)
+    return arms
 
 
-def run_in_turns(bench, n, arms, seeds, frame):
+def run_in_turns(session, n, arms, seeds, frame):
     """A comparison to its end."""
-    if frame != "time" and bench.budget.endswith("s"):
-        bench.budget = equal_budget(bench, n, arms[0], frame)
+    budget = session.budget
+    if frame != "time" and budget.endswith("s"):
+        budget = equal_budget(session, n, arms[0], frame)
     for number in range(seeds):
         order = [*range(len(arms))]
         for arm in order[number % len(order) :] + order[: number % len(order)]:
             runs = [
-                run for run in bench.now(n).runs if run["arm"] == arm and run["phase"] == "compare"
+                run
+                for run in session.experiment(n).runs
+                if run["arm"] == arm and run["phase"] == "compare"
             ]
             if not failure(runs) and sum(map(counts, runs)) <= number:
                 compared = [
-                    run for run in bench.now(n).runs if run["phase"] == "compare" and counts(run)
+                    run
+                    for run in session.experiment(n).runs
+                    if run["phase"] == "compare" and counts(run)
                 ]
                 used = [*dict.fromkeys(run["seed"] for run in compared)]
-                bench.run(
-                    n, arm, "compare", arms[arm], used[number] if len(used) > number else None
-                )
-    return bench.close(
-        n, Verdict("compared", f"{seeds} seeds, frame {frame}, budget {bench.budget}")
+                seed = used[number] if len(used) > number else None
+                session.run_arm(n, arm, "compare", arms[arm], seed=seed, budget=budget)
+    return session.close_experiment(
+        n, Verdict("compared", f"{seeds} seeds, frame {frame}, budget {budget}")
     )
 
 
-def equal_budget(bench, n, source, frame):
+def equal_budget(session, n, source, frame):
     """The tokens or FLOPs that the first source takes in the budget of seconds: what all then get."""
     found = [
-        run for run in bench.now(n).runs if run["phase"] == "measure" and run["status"] == "ok"
+        run
+        for run in session.experiment(n).runs
+        if run["phase"] == "measure" and run["status"] == "ok"
     ]
-    facts = found[0] if found else bench.run(n, 0, "measure", source)
+    facts = found[0] if found else session.run_arm(n, 0, "measure", source)
     if facts["status"] != "ok":
         raise Refused(
             f"{source.name} ended as {facts['status']} ({facts['reason']}): there is no amount to compare at"
@@ -82,34 +96,36 @@ def contrast(e, split="val"):
     return [*zip(scores, [None, *rest])]
 
 
-def audit(bench, seeds=3):
+def audit(session, seeds=3):
     """Score the champions, baseline first, on the locked test split with fresh seeds. Failures are
     told.
     """
-    campaign = bench.campaign()
+    campaign = session.read_campaign()
     arms = [
         sources.read_source(e.arms[0]["commit"])._replace(name=f"experiment {e.n}")
         for e in campaign.kept
     ]
-    n = bench.open("audit", arms, seeds=seeds)
-    with working_on(bench.home, n):
-        return score_on_test(bench, n, arms, seeds)
+    n = session.open_experiment("audit", arms, seeds=seeds)
+    with working_on(session.home, n):
+        return score_on_test(session, n, arms, seeds)
 
 
-def score_on_test(bench, n, arms, seeds):
+def score_on_test(session, n, arms, seeds):
     """An audit to its end."""
     for number in range(seeds):
         for arm, source in enumerate(arms):
-            if len([*valid_or_failed(bench.now(n), arm)]) <= number:
-                bench.run(n, arm, "audit", source, splits=("val", "test"))
+            if len([*valid_or_failed(session.experiment(n), arm)]) <= number:
+                session.run_arm(n, arm, "audit", source, splits=("val", "test"))
     what = f"{len(arms)} champions, {seeds} seeds"
     for arm, source in enumerate(arms):
         ends = [
-            run["status"] for run in valid_or_failed(bench.now(n), arm) if run["status"] != "ok"
+            run["status"]
+            for run in valid_or_failed(session.experiment(n), arm)
+            if run["status"] != "ok"
         ]
         what += (
             f"; {len(ends)} of {seeds} runs of {source.name} failed ({', '.join(ends)})"
             if ends
             else ""
         )
-    return bench.close(n, Verdict("audited", what))
+    return session.close_experiment(n, Verdict("audited", what))

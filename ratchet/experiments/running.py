@@ -1,11 +1,33 @@
-"""Running: which experiments a living process works on, by a lock that dies with the process."""
+"""Which experiments a living process works on, by locks that die with the process."""
 
 import fcntl
 import os
 import time
 from contextlib import contextmanager, suppress
 
+from ratchet.arena.files import Refused
+from ratchet.referee import devices
+
 TRIES = 20  # to get a lock that decides nothing
+
+
+@contextmanager
+def only_command(home):
+    """In this block nobody else experiments in this repository. Raises Refused."""
+    (home / "runs").mkdir(exist_ok=True)
+    with open(home / "runs/.lock", "ab") as file:
+        if not devices.lock(file):
+            raise Refused("another experiment is running in this repository: wait for it")
+        yield
+
+
+def is_command_running(home):
+    """Whether somebody experiments in this repository."""
+    try:
+        with only_command(home):
+            return False
+    except Refused:
+        return True
 
 
 def mark_of(home, n):

@@ -17,9 +17,9 @@ from ratchet.arena.files import Refused, replace_file, sha256, work_folder
 from ratchet.experiments import progress as run_progress
 from ratchet.experiments import sources, verbs
 from ratchet.experiments.campaign import device_seconds
-from ratchet.experiments.ledger import utc_now
-from ratchet.experiments.running import state_of
-from ratchet.experiments.session import Shared
+from ratchet.experiments.ledger import Ledger, utc_now
+from ratchet.experiments.running import is_command_running, state_of
+from ratchet.experiments.session import DeviceShared
 from ratchet.night import knobs
 from ratchet.night.agent import Agent
 from ratchet.night.journal import Journal, active_seconds
@@ -53,10 +53,10 @@ def paid(journal):
     return len(answers), sum(event["cost"] for event in answers)
 
 
-def spent_by(journal, bench, seconds):
+def spent_by(journal, experiments, seconds):
     """What of each limit a night has used that was active for so many seconds."""
     calls, cost = paid(journal)
-    device = device_seconds(bench.experiments(), journal.night()[0])
+    device = device_seconds(experiments, journal.night()[0])
     return Limits(seconds / 3600, len(journal.verdicts()), device, calls, cost)
 
 
@@ -74,7 +74,7 @@ class Night:
 
     def enter(self):
         """Begin a night, or go on with one of the same agent that never ended."""
-        campaign, events = self.bench.campaign(), self.journal.night()
+        campaign, events = self.bench.read_campaign(), self.journal.night()
         same = events and (events[0]["agent"], events[0]["baseline"]) == (
             self.name,
             campaign.baseline.n,
@@ -87,7 +87,8 @@ class Night:
 
     def spent(self):
         """What counts against the limits."""
-        return spent_by(self.journal, self.bench, self.before + time.monotonic() - self.begin)
+        seconds = self.before + time.monotonic() - self.begin
+        return spent_by(self.journal, self.bench.experiments(), seconds)
 
     def may_ask(self):
         """Whether the agent may be asked once more."""
@@ -223,8 +224,8 @@ class Night:
         told = dict(by=self.name, parent=idea.parent, gain=idea.gain, near=idea.near)
         while True:
             try:
-                return verbs.attempt(bench, idea.idea, idea.commit, **told)
-            except Shared as error:
+                return verbs.try_idea(bench, idea.idea, idea.commit, **told)
+            except DeviceShared as error:
                 bench.tell(f"  {error}")
                 supervisor.pause(PATIENCE)
                 if self.over():
@@ -232,7 +233,7 @@ class Night:
 
     def up_to_date(self, idea):
         """The idea on the champion of now; None, noted, when that can't be."""
-        campaign = self.bench.campaign()
+        campaign = self.bench.read_campaign()
         champion = campaign.champion["commit"]
         tried = (
             e for e in campaign.since if e.role == "try" and e.arms[0]["commit"] == idea.commit
@@ -270,7 +271,7 @@ class Night:
         if found := self.preflight(bench, champion, "the champion"):
             if again:
                 self.ideas.ready.put(again)
-            where = getattr(bench.place, "device", None) or bench.conditions()["device"]
+            where = getattr(bench.executor, "device", None) or bench.conditions()["device"]
             what = f"not even the champion comes to its first step on {where} any more ({found[1]})"
             raise Lost(f"{what}: mend that, then give the same command again")
 
@@ -278,8 +279,8 @@ class Night:
         """(status, reason, last lines) of a commit that does not come to its first step, or None."""
         source = sources.read_source(commit)
         bench.tell(f"preflight of {quoted(words, 80)}")
-        where = bench.home / "runs/.preflight", bench.compiled()
-        return bench.place.preflight(trial.Job(source, 0, bench.budget, bench.arena, *where))
+        where = bench.home / "runs/.preflight", bench.compiler_caches()
+        return bench.executor.preflight(trial.Job(source, 0, bench.budget, bench.arena, *where))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -291,9 +292,9 @@ def run(bench, name, limits, share=(), network=True, others=()):
 
     others: places of the pool that work beside that of the bench.
     """
-    name, benches = clean(name.encode(errors="replace")), [bench, *map(bench.at, others)]
+    name, benches = clean(name.encode(errors="replace")), [bench, *map(bench.with_executor, others)]
     for each in benches:
-        each.campaign()  # refuses before an agent is asked
+        each.check_seal()  # refuses before an agent is asked
     (bench.home / "runs/.stop").unlink(missing_ok=True)
     place = work_folder() / ".agents" / sha256(str(bench.home).encode())[:12]
     agent = None if name == "tuner" else Agent(name, place, share, network)
@@ -314,7 +315,7 @@ def morning(bench):
 
 def summed_up(bench):
     """The summary of the last night, as Markdown."""
-    return summary(bench.campaign(), Journal(bench.home).night())
+    return summary(bench.read_campaign(), Journal(bench.home).night())
 
 
 def keep_summary(home, text):
@@ -322,36 +323,38 @@ def keep_summary(home, text):
     replace_file(home / "runs/morning.md", text)
 
 
-def status(bench):
+def status(home):
     """{what: how it stands} of the last night."""
-    journal = Journal(bench.home)
+    journal, known = Journal(home), Ledger(home).experiments()
     events, answers = journal.night(), journal.answers()
     if not events:
         return {"night": "there was none"}
     kept = sum(event["kind"] == "done" and event["outcome"] == "keep" for event in events)
     begun = [event for event in events if event["kind"] in ("begins", "resumes")][-1]
-    since = [e for e in bench.experiments() if e.n > begun["baseline"]]
+    since = [e for e in known.values() if e.n > begun["baseline"]]
     open_tries = sorted(e.n for e in since if not e.closes and e.role == "try")
-    runs = events[-1]["kind"] not in ("ends", "pauses") and bench.is_busy()
+    runs = events[-1]["kind"] not in ("ends", "pauses") and is_command_running(home)
     found = {"night": "runs" if runs else "does not run"}
     if events[-1]["kind"] == "ends":
         found["ended"] = events[-1]["why"]
     active = active_seconds(events + [{"kind": "now", "time": utc_now()}] * runs)
-    used = run_progress.of_night(spent_by(journal, bench, active), Limits(**begun["limits"]))
+    used = run_progress.of_night(
+        spent_by(journal, known.values(), active), Limits(**begun["limits"])
+    )
     found |= {"agent": events[0]["agent"], "began": events[0]["time"], "used": used}
     found |= {"hours": round(active / 3600, 2), "calls": len(answers)}
     found |= {"ideas": sum(event["outcome"] == "idea" for event in answers)}
     found |= {"verdicts": len(journal.verdicts()), "kept": kept}
     for n in open_tries:
-        e = bench.now(n)
+        e = known[n]
         found[f"experiment {n}"] = (
-            f"{state_of(e, bench.home)}, runs so far {len(e.runs)}, {quoted(e.idea)}"
+            f"{state_of(e, home)}, runs so far {len(e.runs)}, {quoted(e.idea)}"
         )
     return found
 
 
-def stop(bench):
+def stop(home):
     """Ask a night that runs to end. Raises Refused."""
-    if not bench.is_busy():
+    if not is_command_running(home):
         raise Refused("nothing runs in this repository: there is nothing to stop")
-    (bench.home / "runs/.stop").touch()
+    (home / "runs/.stop").touch()

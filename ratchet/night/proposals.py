@@ -163,7 +163,7 @@ class Ideas:
         repaired.
         """
         self.bench.ledger.check_room(work_folder())  # for what the agent will answer
-        campaign = self.bench.campaign()
+        campaign = self.bench.read_campaign()
         parent = broken.parent if broken else campaign.champion["commit"]
         champion = sources.read_source(parent).text
         self.agent.prepare(champion)
@@ -183,7 +183,7 @@ class Ideas:
         event["folder"] = str(kept)
         event |= {"idea": found.idea or (broken.idea if broken else ""), "commit": "", "near": None}
         if found.outcome == "idea":
-            event |= self.compare(self.bench.campaign(), found.text, parent)
+            event |= self.compare(self.bench.read_campaign(), found.text, parent)
         if event["outcome"] == "idea":
             event["commit"] = commits.commit_text(parent, found.text, found.idea)
         if broken and broken.failure and event["outcome"] != "idea":  # the crash stands as it is
@@ -253,7 +253,7 @@ class Ideas:
 
     def tuned(self):
         """The tuner's next idea, noted and put."""
-        campaign = self.bench.campaign()
+        campaign = self.bench.read_campaign()
         champion = campaign.champion["commit"]
         known = campaign.known | self.waiting()
         text, idea = tuner.propose(

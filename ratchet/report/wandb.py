@@ -28,6 +28,21 @@ def check(wanted):
         wandb_settings(wanted)
 
 
+def sender(wanted, home, tell):
+    """on_verdict(experiment) of a session that sends it, or does nothing unless wanted or asked for.
+
+    What goes wrong there harms nothing here: it is told.
+    """
+
+    def send_or_tell(e):
+        try:
+            send(e, home)
+        except Exception as error:
+            tell(f"  wandb could not be told: {type(error).__name__}: {error}")
+
+    return send_or_tell if wanted or asked() else lambda e: None
+
+
 def send(e, home):
     """One run there for each run here, in a group for the experiment; the change as an artifact of
     the first.
