@@ -30,13 +30,13 @@ import torch
 
 from ratchet.arena.definition import ARENAS, FILES, constants, label, load_arena
 from ratchet.arena.files import (
+    Refused,
     cache_folder,
+    exit_on_user_error,
     hash_file,
-    plainly,
-    refuse,
     replace_file,
     write_json,
-)  # noqa: F401
+)
 from ratchet.arena.hardware.cpu import limit_threads
 from ratchet.arena.hardware.distributed import add_gradients, peers, shared  # noqa: F401
 from ratchet.arena.log import wandb_run  # noqa: F401
@@ -78,7 +78,8 @@ ENVIRONMENT = (
 
 def begin_child(function, *args):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    plainly(function, *args)
+    with exit_on_user_error(variable="RATCHET_CACHE"):
+        function(*args)
 
 
 def in_child(task, measure, function, *args):
@@ -92,8 +93,8 @@ def in_child(task, measure, function, *args):
     finally:
         process.kill()
     if process.exitcode < 0:
-        refuse(
-            f"{task}: its process was killed (signal {-process.exitcode}): is there enough memory? Retry."
+        raise Refused(
+            f"{task}: its process was killed (signal {-process.exitcode}): is there enough memory? Retry"
         )
     if process.exitcode:
         raise SystemExit(process.exitcode)
@@ -159,13 +160,13 @@ def prepare(name, **options):
         wanted |= {"source": corpus.source, "source_bytes": corpus.size}
     taken = name in ARENAS and (family != name or wanted.keys() - {"source"})
     if taken or not re.fullmatch(r"\w[\w.-]*", name):
-        refuse(
-            f"arena {name!r} can't be made so: name your own with --arena (letters, digits, - and _)."
+        raise Refused(
+            f"arena {name!r} can't be made so: name your own with --arena (letters, digits, - and _)"
         )
     ready = folder / "arena.json"
     if not {name, *wanted} & {*ARENAS, "source"} and not ready.exists():
-        refuse(
-            f"there is no arena {name!r}: choose {' or '.join(ARENAS)}, or give your text with --text."
+        raise Refused(
+            f"there is no arena {name!r}: choose {' or '.join(ARENAS)}, or give your text with --text"
         )
     if not ready.exists():  # else it may be somebody else's, to be read only
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,8 +182,8 @@ def prepare(name, **options):
     arena = load_arena(folder)
     for key, value in ((plain | wanted) if is_own else wanted).items():
         if getattr(arena, key, plain.get(key)) not in (value, label(str(value))):
-            refuse(
-                f"arena {name} has other options or another text: choose an --arena, or delete {folder}."
+            raise Refused(
+                f"arena {name} has other options or another text: choose an --arena, or delete {folder}"
             )
     return arena
 
@@ -191,10 +192,11 @@ def enter():
     """The run that the environment asks for. Prepares the arena `pocket` if that is asked for and
     missing.
     """
-    conditions = read_conditions()
-    if not conditions.is_watched:  # else the rows are out of sight
-        plainly(prepare, conditions.arena)
-    return open_run(conditions)
+    with exit_on_user_error(variable="RATCHET_CACHE"):
+        conditions = read_conditions()
+        if not conditions.is_watched:  # else the rows are out of sight
+            prepare(conditions.arena)
+        return open_run(conditions)
 
 
 def main():
@@ -227,15 +229,16 @@ def main():
     if args.score:
         verb, folder = args.score[0], Path(args.score[-1]).resolve()
         if verb != "score" or len(args.score) != 2 or not (folder / "run.json").exists():
-            refuse(
-                f"{' '.join(args.score)!r} names no finished run: say `prepare.py score runs/...`."
+            raise Refused(
+                f"{' '.join(args.score)!r} names no finished run: say `prepare.py score runs/...`"
             )
         if args.split not in (None, "val", "test"):
-            refuse(f"--split {args.split} can't be scored: say val or test.")
+            raise Refused(f"--split {args.split} can't be scored: say val or test")
         for key in [key for key in os.environ if not key.startswith(ENVIRONMENT)]:
             del os.environ[key]
         resume = f"`uv run prepare.py score {shlex.quote(os.path.relpath(folder))}` scores the run"
-        plainly(score, folder, batch=args.batch, split=args.split or "val", resume=resume)
+        with exit_on_user_error(resume, variable="RATCHET_CACHE"):
+            score(folder, batch=args.batch, split=args.split or "val")
     options = {
         key: getattr(args, key) for key in ("column", "split", "context", "vocab_size", "seconds")
     }
@@ -246,14 +249,12 @@ def main():
         "seconds": 1,
     }.items():
         if getattr(args, key) is not None and getattr(args, key) < least:
-            refuse(f"--{key.replace('_', '-')} must be at least {least}.")
+            raise Refused(f"--{key.replace('_', '-')} must be at least {least}")
     source = args.shards and f"climbmix:{args.shards}"
     if args.text is not None:  # a folder may have the name of an arena
         source = f"./{args.text}" if args.text.split(":")[0] in ARENAS else args.text
     machine = "climbmix" if args.shards or torch.cuda.is_available() else "pocket"
-    arena = plainly(
-        prepare, args.arena or ("own" if args.text else machine), source=source, **options
-    )
+    arena = prepare(args.arena or ("own" if args.text else machine), source=source, **options)
     console.print(
         f"arena {arena.name} ({arena.seal}) is ready: {arena.train_tokens:,} train tokens"
     )
@@ -261,4 +262,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error(variable="RATCHET_CACHE"):
+        main()

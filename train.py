@@ -147,7 +147,7 @@ def choose_attention(device, dtype):
         return varlen
     except Exception as error:
         print(
-            f"varlen_attn does not work here, slower attention instead: {prepare.reason(error):.100}"
+            f"varlen_attn does not work here, slower attention instead: {prepare.describe_error(error):.100}"
         )
         return blockwise
 
@@ -880,8 +880,8 @@ def rehearse(run, model, optimizers, rows):
     """A step that fits into memory, with what is worth it compiled."""
     _, processes = prepare.peers()
     if rows % processes:
-        prepare.refuse(
-            f"{rows} rows of a step can't be shared by {processes} processes: start another number."
+        raise prepare.Refused(
+            f"{rows} rows of a step can't be shared by {processes} processes: start another number"
         )
     parts, part = worth_compiling(run, model.dtype), rows // processes
     if eager := ", ".join(name for name in COMPILED if name not in parts):
@@ -936,4 +936,5 @@ def main():
 
 
 if __name__ == "__main__":
-    prepare.plainly(main, resume="run the same command again to start anew")
+    with prepare.exit_on_user_error(go_on="run the same command again to start anew"):
+        main()

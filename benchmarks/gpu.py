@@ -17,7 +17,7 @@ import torch
 from recipe import PLAIN_HEAD, ROOT, Stage, Variant, carry_out, load, presets, results
 
 import train
-from ratchet.arena.files import reason, write_json
+from ratchet.arena.files import describe_error, write_json
 
 ARENA = "gpu"
 AS_CONTROL = presets(depth=8, rows=256, windows="HHHL", tables=(), memory=0) + PLAIN_HEAD
@@ -87,7 +87,7 @@ def attempt(function):
     try:
         return milliseconds(function)
     except Exception as error:
-        return f"does not work here: {reason(error):.200}"
+        return f"does not work here: {describe_error(error):.200}"
 
 
 def main():

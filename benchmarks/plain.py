@@ -20,7 +20,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from prepare import enter
-from ratchet.arena.files import plainly
+from ratchet.arena.files import exit_on_user_error
 
 LARGE = dict(depth=8, width=512, head_size=128)  # with 2^19 tokens a step
 SMALL = dict(depth=4, width=256, head_size=64)  # with 2^14 tokens a step
@@ -244,4 +244,5 @@ def main():
 
 
 if __name__ == "__main__":
-    plainly(main)
+    with exit_on_user_error():
+        main()

@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.syntax import Syntax
 
 from ratchet import commits, terminal
-from ratchet.arena.files import Full, Refused, is_full
+from ratchet.arena.files import Refused, exit_on_user_error
 from ratchet.doctor import examine
 from ratchet.executors import registry
 from ratchet.experiments import comparisons, verbs
-from ratchet.experiments.ledger import Broken, Ledger
+from ratchet.experiments.ledger import Ledger
 from ratchet.experiments.running import only_command
 from ratchet.experiments.session import join_campaign, open_session
 from ratchet.experiments.verify import find_problems
@@ -68,6 +68,7 @@ Wandb = Annotated[
         "--wandb", help="Send each run to Weights & Biases. Also if WANDB_PROJECT or WANDB_MODE is."
     ),
 ]
+GO_ON = "the same command goes on where it stopped"
 Names = typer.Argument(metavar="A B", help="Commits or files; each is compared with the first.")
 
 
@@ -76,20 +77,8 @@ def main():
     for stream in (sys.stdout, sys.stderr):  # a locale without "±" gets another sign
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    try:
+    with exit_on_user_error(GO_ON):
         app()
-    except (Refused, Broken, Full, ValueError) as error:
-        name = "ledger.jsonl, " if isinstance(error, Broken) else ""
-        print(f"ratchet: {name}{error}.", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if not error.filename and not is_full(error):
-            raise
-        name = f"{error.filename}: " * bool(error.filename)
-        print(f"ratchet: {name}{error.strerror}; mend that, then try again.", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 @contextmanager
@@ -99,12 +88,8 @@ def opened(open_in, executor=None, device=None, on=None, wandb=False, **options)
     with terminal.Live() as tell:
         executor = executor or registry.places(on, device and [device])[0]
         options |= {"tell": tell, "on_verdict": wandb_relay.sender(wandb, home, tell)}
-        try:
-            with only_command(home):
-                yield open_in(executor, **options)
-        except KeyboardInterrupt:  # typer would end without a word
-            notes.print("\nratchet: interrupted; the same command goes on where it stopped.")
-            raise SystemExit(130) from None
+        with exit_on_user_error(GO_ON), only_command(home):  # typer would end without a word
+            yield open_in(executor, **options)
 
 
 @app.command()

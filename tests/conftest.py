@@ -22,7 +22,7 @@ os.environ.pop(
 
 from prepare import prepare
 from ratchet import commits
-from ratchet.arena.files import write_json
+from ratchet.arena.files import exit_on_user_error, write_json
 from ratchet.arena.hardware.cpu import settle
 from ratchet.arena.run import Run
 from ratchet.arena.score import score as score_run
@@ -149,7 +149,7 @@ def refusal(capfd):
     """refusal(function, ...) -> the one sentence that it ends with."""
 
     def call(function, *args, **kwargs):
-        with pytest.raises(SystemExit) as end:
+        with pytest.raises(SystemExit) as end, exit_on_user_error(variable="RATCHET_CACHE"):
             function(*args, **kwargs)
         lines = capfd.readouterr().err.strip().splitlines()
         assert end.value.code == 2 and len(lines) == 1 and lines[0].startswith("ratchet: "), lines

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from prepare import in_child, main, prepare
 from ratchet.arena.definition import ARENAS, FILES, load_arena
-from ratchet.arena.files import Refused, cache_folder, plainly, reason, work_folder, write_json
+from ratchet.arena.files import Refused, cache_folder, describe_error, work_folder, write_json
 from ratchet.arena.hardware.cpu import cgroup_cores, limit_threads, usable_cores
 from ratchet.arena.progress import reading_line
 from ratchet.arena.text.corpus import WORKERS, Corpus, documents
@@ -40,7 +40,7 @@ def test_a_prepared_arena_is_used_without_a_lock_or_any_writing(arena, monkeypat
 
     monkeypatch.setattr("prepare.open", read_only, raising=False)
     monkeypatch.setattr(Path, "mkdir", lambda path, **options: read_only(path, "w"))
-    again = plainly(prepare, "tiny", source=str(arena.corpus), context=64, vocab_size=512)
+    again = prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512)
     assert again.seal == arena.seal == load_arena(arena.folder, *FILES).seal
     assert before == {
         path: path.stat().st_mtime_ns for path in (arena.folder, *arena.folder.iterdir())
@@ -57,7 +57,7 @@ def test_an_arena_half_prepared_by_somebody_else_is_refused_by_its_folder(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr("prepare.open", denied, raising=False)
-    sentence = refusal(plainly, prepare, "tiny", source=str(arena.corpus))
+    sentence = refusal(prepare, "tiny", source=str(arena.corpus))
     assert f"{tmp_path}/tiny/.lock can't be used (Permission denied)" in sentence
     assert "RATCHET_CACHE" in sentence and str(arena.corpus) not in sentence
 
@@ -69,7 +69,7 @@ def test_a_home_that_is_none_is_refused_by_the_variable(monkeypatch, refusal):
     monkeypatch.delenv("RATCHET_CACHE")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", unknown)
-    sentence = refusal(plainly, prepare, "pocket")
+    sentence = refusal(prepare, "pocket")
     assert "HOME" in sentence and "RATCHET_CACHE" in sentence
     with pytest.raises(Refused, match="HOME is not set.*RATCHET_CACHE"):
         cache_folder()
@@ -108,7 +108,7 @@ def test_a_home_that_is_no_folder_is_refused_by_its_name(arena, tmp_path, monkey
     monkeypatch.delenv("RATCHET_CACHE")
     (tmp_path / "home").write_bytes(b"")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    sentence = refusal(plainly, prepare, "mine", source=str(arena.corpus))
+    sentence = refusal(prepare, "mine", source=str(arena.corpus))
     assert f"{tmp_path}/home/.cache" in sentence and "RATCHET_CACHE" in sentence
     assert str(arena.corpus) not in sentence
 
@@ -375,10 +375,13 @@ def kill_oneself():
 
 def test_an_error_of_several_lines_keeps_its_remedy():
     assert (
-        reason(ValueError("no config\nchoose one of\n\t['a', 'b']"))
+        describe_error(ValueError("no config\nchoose one of\n\t['a', 'b']"))
         == "no config choose one of ['a', 'b']"
     )
-    assert reason(ValueError()) == "ValueError" and len(reason(ValueError("x" * 9999))) == 500
+    assert (
+        describe_error(ValueError()) == "ValueError"
+        and len(describe_error(ValueError("x" * 9999))) == 500
+    )
 
 
 def test_a_split_that_is_none_of_a_score_is_refused(tmp_path, monkeypatch, refusal):

@@ -56,6 +56,6 @@ def test_any_other_write_that_finds_no_room_is_a_sentence(monkeypatch, capsys):
     told = capsys.readouterr().err
     assert (
         end.value.code == 2
-        and "No space left on device; mend that" in told
+        and "the disk can't be used (No space left on device): fix that and retry" in told
         and told.count("\n") == 1
     )

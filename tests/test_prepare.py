@@ -22,7 +22,6 @@ from conftest import ROOT, LocalModel, score, write_corpus
 
 from prepare import enter, main, prepare
 from ratchet.arena import score as scoring
-from ratchet.arena.files import plainly
 from ratchet.arena.model_process import Invalid, ModelProcess
 from ratchet.arena.rehearsal import inspect_model, save_weights
 from ratchet.arena.rows import pack_best_fit, pack_stream, published_chunks, row_order
@@ -705,5 +704,5 @@ def test_a_full_disk_is_one_sentence(arena, refusal, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    sentence = refusal(plainly, prepare, "mine", source=str(arena.corpus), vocab_size=400)
+    sentence = refusal(prepare, "mine", source=str(arena.corpus), vocab_size=400)
     assert "No space left on device" in sentence and str(tmp_path) in sentence

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sys
 
 import pytest
@@ -13,6 +12,7 @@ from test_experiments import calibrated, commit, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
 from ratchet import __main__
+from ratchet.arena.files import Refused
 from ratchet.arena.log import wandb_run, wandb_settings
 from ratchet.arena.run import Run
 from ratchet.experiments import verbs
@@ -88,14 +88,13 @@ def no_account(tmp_path, monkeypatch):
     ],
 )
 def test_what_wandb_lacks_is_one_sentence_before_anything_starts(
-    no_account, monkeypatch, capsys, conditions, why
+    no_account, monkeypatch, conditions, why
 ):
     for name, value in conditions.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(Refused, match=why) as refusal:
         wandb_relay.check(False)
-    said = capsys.readouterr().err
-    assert re.fullmatch(f"ratchet: {why}.*\n", said) and "secret" not in said
+    assert "secret" not in str(refusal.value)
 
 
 def test_a_verb_that_would_send_begins_nothing_without_a_key(calibrated, no_account, monkeypatch):  # noqa: F811
@@ -103,19 +102,19 @@ def test_a_verb_that_would_send_begins_nothing_without_a_key(calibrated, no_acco
     commit("better", quality=1.2)
     before = (calibrated / "ledger.jsonl").read_bytes()
     for words in (["try", "better"], ["night", "--agent", "true"]):
-        assert CliRunner().invoke(__main__.app, [*words, "--wandb"]).exit_code == 2
+        done = CliRunner().invoke(__main__.app, [*words, "--wandb"])
+        assert isinstance(done.exception, Refused)
     assert (calibrated / "ledger.jsonl").read_bytes() == before
 
 
-def test_wandb_is_needed_only_where_it_is_asked_for(no_account, monkeypatch, capsys):
+def test_wandb_is_needed_only_where_it_is_asked_for(no_account, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert wandb_settings() is None
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert wandb_settings(True) is None
     monkeypatch.delenv("WANDB_MODE")
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(Refused, match="uv sync --extra wandb"):
         wandb_settings(True)
-    assert "uv sync --extra wandb" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -19,6 +19,7 @@ import torch
 import torch.multiprocessing  # noqa: F401  (it teaches multiprocessing to pass tensors)
 from conftest import ROOT
 
+from ratchet.arena.files import Refused
 from ratchet.referee import sandbox
 from ratchet.referee.sandbox import View
 
@@ -301,7 +302,7 @@ def test_a_bound_is_kept(monkeypatch):
         assert sandbox.LEVELS.index(sandbox.best_level()) >= sandbox.LEVELS.index(bound)
     assert sandbox.best_level() == "none"
     monkeypatch.setenv("RATCHET_ISOLATION", "docker")
-    with pytest.raises(ValueError, match="'docker': set it to one of bubblewrap, landlock, none"):
+    with pytest.raises(Refused, match="'docker': set it to one of bubblewrap, landlock, none"):
         sandbox.best_level()
     monkeypatch.delenv("RATCHET_ISOLATION")
     assert sandbox.best_level() == (CONFINED + ["none"])[0]

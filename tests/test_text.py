@@ -14,6 +14,7 @@ import pytest
 from datasets.exceptions import DatasetNotFoundError
 
 from prepare import main, prepare
+from ratchet.arena.files import Refused
 from ratchet.arena.text.corpus import Corpus, documents, find_corpus
 from ratchet.arena.text.hub import hub_dataset, hub_home
 from ratchet.arena.text.readers import cut
@@ -155,8 +156,8 @@ def test_the_seal_counts_the_bytes_of_the_files_that_are_read(tmp_path, monkeypa
     arena = prepare("mine", column="body", **options)
     assert (arena.source_bytes, arena.column, arena.source) == (len(packed), "body", "text")
     assert prepare("mine", column="body", **options).seal == arena.seal
-    with pytest.raises(SystemExit):
-        prepare("mine", **options)  # another column is another text
+    with pytest.raises(Refused, match="another text"):  # another column is another text
+        prepare("mine", **options)
 
 
 def test_empty_files_and_empty_documents_are_passed_over(tmp_path):

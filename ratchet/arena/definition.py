@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-from ratchet.arena.files import hash_file, refuse
+from ratchet.arena.files import Refused, hash_file
 from ratchet.arena.text.corpus import OWN_BYTES, OWN_SHARE, POCKET_SHARE, TEST_SHARD, VAL_SHARD
 from ratchet.arena.tokenizer import BOS, SPECIALS, SPLIT, TOKENIZER_CHARACTERS, TOKENIZER_DOCUMENTS
 
@@ -52,9 +52,9 @@ def refuse_other_constants(folder, facts):
     here |= {key: ARENAS[facts["name"]][key] for key in ours}
     for name, value in ((made or {}) | {key: facts[key] for key in ours}).items():
         if value != here.get(name):
-            refuse(
+            raise Refused(
                 f"{folder} was prepared with another {name} than prepare.py has now: put the constant back, "
-                "or delete that folder and prepare the arena again."
+                "or delete that folder and prepare the arena again"
             )
 
 
@@ -63,12 +63,12 @@ def load_arena(folder, *names):
     changed.
     """
     if not (folder / "arena.json").exists():
-        refuse(f"{folder} holds no arena: prepare it, or set RATCHET_CACHE to where it is.")
+        raise Refused(f"{folder} holds no arena: prepare it, or set RATCHET_CACHE to where it is")
     facts = json.loads((folder / "arena.json").read_text(encoding="utf-8"))
     for name in names:
         if not (folder / name).exists() or hash_file(folder / name) != facts["sha256"][name]:
-            refuse(
-                f"{folder / name} is not what was prepared: delete {folder} and prepare the arena again."
+            raise Refused(
+                f"{folder / name} is not what was prepared: delete {folder} and prepare the arena again"
             )
     refuse_other_constants(folder, facts)
     return SimpleNamespace(**facts, folder=folder, seal=hash_file(folder / "arena.json")[:12])

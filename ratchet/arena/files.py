@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, hashed, found; what is said when that can't be done."""
+"""The ground floor: whole files, hashes, folders of the user, refusals."""
 
 import errno
 import hashlib
@@ -7,81 +7,112 @@ import os
 import stat
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
-GO_ON = "run the same command again to go on"
+ROOT = Path(__file__).resolve().parents[2]  # of the code that runs
+SHARED_TEMPORARY = Path("/tmp")  # of all users
+NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+
+# --------------------------------------------------------------------------------------------------
+# Refusals: a user's mistake is one sentence
 
 
-def refuse(sentence):
-    """End the program for its user's mistake: one sentence (what, why, what to do) and exit code 2."""
-    print(f"ratchet: {sentence}", file=sys.stderr)
-    raise SystemExit(2)
+class Refused(Exception):
+    """A user's mistake: one sentence that says what, why, and what to do, without a full stop.
+
+    Example: Refused("seed 'x' is not understood: RATCHET_SEED is a whole number")
+    """
 
 
-def reason(error):
-    """What an error says, in one line, its remedy included.
+class Full(Exception):
+    """No room for what is to be written: one sentence, as in Refused."""
+
+
+def print_error(sentence: str) -> None:
+    """Tell the user of an error. Example: "ratchet: the disk is full." """
+    print(f"ratchet: {sentence.rstrip('.')}.", file=sys.stderr)
+
+
+@contextmanager
+def exit_on_user_error(
+    go_on: str = "run the same command again to go on", variable: str | None = None
+) -> Iterator[None]:
+    """End the program with a sentence: exit code 2 for a user's mistake, 130 for Ctrl-C.
+
+    A user's mistake is Refused, Full, or a file that can't be used. go_on: what to do after
+    Ctrl-C. variable: of the environment, which names another folder than the one that can't be
+    used.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        print_error(f"interrupted; {go_on}")
+        raise SystemExit(130) from None
+    except (Refused, Full) as error:
+        print_error(str(error))
+        raise SystemExit(2) from None
+    except OSError as error:
+        if not error.filename and not is_full(error):
+            raise
+        print_error(describe_unusable(error, variable))
+        raise SystemExit(2) from None
+
+
+def describe_unusable(error: OSError, variable: str | None = None) -> str:
+    """The sentence on a file or a folder that can't be used."""
+    path = error.filename or "the disk"
+    remedy = f"fix that, or set {variable}, and retry" if variable else "fix that and retry"
+    return f"{path} can't be used ({error.strerror}): {remedy}"
+
+
+def describe_error(error: BaseException) -> str:
+    """What an error says: one line of 500 characters at most, without a full stop.
 
     A full disk is raised again: it must not pass for something else.
     """
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         raise error
-    return " ".join(str(error).split())[:500] or type(error).__name__
+    return " ".join(str(error).split())[:500].rstrip(".") or type(error).__name__
 
 
-def plainly(function, *args, resume=GO_ON, variable="RATCHET_CACHE", **kwargs):
-    """Call function; turn Ctrl-C and a folder that can't be used into one sentence.
-
-    resume: what to do after Ctrl-C. variable: which one names another folder.
-    """
-    try:
-        return function(*args, **kwargs)
-    except KeyboardInterrupt:
-        print(f"\nratchet: interrupted; {resume}.", file=sys.stderr)
-        raise SystemExit(130) from None
-    except (Refused, Full) as error:
-        refuse(f"{error}.")
-    except OSError as error:
-        unusable = errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, *unusable):
-            raise
-        place = error.filename or cache_folder()
-        refuse(f"{place} can't be used ({error.strerror}): fix that, or set {variable}, and retry.")
+# --------------------------------------------------------------------------------------------------
+# Files
 
 
-def hash_file(path):
+def sha256(data: bytes) -> str:
+    """The SHA-256 of bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
-
-
-class Full(Exception):
-    """There is no room for what is to be written; says where, and what to do."""
-
-
-def cannot_write(path, error):
-    """The Full that a failed write comes to."""
-    remedy = "free some disk" if is_full(error) else "mend that"
-    return Full(f"{path} can't be written ({error.strerror or error}): {remedy}, then try again")
-
-
-def is_full(error):
-    """Whether an exception says that there is no room."""
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room."""
     return isinstance(error, Full) or (isinstance(error, OSError) and error.errno in NO_ROOM)
 
 
-def replace_file(path, data):
-    """Write bytes, or text as UTF-8, to a file, whole or not at all: until then it holds what it
-    held.
+def cannot_write(path: Path | str, error: OSError) -> Full:
+    """The Full to raise for a write that failed."""
+    remedy = "free some disk" if is_full(error) else "fix that"
+    return Full(f"{path} can't be written ({error.strerror or error}): {remedy}, then try again")
 
-    Raises Full when there is no room, another OSError when it can't be written at all.
+
+def replace_file(path: Path | str, data: bytes | str) -> None:
+    """Write a file, whole or not at all: until it is whole, the old one stays. Text is UTF-8.
+
+    Raises Full when there is no room, another OSError when the file can't be written at all.
     """
-    path, data = (
-        Path(path),
-        data.encode("utf-8", errors="replace") if isinstance(data, str) else data,
-    )
+    path = Path(path)
+    if isinstance(data, str):
+        data = data.encode("utf-8", errors="replace")
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with open(part, "wb") as file:
@@ -95,15 +126,18 @@ def replace_file(path, data):
         raise (cannot_write(path, error) if is_full(error) else error) from None
 
 
-def write_json(path, value):
+def write_json(path: Path | str, value: Any) -> None:
     """Write a value as JSON, whole or not at all."""
     replace_file(path, json.dumps(value, indent=2) + "\n")
 
 
-def append_line(file, size, line, path):
-    """Append a line, in bytes, to an unbuffered file of `size` bytes: all of it, or nothing. Raises
-    Full.
-    """
+def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def append_line(file: BinaryIO, size: int, line: bytes, path: Path | str) -> None:
+    """Append a line to an unbuffered file of `size` bytes: all of it, or nothing. Raises Full."""
     try:
         if file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -113,21 +147,21 @@ def append_line(file, size, line, path):
         raise cannot_write(path, error) from None
 
 
-SHARED_TEMPORARY = Path("/tmp")  # of all users
+# --------------------------------------------------------------------------------------------------
+# Folders
 
 
-def cache_folder():
-    """The folder for arenas and locks. Raises Refused."""
+def cache_folder() -> Path:
+    """The folder of arenas: RATCHET_CACHE, by default ~/.cache/ratchet. Raises Refused."""
     try:
         return Path(os.environ.get("RATCHET_CACHE") or "~/.cache/ratchet").expanduser().absolute()
     except RuntimeError:  # a user whom the system doesn't know
-        raise Refused(
-            "there is no home folder (HOME is not set): set RATCHET_CACHE to a folder"
-        ) from None
+        sentence = "there is no home folder (HOME is not set): set RATCHET_CACHE to a folder"
+        raise Refused(sentence) from None
 
 
-def work_folder():
-    """Where runs live, devices are locked, caches are kept: RATCHET_CACHE.
+def work_folder() -> Path:
+    """Where runs live, devices are locked, compiler caches are kept: the cache folder.
 
     Where that can only be read, as others prepared the arenas: a folder of this user in /tmp,
     whatever TMPDIR is, so that all runs of a user meet the same locks. Raises Refused if somebody
@@ -142,17 +176,6 @@ def work_folder():
         folder.mkdir(mode=0o700)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        what = f"{folder} is not yours alone"
-        raise Refused(f"{what}: have it removed, or set RATCHET_CACHE to a folder of yours")
+        remedy = "have it removed, or set RATCHET_CACHE to a folder of yours"
+        raise Refused(f"{folder} is not yours alone: {remedy}")
     return folder
-
-
-ROOT = Path(__file__).resolve().parents[2]  # of the machinery that runs
-
-
-def sha256(data):
-    return hashlib.sha256(data).hexdigest()
-
-
-class Refused(Exception):
-    """What was asked for can't be done; says what, why, and what to do."""

@@ -2,7 +2,7 @@
 
 import os
 
-from ratchet.arena.files import reason, refuse
+from ratchet.arena.files import Refused, describe_error
 from ratchet.arena.progress import console
 
 WANDB_SECONDS = 15  # longest wait for a server of wandb, before and after the training
@@ -25,20 +25,20 @@ def wandb_settings(wanted=False):
         mode = wandb.setup(settings := wandb.Settings(silent=True, **waits)).settings.mode
         ready = mode in ("offline", "dryrun", "disabled") or wandb.login(prompt=False, verify=False)
     except ImportError:
-        refuse(
-            "wandb is not installed: run `uv sync --extra wandb`, or unset WANDB_PROJECT and WANDB_MODE."
-        )
+        raise Refused(
+            "wandb is not installed: run `uv sync --extra wandb`, or unset WANDB_PROJECT and WANDB_MODE"
+        ) from None
     except ValueError:  # what it says may hold a key
-        refuse(
-            "wandb does not understand its settings: look at WANDB_MODE and other WANDB_ variables."
-        )
+        raise Refused(
+            "wandb does not understand its settings: look at WANDB_MODE and other WANDB_ variables"
+        ) from None
     except wandb.Error as error:
-        refuse(
-            f"wandb can't log in ({reason(error)}): run `uv run wandb login`, or set WANDB_MODE=offline."
-        )
+        raise Refused(
+            f"wandb can't log in ({describe_error(error)}): run `uv run wandb login`, or set WANDB_MODE=offline"
+        ) from None
     if not ready:
-        refuse(
-            "wandb has no key: run `uv run wandb login`, or set WANDB_MODE to offline or disabled."
+        raise Refused(
+            "wandb has no key: run `uv run wandb login`, or set WANDB_MODE to offline or disabled"
         )
     return settings
 
@@ -59,6 +59,8 @@ def wandb_run(run, config):
         )
     except Exception as error:  # whatever it is, the run needs no curves
         console.print(
-            f"wandb gets no curves of this run: {reason(error)}", markup=False, soft_wrap=True
+            f"wandb gets no curves of this run: {describe_error(error)}",
+            markup=False,
+            soft_wrap=True,
         )
         return None

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from ratchet.arena.files import refuse, replace_file, write_json
+from ratchet.arena.files import Refused, replace_file, write_json
 from ratchet.arena.hardware.cpu import usable_cores
 from ratchet.arena.progress import reading_line
 from ratchet.arena.text.corpus import WORKERS, documents
@@ -122,7 +122,7 @@ def refuse_little(source, documents, purpose):
     remedy = "give it more text, some 5 MB, or a smaller --vocab-size and --context"
     if documents < 100:
         remedy += ": documents are split, one a line of .jsonl, one a row of .csv and .parquet"
-    refuse(f"{source} has too few documents {purpose} ({count} {remedy}).")
+    raise Refused(f"{source} has too few documents {purpose} ({count} {remedy})")
 
 
 def build_rows(folder, spec, state, held_out):

@@ -26,7 +26,15 @@ import torch.distributed as distributed
 
 from ratchet.arena.budget import parse_budget
 from ratchet.arena.definition import ARENAS, FILES, load_arena
-from ratchet.arena.files import ROOT, cache_folder, plainly, refuse, replace_file, write_json
+from ratchet.arena.files import (
+    ROOT,
+    Refused,
+    cache_folder,
+    exit_on_user_error,
+    print_error,
+    replace_file,
+    write_json,
+)
 from ratchet.arena.hardware.cpu import settle
 from ratchet.arena.hardware.device import device_name, matmul_peak, synchronize, tensors_on, use
 from ratchet.arena.hardware.distributed import peers
@@ -269,7 +277,7 @@ class Run:
     def fail(self, why):
         """End a run that cannot be scored (its loss is not finite, say): status crash, exit code 1."""
         write_json(self.folder / "result.json", self.facts() | {"status": "crash", "reason": why})
-        print(f"ratchet: the run failed: {why}", file=sys.stderr)
+        print_error(f"the run failed: {why}")
         raise SystemExit(1)
 
     def submit(self, model, config=None):
@@ -337,8 +345,8 @@ def read_conditions():
     are wrong.
     """
     if Path(sys.argv[0]).name == "train.py" and sys.argv[1:]:
-        refuse(
-            f"train.py takes no {sys.argv[1]!r}: its conditions are variables, like RATCHET_BUDGET=20s."
+        raise Refused(
+            f"train.py takes no {sys.argv[1]!r}: its conditions are variables, like RATCHET_BUDGET=20s"
         )
     names = ("ARENA", "SEED", "BUDGET", "DEVICE", "RUN")
     name, seed, budget, device, folder = (os.environ.get(f"RATCHET_{key}") for key in names)
@@ -350,20 +358,20 @@ def read_conditions():
     if processes > 1 and (
         (device or "cpu") not in ("cuda", "cpu") or 0 < cuda <= local
     ):  # torchrun
-        refuse(
-            f"{processes} processes need a device each, of {cuda} GPUs here: leave RATCHET_DEVICE unset."
+        raise Refused(
+            f"{processes} processes need a device each, of {cuda} GPUs here: leave RATCHET_DEVICE unset"
         )
     device = f"cuda:{local}" if device == "cuda" else device or here[local if cuda else 0]
     seed = seed or "0"
     large = device.startswith("cuda") and (cache_folder() / "climbmix" / "arena.json").exists()
     name = name or ("climbmix" if large else "pocket")
     if device not in here:
-        refuse(
-            f"there is no device {device!r} here: set RATCHET_DEVICE to one of {', '.join(here)}."
+        raise Refused(
+            f"there is no device {device!r} here: set RATCHET_DEVICE to one of {', '.join(here)}"
         )
     if not re.fullmatch(r"\d{1,9}", seed):
-        refuse(
-            f"seed {seed!r} is not understood: RATCHET_SEED is a whole number of up to nine digits."
+        raise Refused(
+            f"seed {seed!r} is not understood: RATCHET_SEED is a whole number of up to nine digits"
         )
     if name != "pocket" and not (cache_folder() / name / "arena.json").exists():
         how = f"--arena {name}" if name in ARENAS else f"--text YOUR_TEXT --arena {name}"
@@ -371,7 +379,9 @@ def read_conditions():
             ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
             or "none"
         )
-        refuse(f"arena {name!r} is not prepared ({ready} is): run `uv run prepare.py {how}` first.")
+        raise Refused(
+            f"arena {name!r} is not prepared ({ready} is): run `uv run prepare.py {how}` first"
+        )
     parse_budget(budget or "1s")  # refuses it before anything is prepared
     is_watched = "RATCHET_REFEREE" in os.environ
     use(torch.device(device))
@@ -396,10 +406,11 @@ def open_run(conditions):
     if folder.exists() and {path.name for path in folder.iterdir()} - {
         "train.py"
     }:  # of an interrupted start
-        refuse(f"{folder} is not empty: name a new folder in RATCHET_RUN.")
+        raise Refused(f"{folder} is not empty: name a new folder in RATCHET_RUN")
     source = Path(sys.modules["__main__"].__file__).read_bytes()
-    plainly(folder.mkdir, parents=True, exist_ok=True, variable="RATCHET_RUN")
-    plainly(replace_file, folder / "train.py", source, variable="RATCHET_RUN")
+    with exit_on_user_error(variable="RATCHET_RUN"):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / "train.py", source)
     settle()
     for plant in (random.seed, np.random.seed, torch.manual_seed):
         plant(seed)

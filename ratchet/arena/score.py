@@ -11,7 +11,7 @@ import torch
 
 from ratchet.arena.budget import parse_budget
 from ratchet.arena.definition import ARENAS, load_arena
-from ratchet.arena.files import refuse, write_json
+from ratchet.arena.files import Refused, write_json
 from ratchet.arena.hardware.cpu import settle
 from ratchet.arena.hardware.device import matmul_peak, use
 from ratchet.arena.model_process import Invalid, ModelProcess
@@ -175,8 +175,8 @@ def score(folder, batch=None, split="val"):
     use(device := torch.device(run["device"]))
     arena = load_arena(Path(run["arena_folder"]), "tokenizer.json", f"{split}.rows")
     if arena.seal != run["seal"]:
-        refuse(
-            f"{folder} was trained in another arena than {arena.folder} is now: scores can't be compared."
+        raise Refused(
+            f"{folder} was trained in another arena than {arena.folder} is now: scores can't be compared"
         )
     result = run | {
         "status": "ok",

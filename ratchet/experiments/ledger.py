@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ratchet.arena.files import Full, append_line, sha256
+from ratchet.arena.files import Full, Refused, append_line, sha256
 
 FREE_BYTES = 2**30  # of disk, without which no run begins: a full disk must not cost a finished one
 CUT = (
@@ -34,8 +34,11 @@ CUT = (
 KEY = ("seal", "budget", "device")  # what two scores must share to be compared
 
 
-class Broken(Exception):
+class Broken(Refused):
     """The ledger is not what was written; says which line, why, and what to do."""
+
+    def __init__(self, sentence):
+        super().__init__(f"ledger.jsonl, {sentence}")
 
 
 @dataclass

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ratchet.arena.definition import load_arena
-from ratchet.arena.files import reason, refuse
+from ratchet.arena.files import Refused, describe_error
 from ratchet.arena.hardware.cpu import settle
 from ratchet.arena.hardware.device import matmul_peak, synchronize, use
 from ratchet.arena.model_process import load_contestant
@@ -102,7 +102,7 @@ class Speaker:
         run = json.loads((folder / "run.json").read_bytes())
         self.arena = load_arena(Path(run["arena_folder"]), "tokenizer.json")
         if self.arena.seal != run["seal"]:
-            refuse(f"{folder} was trained in another arena than {self.arena.folder} is now.")
+            raise Refused(f"{folder} was trained in another arena than {self.arena.folder} is now")
         self.tokenizer = load_tokenizer(self.arena.folder)
         self.device, self.say, self.heard = device, say, heard
         self.model = load_contestant(folder, device)
@@ -128,7 +128,7 @@ class Speaker:
             decoding.step(decoding.first(self.arena.vocab_size).argmax(-1, keepdim=True))
         except Exception as error:  # a compiler has a hundred types of them
             self.decode = self.uncompiled
-            return {"compiled": False, "why": reason(error)[:200]}
+            return {"compiled": False, "why": describe_error(error)[:200]}
         return {"compiled": True}
 
     def speak(self, ask):

@@ -238,11 +238,13 @@ def write_python(path, view, level):
 def best_level():
     """The best level that works on this machine, found out by trying; RATCHET_ISOLATION bounds it.
 
-    Raises ValueError when RATCHET_ISOLATION is no level.
+    Raises Refused when RATCHET_ISOLATION is no level.
     """
+    from ratchet.arena.files import Refused  # not above: the launcher imports nothing of Ratchet
+
     bound = os.environ.get("RATCHET_ISOLATION") or LEVELS[0]
     if bound not in LEVELS:
-        raise ValueError(f"RATCHET_ISOLATION is {bound!r}: set it to one of {', '.join(LEVELS)}.")
+        raise Refused(f"RATCHET_ISOLATION is {bound!r}: set it to one of {', '.join(LEVELS)}")
     return next(level for level in LEVELS[LEVELS.index(bound) :] if level == "none" or works(level))
 
 

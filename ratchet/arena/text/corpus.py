@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch.multiprocessing as multiprocessing
 
-from ratchet.arena.files import reason, refuse
+from ratchet.arena.files import Refused, describe_error
 from ratchet.arena.text.readers import KINDS, checked, cut, file_documents
 
 VAL_SHARD, TEST_SHARD = 6542, 6541  # val is where the published scores have it
@@ -57,8 +57,8 @@ def find_corpus(source, column="text", split=None):
         source = match[1]
     files = text_files(source)
     if files and split:
-        refuse(
-            f"--split {split} is for a dataset of the hub, and {source} is a path here: leave it out."
+        raise Refused(
+            f"--split {split} is for a dataset of the hub, and {source} is a path here: leave it out"
         )
     return Corpus(source, files, column, split or "train")
 
@@ -87,23 +87,23 @@ def text_files(source):
         ]
     for file in files:
         if not file.is_file():
-            refuse(f"{file} is no file, or a link to none: take it away, or mend the link.")
+            raise Refused(f"{file} is no file, or a link to none: take it away, or mend the link")
     kinds = ".parquet .jsonl .csv .txt .md (all but .parquet also as .gz .zst)"
     if not files and source and path.exists():
-        refuse(f"{source} holds no file of text: --text wants {kinds}, or a folder of them.")
+        raise Refused(f"{source} holds no file of text: --text wants {kinds}, or a folder of them")
     is_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?", source) and not re.fullmatch(
         KINDS, source
     )
     if not files and not is_id:
-        refuse(
-            f"{source!r} does not exist: --text wants a file, a folder or a Hugging Face id (owner/name)."
+        raise Refused(
+            f"{source!r} does not exist: --text wants a file, a folder or a Hugging Face id (owner/name)"
         )
     return sorted(files)
 
 
 def refuse_unreadable(error):
-    why = error.strerror or reason(error).rstrip(".")
-    refuse(f"{error.filename} can't be read ({why}): mend it, or leave it out of --text.")
+    why = error.strerror or describe_error(error)
+    raise Refused(f"{error.filename} can't be read ({why}): mend it, or leave it out of --text")
 
 
 def own_documents(corpus):

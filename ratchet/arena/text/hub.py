@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ratchet.arena.files import cache_folder, hash_file, reason, refuse
+from ratchet.arena.files import Refused, cache_folder, describe_error, hash_file
 from ratchet.arena.text.readers import refuse_column
 
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"  # 6543 parquet shards of shuffled web text
@@ -48,9 +48,9 @@ def hub_dataset(corpus):
     except (
         Exception
     ) as error:  # a dozen types, from five libraries, for a dataset that can't be had
-        refuse(
-            f"{corpus.source} can't be had ({reason(error).rstrip('.')}): {hub_remedy(error, corpus)}."
-        )
+        raise Refused(
+            f"{corpus.source} can't be had ({describe_error(error)}): {hub_remedy(error, corpus)}"
+        ) from None
     if corpus.column not in data.column_names:
         refuse_column(corpus.source, corpus.column, data.column_names)
     return data.select_columns([corpus.column])
@@ -117,8 +117,8 @@ def fetch_shards(paths, total):
         if not wanted:
             return
         if pause == 4:
-            refuse(
-                f"ClimbMix can't be downloaded ({why}): check the network or HF_ENDPOINT, then try again."
+            raise Refused(
+                f"ClimbMix can't be downloaded ({why}): check the network or HF_ENDPOINT, then try again"
             )
         time.sleep(pause)
         try:
@@ -131,4 +131,4 @@ def fetch_shards(paths, total):
             missing = not all(path.exists() for path in wanted)
             why = "the hub can't be reached" if missing else "a shard arrives damaged"
         except Exception as error:  # networks fail in many types
-            why = reason(error).rstrip(".")
+            why = describe_error(error)

@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 
-from ratchet.arena.files import reason, refuse
+from ratchet.arena.files import Refused, describe_error
 
 KINDS = r"(?i).+\.(parquet|(?:txt|md|jsonl|csv)(?:\.gz|\.zst)?)"  # names of files that hold text
 LONG_LINE = 100_000  # characters; a line of plain text that is longer is cut into documents
@@ -29,7 +29,7 @@ def cut(lines, size=4000):
 def refuse_column(path, column, names):
     names = ", ".join(f"`{name}`" for name in names) or "none"
     remedy = "name the text's with --column, or name it so"
-    refuse(f"{path} has no column `{column}`, its columns are {names}: {remedy}.")
+    raise Refused(f"{path} has no column `{column}`, its columns are {names}: {remedy}")
 
 
 def checked(value, path, line, column):
@@ -40,8 +40,8 @@ def checked(value, path, line, column):
     kind = kinds.get(
         type(value), "a number" if isinstance(value, int | float) else "of another type"
     )
-    refuse(
-        f"{path}, {line}: `{column}` is {kind}, not text: make it a string, or name another --column."
+    raise Refused(
+        f"{path}, {line}: `{column}` is {kind}, not text: make it a string, or name another --column"
     )
 
 
@@ -81,16 +81,18 @@ def json_documents(file, path, column):
         except UnicodeDecodeError:
             raise
         except (ValueError, RecursionError) as error:
-            why, remedy = reason(error).rstrip("."), "correct it or take it out"
+            why, remedy = describe_error(error), "correct it or take it out"
             if line in (b"[", b"{"):
                 why, remedy = (
                     "its JSON has line breaks",
                     "write one object a line, with `jq -c` for example",
                 )
-            refuse(f"{path}, line {number}: not one whole JSON value ({why}): {remedy}.")
+            raise Refused(
+                f"{path}, line {number}: not one whole JSON value ({why}): {remedy}"
+            ) from None
         if not isinstance(row, dict):
-            refuse(
-                f'{path}, line {number}: not a JSON object: write {{"{column}": "..."}}, one a line.'
+            raise Refused(
+                f'{path}, line {number}: not a JSON object: write {{"{column}": "..."}}, one a line'
             )
         names |= dict.fromkeys(row) if column not in names else {}
         document = checked(row.get(column), path, f"line {number}", column)
@@ -112,14 +114,14 @@ def csv_documents(file, path, column):
             for row in filter(None, rows):
                 if len(row) != len(names):
                     why = f"{len(row)} fields where the first line has {len(names)}"
-                    refuse(
-                        f"{path}, line {rows.line_num}: {why}: put text with commas or quotes in quotes."
+                    raise Refused(
+                        f"{path}, line {rows.line_num}: {why}: put text with commas or quotes in quotes"
                     )
                 yield row[names.index(column)]
         except csv.Error as error:
-            refuse(
-                f"{path}, line {rows.line_num}: not CSV ({reason(error)}): mend the quotes of that line."
-            )
+            raise Refused(
+                f"{path}, line {rows.line_num}: not CSV ({describe_error(error)}): mend the quotes of that line"
+            ) from None
 
 
 def parquet_documents(file, path, column):
@@ -133,7 +135,9 @@ def parquet_documents(file, path, column):
             try:
                 value = value.as_py()
             except UnicodeDecodeError:
-                refuse(f"{path}, row {number}: not UTF-8: write it anew, with whole strings.")
+                raise Refused(
+                    f"{path}, row {number}: not UTF-8: write it anew, with whole strings"
+                ) from None
             yield checked(value, path, f"row {number}", column)
 
 
@@ -172,7 +176,7 @@ def refuse_encoding(path):
         f"`iconv -f {'UTF-16' if wide else 'LATIN1'} -t UTF-8 {name} > {new} && mv {new} {name}`"
     )
     remedy += "" if wide else " (for LATIN1 put its encoding)"
-    refuse(f"{path}, line {number}, byte {column}: not UTF-8: {remedy}.")
+    raise Refused(f"{path}, line {number}, byte {column}: not UTF-8: {remedy}")
 
 
 def file_documents(corpus):
@@ -190,9 +194,11 @@ def file_documents(corpus):
                     corpus.seen[1] = before + file.tell()
                     yield document
             before += path.stat().st_size
+        except Refused:
+            raise
         except UnicodeDecodeError:
             refuse_encoding(path)
         except Exception as error:  # pyarrow's and the operating system's, of many types
-            refuse(
-                f"{path} can't be read as text ({reason(error).rstrip('.')}): mend it, or leave it out."
-            )
+            raise Refused(
+                f"{path} can't be read as text ({describe_error(error)}): mend it, or leave it out"
+            ) from None
