@@ -42,8 +42,8 @@ def screened(folder):
             run for run in earlier if run["source"] == e.arms[CHAMPION]["source"] and counts(run)
         ]
         own, *others = (
-            early_stopping.shares(
-                early_stopping.read(folder / run["folder"] / "curve.jsonl")[0], e.budget
+            early_stopping.to_shares(
+                early_stopping.read_curve(folder / run["folder"] / "curve.jsonl")[0], e.budget
             )
             for run in runs[-1:] + champion[-verdicts.RECENT :]
         )
@@ -54,7 +54,9 @@ def screened(folder):
 def stopped_at(own, reference, rule):
     """Share of the budget at which a run would have been ended, or None."""
     for share, *_ in reference:
-        if early_stopping.lost([point for point in own if point[0] <= share], reference, rule):
+        if early_stopping.why_hopeless(
+            [point for point in own if point[0] <= share], reference, rule
+        ):
             return share
     return None
 
@@ -66,7 +68,8 @@ def main():
     rows = []
     for rule in RULES:
         ends = [
-            stopped_at(own, early_stopping.reference(others), rule) for own, others, *_ in found
+            stopped_at(own, early_stopping.find_milestones(others), rule)
+            for own, others, *_ in found
         ]
         ended = [(at, passed, kept) for at, (_, _, passed, kept) in zip(ends, found) if at]
         row = {"catch_up": rule, "runs": len(found), "stopped": len(ended)}

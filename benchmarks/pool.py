@@ -36,7 +36,7 @@ from ratchet.executors import base, local, registry
 from ratchet.experiments import verbs
 from ratchet.experiments.session import join_campaign, open_session
 from ratchet.night import driver
-from ratchet.referee import devices
+from ratchet.referee.devices.cores import cpu_name, pinned_to
 
 RUN_SECONDS = 340  # of a real run, all phases together
 SIGMA = 0.005
@@ -94,11 +94,11 @@ def ray_nodes(folder):
     from ray import cluster_utils
 
     node = dict(num_cpus=1, num_gpus=0)
-    with devices.pinned(HALVES[0]):
+    with pinned_to(HALVES[0]):
         cluster = cluster_utils.Cluster(
             initialize_head=True, head_node_args=node | {"include_dashboard": False}
         )
-    with devices.pinned(HALVES[1]):  # a cache of its own: devices are locked there
+    with pinned_to(HALVES[1]):  # a cache of its own: devices are locked there
         cluster.add_node(**node, env_vars={"RATCHET_CACHE": str(folder / "other")})
     os.environ["RAY_ADDRESS"] = cluster.address
     try:
@@ -127,7 +127,11 @@ class Nothing:
             "reason": "",
             "shared": False,
         }
-        facts |= self.known | job.source.facts() | {"foreign_cpu": 0.0, "tail": ["x" * 80] * 20}
+        facts |= (
+            self.known
+            | job.source.describe_source()
+            | {"foreign_cpu": 0.0, "tail": ["x" * 80] * 20}
+        )
         facts |= {"seconds": dict.fromkeys(("start", "rehearsal", "train", "score"), 1.0)}
         facts |= {"params": round(10 ** draw.uniform(7, 8)), "lookup": 10**6, "steps": 1000}
         facts |= {
@@ -257,7 +261,7 @@ def main():
             if args.experiments:
                 rows = head(args.experiments, args.slots, console.print)
                 found["head"] = {"slots": args.slots, "rows": rows, "run_seconds": RUN_SECONDS}
-    found["machine"] = devices.cpu_name()
+    found["machine"] = cpu_name()
     write_json(path, found)
     for name in ("slots", "ray"):
         console.print_json(json.dumps({name: found.get(name, {})}))

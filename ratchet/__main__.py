@@ -23,7 +23,7 @@ from ratchet.experiments.verify import find_problems
 from ratchet.model import export, sample, scaling, serve_bench
 from ratchet.model import find as find_model
 from ratchet.night import driver
-from ratchet.referee import devices
+from ratchet.referee.devices.choice import choose_device, describe_device
 from ratchet.report import data as report_data
 from ratchet.report import render
 from ratchet.report import server as report_server
@@ -95,7 +95,7 @@ def opened(open_in, executor=None, device=None, on=None, wandb=False, **options)
 @app.command()
 def doctor(device: Device = None, as_json: AsJson = False):
     """Look at device, memory, disk, arena and sandbox; say what to do about each."""
-    found = examine(devices.choose(device))
+    found = examine(choose_device(device))
     if as_json:
         return show_json([finding._asdict() for finding in found])
     terminal.show_findings(found)
@@ -428,8 +428,8 @@ def forecast(
     as_json: AsJson = False,
 ):
     """Forecast training and decoding on several devices, from times of all-reduce measured here."""
-    folder, device = trained(run), devices.choose(device)
-    model, kind = scaling.describe(folder), devices.describe(device)["device"]
+    folder, device = trained(run), choose_device(device)
+    model, kind = scaling.describe(folder), describe_device(device)["device"]
     with terminal.Live() as tell:
         tell("measuring all-reduce" if not links else f"reading {links}")
         known = scaling.choose_links(links, device)

@@ -1,7 +1,6 @@
 """The doctor: looks at what a run depends on, says what to do about it."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,10 +12,11 @@ import psutil
 
 from ratchet import commits
 from ratchet.arena.files import cache_folder
-from ratchet.referee import sandbox
-from ratchet.referee.devices import describe, pinned, throttled, torch_name
-from ratchet.referee.environment import copy_contract
-from ratchet.referee.limits import FOREIGN_CPU
+from ratchet.referee import limits, sandbox
+from ratchet.referee.devices.choice import describe_device, torch_name
+from ratchet.referee.devices.cores import pinned_to
+from ratchet.referee.devices.nvidia import throttle_cause
+from ratchet.referee.environment import copy_contract, matmul_environment
 
 
 class Finding(NamedTuple):
@@ -34,12 +34,12 @@ def matmul_peak(device, level):
     """
     code = "import json, torch; from ratchet.arena.hardware import cpu, device; cpu.settle()"
     code += f"; print(json.dumps(device.matmul_peak(torch.device({torch_name(device)!r}))))"
-    with tempfile.TemporaryDirectory() as folder, pinned(device):
+    with tempfile.TemporaryDirectory() as folder, pinned_to(device):
         copy_contract(Path(folder))
         view = sandbox.View(write=(Path(folder),), device=device)
         argv = sandbox.command([sys.executable, "-c", code], view, level)
-        home = dict.fromkeys(("HOME", "TMPDIR", "PYTHONPATH"), folder)
-        done = subprocess.run(argv, cwd=folder, env=os.environ | home, capture_output=True)
+        environment = matmul_environment(Path(folder))
+        done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True)
     printed, said = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
     words = said.strip().splitlines() or ["no reason given"]
     return json.loads(printed) if not done.returncode else (0.0, words[-1])
@@ -47,7 +47,11 @@ def matmul_peak(device, level):
 
 def hardware(device, level):
     """(name, well, seen, advice) of the device."""
-    facts, (peak, what), why = describe(device), matmul_peak(device, level), throttled(device)
+    facts, (peak, what), why = (
+        describe_device(device),
+        matmul_peak(device, level),
+        throttle_cause(device),
+    )
     driver = f", driver {facts['driver']}" if facts["driver"] else ""
     yield "device", True, facts["device"] + driver, ""
     yield (
@@ -67,7 +71,7 @@ def surroundings(device):
         psutil.virtual_memory(),
         shutil.disk_usage(Path.cwd()),
     )
-    quiet = load < 100 * FOREIGN_CPU[device.partition(":")[0]]
+    quiet = load < 100 * limits.FOREIGN_CPU_SHARE[device.partition(":")[0]]
     arenas = ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
     busy = "close other programs; or calibrate and try with --busy: the noise grows"
     yield "load", quiet, f"{load:.0f}% of the CPU in use", busy

@@ -29,7 +29,8 @@ from ratchet.arena.score import score as score_run
 from ratchet.arena.text.readers import cut
 from ratchet.executors.local import Local
 from ratchet.experiments import session
-from ratchet.referee import bytecode, devices
+from ratchet.referee import bytecode
+from ratchet.referee.devices.cores import cores_of
 from ratchet.report import wandb as wandb_relay
 
 bytecode.compile_libraries()  # before this process imports them
@@ -91,13 +92,13 @@ def make_repository(folder):
 @pytest.fixture
 def halves(monkeypatch):
     """The names of two devices that share no core, though the machine's cores be threads of one."""
-    if len(devices.cores("cpu")) < 2:
+    if len(cores_of("cpu")) < 2:
         pytest.skip("one core can't be shared out")
     monkeypatch.setattr(
-        "ratchet.referee.devices.SYS", Path("/nonexistent")
+        "ratchet.referee.devices.cores.SYS", Path("/nonexistent")
     )  # cores all alike, no quota
     monkeypatch.setattr(
-        "ratchet.referee.devices.CORES", [[number] for number in sorted(devices.cores("cpu"))]
+        "ratchet.referee.devices.cores.CORES", [[number] for number in sorted(cores_of("cpu"))]
     )
     return ["cpu:0/2", "cpu:1/2"]
 

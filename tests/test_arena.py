@@ -22,8 +22,9 @@ from ratchet.arena.files import Refused, cache_folder, describe_error, work_fold
 from ratchet.arena.hardware.cpu import cgroup_cores, limit_threads, usable_cores
 from ratchet.arena.progress import reading_line
 from ratchet.arena.text.corpus import WORKERS, Corpus, documents
-from ratchet.referee import devices
-from ratchet.referee import environment as trial_environment
+from ratchet.referee.devices.cores import cpu_quota
+from ratchet.referee.devices.lock import hold_device
+from ratchet.referee.environment import inherited_environment
 
 # --------------------------------------------------------------------------------------------------
 # Folders
@@ -81,7 +82,7 @@ def test_a_device_is_held_though_the_arenas_can_only_be_read(tmp_path, monkeypat
     monkeypatch.setattr("ratchet.arena.files.SHARED_TEMPORARY", tmp_path)
     assert work_folder() == cache / "deeper"
     monkeypatch.setattr("os.access", lambda path, mode: path != cache)
-    with devices.exclusive("cpu"):
+    with hold_device("cpu"):
         assert list((tmp_path / f"ratchet-{os.getuid()}").glob(".device-*")) and not list(
             cache.iterdir()
         )
@@ -191,22 +192,22 @@ def test_the_quota_of_control_groups_is_read_along_their_path(name, tmp_path, mo
     member, files, expected = QUOTAS[name]
     places = groups(tmp_path, member, files)
     assert cgroup_cores(*places) == expected
-    monkeypatch.setattr("ratchet.referee.devices.SYS", tmp_path)
-    monkeypatch.setattr("ratchet.referee.devices.MEMBER", places[1])
-    assert devices.quota() == expected
+    monkeypatch.setattr("ratchet.referee.devices.cores.SYS", tmp_path)
+    monkeypatch.setattr("ratchet.referee.devices.cores.CGROUPS", places[1])
+    assert cpu_quota() == expected
 
 
 @pytest.mark.parametrize(
     "granted, asked, threads", [(1.5, "", "1"), (0.5, "", "1"), (1.5, "3", "3"), (4, "", None)]
 )
 def test_a_contestant_knows_of_a_quota_that_its_sandbox_hides(granted, asked, threads, monkeypatch):
-    monkeypatch.setattr("ratchet.referee.devices.quota", lambda: granted)
-    monkeypatch.setattr("ratchet.referee.devices.cores", lambda device: {0, 1, 2, 3})
-    monkeypatch.setattr(trial_environment.bytecode, "compile_libraries", lambda: None)
+    monkeypatch.setattr("ratchet.referee.environment.cpu_quota", lambda: granted)
+    monkeypatch.setattr("ratchet.referee.environment.cores_of", lambda device: {0, 1, 2, 3})
+    monkeypatch.setattr("ratchet.referee.bytecode.compile_libraries", lambda: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if asked:
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    assert trial_environment.inherited().get("OMP_NUM_THREADS") == threads
+    assert inherited_environment().get("OMP_NUM_THREADS") == threads
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,13 @@ from ratchet.arena.files import Refused, cache_folder, write_json
 from ratchet.arena.run import Run
 from ratchet.experiments import sources
 from ratchet.referee import limits, sandbox, sealed_arena, supervisor, trial
+from ratchet.referee.job import Job
 
 FOLDER = Path(__file__).parent / "cheats"
 HONEST = (FOLDER.parent / "contestant.py").read_text(encoding="utf-8")
 HERE = "# what a cheat replaces comes here\n"
 SEED, BUDGET = 3, "20000tok"  # of a budget in tokens, scores are equal to the last bit
-BUSY = dict.fromkeys(limits.FOREIGN_CPU, 99.0)  # others may use this machine
+BUSY = dict.fromkeys(limits.FOREIGN_CPU_SHARE, 99.0)  # others may use this machine
 PORT, VICTIM, LEFT = (
     45871,
     "271828",
@@ -99,7 +100,7 @@ def bait(cache):
 
 def kill_what_is_left(live):
     """Number of processes that a run left behind, which are killed."""
-    left = supervisor.marked(str(live / "out")) + supervisor.marked(str(live / "score"))
+    left = supervisor.find_marked(str(live / "out")) + supervisor.find_marked(str(live / "score"))
     for process in psutil.process_iter(["cmdline", "status"]):
         if LEFT in (process.info["cmdline"] or []) and process.info["status"] != "zombie":
             left.append(process)
@@ -119,7 +120,7 @@ def compete(name, folder, level):
         for key, value in {"RATCHET_ISOLATION": level, **getattr(cheat, "ENVIRONMENT", {})}.items():
             patch.setenv(key, value)
         for place, value in {
-            "referee.foreign_load.FOREIGN_CPU": BUSY,
+            "referee.limits.FOREIGN_CPU_SHARE": BUSY,
             **getattr(cheat, "PATCH", {}),
         }.items():
             patch.setattr(f"ratchet.{place}", value)
@@ -129,13 +130,13 @@ def compete(name, folder, level):
         except Refused as error:
             return {"status": "refused", "reason": str(error), "isolation": level, "left": 0}
         budget, arena = getattr(cheat, "BUDGET", BUDGET), sealed_arena.load_arena("tiny")
-        job = trial.Job(contestant, SEED, budget, arena, folder / "run", folder / "compiled")
+        job = Job(contestant, SEED, budget, arena, folder / "run", folder / "compiled")
         stack.callback(
-            subprocess.run, ["rm", "-rf", job.live]
+            subprocess.run, ["rm", "-rf", job.live_folder]
         )  # whatever state it is in: others come after
         for _ in range(getattr(cheat, "RUNS", 1)):
-            facts = trial.run(job)
-        return facts | {"left": kill_what_is_left(job.live)}
+            facts = trial.run_trial(job)
+        return facts | {"left": kill_what_is_left(job.live_folder)}
 
 
 def is_caught(name, facts, honest):

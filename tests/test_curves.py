@@ -8,7 +8,7 @@ import math
 import pytest
 
 from ratchet.referee import early_stopping
-from ratchet.referee.supervisor import Ended
+from ratchet.referee.supervisor import EndedEarly
 
 
 def points(offset=0.0, end=1.0, wobble=0.0, many=400):
@@ -35,56 +35,56 @@ def test_only_numbers_are_taken_from_a_curve(tmp_path):
             + "0" * 400
             + ', "loss": 3}\n{"seconds": 6, "tokens": 1, "loss": 1e300}\n{"sec'
         )
-    found, size = early_stopping.read(path)
+    found, size = early_stopping.read_curve(path)
     assert found == [(5.0, 9.0, 3.0)]
-    assert early_stopping.shares(found, "10s") == [(0.5, 3.0)] and early_stopping.shares(
+    assert early_stopping.to_shares(found, "10s") == [(0.5, 3.0)] and early_stopping.to_shares(
         found, "9e0tok"
     ) == [(1.0, 3.0)]
     with open(path, "a", encoding="utf-8") as file:
         file.write('onds": 10, "tokens": 11, "loss": 2}\n')
-    assert early_stopping.read(path, size)[0] == [(10.0, 11.0, 2.0)]
+    assert early_stopping.read_curve(path, size)[0] == [(10.0, 11.0, 2.0)]
     assert (
-        early_stopping.shares(found, "1e15flop") == []
-        and early_stopping.read(tmp_path / "none")[0] == []
+        early_stopping.to_shares(found, "1e15flop") == []
+        and early_stopping.read_curve(tmp_path / "none")[0] == []
     )
 
 
 def test_what_can_still_catch_up_goes_on():
-    reference = early_stopping.reference([points(), points(0.02), points(-0.02)])
+    reference = early_stopping.find_milestones([points(), points(0.02), points(-0.02)])
     assert len(reference) == len(early_stopping.SHARES)
     for end in (0.2, 0.5, 1.0):
         for offset in (-1.0, 0.0, 0.1):
-            assert early_stopping.lost(points(offset, end, wobble=0.05), reference) == ""
+            assert early_stopping.why_hopeless(points(offset, end, wobble=0.05), reference) == ""
     assert (
-        early_stopping.lost(points(1.2, 0.25), reference) == ""
-        and early_stopping.lost([], reference) == ""
+        early_stopping.why_hopeless(points(1.2, 0.25), reference) == ""
+        and early_stopping.why_hopeless([], reference) == ""
     )
-    assert "at 30% of the budget, the champion had 4.5" in early_stopping.lost(
+    assert "at 30% of the budget, the champion had 4.5" in early_stopping.why_hopeless(
         points(1.2, 0.4), reference
     )
-    assert "at 7" in early_stopping.lost(
+    assert "at 7" in early_stopping.why_hopeless(
         points(0.4, 1.0), reference
     )  # too little is left to make good so much
 
 
 def test_without_two_curves_of_the_champion_nothing_is_stopped():
     assert (
-        early_stopping.reference([points()])
+        early_stopping.find_milestones([points()])
         == []
-        == early_stopping.reference([points(many=10)] * 3)
+        == early_stopping.find_milestones([points(many=10)] * 3)
     )
-    assert early_stopping.lost(points(9.0), []) == ""
+    assert early_stopping.why_hopeless(points(9.0), []) == ""
 
 
 def test_a_run_is_looked_at_while_it_trains(tmp_path, monkeypatch):
     monkeypatch.setattr("ratchet.referee.early_stopping.LOOK_SECONDS", 0)
-    hope = early_stopping.Hope(
-        tmp_path / "curve.jsonl", "10s", early_stopping.reference([points(), points(0.01)])
+    hope = early_stopping.EarlyStopping(
+        tmp_path / "curve.jsonl", "10s", early_stopping.find_milestones([points(), points(0.01)])
     )
     hope()  # there is no file yet
     write(tmp_path / "curve.jsonl", points(2.0, 0.2))
     hope()
     write(tmp_path / "curve.jsonl", points(2.0, 0.5))
-    with pytest.raises(Ended, match="at 30%"):
+    with pytest.raises(EndedEarly, match="at 30%"):
         hope()
-    early_stopping.Hope(tmp_path / "curve.jsonl", "10s", ())()
+    early_stopping.EarlyStopping(tmp_path / "curve.jsonl", "10s", ())()

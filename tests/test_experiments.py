@@ -20,8 +20,9 @@ from ratchet.arena.files import Refused, sha256
 from ratchet.experiments import comparisons, ledger, running, verbs, verdicts, verify
 from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.session import prepare_arena
-from ratchet.referee import devices, trial
-from ratchet.referee.source import SOURCE_BYTES
+from ratchet.referee import trial
+from ratchet.referee.devices.choice import describe_device
+from ratchet.referee.limits import SOURCE_BYTES
 from ratchet.report import data as report_data
 
 SIGMA = 0.01
@@ -33,7 +34,7 @@ def repository(tmp_path, monkeypatch, arena):
     folder = tmp_path / "repository"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("ratchet.referee.devices.here", lambda: ["cpu"])
+    monkeypatch.setattr("ratchet.referee.devices.choice.list_devices", lambda: ["cpu"])
     for command in ("init -q -b main", "config user.email a@b.c", "config user.name somebody"):
         subprocess.run(["git", *command.split()], check=True)
     (folder / "README.md").write_text("words\n", encoding="utf-8")
@@ -75,7 +76,7 @@ class Runs:
         text = job.source.text.decode()
         status = (re.findall('STATUS = "(.*)"', text) or ["ok"])[0]
         bpb = 2 - float(re.findall("QUALITY = (.*)", text)[0]) + SIGMA * self.order.normal()
-        facts = devices.describe(job.device) | job.source.facts()
+        facts = describe_device(job.device) | job.source.describe_source()
         facts |= {
             "seed": job.seed,
             "budget": job.budget,
@@ -105,8 +106,8 @@ class Runs:
 
 @pytest.fixture
 def runs(monkeypatch):
-    monkeypatch.setattr("ratchet.referee.trial.run", Runs())
-    return trial.run
+    monkeypatch.setattr("ratchet.referee.trial.run_trial", Runs())
+    return trial.run_trial
 
 
 @pytest.fixture
@@ -248,7 +249,7 @@ def test_a_disturbed_run_decides_nothing_however_it_ended(calibrated, runs, monk
         bad = len(late) == 1
         return runs(job) | ({"status": "overtime", "reason": "late", "shared": True} if bad else {})
 
-    monkeypatch.setattr("ratchet.referee.trial.run", disturbs)
+    monkeypatch.setattr("ratchet.referee.trial.run_trial", disturbs)
     commit("better", quality=1.0 + 5 * SIGMA)
     e = verbs.try_idea(open_session(), "better")
     assert e.verdict == "keep" and e.runs[0]["status"] == "overtime" and problems() == []
@@ -325,7 +326,7 @@ def test_a_champion_that_fails_in_the_audit_is_told(calibrated, runs, monkeypatc
         calls.append(job)
         return runs(job) | ({"status": "crash", "reason": "it diverged"} if len(calls) == 2 else {})
 
-    monkeypatch.setattr("ratchet.referee.trial.run", fails)
+    monkeypatch.setattr("ratchet.referee.trial.run_trial", fails)
     e = comparisons.audit(open_session(), 2)
     assert e.verdict == "audited" and len(e.runs) == 4
     assert e.closes["reason"] == "2 champions, 2 seeds; 1 of 2 runs of experiment 2 failed (crash)"
@@ -526,7 +527,7 @@ def test_a_champions_run_that_fails_is_made_again(calibrated, runs, monkeypatch)
         bad = job.source.commit == own and calls.count(own) <= times
         return facts | {"status": "memory", "reason": "full"} if bad else facts
 
-    monkeypatch.setattr("ratchet.referee.trial.run", fails)
+    monkeypatch.setattr("ratchet.referee.trial.run_trial", fails)
     commit("better", quality=1.1)
     e = verbs.try_idea(open_session(), "better")
     assert (
@@ -645,14 +646,14 @@ def test_a_calibration_that_was_agreed_to_goes_on_without_another_question(calib
 
 def test_the_log_tells_what_runs_from_what_was_left(calibrated, runs, monkeypatch):
     commit("better", quality=1.0 + 6 * SIGMA)
-    quick, seen = trial.run, []
+    quick, seen = trial.run_trial, []
 
     def looks(job):
         seen.append([invoke(*words.split()).stdout for words in ("log", "show 2", "log --json")])
         seen[-1].append(report_data.collect(ledger.Ledger(calibrated), calibrated)["campaigns"][0])
         return quick(job)
 
-    monkeypatch.setattr("ratchet.referee.trial.run", looks)
+    monkeypatch.setattr("ratchet.referee.trial.run_trial", looks)
     runs.stop_at = 7
     with pytest.raises(KeyboardInterrupt):
         verbs.try_idea(open_session(), "better")
@@ -689,9 +690,9 @@ def test_a_killed_process_leaves_an_experiment_unfinished(tmp_path):
 def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(
     repository, runs, monkeypatch
 ):
-    quick, told = trial.run, []
+    quick, told = trial.run_trial, []
     monkeypatch.setattr(
-        "ratchet.referee.trial.run",
+        "ratchet.referee.trial.run_trial",
         lambda job: quick(job) | {"seconds": {"start": 40, "train": 300}},
     )
 
@@ -737,7 +738,7 @@ def test_a_project_in_a_folder_of_a_repository_is_served(tmp_path, runs, monkeyp
     folder = tmp_path / "monorepo/research/lm"
     folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "monorepo")
-    monkeypatch.setattr("ratchet.referee.devices.here", lambda: ["cpu"])
+    monkeypatch.setattr("ratchet.referee.devices.choice.list_devices", lambda: ["cpu"])
     for command in ("init -q -b main", "config user.email a@b.c", "config user.name somebody"):
         subprocess.run(["git", *command.split()], check=True)
     monkeypatch.chdir(folder)

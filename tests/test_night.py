@@ -126,7 +126,7 @@ def test_a_device_that_fails_ends_a_night_of_the_tuner(place, runs, monkeypatch)
         "ratchet.referee.trial.preflight", lambda job: ("crash", "no CUDA device", [])
     )
     monkeypatch.setattr(
-        "ratchet.referee.trial.run",
+        "ratchet.referee.trial.run_trial",
         lambda job: runs(job) | {"status": "crash", "reason": "no CUDA device"},
     )
     with pytest.raises(Refused, match="not even the champion"):
@@ -218,11 +218,11 @@ def test_whatever_an_agent_does_the_night_goes_on(place, tmp_path, monkeypatch):
     )
     assert "<b>" not in driver.morning(open_session()).replace(
         "\\<b\\>", ""
-    ) and not supervisor.marked(str(tmp_path))
+    ) and not supervisor.find_marked(str(tmp_path))
 
 
 def test_two_devices_try_two_ideas_at_a_time(place, tmp_path, monkeypatch, halves):
-    devices_met, both, quick = set(), threading.Event(), trial.run
+    devices_met, both, quick = set(), threading.Event(), trial.run_trial
 
     def together(job):
         """The first run waits for one on the other device."""
@@ -240,7 +240,7 @@ def test_two_devices_try_two_ideas_at_a_time(place, tmp_path, monkeypatch, halve
         open_session(executor=executors[0]),
         script(tmp_path, last=ALWAYS_NEW),
     )
-    monkeypatch.setattr("ratchet.referee.trial.run", together)
+    monkeypatch.setattr("ratchet.referee.trial.run_trial", together)
     limits = Limits(experiments=6)
     driver.run(session, command, limits, share=[state.parent], others=executors[1:])
     assert both.is_set()

@@ -11,14 +11,16 @@ from test_cheats import BUDGET, SEED, run_honestly  # noqa: F401
 from ratchet.arena.files import Refused
 from ratchet.executors import base, local, registry, travel
 from ratchet.experiments import sources
-from ratchet.referee import devices, sealed_arena, supervisor, trial
+from ratchet.referee import sealed_arena, supervisor
+from ratchet.referee.devices.lock import unique_name
+from ratchet.referee.job import Job
 
 CONTESTANT = ROOT / "tests/contestant.py"
 
 
 def job(folder, budget="20000tok", seed=7):
     source = sources.read_source(CONTESTANT, files=True)
-    return trial.Job(
+    return Job(
         source, seed, budget, sealed_arena.load_arena("tiny"), folder / "run", folder / "compiled"
     )
 
@@ -60,7 +62,7 @@ def test_places_are_of_one_kind_and_named_once(halves, monkeypatch):
     ):
         with pytest.raises(Refused):
             registry.places(on, names)
-    monkeypatch.setattr("ratchet.referee.devices.CORES", [[0], [1], [2]])
+    monkeypatch.setattr("ratchet.referee.devices.cores.CORES", [[0], [1], [2]])
     with pytest.raises(
         Refused, match="share cores"
     ):  # a half and a third of three cores have one each
@@ -119,14 +121,14 @@ def test_a_run_on_a_node_that_dies_is_done_elsewhere_and_leaves_nothing_behind(n
         cluster.busy[own] += 1
     thread = threading.Thread(target=lambda: found.append(place.run(job(tmp_path, budget="30s"))))
     thread.start()
-    live = nodes.cache / ".live" / devices.seat("cpu") / "out"
+    live = nodes.cache / ".live" / unique_name("cpu") / "out"
     while not live.exists():
         time.sleep(0.1)
     nodes.remove_node(nodes.other, allow_graceful=False)
     cluster.busy.clear()
     thread.join(120)
     assert [facts["status"] for facts in found] == ["ok"]
-    assert not supervisor.marked(str(live))
+    assert not supervisor.find_marked(str(live))
     assert len(cluster.nodes()) == 1
 
 
@@ -152,4 +154,6 @@ def test_a_cancelled_job_ends(arena, tmp_path, monkeypatch):
     begin = time.monotonic()
     with pytest.raises(supervisor.Cancelled):
         local.Local().run(job(tmp_path, budget="60s"))
-    assert time.monotonic() - begin < 20 and not supervisor.marked(str(job(tmp_path).live / "out"))
+    assert time.monotonic() - begin < 20 and not supervisor.find_marked(
+        str(job(tmp_path).live_folder / "out")
+    )

@@ -22,7 +22,6 @@ from ratchet.executors import registry
 from ratchet.experiments import sources
 from ratchet.referee import (
     compiler_cache,
-    devices,
     foreign_load,
     limits,
     sandbox,
@@ -31,26 +30,34 @@ from ratchet.referee import (
     supervisor,
     trial,
 )
-from ratchet.referee.folders import copy_files, remove
-from ratchet.referee.source import shape
-from ratchet.untrusted_text import clean
+from ratchet.referee.devices import cores
+from ratchet.referee.devices.choice import choose_device, describe_device, list_devices
+from ratchet.referee.devices.cores import cores_of, cpu_quota, pinned_to
+from ratchet.referee.devices.lock import hold_device
+from ratchet.referee.devices.nvidia import open_gpu
+from ratchet.referee.folders import copy_regular_files, remove_folder
+from ratchet.referee.job import Job
+from ratchet.referee.source import fingerprint
+from ratchet.untrusted_text import clean_text
 
 
 @pytest.fixture(autouse=True)
 def busy_machine(monkeypatch):
     """Tests share their machine with other programs."""
-    monkeypatch.setattr("ratchet.doctor.FOREIGN_CPU", dict.fromkeys(limits.FOREIGN_CPU, 99.0))
+    monkeypatch.setattr(
+        "ratchet.referee.limits.FOREIGN_CPU_SHARE", dict.fromkeys(limits.FOREIGN_CPU_SHARE, 99.0)
+    )
 
 
 def job(tmp_path, **more):
     source = sources.read_source(ROOT / "tests/contestant.py", files=True)
     arena = sealed_arena.load_arena("tiny")
-    job = trial.Job(source, 7, "20000tok", arena, tmp_path / "run", tmp_path / "compiled")
+    job = Job(source, 7, "20000tok", arena, tmp_path / "run", tmp_path / "compiled")
     return job._replace(**more)
 
 
 def test_a_run_is_watched_and_scored(arena, tmp_path):
-    facts = trial.run(job(tmp_path, budget="1s"))
+    facts = trial.run_trial(job(tmp_path, budget="1s"))
     assert facts["status"] == "ok", facts
     assert facts["isolation"] == sandbox.best_level() and facts["seed"] == 7 and not facts["shared"]
     assert facts["val"]["bytes"] == arena.val_bytes and all(
@@ -80,19 +87,19 @@ def test_a_tail_names_no_folder_of_the_machine(tmp_path):
         f'File "{tmp_path}/code/train.py"\nFile "{sys.prefix}/lib/x.py"\n{Path.home()}/y https://a.b\n',
         encoding="utf-8",
     )
-    assert supervisor.tail(log) == [
+    assert supervisor.read_tail(log) == [
         'File "./code/train.py"',
         'File "python/lib/x.py"',
         "~/y https://a.b",
     ]
-    assert supervisor.tail(tmp_path / "none") == []
+    assert supervisor.read_tail(tmp_path / "none") == []
 
 
 def test_kept_caches_are_whole_and_go_when_they_are_not_used(arena, tmp_path, monkeypatch):
     mine, arrived = job(tmp_path, is_baseline=True), threading.Barrier(2)
-    mine.live.joinpath("cache").mkdir(parents=True)
-    mine.live.joinpath("cache/kernel").write_text("code", encoding="utf-8")
-    names = {compiler_cache.cache_name(mine.source.facts()["file"]), "baseline"}
+    mine.live_folder.joinpath("cache").mkdir(parents=True)
+    mine.live_folder.joinpath("cache/kernel").write_text("code", encoding="utf-8")
+    names = {compiler_cache.cache_name(mine.source.describe_source()["file"]), "baseline"}
     for name in ("old", "baseline"):
         mine.compiled.joinpath(name).mkdir(parents=True)
         os.utime(mine.compiled / name, (0, 0))
@@ -102,10 +109,10 @@ def test_kept_caches_are_whole_and_go_when_they_are_not_used(arena, tmp_path, mo
         copy(*words)
         arrived.wait()
 
-    copy = copy_files
-    monkeypatch.setattr("ratchet.referee.compiler_cache.copy_files", together)
+    copy = copy_regular_files
+    monkeypatch.setattr("ratchet.referee.compiler_cache.copy_regular_files", together)
     threads = [
-        threading.Thread(target=compiler_cache.keep_compiled, args=(mine,)) for _ in range(2)
+        threading.Thread(target=compiler_cache.keep_compiler_cache, args=(mine,)) for _ in range(2)
     ]
     for thread in threads:
         thread.start()
@@ -113,14 +120,14 @@ def test_kept_caches_are_whole_and_go_when_they_are_not_used(arena, tmp_path, mo
         thread.join()
     assert {path.name for path in mine.compiled.iterdir()} == names
     assert (
-        mine.compiled / compiler_cache.cache_name(mine.source.facts()["file"]) / "kernel"
+        mine.compiled / compiler_cache.cache_name(mine.source.describe_source()["file"]) / "kernel"
     ).read_text(encoding="utf-8") == "code"
-    remove(mine.live)
+    remove_folder(mine.live_folder)
 
 
 @pytest.mark.slow
 def test_the_same_seed_and_tokens_give_the_same_score(arena, tmp_path):
-    first, second = (trial.run(job(tmp_path, splits=("val", "test"))) for _ in range(2))
+    first, second = (trial.run_trial(job(tmp_path, splits=("val", "test"))) for _ in range(2))
     assert (
         first["val"]["nats"] == second["val"]["nats"]
         and first["test"]["nats"] == second["test"]["nats"]
@@ -147,34 +154,44 @@ SOURCE = b'"""Doc."""\nx = 1  # why\n\n\ndef f(a):\n    "Doc."\n    return a\n'
 def test_layout_and_comments_make_no_new_source():
     same = b"x = 1\ndef f(a):\n\n  return (a)\n"
     # a docstring that goes leaves `pass`: still the same as any other docstring
-    assert shape(SOURCE)["source"] == shape(SOURCE.replace(b"why", b"because"))["source"]
-    assert shape(SOURCE)["source"] == shape(SOURCE.replace(b"Doc.", b"Other words."))["source"]
-    assert shape(same)["source"] == shape(b"x = 1\ndef f(a):\n    return a  # it\n")["source"]
-    assert shape(SOURCE)["source"] != shape(SOURCE.replace(b"1", b"2"))["source"]
-    assert shape(b"x = (")["size"] == 5  # no Python: characters are counted
-    assert shape(b"f('')")["size"] + 20 < shape(b"f('" + b"x = 1;" * 99 + b"')")["size"]
+    assert (
+        fingerprint(SOURCE)["source"] == fingerprint(SOURCE.replace(b"why", b"because"))["source"]
+    )
+    assert (
+        fingerprint(SOURCE)["source"]
+        == fingerprint(SOURCE.replace(b"Doc.", b"Other words."))["source"]
+    )
+    assert (
+        fingerprint(same)["source"]
+        == fingerprint(b"x = 1\ndef f(a):\n    return a  # it\n")["source"]
+    )
+    assert fingerprint(SOURCE)["source"] != fingerprint(SOURCE.replace(b"1", b"2"))["source"]
+    assert fingerprint(b"x = (")["size"] == 5  # no Python: characters are counted
+    assert fingerprint(b"f('')")["size"] + 20 < fingerprint(b"f('" + b"x = 1;" * 99 + b"')")["size"]
 
 
 def test_less_code_is_a_smaller_source():
-    assert shape(b"a = f(1, 2)\n")["size"] < shape(b"a = f(1, 2, 3)\n")["size"]
-    assert shape(b"a = 1\n")["size"] == shape(b"# words\n\na = 1  # more\n")["size"]
+    assert fingerprint(b"a = f(1, 2)\n")["size"] < fingerprint(b"a = f(1, 2, 3)\n")["size"]
+    assert fingerprint(b"a = 1\n")["size"] == fingerprint(b"# words\n\na = 1  # more\n")["size"]
 
 
 def test_a_log_cannot_speak_to_the_terminal():
     dirty = b"a\x1b[31mred\x1b[0m\x1b]0;title\x07 \x08\x00b\rc\x9b\xff\n\ttab \xe2\x80\xae"
-    assert clean(dirty) == "ared b\nc\ufffd\ufffd\n\ttab "
+    assert clean_text(dirty) == "ared b\nc\ufffd\ufffd\n\ttab "
 
 
 @pytest.mark.parametrize(
     "value, seen", [(3, 3), (2.5, 2.5), (-1, 0), (float("nan"), 0), ("7", 0), (True, 0), (1e30, 0)]
 )
 def test_what_a_contestant_tells_is_a_number_or_nothing(value, seen):
-    assert scoring.number(value) == seen
+    assert scoring.number_or_zero(value) == seen
 
 
 def watched(tmp_path, code, **environment):
     argv = [sys.executable, "-I", "-S", "-c", code]
-    return supervisor.Watched(argv, os.environ | environment, tmp_path, tmp_path / "log", "no mark")
+    return supervisor.WatchedProcess(
+        argv, os.environ | environment, tmp_path, tmp_path / "log", "no mark"
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,11 +210,11 @@ def watched(tmp_path, code, **environment):
     ],
 )
 def test_what_takes_too_much_is_stopped(tmp_path, monkeypatch, limit, value, code, status):
-    monkeypatch.setattr(supervisor, limit, value)
-    with watched(tmp_path, code) as process, pytest.raises(supervisor.Ended) as end:
+    monkeypatch.setattr(limits, limit, value)
+    with watched(tmp_path, code) as process, pytest.raises(supervisor.EndedEarly) as end:
         process.wait(5 if status != "timeout" else 0.3)
     assert end.value.status == status
-    assert process.popen.returncode is not None and process.tree() == []
+    assert process.popen.returncode is not None and process.list_processes() == []
 
 
 def test_nothing_outlives_its_run(tmp_path):
@@ -206,15 +223,15 @@ def test_nothing_outlives_its_run(tmp_path):
     with watched(tmp_path, daemon, RATCHET_RUN="no mark") as process:
         process.wait(5)
         begin = time.monotonic()
-        while len(supervisor.marked("no mark")) != 1 and time.monotonic() < begin + 5:
+        while len(supervisor.find_marked("no mark")) != 1 and time.monotonic() < begin + 5:
             time.sleep(0.01)
-        assert len(supervisor.marked("no mark")) == 1
-    assert supervisor.marked("no mark") == []
+        assert len(supervisor.find_marked("no mark")) == 1
+    assert supervisor.find_marked("no mark") == []
 
 
 def test_a_device_has_one_run_at_a_time(cache):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom ratchet.referee import devices\n"
-    code += "with devices.exclusive('cpu'): print('held', flush=True); input()"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom ratchet.referee.devices.lock import hold_device\n"
+    code += "with hold_device('cpu'): print('held', flush=True); input()"
     holder = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -225,19 +242,19 @@ def test_a_device_has_one_run_at_a_time(cache):
     assert holder.stdout.readline() == "held\n"
     ends = []
     threading.Timer(0.5, lambda: (ends.append("killed"), holder.kill())).start()
-    with devices.exclusive("cpu"):
+    with hold_device("cpu"):
         assert ends == ["killed"], "the lock dies with the process, and not before"
     holder.communicate()
 
 
 def test_foreign_load_is_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr("ratchet.doctor.FOREIGN_CPU", {"cpu": 0.2})
+    monkeypatch.setattr("ratchet.referee.limits.FOREIGN_CPU_SHARE", {"cpu": 0.2})
     with watched(tmp_path, "import time; time.sleep(60)") as process:
-        load = foreign_load.Load("cpu", process)
+        load = foreign_load.ForeignLoad("cpu", process)
         load.begin()
         burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         time.sleep(2.2)
-        seen = load.seen()
+        seen = load.measure()
         burner.kill()
         burner.wait()
     assert seen["foreign_cpu"] > 0.5 / psutil.cpu_count() and seen["shared"]
@@ -246,23 +263,26 @@ def test_foreign_load_is_seen(tmp_path, monkeypatch):
 def test_a_run_that_ends_early_is_known_to_have_been_disturbed(monkeypatch):
     """Else `hopeless`, for the sake of other programs, would be a verdict."""
     seen = {"foreign_cpu": 0.9, "foreign_gpu": 0, "shared": True}
-    process = SimpleNamespace(peak_bytes=0, tree=list, popen=SimpleNamespace(pid=-1))
+    process = SimpleNamespace(peak_bytes=0, list_processes=list, popen=SimpleNamespace(pid=-1))
     monkeypatch.setattr(
-        "ratchet.referee.trial.started", lambda job, level: nullcontext((process, None))
+        "ratchet.referee.trial.start_contestant", lambda job, level: nullcontext((process, None))
     )
-    monkeypatch.setattr("ratchet.referee.trial.keep_compiled", lambda job: None)
-    monkeypatch.setattr("ratchet.referee.trial.wait_until_ready", lambda *_: 0.0)
-    monkeypatch.setattr(foreign_load.Load, "seen", lambda load: seen if load.start else {})
+    monkeypatch.setattr("ratchet.referee.trial.keep_compiler_cache", lambda job: None)
+    monkeypatch.setattr("ratchet.referee.trial.wait_until_ready", lambda *_: None)
+    monkeypatch.setattr("ratchet.referee.trial.hand_over_tokens", lambda *_: None)
+    monkeypatch.setattr(
+        foreign_load.ForeignLoad, "measure", lambda load: seen if load.start else {}
+    )
 
-    job = SimpleNamespace(device="cpu", seconds=20.0)
+    job = SimpleNamespace(device="cpu", clock_seconds=20.0)
     for status in ("hopeless", "timeout", "crash"):
 
-        def train(*_, **__):
-            raise supervisor.Ended(status, "it is slow")  # noqa: B023
+        def wait_for_weights(*_, **__):
+            raise supervisor.EndedEarly(status, "it is slow")  # noqa: B023
 
-        monkeypatch.setattr("ratchet.referee.trial.train", train)
+        monkeypatch.setattr("ratchet.referee.trial.wait_for_weights", wait_for_weights)
         facts = {"shared": False}
-        with pytest.raises(supervisor.Ended):
+        with pytest.raises(supervisor.EndedEarly):
             trial.compete(job, "none", trial.Clock(), facts)
         assert facts["shared"] == (status != "crash")  # a crash is its own fault
 
@@ -272,30 +292,28 @@ def test_what_a_contestant_leaves_behind_is_no_other_program(tmp_path):
     code = "import os, time; os._exit(0) if os.fork() else time.sleep(60)"
     with watched(tmp_path, code) as process:
         assert process.wait(20) == 0 and not process.popen.poll()
-        load = foreign_load.Load("cpu", process)
+        load = foreign_load.ForeignLoad("cpu", process)
         left = [
             number
             for number in psutil.pids()
-            if load._is_own(number) and number != process.popen.pid
+            if load._is_of_session(number) and number != process.popen.pid
         ]
-        assert len(left) == 1 and not load._is_own(os.getpid())
+        assert len(left) == 1 and not load._is_of_session(os.getpid())
 
 
 def test_shares_of_the_cpu_have_cores_of_their_own(halves):
     """What runs in one half is no load for the other, is on its cores, and can't leave them."""
-    first, second = map(devices.choose, halves)
-    assert devices.cores(first) and devices.cores(first) <= devices.cores("cpu") - devices.cores(
-        second
-    )
-    assert devices.describe(first) == devices.describe(second) != devices.describe("cpu")
-    too_many = f"cpu:0/{len(devices.CORES) + 1}"
+    first, second = map(choose_device, halves)
+    assert cores_of(first) and cores_of(first) <= cores_of("cpu") - cores_of(second)
+    assert describe_device(first) == describe_device(second) != describe_device("cpu")
+    too_many = f"cpu:0/{len(cores.CORES) + 1}"
     for name in ("cpu:2/2", "cpu:0/0", "cpu:0/99999", too_many, "cpu:1", "cpu:00/2", "cpu:0/1"):
         with pytest.raises(Refused, match="cpu:0/2"):
-            devices.choose(name)
-    with devices.exclusive(first):
+            choose_device(name)
+    with hold_device(first):
         burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        assert [*psutil.Process(burner.pid).cpu_affinity()] == sorted(devices.cores(first))
-    assert os.sched_getaffinity(0) == devices.cores("cpu")
+        assert [*psutil.Process(burner.pid).cpu_affinity()] == sorted(cores_of(first))
+    assert os.sched_getaffinity(0) == cores_of("cpu")
     burner.kill()
     burner.wait()
 
@@ -328,43 +346,43 @@ def test_gpus_are_those_that_cuda_shows(monkeypatch, visible, names):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    devices_here = [name for name in devices.here() if name.startswith("cuda")]
-    assert [devices.nvml(name)[1] for name in devices_here] == names
+    devices_here = [name for name in list_devices() if name.startswith("cuda")]
+    assert [open_gpu(name)[1] for name in devices_here] == names
 
 
 def test_cores_that_are_not_alike_and_quotas_are_told(halves, tmp_path, monkeypatch):
     """Halves with other cores are devices of another kind; a quota can't be shared out."""
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr("ratchet.referee.devices.SYS", tmp_path)
+    monkeypatch.setattr("ratchet.referee.devices.cores.SYS", tmp_path)
     first, second = halves
-    plain = devices.describe(first)["device"]
+    plain = describe_device(first)["device"]
     (folder := tmp_path / "devices/cpu_atom").mkdir(parents=True)
-    slow = sorted(devices.cores(second))
+    slow = sorted(cores_of(second))
     (folder / "cpus").write_text(f"{slow[0]}-{slow[-1]}\n", encoding="utf-8")
-    assert devices.describe(first)["device"] == f"{plain} ({len(devices.cores(first))} fast)"
-    assert devices.describe(second)["device"] == f"{plain} ({len(slow)} slow)"
+    assert describe_device(first)["device"] == f"{plain} ({len(cores_of(first))} fast)"
+    assert describe_device(second)["device"] == f"{plain} ({len(slow)} slow)"
     with pytest.raises(Refused, match="of one kind"):
         registry.places(names=halves)
     (tmp_path / "fs/cgroup").mkdir(parents=True)
     (tmp_path / "fs/cgroup/cpu.max").write_text("max 100000\n", encoding="utf-8")
-    assert devices.choose(first) == first and devices.quota() == math.inf
+    assert choose_device(first) == first and cpu_quota() == math.inf
     (tmp_path / "fs/cgroup/cpu.max").write_text("150000 100000\n", encoding="utf-8")
-    assert devices.describe("cpu")["device"].endswith(", 1.5 CPUs' time")
+    assert describe_device("cpu")["device"].endswith(", 1.5 CPUs' time")
     with pytest.raises(Refused, match="1.5 CPUs' time"):
-        devices.choose(first)
+        choose_device(first)
 
 
 def test_a_contestant_stays_on_the_cores_that_it_is_given(halves):
     """Those of a share, and those that taskset leaves to all of the CPU."""
-    code = f"import os; os.sched_setaffinity(0, {devices.cores('cpu')})"
+    code = f"import os; os.sched_setaffinity(0, {cores_of('cpu')})"
 
-    def leaves(name, pinned_to):
+    def leaves(name, starts_on):
         program, view = [sys.executable, "-c", code], sandbox.View(device=name)
-        with devices.pinned(pinned_to):
+        with pinned_to(starts_on):
             argv = sandbox.command(program, view, sandbox.best_level())
             return subprocess.run(argv, capture_output=True, encoding="utf-8")
 
-    assert leaves("cpu", "cpu").returncode == 0 or os.cpu_count() > len(devices.cores("cpu"))
+    assert leaves("cpu", "cpu").returncode == 0 or os.cpu_count() > len(cores_of("cpu"))
     for name in ("cpu", halves[0]):
         assert "PermissionError" in leaves(name, halves[0]).stderr
 
@@ -377,10 +395,10 @@ def test_devices_that_share_cores_are_held_by_one_run_at_a_time(halves, arena):
         raise Waited
 
     for first, second in (("cpu", halves[1]), (halves[0], "cpu")):
-        with devices.exclusive(first), pytest.raises(Waited):
-            with devices.exclusive(second, pause=wait):
+        with hold_device(first), pytest.raises(Waited):
+            with hold_device(second, pause=wait):
                 pass
-    with devices.exclusive(halves[0]), devices.exclusive(halves[1], pause=wait):
+    with hold_device(halves[0]), hold_device(halves[1], pause=wait):
         pass
 
 
@@ -394,20 +412,20 @@ def test_only_load_on_its_own_cores_is_foreign(
     """A stranger that has run for 1000 seconds runs 10 more, some of them on the share's core."""
     stranger, own = Stranger(98, 1000.0, goes_at_first), Stranger(99, 5.0, {1})
     now, busy = [0.0], {0: 1000.0, 1: 5.0}
-    monkeypatch.setattr("ratchet.referee.devices.CORES", [[0], [1]])
+    monkeypatch.setattr("ratchet.referee.devices.cores.CORES", [[0], [1]])
     monkeypatch.setattr("ratchet.referee.foreign_load.core_times", lambda: busy)
     monkeypatch.setattr("ratchet.referee.foreign_load.busy_seconds", float)
     monkeypatch.setattr(psutil, "process_iter", lambda: [stranger, own])
     monkeypatch.setattr(
         "ratchet.referee.foreign_load.time", SimpleNamespace(monotonic=lambda: now[0])
     )
-    contestant = SimpleNamespace(tree=lambda: [own], popen=SimpleNamespace(pid=-1))
-    load = foreign_load.Load("cpu:1/2", contestant)
+    contestant = SimpleNamespace(list_processes=lambda: [own], popen=SimpleNamespace(pid=-1))
+    load = foreign_load.ForeignLoad("cpu:1/2", contestant)
     load.begin()
     stranger.spent, stranger.goes = stranger.spent + 10, goes_at_last
     own.spent, now[0] = own.spent + 10 - ran_here, 10.0
     busy.update({0: 1010.0 - ran_here, 1: 15.0})
-    assert load.seen()["foreign_cpu"] == pytest.approx(foreign)
+    assert load.measure()["foreign_cpu"] == pytest.approx(foreign)
 
 
 @dataclass

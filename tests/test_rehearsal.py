@@ -49,7 +49,7 @@ def test_the_clock_begins_with_the_first_batch_however_long_the_rehearsal(run, m
 
 def test_a_rehearsal_that_never_ends_is_ended(run, model, monkeypatch, capsys):
     ended = threading.Event()
-    monkeypatch.setattr("ratchet.arena.run.REHEARSAL_LIMIT", 0.2)
+    monkeypatch.setattr("ratchet.arena.run.REHEARSAL_SECONDS", 0.2)
     monkeypatch.setattr(os, "_exit", lambda code: ended.set() if code == 1 else None)
     run.rehearse(lambda x, y: ended.wait(10), 2, model, calls=1)
     assert ended.is_set() and "not ready to train after" in capsys.readouterr().err

@@ -29,7 +29,7 @@ EVIL += "\u202etxet\x1b[31m"
 @pytest.fixture
 def night(repository, runs, monkeypatch):  # noqa: F811
     """A campaign with a gain, a dead end, a crash, an audit, and curves; its words are hostile."""
-    monkeypatch.setattr("ratchet.referee.supervisor.clean", lambda data: data.decode())
+    monkeypatch.setattr("ratchet.referee.supervisor.clean_text", lambda data: data.decode())
     verbs.calibrate(open_session(arena="tiny", budget="5s"), 5)
     for number, (quality, more) in enumerate(
         [(1.1, ""), (1.0, ""), (1.2, 'STATUS = "crash"'), (1.05, "")]
@@ -124,7 +124,7 @@ def test_an_empty_ledger_and_one_without_a_verdict_make_a_page(repository, runs,
         open_session(arena="tiny", budget="5s").ledger.append(
             "opens",
             role="calibrate",
-            arms=[sources.read_source("HEAD").facts()],
+            arms=[sources.read_source("HEAD").describe_source()],
             arena="tiny",
             seal="x",
             budget="5s",

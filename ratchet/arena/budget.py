@@ -1,9 +1,12 @@
-"""The grammar of a budget: 300s, 20e6tok, 1e15flop."""
+"""How long a run may take: the grammar of a budget, limits of what no budget bounds."""
 
 import math
 import re
 
 from ratchet.arena.files import Refused
+
+REHEARSAL_SECONDS = 20 * 60  # who isn't ready to train by then never will be
+ANSWER_SECONDS = 30  # for a model that is scored to load, or to answer one batch
 
 
 def parse_budget(text):

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 import torch.multiprocessing as multiprocessing
 
+from ratchet.arena.budget import ANSWER_SECONDS
 from ratchet.arena.hardware.cpu import settle
 from ratchet.arena.hardware.device import synchronize, use
 from ratchet.arena.rehearsal import inspect_model
-
-ANSWER_SECONDS = 30  # longest wait for a model that is being scored: to load, to answer one batch
 
 
 class Invalid(Exception):

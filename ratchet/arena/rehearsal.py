@@ -11,8 +11,6 @@ import torch
 from ratchet.arena.progress import duration
 from ratchet.arena.tokenizer import BOS
 
-REHEARSAL_LIMIT = 20 * 60  # seconds of rehearsal, untimed: who isn't ready by then never will be
-
 
 def inspect_model(model, context, vocab_size, device, flops=True):
     """{"flops_per_token", "lookup"}: both seen in a forward and backward pass over one row; clears

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.distributed as distributed
 
-from ratchet.arena.budget import parse_budget
+from ratchet.arena.budget import REHEARSAL_SECONDS, parse_budget
 from ratchet.arena.definition import ARENAS, FILES, load_arena
 from ratchet.arena.files import (
     ROOT,
@@ -40,13 +40,7 @@ from ratchet.arena.hardware.device import device_name, matmul_peak, synchronize,
 from ratchet.arena.hardware.distributed import peers
 from ratchet.arena.log import wandb_settings
 from ratchet.arena.progress import ProgressLine, console
-from ratchet.arena.rehearsal import (
-    REHEARSAL_LIMIT,
-    compile_events,
-    inspect_model,
-    save_weights,
-    snapshot,
-)
+from ratchet.arena.rehearsal import compile_events, inspect_model, save_weights, snapshot
 from ratchet.arena.rows import row_order
 from ratchet.arena.score import print_outlook
 from ratchet.arena.tokenizer import BOS, token_dtype
@@ -88,14 +82,14 @@ class Run:
 
         Then model, optimizers and random number generators are put back bit for bit, gradients are
         cleared. Sets `flops_per_token`, counted, and `peak_flops`, measured; sees how long it takes
-        to save the model, as the budget must have room for that. Ends the run after REHEARSAL_LIMIT
+        to save the model, as the budget must have room for that. Ends the run after REHEARSAL_SECONDS
         seconds. parts: how many graphs torch.compile will make, where that is known: then time left
         is estimated.
         """
         begin = time.monotonic()
         self._tell(phase="rehearsal")
         restore = snapshot(model, optimizers)
-        limit = threading.Timer(REHEARSAL_LIMIT, self._end_rehearsal)
+        limit = threading.Timer(REHEARSAL_SECONDS, self._end_rehearsal)
         limit.daemon = True
         limit.start()
         try:
@@ -130,7 +124,7 @@ class Run:
         """
         try:
             console.show_cursor()
-            minutes = REHEARSAL_LIMIT / 60
+            minutes = REHEARSAL_SECONDS / 60
             with suppress(SystemExit):
                 self.fail(
                     f"it was not ready to train after {minutes:g} minutes of rehearsal: compile less"

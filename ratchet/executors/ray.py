@@ -93,7 +93,7 @@ class RayCluster:
         while not (chosen := self.take()):
             if time.monotonic() > stop:
                 raise Refused(f"no node with {self.kind['device']} is left in the Ray cluster")
-            supervisor.pause(LOOK_SECONDS)
+            supervisor.sleep_or_cancel(LOOK_SECONDS)
         try:
             yield chosen
         finally:
@@ -132,7 +132,7 @@ class RayCluster:
     def result(self, task):
         try:
             while not self.ray.wait([task], timeout=LOOK_SECONDS)[0]:
-                supervisor.pause(0)
+                supervisor.sleep_or_cancel(0)
         except supervisor.Cancelled:
             self.ray.cancel(task, force=True)
             raise

@@ -6,7 +6,8 @@ from ratchet.arena.files import Refused
 from ratchet.executors.local import Local
 from ratchet.executors.ray import RayCluster
 from ratchet.executors.slurm import SlurmCluster
-from ratchet.referee import devices
+from ratchet.referee.devices.choice import describe_device
+from ratchet.referee.devices.lock import share_a_part
 
 
 def places(on=None, names=None, slots=None):
@@ -24,11 +25,11 @@ def places(on=None, names=None, slots=None):
     found = [Local(name) for name in names or [None]]
     if len({place.device for place in found}) < len(found):
         raise Refused(f"a device is named twice in {', '.join(names)}: one run at a time has it")
-    if any(devices.overlap(a.device, b.device) for a, b in itertools.combinations(found, 2)):
+    if any(share_a_part(a.device, b.device) for a, b in itertools.combinations(found, 2)):
         raise Refused(
             f"{', '.join(names)} share cores: choose devices that don't, like cpu:0/2,cpu:1/2"
         )
-    if len(kinds := {devices.describe(place.device)["device"] for place in found}) > 1:
+    if len(kinds := {describe_device(place.device)["device"] for place in found}) > 1:
         raise Refused(
             f"choose devices of one kind, others can't be compared: {'; '.join(sorted(kinds))}"
         )

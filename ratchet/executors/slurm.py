@@ -27,7 +27,7 @@ class SlurmCluster:
         return [Remote(self) for _ in range(self.slots)]
 
     def carry_out(self, verb, job):
-        return self.submit(job.seconds + MARGIN_SECONDS, on_slurm, verb, job, self.kind)
+        return self.submit(job.clock_seconds + MARGIN_SECONDS, on_slurm, verb, job, self.kind)
 
     def submit(self, seconds, function, *args):
         """What a function gives on a node; when that dies, on another one. Raises Refused."""
@@ -37,7 +37,7 @@ class SlurmCluster:
             job = self.executor.submit(function, *args)
             try:
                 while not job.done():
-                    supervisor.pause(LOOK_SECONDS)
+                    supervisor.sleep_or_cancel(LOOK_SECONDS)
                 return job.result()
             except supervisor.Cancelled:
                 job.cancel()

@@ -22,7 +22,8 @@ from ratchet.experiments import progress, verdicts
 from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign
 from ratchet.experiments.ledger import Experiment, Ledger, bpb, counts, disturbed
 from ratchet.experiments.verdicts import Verdict
-from ratchet.referee import compiler_cache, early_stopping, sealed_arena, trial
+from ratchet.referee import compiler_cache, early_stopping, sealed_arena
+from ratchet.referee.job import Job
 from ratchet.referee.sealed_arena import Arena
 from ratchet.referee.source import Source
 
@@ -92,7 +93,7 @@ class Session:
         """Open an experiment, or go on with the same one if it never closed; returns its number."""
         facts = {
             "role": role,
-            "arms": [source.facts() for source in arms],
+            "arms": [source.describe_source() for source in arms],
             "arena": self.arena.name,
             "seal": self.arena.seal,
             "budget": self.budget,
@@ -149,9 +150,9 @@ class Session:
                 f"experiment {n}, {at}: {phase} run of {source.name}, {asked[1]}, seed {seed_now}"
             )
             folders = target, self.compiler_caches()
-            job = trial.Job(source, *asked, *folders, tuple(splits), is_baseline)
+            job = Job(source, *asked, *folders, tuple(splits), is_baseline)
             if self.stop_hopeless and phase == "screen":
-                job = job._replace(reference=self.reference_curve(e))
+                job = job._replace(milestones=self.reference_curve(e))
             facts = self.executor.run(job)
             facts |= {"arm": arm, "phase": phase, "folder": str(target.relative_to(self.home))}
             facts["busy"] = self.busy
@@ -175,9 +176,11 @@ class Session:
             run for other in same for run in other.runs if run["source"] == source and counts(run)
         ]
         paths = [self.home / run["folder"] / "curve.jsonl" for run in runs[-verdicts.RECENT :]]
-        points = (early_stopping.read(path)[0] for path in paths)
+        points = (early_stopping.read_curve(path)[0] for path in paths)
         return tuple(
-            early_stopping.reference([early_stopping.shares(each, self.budget) for each in points])
+            early_stopping.find_milestones(
+                [early_stopping.to_shares(each, self.budget) for each in points]
+            )
         )
 
     def close_experiment(self, n: int, verdict: Verdict) -> Experiment:

@@ -15,7 +15,8 @@ from ratchet.commits import (
     prefix,
     project,
 )
-from ratchet.referee.source import SOURCE_BYTES, Source
+from ratchet.referee.limits import SOURCE_BYTES
+from ratchet.referee.source import Source
 
 
 def read_source(what, files=False):

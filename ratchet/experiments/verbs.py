@@ -12,7 +12,7 @@ from ratchet.experiments.running import working_on
 from ratchet.experiments.session import MIN_SEEDS, RUN_TRIES, Session, valid_or_failed
 from ratchet.experiments.verdicts import Verdict
 from ratchet.referee.source import Source
-from ratchet.untrusted_text import clean
+from ratchet.untrusted_text import clean_text
 
 
 def calibrate(
@@ -57,7 +57,7 @@ def champion_that_gives_way(session: Session, source: Source) -> Experiment | No
     """
     device = session.conditions()["device"]
     on_device = [e for e in session.experiments() if e.opens["device"] == device]
-    campaign, shape = Campaign(on_device), source.facts()["source"]
+    campaign, shape = Campaign(on_device), source.describe_source()["source"]
     if not campaign.baseline or campaign.champion["source"] == shape:
         return None
     kept = campaign.kept[-1]
@@ -98,12 +98,12 @@ def try_idea(
     if name == source.commit:
         source = source._replace(name=name[:7])
     session.check_seal()
-    campaign, shape = session.read_campaign(), source.facts()["source"]
+    campaign, shape = session.read_campaign(), source.describe_source()["source"]
     known = [e for e in campaign.tried if e.arms[0]["source"] == shape and e.verdict != "overtaken"]
     if known and not again:
         return session.settle(known[-1])  # which a kill may have cut short
     sources.check_commit(source.commit)
-    idea, by = (clean(text.encode(errors="replace"))[:MOST_TEXT] for text in (idea, by))
+    idea, by = (clean_text(text.encode(errors="replace"))[:MOST_TEXT] for text in (idea, by))
     with session.ledger.held:  # nobody makes another champion meanwhile
         champion = session.champion_for(source, quick)
         if parent and parent != champion:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ratchet.arena.files import Refused, replace_file
 from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.ledger import counts
-from ratchet.referee import devices
+from ratchet.referee.devices.choice import describe_device
 
 NEEDED = "train.py", "model.safetensors", "config.json", "run.json", "result.json"
 
@@ -104,6 +104,6 @@ def token_seconds(path, run, device):
     found = json.loads(path.read_bytes()) if path.exists() else {}
     same = (found.get("run"), found.get("device")) == (
         name_of(run),
-        devices.describe(device)["device"],
+        describe_device(device)["device"],
     )
     return found["points"][0]["tpot"] if same else None

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from ratchet.arena.files import ROOT, Refused
 from ratchet.model.find import NEEDED
-from ratchet.referee import devices, sandbox, sealed_arena, supervisor
-from ratchet.referee import environment as trial_environment
-from ratchet.referee.environment import copy_contract
-from ratchet.untrusted_text import clean
+from ratchet.referee import sandbox, sealed_arena, supervisor
+from ratchet.referee.devices.choice import choose_device, torch_name
+from ratchet.referee.devices.lock import hold_device
+from ratchet.referee.environment import copy_contract, decoder_environment
+from ratchet.untrusted_text import clean_text
 
 LOAD_SECONDS, ANSWER_SECONDS = 120, 600
 
@@ -47,25 +48,25 @@ class Decoder:
 
     def listen(self, seconds):
         try:
-            return self.process.message(self.channel, seconds, "the model was silent for too long")[
-                0
-            ]
-        except supervisor.Ended as end:
+            return self.process.receive_message(
+                self.channel, seconds, "the model was silent for too long"
+            )[0]
+        except supervisor.EndedEarly as end:
             raise Refused(f"the model's process ended: {end}") from None
 
 
 def words(text):
     """What a model's process says, as text that no terminal obeys."""
-    return clean(str(text).encode(errors="replace"))[:300]
+    return clean_text(str(text).encode(errors="replace"))[:300]
 
 
 @contextmanager
 def decoder(run, device=None, tell=lambda text: None):
     """The Decoder of a run's folder, on a device of this machine; the device is held meanwhile."""
-    device, level = devices.choose(device), sandbox.best_level()
+    device, level = choose_device(device), sandbox.best_level()
     facts = json.loads((run / "run.json").read_bytes())
     arena = sealed_arena.load_arena(facts["arena"], Path(facts["arena_folder"])).folder
-    with tempfile.TemporaryDirectory() as folder, devices.exclusive(device, tell):
+    with tempfile.TemporaryDirectory() as folder, hold_device(device, tell):
         code, own = Path(folder) / "code", Path(folder) / "tmp"
         for place in (code, own):
             place.mkdir()
@@ -75,15 +76,16 @@ def decoder(run, device=None, tell=lambda text: None):
         read = [run / name for name in NEEDED] + [
             arena / name for name in ("arena.json", "tokenizer.json")
         ]
-        view, name = sandbox.View((code, *read), (own,), device), devices.torch_name(device)
+        view, name = sandbox.View((code, *read), (own,), device), torch_name(device)
         argv = sandbox.command(
             [sys.executable, str(code / "decode_process.py"), str(run), name], view, level
         )
-        env = trial_environment.inherited() | dict.fromkeys(("HOME", "TMPDIR"), str(own))
-        env |= {"RATCHET_SOCKET": str(theirs.fileno()), "RATCHET_RUN": folder}
+        env = decoder_environment(Path(folder), theirs.fileno())
         with (
             ours,
-            supervisor.Watched(argv, env, code, Path(folder) / "log", folder, theirs) as process,
+            supervisor.WatchedProcess(
+                argv, env, code, Path(folder) / "log", folder, theirs
+            ) as process,
         ):
             asked = Decoder(process, ours, json.loads((arena / "arena.json").read_bytes()), level)
             asked.listen(LOAD_SECONDS)

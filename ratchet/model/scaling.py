@@ -31,8 +31,9 @@ import psutil
 from ratchet.arena.files import ROOT, Refused
 from ratchet.model import find as find_model
 from ratchet.model import serve_bench
-from ratchet.referee import devices
-from ratchet.referee import environment as trial_environment
+from ratchet.referee.devices.choice import list_devices
+from ratchet.referee.devices.lock import hold_device
+from ratchet.referee.environment import allreduce_environment
 
 SMALL_BYTES = 8192  # a message that is all latency
 NEAR = 16  # sizes are near each other if one is at most so many times the other
@@ -104,7 +105,7 @@ def choose_links(name, device):
     if name and name != "external":
         return read_nccl_tests(name)
     cuda = (
-        sum(other.startswith("cuda") for other in devices.here())
+        sum(other.startswith("cuda") for other in list_devices())
         if device.startswith("cuda")
         else 0
     )
@@ -119,7 +120,7 @@ def measured(number, device):
         if device.startswith("cuda")
         else "gloo between processes, which share the cores"
     )
-    with devices.exclusive(device):
+    with hold_device(device):
         times = {n: all_reduce(n, device) for n in serve_bench.doublings(number)[1:]}
     return Links(times, "measured", f"{what} of this machine")
 
@@ -136,10 +137,7 @@ def all_reduce(n, device):
             "--standalone",
             f"--nproc-per-node={n}",
         ]
-        hidden = {} if device.startswith("cuda") else {"CUDA_VISIBLE_DEVICES": ""}
-        environment = (
-            trial_environment.inherited() | {"OMP_NUM_THREADS": "1", "TMPDIR": folder} | hidden
-        )
+        environment = allreduce_environment(Path(folder), device)
         with subprocess.Popen(
             argv + program,
             env=environment,

@@ -13,7 +13,7 @@ import time
 from ratchet.arena.files import Refused
 from ratchet.model.find import name_of
 from ratchet.model.sample import decoder, words
-from ratchet.referee import devices
+from ratchet.referee.devices.choice import choose_device, describe_device
 
 SWEEP_SECONDS = 60  # a batch that takes longer is the last
 SAME = 0.25  # nats by which decode() and forward() may differ, as the scorer's probe allows
@@ -35,7 +35,7 @@ def serve_bench(
     cache, ...} The stopwatch is in the model's own process: a train.py that wants to can lie to it.
     Raises Refused.
     """
-    device = devices.choose(device)
+    device = choose_device(device)
     with decoder(run, device, tell) as model:
         prompt = prompt or model.context // 2
         new = new or max(2, min(64, model.context // 4))
@@ -48,7 +48,7 @@ def serve_bench(
                 "the model's process gave an answer that is none: see what train.py does"
             ) from None
         level = model.level
-    facts = {"run": name_of(run), "device": devices.describe(device)["device"], "isolation": level}
+    facts = {"run": name_of(run), "device": describe_device(device)["device"], "isolation": level}
     return facts | found | {"time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
 
 

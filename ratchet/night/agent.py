@@ -17,17 +17,18 @@ import re
 import shlex
 import shutil
 import stat
-import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from ratchet import commits
 from ratchet.arena.files import Refused, cache_folder, replace_file, work_folder
-from ratchet.referee import sandbox, scoring, supervisor, trial
-from ratchet.referee.folders import remove
-from ratchet.referee.source import SOURCE_BYTES, shape
-from ratchet.untrusted_text import clean
+from ratchet.referee import limits, sandbox, scoring, supervisor
+from ratchet.referee.environment import agent_environment
+from ratchet.referee.folders import remove_folder
+from ratchet.referee.source import fingerprint
+from ratchet.untrusted_text import clean_text
 
 FILES = "prepare.py", "program.md"  # that lie beside train.py, not to be edited
 # whatever the user's git is set to sign or to run
@@ -98,22 +99,22 @@ class Agent:
             (work / ANSWER).unlink()
         (self.folder / "prompt").write_text(prompt, encoding="utf-8")
         argv = [str(self.folder / "prompt") if arg == "{prompt}" else arg for arg in self.argv]
-        clock = trial.Clock()
+        begin = time.monotonic()
         try:
             code = self.run(argv, work, log)
             answer = self.look(champion, code, log)
-        except supervisor.Ended as end:
+        except supervisor.EndedEarly as end:
             answer = Answer(end.status, str(end))
-        clock.enter("end")
+        seconds = time.monotonic() - begin
         log.write_text(self.masked(log.read_text(encoding="utf-8")), encoding="utf-8")
         said = parse(log.read_text(encoding="utf-8"))
         idea, gain = read_idea(work / ANSWER, said["text"])
-        told = dict(seconds=clock.seconds["start"], cost=said["cost"], tokens=said["tokens"])
+        told = dict(seconds=seconds, cost=said["cost"], tokens=said["tokens"])
         reason = said["error"] if answer.outcome == "crash" and said["error"] else answer.reason
         return answer._replace(idea=idea, gain=gain, reason=self.masked(reason)[:300], **told)
 
     def run(self, argv, work, log):
-        """The exit code of the command. Raises Ended."""
+        """The exit code of the command. Raises EndedEarly."""
         home = Path.home()
         programs = [home / name for name in PROGRAMS.split()]
         settings = [home / name for name in SETTINGS.split()] + [*map(Path, self.share)]
@@ -128,14 +129,10 @@ class Agent:
             network=self.network,
         )
         argv, mark = sandbox.command(argv, view, self.level), str(self.folder)
-        supervisor.end_marked(mark)
-        told = {"RATCHET_RUN": mark, "TMPDIR": str(self.folder / "tmp")}
-        env = {
-            key: value for key, value in os.environ.items() if not key.startswith("RATCHET_")
-        } | told
-        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+        supervisor.kill_marked(mark)
+        env = agent_environment(self.folder)
         with open(self.folder / "prompt", "rb") as given:
-            with supervisor.Watched(argv, env, work, log, mark, given=given) as process:
+            with supervisor.WatchedProcess(argv, env, work, log, mark, stdin=given) as process:
                 self.process = process
                 if self.ended:  # while it was being started
                     process.kill()
@@ -153,7 +150,7 @@ class Agent:
 
     def clear(self):
         """Remove its folder."""
-        remove(self.folder)
+        remove_folder(self.folder)
 
     def cancel(self):
         """End a call that another thread waits for; there will be no other."""
@@ -180,11 +177,11 @@ class Agent:
             if contents(work / name) != self.given[name]:
                 return Answer("files", f"it changed {name}: train.py is the only file to edit")
         text = contents(work / "train.py")
-        if text is None or len(text) > SOURCE_BYTES:
+        if text is None or len(text) > limits.SOURCE_BYTES:
             return Answer("files", "its train.py is gone, is a link, or has data in it")
-        if shape(text)["source"] == shape(champion)["source"]:
+        if fingerprint(text)["source"] == fingerprint(champion)["source"]:
             if code:
-                words = supervisor.tail(log) or ["no output"]
+                words = supervisor.read_tail(log) or ["no output"]
                 return Answer("crash", f"{words[-1]:.200} (exit code {code})")
             return Answer(
                 "nothing", "it left train.py as it was (may it edit files without being asked?)"
@@ -224,7 +221,7 @@ def read_idea(path, text):
         lines += (
             [words.strip(" \t*_`") for words in said[-1:]] if word == "GAIN" or not lines else []
         )
-    idea = clean(lines[0].encode(errors="replace"))[:IDEA_CHARACTERS] if lines else ""
+    idea = clean_text(lines[0].encode(errors="replace"))[:IDEA_CHARACTERS] if lines else ""
     number = re.search(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", lines[1][:100]) if len(lines) > 1 else None
     gain = float(number[0]) if number else None
     return idea.removeprefix("IDEA:").strip(), gain if gain is not None and abs(gain) < 10 else None
@@ -246,10 +243,12 @@ def parse(log):
             found["error"] = str(
                 said.get("result") or said.get("message") or said.get("error") or ""
             )
-        found["cost"] += scoring.number(said.get("total_cost_usd"))
+        found["cost"] += scoring.number_or_zero(said.get("total_cost_usd"))
         usage = said.get("usage") if said.get("type") in ("result", "turn.completed") else None
         if isinstance(usage, dict):
-            counts = (scoring.number(usage.get(key)) for key in ("input_tokens", "output_tokens"))
+            counts = (
+                scoring.number_or_zero(usage.get(key)) for key in ("input_tokens", "output_tokens")
+            )
             found["tokens"] += int(sum(counts))
     return found if any(events) else found | {"text": log}
 

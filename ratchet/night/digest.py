@@ -12,8 +12,8 @@ from ratchet.experiments import sources
 from ratchet.experiments.campaign import CANDIDATE, CHAMPION, standing, tries
 from ratchet.experiments.ledger import counts
 from ratchet.night import knobs
-from ratchet.referee.early_stopping import at, read, shares
-from ratchet.untrusted_text import quoted
+from ratchet.referee.early_stopping import mean_loss, read_curve, to_shares
+from ratchet.untrusted_text import quote_text
 
 MOST_CHARACTERS = 24_000  # about 6,000 tokens
 LATEST, NEAR_MISSES, DEAD_ENDS, UNTOUCHED = 12, 6, 40, 40  # lines of a section at most
@@ -51,7 +51,7 @@ def signed(found):
 
 def line_of(e, campaign):
     """One experiment: number, verdict, gain, idea."""
-    return f"- {e.n} {e.verdict} {signed(standing(e, campaign))}: {quoted(e.opens.get('idea', ''))}"
+    return f"- {e.n} {e.verdict} {signed(standing(e, campaign))}: {quote_text(e.opens.get('idea', ''))}"
 
 
 def digest(campaign, home):
@@ -116,8 +116,10 @@ def curves(e, home):
     found = []
     for arm, name in ((CANDIDATE, "it"), (CHAMPION, "champion")):
         for run in [run for run in e.runs if run["arm"] == arm and run["status"] == "ok"][:1]:
-            points = shares(read(home / run["folder"] / "curve.jsonl")[0], run["budget"])
-            if losses := [loss for share in SHARES if (loss := at(points, share)) is not None]:
+            points = to_shares(read_curve(home / run["folder"] / "curve.jsonl")[0], run["budget"])
+            if losses := [
+                loss for share in SHARES if (loss := mean_loss(points, share)) is not None
+            ]:
                 found.append(f"{name} {' '.join(f'{loss:.3f}' for loss in losses)}")
     places = " ".join(f"{share:.0%}" for share in SHARES)
     return [f"  training loss at {places}: {'; '.join(found)}"] if found else []
@@ -153,7 +155,7 @@ def dead_ends(campaign):
         families.setdefault(family(e.opens.get("idea", "")), []).append(e)
     lines = ["## Dead ends by family"]
     for name, found in sorted(families.items()):
-        ideas = "; ".join(f"{e.n} {quoted(e.opens.get('idea', ''), 70)}" for e in found)
+        ideas = "; ".join(f"{e.n} {quote_text(e.opens.get('idea', ''), 70)}" for e in found)
         lines.append(f"- {name}: {ideas}")
     return lines
 
@@ -163,7 +165,8 @@ def failures(campaign):
         e for e in tries(campaign) if e.verdict in ("crash", "timeout", "overtime", "invalid")
     ]
     words = [
-        f"- {e.n} {e.verdict}, {quoted(e.closes['reason'])}: {quoted(e.idea)}" for e in broken[-6:]
+        f"- {e.n} {e.verdict}, {quote_text(e.closes['reason'])}: {quote_text(e.idea)}"
+        for e in broken[-6:]
     ]
     return ["## What failed", *words]
 

@@ -25,9 +25,10 @@ from ratchet.night.agent import Agent
 from ratchet.night.journal import Journal, active_seconds
 from ratchet.night.proposals import AHEAD, REPAIRS, Ideas
 from ratchet.night.summary import summary
-from ratchet.referee import supervisor, trial
-from ratchet.referee.source import shape
-from ratchet.untrusted_text import clean, quoted
+from ratchet.referee import supervisor
+from ratchet.referee.job import Job
+from ratchet.referee.source import fingerprint
+from ratchet.untrusted_text import clean_text, quote_text
 
 PATIENCE = 60  # seconds until a device that other programs use is looked at again
 POLL_SECONDS = 0.5
@@ -160,7 +161,7 @@ class Night:
             while not self.why:
                 begin = time.monotonic()
                 if not self.may_begin():
-                    supervisor.pause(POLL_SECONDS)
+                    supervisor.sleep_or_cancel(POLL_SECONDS)
                     continue
                 idea, waited = self.ideas.next(POLL_SECONDS), time.monotonic()
                 if idea:
@@ -227,7 +228,7 @@ class Night:
                 return verbs.try_idea(bench, idea.idea, idea.commit, **told)
             except DeviceShared as error:
                 bench.tell(f"  {error}")
-                supervisor.pause(PATIENCE)
+                supervisor.sleep_or_cancel(PATIENCE)
                 if self.over():
                     return None
 
@@ -242,7 +243,7 @@ class Night:
         if idea.parent == champion or (begun and begun[-1].verdict != "overtaken"):
             return idea
         text = knobs.rebased(sources.read_source(idea.commit).text, idea.parent, champion)
-        new_source = text and shape(text)["source"]
+        new_source = text and fingerprint(text)["source"]
         if text and new_source not in campaign.known:
             return idea._replace(
                 commit=commits.commit_text(champion, text, idea.idea), parent=champion
@@ -278,9 +279,9 @@ class Night:
     def preflight(self, bench, commit, words):
         """(status, reason, last lines) of a commit that does not come to its first step, or None."""
         source = sources.read_source(commit)
-        bench.tell(f"preflight of {quoted(words, 80)}")
+        bench.tell(f"preflight of {quote_text(words, 80)}")
         where = bench.home / "runs/.preflight", bench.compiler_caches()
-        return bench.executor.preflight(trial.Job(source, 0, bench.budget, bench.arena, *where))
+        return bench.executor.preflight(Job(source, 0, bench.budget, bench.arena, *where))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -292,7 +293,10 @@ def run(bench, name, limits, share=(), network=True, others=()):
 
     others: places of the pool that work beside that of the bench.
     """
-    name, benches = clean(name.encode(errors="replace")), [bench, *map(bench.with_executor, others)]
+    name, benches = (
+        clean_text(name.encode(errors="replace")),
+        [bench, *map(bench.with_executor, others)],
+    )
     for each in benches:
         each.check_seal()  # refuses before an agent is asked
     (bench.home / "runs/.stop").unlink(missing_ok=True)
@@ -348,7 +352,7 @@ def status(home):
     for n in open_tries:
         e = known[n]
         found[f"experiment {n}"] = (
-            f"{state_of(e, home)}, runs so far {len(e.runs)}, {quoted(e.idea)}"
+            f"{state_of(e, home)}, runs so far {len(e.runs)}, {quote_text(e.idea)}"
         )
     return found
 

@@ -16,8 +16,8 @@ from ratchet.night.agent import Answer
 from ratchet.night.digest import digest, expectation
 from ratchet.night.journal import Journal
 from ratchet.referee import supervisor
-from ratchet.referee.source import shape
-from ratchet.untrusted_text import clean, quoted
+from ratchet.referee.source import fingerprint
+from ratchet.untrusted_text import clean_text, quote_text
 
 AHEAD = 1  # ideas that wait while the devices are busy, beside one for each
 REPAIRS = 2  # times that a crash goes back to the agent
@@ -203,7 +203,7 @@ class Ideas:
         """{"outcome": "repeat", "reason"} of a source that was tried, or {"near": n} of one like
         it.
         """
-        source = shape(text)["source"]
+        source = fingerprint(text)["source"]
         for e in campaign.tried:
             if e.arms[0]["source"] == source:
                 return {"outcome": "repeat", "reason": f"the same as experiment {e.n}: {e.verdict}"}
@@ -219,7 +219,7 @@ class Ideas:
     def waiting(self):
         """Shapes of the ideas that have no verdict yet."""
         commits = [event["commit"] for event in self.journal.waiting()]
-        return {shape(sources.read_source(commit).text)["source"] for commit in commits}
+        return {fingerprint(sources.read_source(commit).text)["source"] for commit in commits}
 
     def prompt(self, campaign, broken=None):
         """What the agent reads: program.md, what happened last, the digest."""
@@ -230,15 +230,15 @@ class Ideas:
         if broken and not broken.failure:
             edit = commits.git("diff", f"{broken.commit}^", broken.commit, "--", "train.py")
             lines = edit.decode(errors="replace").splitlines()[4:300]
-            parts.append(REDO.format(idea=quoted(broken.idea), diff=fenced(lines)))
+            parts.append(REDO.format(idea=quote_text(broken.idea), diff=fenced(lines)))
         elif broken:
             status, reason, lines = broken.failure
             parts.append(
-                REPAIR.format(status=status, reason=quoted(reason, 300), log=fenced(lines))
+                REPAIR.format(status=status, reason=quote_text(reason, 300), log=fenced(lines))
             )
         elif failed := [*self.failures()][:PIVOT_AFTER]:
             words = [
-                f"- {event['outcome']}: {quoted(event['reason'])}" for event in reversed(failed)
+                f"- {event['outcome']}: {quote_text(event['reason'])}" for event in reversed(failed)
             ]
             parts.append("Your last answers could not be tried:\n\n" + "\n".join(words))
             if len(failed) == PIVOT_AFTER:
@@ -270,4 +270,4 @@ class Ideas:
 
 def fenced(lines):
     """Lines of a log as a quoted block that they can't end."""
-    return "\n".join("> " + clean(line.encode())[:300] for line in lines)
+    return "\n".join("> " + clean_text(line.encode())[:300] for line in lines)

@@ -6,12 +6,12 @@ from ratchet.experiments.campaign import CHAMPION, device_seconds, standing, tri
 from ratchet.experiments.comparisons import contrast
 from ratchet.experiments.verdicts import compare
 from ratchet.night.digest import expectation, near_misses, signed
-from ratchet.untrusted_text import quoted
+from ratchet.untrusted_text import quote_text
 
 
 def words(text, *most):
     """Somebody's words, quoted, without what Markdown obeys."""
-    return re.sub(r"([\\`*_{}\[\]<>()#|~!])", r"\\\1", quoted(text, *most))
+    return re.sub(r"([\\`*_{}\[\]<>()#|~!])", r"\\\1", quote_text(text, *most))
 
 
 def told(count, word):

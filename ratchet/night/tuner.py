@@ -14,7 +14,7 @@ from ratchet.arena.files import Refused
 from ratchet.experiments import sources
 from ratchet.experiments.campaign import CANDIDATE, tries
 from ratchet.night import knobs
-from ratchet.referee.source import shape
+from ratchet.referee.source import fingerprint
 
 MOVED = 1, 1, 2  # how many constants a proposal moves: one of these
 RANGE = math.log(
@@ -114,7 +114,7 @@ def propose(campaign, champion, number, known):
         values = {name: value_at(place, centers[name]) for name, place in places.items()}
         values = {name: value for name, value in values.items() if value != before[name]}
         text = replaced(champion, values)
-        if values and shape(text)["source"] not in known:
+        if values and fingerprint(text)["source"] not in known:
             return text, ", ".join(
                 f"{name} {before[name]} -> {values[name]}" for name in sorted(values)
             )

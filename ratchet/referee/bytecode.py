@@ -1,4 +1,4 @@
-"""Bytecode of the libraries: kept once by this process, as what runs in a sandbox can't keep any.
+"""Keeps bytecode of the libraries for what runs in a sandbox, which can't keep any.
 
 Without it each contestant would compile all that PyTorch consists of anew: 10 seconds and more.
 """
@@ -12,13 +12,25 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from ratchet.referee import limits
+
 # what a contestant imports, also that which PyTorch's compiler imports when it is called
 MODULES = """
-    torch._dynamo.backends.inductor torch._inductor.compile_fx torch._inductor.codegen.cpp_wrapper_cpu
-    torch._inductor.fx_passes.joint_graph torch._inductor.fx_passes.post_grad
-    torch._inductor.fx_passes.fuse_attention torch._inductor.runtime.caching torch.utils.cpp_extension
-    torch.export._trace torch.distributed.tensor.experimental sympy.physics.units sympy.tensor.tensor
-    rich.progress safetensors.torch tokenizers
+    torch._dynamo.backends.inductor
+    torch._inductor.compile_fx
+    torch._inductor.codegen.cpp_wrapper_cpu
+    torch._inductor.fx_passes.joint_graph
+    torch._inductor.fx_passes.post_grad
+    torch._inductor.fx_passes.fuse_attention
+    torch._inductor.runtime.caching
+    torch.utils.cpp_extension
+    torch.export._trace
+    torch.distributed.tensor.experimental
+    sympy.physics.units
+    sympy.tensor.tensor
+    rich.progress
+    safetensors.torch
+    tokenizers
 """.split()
 IMPORT = """
 import contextlib, importlib, sys
@@ -27,10 +39,9 @@ for module in sys.argv[1:]:
         importlib.import_module(module)
 """
 LOCK = threading.Lock()
-SECONDS = 600  # after which it is given up
 
 
-def source_file(module):
+def source_file(module: str) -> Path:
     """The file of a module of an installed package; nothing is imported."""
     package, _, rest = module.partition(".")
     spec = importlib.util.find_spec(package)
@@ -38,7 +49,7 @@ def source_file(module):
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def has_bytecode(module):
+def has_bytecode(module: str) -> bool:
     """Whether Python, started anew, finds bytecode of a module, or has no way to keep any."""
     source = source_file(module)
     kept = source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
@@ -48,16 +59,15 @@ def has_bytecode(module):
     return not (source.exists() and os.access(folder, os.W_OK))
 
 
-def compile_libraries():
+def compile_libraries() -> None:
     """compile_once(), by one thread: others wait."""
     with LOCK:
         compile_once()
 
 
 @functools.cache
-def compile_once():
-    """Have Python compile what contestants import and keep that, unless it did; nothing depends on
-    it.
+def compile_once() -> None:
+    """Have Python compile what contestants import, unless it has; nothing depends on it.
 
     Takes milliseconds when it is there. A child imports the modules. It (-I) looks neither at the
     folder that it is started in nor at PYTHONDONTWRITEBYTECODE, which containers set.
@@ -65,4 +75,8 @@ def compile_once():
     with suppress(AttributeError, ImportError, OSError, subprocess.SubprocessError):
         if not all(map(has_bytecode, MODULES)):
             quiet = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
-            subprocess.run([sys.executable, "-I", "-c", IMPORT, *MODULES], timeout=SECONDS, **quiet)
+            subprocess.run(
+                [sys.executable, "-I", "-c", IMPORT, *MODULES],
+                timeout=limits.BYTECODE_SECONDS,
+                **quiet,
+            )

@@ -1,5 +1,4 @@
-"""Curves: reads the training losses that runs left, tells whether a run can still catch up with
-others.
+"""Tells from curves of training losses whether a run can still catch up with the champion.
 
 The file is the contestant's own: only numbers are taken from it, and all that it can do with wrong
 ones is to have itself stopped, or not.
@@ -10,23 +9,38 @@ import math
 import re
 import time
 from bisect import bisect_right
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from statistics import fmean, stdev
+from typing import NamedTuple
 
-from ratchet.referee.supervisor import Ended
+from ratchet.referee.supervisor import EndedEarly
 
 WINDOW = 0.1  # share of a run over which its loss is averaged
 SHARES = tuple(n / 20 for n in range(6, 17))  # of a run, at which it is compared
 CATCH_UP = 1.5  # no run makes good more than so many times what the champion still gains
 NOISE = 3  # standard deviations between the champion's runs that are granted besides
-LEAST_RUNS, LEAST_POINTS = 2, 20  # of the champion; of a curve
-LOOK_SECONDS = 1
-MOST = 1e30  # a number of a curve that is not less is none
+LEAST_RUNS = 2  # of the champion
+LEAST_POINTS = 20  # of a curve
+LOOK_SECONDS = 1  # between two looks at a curve
+MOST = 1e30  # what isn't less is no number of a curve
+
+Curve = list[tuple[float, float]]  # (share of the budget, loss), in order
 
 
-def read(path, begin=0):
-    """([(seconds, tokens, loss)], bytes read) of a curve.jsonl from a byte on."""
-    found = []
+class Milestone(NamedTuple):
+    """Where the champion's runs were at a share of the budget."""
+
+    share: float
+    loss: float  # their mean
+    gain_left: float  # what their loss still falls until the end
+    deviation: float  # standard deviation between them
+
+
+def read_curve(path: Path, begin: int = 0) -> tuple[list[tuple[float, float, float]], int]:
+    """([(seconds, tokens, loss)], where to go on reading) of a curve.jsonl from a byte on."""
+    points = []
     with suppress(OSError), open(path, "rb") as file:
         file.seek(begin)
         for line in file:
@@ -37,65 +51,68 @@ def read(path, begin=0):
                 point = json.loads(line)
                 point = tuple(float(point[key]) for key in ("seconds", "tokens", "loss"))
                 if all(abs(value) < MOST for value in point):
-                    found.append(point)
-    return found, begin
+                    points.append(point)
+    return points, begin
 
 
-def shares(points, budget):
-    """[(share of the budget, loss)] of points, in order; [] for FLOP budgets."""
+def to_shares(points: list[tuple[float, float, float]], budget: str) -> Curve:
+    """The Curve of (seconds, tokens, loss) in a budget like 300s or 20e6tok; [] for FLOPs."""
     amount, unit = re.fullmatch(r"(.*\d)([a-z]+)", budget).groups()
     if unit not in ("s", "tok"):
         return []
-    return sorted(
-        ((s if unit == "s" else tokens) / float(amount), loss) for s, tokens, loss in points
-    )
+    spent = [(seconds if unit == "s" else tokens, loss) for seconds, tokens, loss in points]
+    return sorted((used / float(amount), loss) for used, loss in spent)
 
 
-def at(points, share):
-    """The mean loss of points in order over the WINDOW that ends at a share, or None."""
-    first, last = (
-        bisect_right(points, (share - WINDOW, math.inf)),
-        bisect_right(points, (share, math.inf)),
-    )
-    return fmean(loss for _, loss in points[first:last]) if last > first else None
+def mean_loss(curve: Curve, share: float) -> float | None:
+    """The mean loss over the WINDOW that ends at a share; None without any point in it."""
+    first = bisect_right(curve, (share - WINDOW, math.inf))
+    last = bisect_right(curve, (share, math.inf))
+    return fmean(loss for _, loss in curve[first:last]) if last > first else None
 
 
-def reference(curves):
-    """[(share, mean loss, what is still gained, standard deviation)] of a champion's curves, or []."""
-    curves = [points for points in curves if len(points) >= LEAST_POINTS]
+def find_milestones(curves: list[Curve]) -> list[Milestone]:
+    """The milestones of a champion, given the curves of its runs; [] if these are too few."""
+    curves = [curve for curve in curves if len(curve) >= LEAST_POINTS]
     if len(curves) < LEAST_RUNS:
         return []
-    end, found = fmean(at(points, points[-1][0]) for points in curves), []
+    end = fmean(mean_loss(curve, curve[-1][0]) for curve in curves)
+    milestones = []
     for share in SHARES:
-        losses = [loss for points in curves if (loss := at(points, share)) is not None]
-        if len(losses) == len(curves):
-            found.append((share, fmean(losses), fmean(losses) - end, stdev(losses)))
-    return found
+        losses = [mean_loss(curve, share) for curve in curves]
+        if None not in losses:
+            loss = fmean(losses)
+            milestones.append(Milestone(share, loss, loss - end, stdev(losses)))
+    return milestones
 
 
-def lost(points, reference, catch_up=CATCH_UP):
-    """Why a run can't catch up with the champion any more, at the first share where that is seen;
-    or "".
+def why_hopeless(curve: Curve, milestones: Sequence[Milestone], catch_up: float = CATCH_UP) -> str:
+    """Why a run can't catch up with the champion any more, at the first milestone where it can't.
+
+    "" if it still may. Example: "loss 4.712 at 30% of the budget, the champion had 4.500"
     """
-    for share, mean, gained, deviation in reference:
-        if not points or points[-1][0] < share or (loss := at(points, share)) is None:
+    for share, mean, gain_left, deviation in milestones:
+        loss = mean_loss(curve, share)
+        if not curve or curve[-1][0] < share or loss is None:
             return ""
-        if loss - mean > (catch_up - 1) * max(gained, 0.0) + NOISE * deviation:
+        if loss - mean > (catch_up - 1) * max(gain_left, 0.0) + NOISE * deviation:
             return f"loss {loss:.3f} at {share:.0%} of the budget, the champion had {mean:.3f}"
     return ""
 
 
-class Hope:
-    """Called again and again while a run trains: raises Ended("hopeless") when there is none."""
+class EarlyStopping:
+    """Called again and again while a run trains: raises EndedEarly("hopeless") when it is."""
 
-    def __init__(self, path, budget, reference):
-        self.path, self.budget, self.reference = path, budget, reference
-        self.points, self.read, self.next = [], 0, 0.0
+    def __init__(self, path: Path, budget: str, milestones: Sequence[Milestone]) -> None:
+        self.path, self.budget, self.milestones = path, budget, milestones
+        self.curve: Curve = []
+        self.bytes_read, self.next_look = 0, 0.0
 
-    def __call__(self):
-        if self.reference and time.monotonic() >= self.next:
-            self.next = time.monotonic() + LOOK_SECONDS
-            new, self.read = read(self.path, self.read)
-            self.points += shares(new, self.budget)
-            if why := lost(self.points, self.reference):
-                raise Ended("hopeless", why)
+    def __call__(self) -> None:
+        if not self.milestones or time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + LOOK_SECONDS
+        points, self.bytes_read = read_curve(self.path, self.bytes_read)
+        self.curve += to_shares(points, self.budget)
+        if reason := why_hopeless(self.curve, self.milestones):
+            raise EndedEarly("hopeless", reason)

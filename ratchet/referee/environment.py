@@ -1,44 +1,91 @@
-"""What a contestant finds around it: its variables, a copy of the contract."""
+"""What a process that runs foreign code inherits: its variables, its copy of the contract."""
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 from ratchet.arena.files import ROOT
-from ratchet.referee import bytecode, devices
+from ratchet.referee import bytecode
+from ratchet.referee.devices.cores import cores_of, cpu_quota
+from ratchet.referee.job import Job
 
-ENVIRONMENT = (
-    "PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP_NUM_THREADS".split()
-)
+INHERITED = "PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP_NUM_THREADS"
 
 
-def inherited():
-    """What every process that runs a contestant's code inherits of this one's environment."""
-    bytecode.compile_libraries()
-    kept = {k: os.environ[k] for k in os.environ.keys() & ENVIRONMENT} | {
-        "PYTHONDONTWRITEBYTECODE": "1"
-    }
-    if (granted := devices.quota()) < len(devices.cores("cpu")):  # in a sandbox it can't be seen
-        kept.setdefault("OMP_NUM_THREADS", str(max(1, int(granted))))
+def inherited_environment() -> dict[str, str]:
+    """What every process that runs a model's code inherits of this one's environment."""
+    bytecode.compile_libraries()  # it can't keep any itself
+    kept = {name: os.environ[name] for name in INHERITED.split() if name in os.environ}
+    kept["PYTHONDONTWRITEBYTECODE"] = "1"
+    quota = cpu_quota()
+    if quota < len(cores_of("cpu")):  # in a sandbox it can't be seen
+        kept.setdefault("OMP_NUM_THREADS", str(max(1, int(quota))))
     return kept
 
 
-def environment(job):
-    """All that a contestant inherits."""
-    live, arena = job.live, job.arena
-    told = {"ARENA": arena.name, "CACHE": arena.folder.parent, "RUN": live / "out"}
-    told |= {"SEED": job.seed, "BUDGET": job.budget, "DEVICE": job.torch_device}
-    told = {f"RATCHET_{key}": value for key, value in told.items()}
-    homes = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), live / "tmp")
-    caches = {"TORCHINDUCTOR_CACHE_DIR": live / "cache", "TRITON_CACHE_DIR": live / "cache/triton"}
-    # the compiler's header lies in TMPDIR, new for each run: making it takes longer than doing
-    # without
-    caches |= {"TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0"}
-    more = {"WANDB_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
-    return inherited() | {key: str(value) for key, value in (told | homes | caches | more).items()}
+def with_home(folder: Path) -> dict[str, str]:
+    """What is inherited, and a home folder of its own."""
+    return inherited_environment() | dict.fromkeys(("HOME", "TMPDIR"), str(folder))
 
 
-def copy_contract(folder):
-    """Copy what a contestant, or its scorer, imports of Ratchet: prepare.py and ratchet/arena/."""
+def contestant_environment(job: Job) -> dict[str, str]:
+    """All that a contestant inherits; the referee adds the number of its socket."""
+    live = job.live_folder
+    conditions = {
+        "RATCHET_ARENA": job.arena.name,
+        "RATCHET_CACHE": job.arena.folder.parent,
+        "RATCHET_RUN": live / "out",
+        "RATCHET_SEED": job.seed,
+        "RATCHET_BUDGET": job.budget,
+        "RATCHET_DEVICE": job.torch_device,
+    }
+    caches = {
+        "XDG_CACHE_HOME": live / "tmp",
+        "TORCHINDUCTOR_CACHE_DIR": live / "cache",
+        "TRITON_CACHE_DIR": live / "cache/triton",
+        # the header would lie in TMPDIR, new for each run: to make it takes longer than it saves
+        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": 0,
+    }
+    habits = {"WANDB_MODE": "disabled", "PYTHONUNBUFFERED": 1}
+    added = conditions | caches | habits
+    return with_home(live / "tmp") | {name: str(value) for name, value in added.items()}
+
+
+def scorer_environment(folder: Path) -> dict[str, str]:
+    """Of `prepare.py score` in a folder, whose models run by the scripts python-0, python-1."""
+    added = {"RATCHET_PYTHON": str(folder / "python-"), "RATCHET_RUN": str(folder)}
+    return with_home(folder / "tmp") | added
+
+
+def decoder_environment(folder: Path, socket: int) -> dict[str, str]:
+    """Of a champion that is asked for text, in a folder, by a socket with that number."""
+    added = {"RATCHET_SOCKET": str(socket), "RATCHET_RUN": str(folder)}
+    return with_home(folder / "tmp") | added
+
+
+def matmul_environment(folder: Path) -> dict[str, str]:
+    """Of the doctor's measurement of a device, which imports the contract from a folder."""
+    return with_home(folder) | {"PYTHONPATH": str(folder)}
+
+
+def allreduce_environment(folder: Path, device: str) -> dict[str, str]:
+    """Of the processes that measure an all-reduce between devices of one kind."""
+    added = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+    if not device.startswith("cuda"):
+        added["CUDA_VISIBLE_DEVICES"] = ""
+    return inherited_environment() | added
+
+
+def agent_environment(folder: Path) -> dict[str, str]:
+    """Of an agent: the user's own, as it needs keys and settings; of Ratchet's only its mark."""
+    users = {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), users.get("PATH", "")])
+    return users | {"PATH": path, "TMPDIR": str(folder / "tmp"), "RATCHET_RUN": str(folder)}
+
+
+def copy_contract(folder: Path) -> None:
+    """Copy what a contestant, or its scorer, imports of Ratchet: prepare.py, ratchet/arena/."""
     shutil.copy(ROOT / "prepare.py", folder)
     (folder / "ratchet").mkdir()
     shutil.copy(ROOT / "ratchet/__init__.py", folder / "ratchet")

@@ -1,42 +1,49 @@
-"""Folders that a contestant wrote to."""
+"""Handles folders that a contestant wrote to."""
 
 import os
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from ratchet.referee import supervisor
-from ratchet.referee.limits import COPY_BYTES, COPY_DEPTH, COPY_SECONDS
+from ratchet.referee import limits
+from ratchet.referee.supervisor import EndedEarly
 
 
-def copy_files(source, target):
-    """Copy a folder that a contestant can change meanwhile: regular files with one name, and
-    nothing else.
+def copy_regular_files(source: Path, target: Path) -> None:
+    """Copy a folder that a contestant can change meanwhile: regular files that have one name.
+
+    Raises EndedEarly("disk") when that is too much, OSError when there is no such folder.
     """
-    stop, room = time.monotonic() + COPY_SECONDS, [COPY_BYTES]
+    deadline, bytes_left = time.monotonic() + limits.COPY_SECONDS, limits.COPY_BYTES
 
-    def copy(folder, place, depth):
-        place.mkdir(parents=True)
+    def copy_folder(folder: int, copy: Path, depth: int) -> None:
+        nonlocal bytes_left
+        copy.mkdir(parents=True)
         for name in os.listdir(folder):
-            with suppress(OSError), opened(name, folder) as (old, facts):
-                room[0] -= facts.st_size
-                if room[0] < 0 or time.monotonic() > stop:
-                    raise supervisor.Ended("disk", "its compiler's cache is too large to keep")
-                if stat.S_ISDIR(facts.st_mode) and depth:
-                    copy(old, place / name, depth - 1)
-                elif stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
-                    (place / name).write_bytes(os.read(old, facts.st_size))
+            with suppress(OSError), open_itself(name, folder) as (descriptor, status):
+                bytes_left -= status.st_size
+                if bytes_left < 0 or time.monotonic() > deadline:
+                    raise EndedEarly("disk", "its compiler's cache is too large to keep")
+                if stat.S_ISDIR(status.st_mode) and depth:
+                    copy_folder(descriptor, copy / name, depth - 1)
+                elif is_plain_file(status):
+                    (copy / name).write_bytes(os.read(descriptor, status.st_size))
 
-    with opened(source, None) as (top, _):
-        copy(top, target, COPY_DEPTH)
+    with open_itself(source, None) as (top, _):
+        copy_folder(top, target, limits.COPY_DEPTH)
+
+
+def is_plain_file(status: os.stat_result) -> bool:
+    """Whether it is a regular file without a second name, which may lie anywhere."""
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
 @contextmanager
-def opened(name, folder):
-    """(descriptor, what it is) of a name in an open folder: no link is followed, no pipe waited
-    for.
-    """
+def open_itself(name: str | Path, folder: int | None) -> Iterator[tuple[int, os.stat_result]]:
+    """(descriptor, its status) of a name in an open folder: follows no link, waits for no pipe."""
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     try:
         yield descriptor, os.fstat(descriptor)
@@ -44,20 +51,18 @@ def opened(name, folder):
         os.close(descriptor)
 
 
-def remove(folder):
-    """Delete a folder that a contestant wrote to: it may lack rights, or be deeper than Python
-    goes.
-    """
+def remove_folder(folder: Path) -> None:
+    """Delete a folder that may lack rights, or be deeper than Python goes."""
     for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
         subprocess.run([*command, "--", folder], stderr=subprocess.DEVNULL)
 
 
 @contextmanager
-def all_at_once(target):
+def all_at_once(target: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `target` when the block has ended."""
     part = target.with_name(target.name + ".part")
     for folder in (target, part):
-        remove(folder)
+        remove_folder(folder)
     part.mkdir(parents=True)
     yield part
     os.replace(part, target)

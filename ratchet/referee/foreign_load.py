@@ -1,4 +1,4 @@
-"""What other programs use of a run's device meanwhile."""
+"""What other programs use of a device while a run has it."""
 
 import itertools
 import os
@@ -6,96 +6,123 @@ import re
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 
-from ratchet.referee.devices import cores, nvml
-from ratchet.referee.limits import FOREIGN_CPU
+from ratchet.referee import limits
+from ratchet.referee.devices.cores import cores_of
+from ratchet.referee.devices.nvidia import running_processes
+from ratchet.referee.supervisor import WatchedProcess
+
+LEAST_SECONDS = 2  # that can be judged: the kernel's figures tick 100 times a second
 
 
-class Load:
-    """What else used the device between two looks: begin() and seen()."""
+class OtherProcess(NamedTuple):
+    """One that is no part of the run: seconds of CPU so far, whether the device's cores serve it."""
 
-    def __init__(self, device, process):
-        self.device, self.process, self.cores, self.start = device, process, cores(device), None
+    cpu_seconds: float
+    may_use_cores: bool
 
-    def begin(self):
-        self.start = self._look()
 
-    def _look(self):
-        """(now, seconds that its cores served others, {other process: (its seconds, whether
-        there)}).
+class Snapshot(NamedTuple):
+    """What was used until a moment.
+
+    time: of the clock, in seconds
+    busy_seconds: for which the device's cores have served others
+    others: by (number, time of its start)
+    """
+
+    time: float
+    busy_seconds: float
+    others: dict[tuple[int, float], OtherProcess]
+
+
+class ForeignLoad:
+    """What other programs use of a device between begin() and measure()."""
+
+    def __init__(self, device: str, process: WatchedProcess) -> None:
+        self.device, self.process, self.cores = device, process, cores_of(device)
+        self.start: Snapshot | None = None
+
+    def begin(self) -> None:
+        """Called when the clock starts."""
+        self.start = self._snapshot()
+
+    def measure(self) -> dict[str, Any]:
+        """{"foreign_cpu": share of its cores, "foreign_gpu": processes, "shared": too much}.
+
+        {} before begin(). Only what other processes are seen to have used counts: a contestant that
+        hides its own time, by not waiting for its children, would else spoil runs that it dislikes.
         """
-        tree, others, busy = {process.pid for process in self.process.tree()}, {}, self._busy()
+        if not self.start:
+            return {}
+        end = self._snapshot()
+        seconds = end.time - self.start.time
+        used = min(foreign_seconds(self.start, end), end.busy_seconds - self.start.busy_seconds)
+        cores_used = max(0.0, used) / max(seconds, 1e-9)
+        share = cores_used / (len(self.cores) or psutil.cpu_count())
+        others = self._others_on_gpu()
+        most = limits.FOREIGN_CPU_SHARE[self.device.partition(":")[0]]
+        shared = bool(others or (share > most and seconds >= LEAST_SECONDS))
+        return {"foreign_cpu": round(share, 3), "foreign_gpu": others, "shared": shared}
+
+    def _snapshot(self) -> Snapshot:
+        tree = {process.pid for process in self.process.list_processes()}
+        busy, others = self._busy_seconds(), {}
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 spent = sum(process.cpu_times()[:4])
-                if process.pid in tree or self._is_own(process.pid):
+                if process.pid in tree or self._is_of_session(process.pid):
                     busy -= spent
                 elif process.pid != os.getpid():
-                    others[process.pid, process.create_time()] = spent, self._may_use(process)
-        return time.monotonic(), busy, others
+                    key = process.pid, process.create_time()
+                    others[key] = OtherProcess(spent, self._may_use_cores(process))
+        return Snapshot(time.monotonic(), busy, others)
 
-    def _is_own(self, number):
+    def _is_of_session(self, number: int) -> bool:
         """Whether a process, which may have ended, is of the contestant's session."""
         with suppress(OSError):
             return os.getsid(number) == self.process.popen.pid
         return False
 
-    def _may_use(self, process):
+    def _may_use_cores(self, process: psutil.Process) -> bool:
         """Whether a process isn't confined to other cores than these."""
         return not self.cores or not self.cores.isdisjoint(process.cpu_affinity())
 
-    def _busy(self):
-        """Seconds that its cores were busy since the machine was started."""
+    def _busy_seconds(self) -> float:
+        """For how long its cores were busy since the machine was started."""
         times = core_times()
         return sum(busy_seconds(times[number]) for number in self.cores & times.keys() or times)
 
-    def seen(self):
-        """{"foreign_cpu": share of its cores that others used, "foreign_gpu": their number,
-        "shared"}, or {}.
-
-        Only what other processes are seen to have used: a contestant that hides its own time by not
-        waiting for its children would else spoil the runs that it dislikes.
-        """
-        if not self.start:
-            return {}
-        (begin, busy, before), (now, busy_now, after) = self.start, self._look()
-        used = 0.0
-        for process, (spent, here) in after.items():
-            spent_before, here_before = before.get(process, (0.0, False))
-            used += max(0.0, spent - spent_before) * (here or here_before)
-        ended = sum(
-            spent for process, (spent, here) in before.items() if here and process not in after
-        )
-        used = max(0.0, used - ended)  # what it had used before is now among its parent's
-        busy_cores = max(0.0, min(used, busy_now - busy)) / max(now - begin, 1e-9)
-        share, others = busy_cores / (len(self.cores) or psutil.cpu_count()), self._others()
-        limit = FOREIGN_CPU[self.device.partition(":")[0]]
-        long_enough = now - begin >= 2  # the clock of the kernel's figures ticks 100 times a second
-        shared = bool(others or (share > limit and long_enough))
-        return {"foreign_cpu": round(share, 3), "foreign_gpu": len(others), "shared": shared}
-
-    def _others(self):
-        if not self.device.startswith("cuda") or not (found := nvml(self.device)):
-            return []
-        with suppress(found[0].NVMLError):
-            own = {process.pid for process in self.process.tree()}
-            running = found[0].nvmlDeviceGetComputeRunningProcesses(found[1])
-            return [process.pid for process in running if process.pid not in own]
-        return []
+    def _others_on_gpu(self) -> int:
+        tree = {process.pid for process in self.process.list_processes()}
+        return len([number for number in running_processes(self.device) if number not in tree])
 
 
-def core_times():
-    """{number of a logical core: its times}; one that is offline is missing."""
+def foreign_seconds(start: Snapshot, end: Snapshot) -> float:
+    """CPU time that other processes have spent on the device's cores between two snapshots."""
+    unknown = OtherProcess(0.0, False)
+    seconds = 0.0
+    for key, other in end.others.items():
+        before = start.others.get(key, unknown)
+        if other.may_use_cores or before.may_use_cores:
+            seconds += max(0.0, other.cpu_seconds - before.cpu_seconds)
+    for key, before in start.others.items():
+        if before.may_use_cores and key not in end.others:
+            seconds -= before.cpu_seconds  # it has ended: all that it used is now its parent's
+    return seconds
+
+
+def core_times() -> dict[int, Any]:
+    """{number of a logical core: its psutil times}; one that is offline is missing."""
     numbers, stat = itertools.count(), Path("/proc/stat")
     if stat.exists():
-        numbers = map(
-            int, re.findall(r"^cpu(\d+) ", stat.read_text(encoding="utf-8"), re.MULTILINE)
-        )
+        lines = re.findall(r"^cpu(\d+) ", stat.read_text(encoding="utf-8"), re.MULTILINE)
+        numbers = map(int, lines)
     return dict(zip(numbers, psutil.cpu_times(percpu=True)))
 
 
-def busy_seconds(times):
-    """Of one core since the machine was started."""
+def busy_seconds(times: Any) -> float:
+    """For how long one core was busy since the machine was started, given its psutil times."""
     return sum(times[:8]) - times.idle - getattr(times, "iowait", 0) - getattr(times, "steal", 0)

@@ -1,29 +1,48 @@
-"""Limits of a run: seconds, bytes, processes."""
+"""All limits of a run: in seconds, shares of them, bytes, counts."""
 
-READY_SECONDS = (
-    20 * 60
-)  # to import, compile and rehearse, which counts against no budget; longer ends a run
-LATE, LATE_SECONDS = (
-    0.02,
-    1.0,
-)  # share of the budget that a contestant may be late, at least these seconds
-SCORE_SECONDS, SCORE_SHARE = (
-    120,
-    0.5,
-)  # longest scoring: seconds, and this share of the arena's budget
-WEIGHT_BYTES = 2**35
-COPY_SECONDS, COPY_BYTES, COPY_DEPTH = 60, 2**31, 9  # of a compiler's cache that is kept
-UNUSED_SECONDS = 86400  # after which a kept cache goes
-ARTIFACTS = {"model.safetensors": WEIGHT_BYTES, "config.json": 2**20, "curve.jsonl": 2**25}
-TAIL_LINES = 15  # of a log, kept in the ledger
-LOG_BYTES = 2**22  # a contestant that prints more is stopped
+from ratchet.arena import budget
+
+# Seconds before the clock starts
+READY_SECONDS = 20 * 60  # to start, import, compile, rehearse: free, but longer ends the run
+REHEARSAL_SECONDS = budget.REHEARSAL_SECONDS  # at which a contestant gives up by itself
+BYTECODE_SECONDS = 600  # to compile the libraries for all contestants, once
+
+# Seconds on the clock
+TOKENS_SHARE = 10.0  # a budget of tokens or FLOPs may take so many times the arena's seconds
+LATE_SHARE = 0.02  # of the budget, by which its weights may come late
+LATE_SECONDS = 1.0  # or by so much, if that is more
+WAIT_SHARE = 1.1  # of the budget, for which its weights are waited for before it is killed
+WAIT_SECONDS = 10  # and so much besides
+
+# Seconds after the clock has stopped
+EXIT_SECONDS = 5  # from the end of its messages to its own, for its exit code to be known
+SCORE_SECONDS = 120  # to score one split
+SCORE_SHARE = 0.5  # and this share of the arena's budget besides
+ANSWER_SECONDS = budget.ANSWER_SECONDS  # for a model to load, or to answer one batch
+
+# Bytes
+SOURCE_BYTES = 2**16  # of train.py: a larger one has data in it
+WEIGHT_BYTES = 2**35  # of its weights, or of any file that it writes
+ARTIFACT_BYTES = {
+    "model.safetensors": WEIGHT_BYTES,
+    "config.json": 2**20,
+    "curve.jsonl": 2**25,
+}  # of what it may leave: nothing else is kept
+LOG_BYTES = 2**22  # of what it prints
+MESSAGE_BYTES = 2**16  # of what it tells the referee at a time
 MEMORY_SHARE = 0.9  # of the memory that is free when it starts
-MOST_PROCESSES = 500
-LEAST_DISK_BYTES = 2**28  # free space at which a contestant that fills the disk is stopped
-MESSAGE_BYTES = 2**16
-FOREIGN_CPU = {
-    "cpu": 0.15,
-    "cuda": 0.5,
-    "mps": 0.5,
-}  # share of its cores that others may use in a run
-POLL_SECONDS = 0.05
+LEAST_DISK_BYTES = 2**28  # that it must leave free on the disk
+
+# Counts, shares of other things
+MOST_PROCESSES = 500  # at a time; the sandbox's own limit counts threads, too
+TAIL_LINES = 15  # of its log, in the ledger
+FOREIGN_CPU_SHARE = {"cpu": 0.15, "cuda": 0.5, "mps": 0.5}  # of its cores, for other programs
+
+# The compiler's cache that is kept for later runs
+COPY_SECONDS = 60
+COPY_BYTES = 2**31
+COPY_DEPTH = 9  # of its folders
+UNUSED_SECONDS = 24 * 3600  # after which it goes
+
+POLL_SECONDS = 0.05  # between two looks at a process
+CHECK_SECONDS = 4 * POLL_SECONDS  # between two looks at all that it takes

@@ -2,49 +2,56 @@
 
 import json
 import os
-import stat
 import sys
+from pathlib import Path
+from typing import Any
 
-from ratchet.referee import sandbox, supervisor
-from ratchet.referee.environment import copy_contract, inherited
-from ratchet.referee.limits import ARTIFACTS, SCORE_SECONDS, SCORE_SHARE
+from ratchet.referee import limits, sandbox
+from ratchet.referee.environment import copy_contract, scorer_environment
+from ratchet.referee.folders import is_plain_file
+from ratchet.referee.job import Job
+from ratchet.referee.supervisor import EndedEarly, WatchedProcess, read_tail
+
+RESULTS = {"val": "result.json", "test": "test.json"}  # what `prepare.py score` writes
+FIGURES = "params", "lookup", "flops_per_token", "mfu_percent"  # of the model, in any result
+SCORES = "nats", "bytes", "probes", "load_seconds"  # of a split
 
 
-def number(value):
-    """A figure that a contestant told, or 0."""
+def number_or_zero(value: Any) -> float:
+    """A figure that a contestant claims, or 0 if it is none: 7 -> 7, "7" -> 0, nan -> 0."""
     return value if type(value) in (int, float) and 0 <= value < 1e21 else 0
 
 
-def collect(out, target):
-    """Move what may leave the contestant's folder: regular files of bounded size with no second
-    name.
+def collect_artifacts(out: Path, target: Path) -> None:
+    """Move what may leave the contestant's folder. Raises EndedEarly("invalid").
+
+    Regular files of bounded size that have no second name.
     """
     os.chmod(out, 0o700)
-    for name, most in ARTIFACTS.items():
+    for name, most in limits.ARTIFACT_BYTES.items():
         try:
-            facts = os.lstat(out / name)
+            status = os.lstat(out / name)
         except FileNotFoundError:
             continue
-        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-            raise supervisor.Ended("invalid", f"{name} is a link or no file")
-        if facts.st_size > most:
-            raise supervisor.Ended(
-                "invalid", f"{name} has {facts.st_size:,} bytes, {most:,} are allowed"
-            )
+        if not is_plain_file(status):
+            raise EndedEarly("invalid", f"{name} is a link or no file")
+        if status.st_size > most:
+            reason = f"{name} has {status.st_size:,} bytes, {most:,} are allowed"
+            raise EndedEarly("invalid", reason)
         os.replace(out / name, target / name)
 
 
-def judge(job, level, facts, told):
-    """Have the submitted model scored: raw sums and probes of each split, and what is seen on the
-    way.
-    """
-    folder, arena, seconds = job.live / "score", job.arena, facts["seconds"]
+def score_submission(
+    job: Job, level: str, record: dict[str, Any], claims: dict[str, Any]
+) -> dict[str, Any]:
+    """Raw sums and probes of each split, and figures of the model. Raises EndedEarly("invalid")."""
+    folder, arena, seconds = job.live_folder / "score", job.arena, record["seconds"]
     for name in ("tmp", "model", "judge"):
         (folder / name).mkdir(parents=True)
-    collect(job.live / "out", folder / "model")
+    collect_artifacts(job.live_folder / "out", folder / "model")
     (folder / "model/train.py").write_bytes(job.source.text)
     known = {
-        key: facts[key]
+        key: record[key]
         for key in ("seed", "budget", "steps", "tokens", "flops_per_token", "peak_memory_mb")
     }
     known |= {"arena": arena.name, "arena_folder": str(arena.folder), "seal": arena.seal}
@@ -55,46 +62,47 @@ def judge(job, level, facts, told):
         "custom_budget": job.budget != f"{arena.seconds}s",
     }
     known |= {
-        "peak_flops": number(told.get("peak_flops")),
+        "peak_flops": number_or_zero(claims.get("peak_flops")),
         "peak_of": "told",
-        "device_name": facts["device"],
+        "device_name": record["device"],
     }
     (folder / "model/run.json").write_text(
         json.dumps(known | {"interrupted": False}), encoding="utf-8"
     )
     copy_contract(folder / "judge")  # anew: the other one was in the contestant's reach
-    out = {}
+    scores: dict[str, Any] = {}
     for split in job.splits:
-        result = have_scored(job, folder, level, split)
-        figures = "params", "lookup", "flops_per_token", "mfu_percent"
-        out |= {key: number(result[key]) for key in figures}
-        out[split] = {key: result.get(key) for key in ("nats", "bytes", "probes", "load_seconds")}
+        result = score_split(job, folder, level, split)
+        scores |= {key: number_or_zero(result[key]) for key in FIGURES}
+        scores[split] = {key: result.get(key) for key in SCORES}
         if result["status"] != "ok":
-            return out | {"status": "invalid", "reason": result["reason"]}
-    return out
+            return scores | {"status": "invalid", "reason": result["reason"]}
+    return scores
 
 
-def have_scored(job, folder, level, split):
-    """The facts that prepare.py, in processes of its own, finds out about a model. Raises Ended."""
-    own_pids = not job.device.startswith(
-        "cuda"
-    )  # the score reads the model's logits in the GPU's memory
+def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any]:
+    """What `prepare.py score` finds out about a model. Raises EndedEarly("invalid").
+
+    Two processes of the model, which must have nothing in common, answer it.
+    """
+    # the score reads the model's logits in the GPU's memory: that needs process ids in common
+    own_pids = not job.device.startswith("cuda")
     readable = folder / "judge", folder / "model"
-    for number in "01":  # two processes of the model, which must have nothing in common
-        (own := folder / f"{split}-{number}").mkdir()
-        view = sandbox.View(readable, (own,), job.device, own_pids=own_pids)
+    for number in "01":
+        writable = folder / f"{split}-{number}"
+        writable.mkdir()
+        view = sandbox.View(readable, (writable,), job.device, own_pids=own_pids)
         sandbox.write_python(folder / f"python-{number}", view, level)
-    env = inherited() | dict.fromkeys(("HOME", "TMPDIR"), str(folder / "tmp"))
-    env |= {"RATCHET_PYTHON": str(folder / "python-"), "RATCHET_RUN": str(folder)}
     program, model = str(folder / "judge/prepare.py"), str(folder / "model")
     argv = [sys.executable, program, "score", model, "--split", split]
+    environment, log = scorer_environment(folder), folder / "score.log"
     try:
-        with supervisor.Watched(argv, env, folder, folder / "score.log", str(folder)) as process:
-            process.wait(SCORE_SECONDS + SCORE_SHARE * job.arena.seconds)
-    except supervisor.Ended as end:
-        raise supervisor.Ended("invalid", f"scoring: {end}") from None
-    path = folder / "model" / {"val": "result.json", "test": "test.json"}[split]
+        with WatchedProcess(argv, environment, folder, log, str(folder)) as process:
+            process.wait(limits.SCORE_SECONDS + limits.SCORE_SHARE * job.arena.seconds)
+    except EndedEarly as end:
+        raise EndedEarly("invalid", f"scoring: {end}") from None
+    path = folder / "model" / RESULTS[split]
     if not path.exists():
-        words = supervisor.tail(folder / "score.log") or ["no output"]
-        raise supervisor.Ended("invalid", f"it can't be scored: {words[-1]:.300}")
+        last = (read_tail(log) or ["no output"])[-1]
+        raise EndedEarly("invalid", f"it can't be scored: {last:.300}")
     return json.loads(path.read_text(encoding="utf-8"))

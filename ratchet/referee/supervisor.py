@@ -1,6 +1,4 @@
-"""Guards: runs an untrusted program, its log, memory, processes bounded; sees what else uses the
-device.
-"""
+"""Runs an untrusted program whose log, memory, disk, processes stay bounded."""
 
 import ctypes
 import json
@@ -8,34 +6,34 @@ import os
 import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any
 
 import psutil
 
-from ratchet.referee.limits import (
-    LEAST_DISK_BYTES,
-    LOG_BYTES,
-    MEMORY_SHARE,
-    MESSAGE_BYTES,
-    MOST_PROCESSES,
-    POLL_SECONDS,
-    TAIL_LINES,
-)
-from ratchet.untrusted_text import clean
+from ratchet.referee import limits
+from ratchet.untrusted_text import clean_text
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+KILL_SECONDS = 0.01  # between two rounds of killing
+KILL_ROUNDS = 100  # of one program that forks meanwhile
+KILL_ROUNDS_BEFORE = 500  # of all that a killed referee has left
 
 
-class Ended(Exception):
-    """A contestant that came to an end before it submitted: its status and the reason."""
+class EndedEarly(Exception):
+    """A program ended before it had done its work: `status`, such as "crash", and the reason."""
 
-    def __init__(self, status, why):
-        super().__init__(why)
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
         self.status = status
 
 
@@ -46,233 +44,267 @@ class Cancelled(BaseException):
 cancelled = threading.Event()
 
 
-def pause(seconds):
-    """Sleep, unless the work is to end: raises Cancelled then."""
+def sleep_or_cancel(seconds: float) -> None:
+    """Sleep; raises Cancelled as soon as the work is to end."""
     if cancelled.wait(seconds):
         raise Cancelled
 
 
-def tail(log):
-    """Last lines of a log, without the names of the machine and its folders: ledgers are published."""
+def read_tail(log: Path) -> list[str]:
+    """Last lines of a log, without names of this machine's folders: ledgers are published."""
     text = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
     names = {log.parent: ".", sys.prefix: "python", sys.base_prefix: "python", Path.home(): "~"}
     for folder, name in names.items():
         text = text.replace(f"{folder}/", f"{name}/")
-    return [line[:300] for line in text.splitlines()[-TAIL_LINES:]]
+    return [line[:300] for line in text.splitlines()[-limits.TAIL_LINES :]]
 
 
-class Watched:
-    """An untrusted program in a session of its own; its log is capped, its memory polled, all of it
-    killed.
+class WatchedProcess:
+    """An untrusted program in a session of its own: bounded while it runs, killed as a whole.
 
-    argv, environment, folder: as for subprocess. log: file for what it prints. mark: value of
-    RATCHET_RUN in its environment, by which processes that left its tree are found. passed: a
-    socket of it, closed here. given: an open file that is its stdin.
+    argv, environment, folder: as for subprocess.Popen
+    log: file for what it prints
+    mark: value of RATCHET_RUN in its environment, by which processes that left its tree are found
+    channel: a socket that it inherits, which is closed here
+    stdin: an open file that it reads
     """
 
-    def __init__(self, argv, environment, folder, log, mark, passed=None, given=subprocess.DEVNULL):
-        self.log, self.mark, self.printed, self.peak_bytes = open(log, "wb"), mark, 0, 0
-        self.folder, self.checked = folder, 0.0
-        self.limit = MEMORY_SHARE * psutil.virtual_memory().available
+    def __init__(
+        self,
+        argv: list[str],
+        environment: dict[str, str],
+        folder: Path,
+        log: Path,
+        mark: str,
+        channel: socket.socket | None = None,
+        stdin: IO[bytes] | int = subprocess.DEVNULL,
+    ) -> None:
+        self.folder, self.mark, self.log = folder, mark, open(log, "wb")
+        self.printed_bytes = self.peak_bytes = 0
+        self.most_bytes = limits.MEMORY_SHARE * psutil.virtual_memory().available
+        self.next_check = 0.0
         adopt_orphans()
         self.popen = subprocess.Popen(
             argv,
             env=environment,
             cwd=folder,
-            stdin=given,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=[passed.fileno()] if passed else [],
+            pass_fds=[channel.fileno()] if channel else [],
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
-        if passed:
-            passed.close()
-        os.set_blocking(self.popen.stdout.fileno(), False)
+        if channel:
+            channel.close()
+        self.output = self.popen.stdout.fileno()
+        os.set_blocking(self.output, False)
 
-    def __enter__(self):
+    def __enter__(self) -> "WatchedProcess":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.kill()
         self.log.close()
         self.popen.stdout.close()
 
-    def tree(self):
-        """Its processes: the first and its descendants."""
+    def list_processes(self) -> list[psutil.Process]:
+        """The process that was started, with its descendants; [] when it has gone."""
         with suppress(psutil.Error):
             first = psutil.Process(self.popen.pid)
             return [first, *first.children(recursive=True)]
         return []
 
-    def drain(self):
-        """Copy what it has printed into the log; raises Ended when that is too much."""
-        while data := os.read(self.popen.stdout.fileno(), 2**16) if self._readable() else b"":
-            self.printed += len(data)
-            self.log.write(clean(data).encode())
-            if self.printed > LOG_BYTES:
-                raise Ended("output", f"it printed more than {LOG_BYTES >> 20} MB")
+    def copy_output(self) -> None:
+        """Copy what it has printed into the log. Raises EndedEarly when that is too much."""
+        while data := os.read(self.output, 2**16) if self._has_output() else b"":
+            self.printed_bytes += len(data)
+            self.log.write(clean_text(data).encode())
+            if self.printed_bytes > limits.LOG_BYTES:
+                raise EndedEarly("output", f"it printed more than {limits.LOG_BYTES >> 20} MB")
         self.log.flush()
 
-    def _readable(self):
+    def _has_output(self) -> bool:
         with selectors.DefaultSelector() as selector:
-            selector.register(self.popen.stdout, selectors.EVENT_READ)
+            selector.register(self.output, selectors.EVENT_READ)
             return bool(selector.select(0))
 
-    def check(self):
-        """Raises Ended when it takes too much memory, disk or too many processes."""
-        processes, total = self.tree(), 0
-        for process in processes:
-            with suppress(psutil.Error):
-                total += process.memory_info().rss
-        if total > self.limit:  # pages that forks share are in it many times
-            total = sum(map(own_bytes, processes))
+    def check_limits(self) -> None:
+        """Raises EndedEarly when it takes too much memory or disk, or has too many processes."""
+        processes = self.list_processes()
+        total = sum(map(resident_bytes, processes))
+        if total > self.most_bytes:  # pages that forks share are in it many times
+            total = sum(map(proportional_bytes, processes))
         self.peak_bytes = max(self.peak_bytes, total)
-        if total > self.limit:
-            raise Ended(
-                "memory",
-                f"it took {total / 2**30:.1f} GB of memory, {self.limit / 2**30:.1f} were free",
-            )
-        if len(processes) > MOST_PROCESSES:
-            raise Ended("processes", f"it started more than {MOST_PROCESSES} processes")
-        if shutil.disk_usage(self.folder).free < LEAST_DISK_BYTES:
-            raise Ended("disk", "it filled the disk")
+        if total > self.most_bytes:
+            taken, free = total / 2**30, self.most_bytes / 2**30
+            raise EndedEarly("memory", f"it took {taken:.1f} GB of memory, {free:.1f} were free")
+        if len(processes) > limits.MOST_PROCESSES:
+            reason = f"it started more than {limits.MOST_PROCESSES} processes"
+            raise EndedEarly("processes", reason)
+        if shutil.disk_usage(self.folder).free < limits.LEAST_DISK_BYTES:
+            raise EndedEarly("disk", "it filled the disk")
 
-    def tick(self):
-        pause(0)
-        self.drain()
-        if time.monotonic() > self.checked + 4 * POLL_SECONDS:
-            self.checked = time.monotonic()
-            self.check()
+    def supervise(self) -> None:
+        """To be called all the while. Raises EndedEarly or Cancelled."""
+        sleep_or_cancel(0)
+        self.copy_output()
+        if time.monotonic() > self.next_check:
+            self.next_check = time.monotonic() + limits.CHECK_SECONDS
+            self.check_limits()
 
-    def wait(self, seconds):
-        """Its exit code; raises Ended("timeout") after that many seconds."""
-        stop = time.monotonic() + seconds
+    def wait(self, seconds: float) -> int:
+        """Its exit code. Raises EndedEarly("timeout") after that many seconds."""
+        deadline = time.monotonic() + seconds
         while self.popen.poll() is None:
-            if time.monotonic() > stop:
-                raise Ended("timeout", f"it did not end within {seconds:.0f} seconds")
-            self.tick()
-            time.sleep(POLL_SECONDS)
-        self.drain()
+            if time.monotonic() > deadline:
+                raise EndedEarly("timeout", f"it did not end within {seconds:.0f} seconds")
+            self.supervise()
+            time.sleep(limits.POLL_SECONDS)
+        self.copy_output()
         return self.popen.returncode
 
-    def message(self, channel, seconds, slow, look=lambda: None):
-        """(its next message, when it came); raises Ended when it ends first, or, saying `slow`, too
-        late.
+    def receive_message(
+        self,
+        channel: socket.socket,
+        seconds: float,
+        too_late: str,
+        look: Callable[[], None] = lambda: None,
+    ) -> tuple[dict[str, Any], float]:
+        """(its next message, when that came). Meanwhile look() is called again and again.
 
-        look() is called all the while.
+        Raises EndedEarly when it ends first or, for the reason `too_late`, after that many seconds.
         """
-        stop, data = time.monotonic() + seconds, b""
+        line, arrived = self._receive_line(channel, time.monotonic() + seconds, too_late, look)
+        try:
+            return dict(json.loads(line)), arrived
+        except (ValueError, TypeError, RecursionError):
+            raise EndedEarly("crash", "it sent the referee what is no message") from None
+
+    def _receive_line(
+        self,
+        channel: socket.socket,
+        deadline: float,
+        too_late: str,
+        look: Callable[[], None],
+    ) -> tuple[bytes, float]:
+        data, arrived = b"", 0.0
         with selectors.DefaultSelector() as selector:
             selector.register(channel, selectors.EVENT_READ)
             while not data.endswith(b"\n"):
-                if time.monotonic() > stop:
-                    raise Ended("timeout", slow)
-                if selector.select(POLL_SECONDS):
-                    arrived, now = channel.recv(MESSAGE_BYTES), time.monotonic()
-                    data += arrived
-                    if len(data) > MESSAGE_BYTES:
-                        raise Ended("crash", "it sent the referee too long a message")
-                    if not arrived:
+                if time.monotonic() > deadline:
+                    raise EndedEarly("timeout", too_late)
+                if selector.select(limits.POLL_SECONDS):
+                    piece, arrived = channel.recv(limits.MESSAGE_BYTES), time.monotonic()
+                    data += piece
+                    if len(data) > limits.MESSAGE_BYTES:
+                        raise EndedEarly("crash", "it sent the referee too long a message")
+                    if not piece:
                         raise self._crash()
-                self.tick()
+                self.supervise()
                 look()
                 if self.popen.poll() is not None and not selector.select(0):
                     raise self._crash()
-        try:
-            return dict(json.loads(data.splitlines()[-1])), now
-        except (ValueError, TypeError, RecursionError):
-            raise Ended("crash", "it sent the referee what is no message") from None
+        return data.splitlines()[-1], arrived
 
-    def _crash(self):
+    def _crash(self) -> EndedEarly:
+        """What to raise when it has ended: its last words, how it ended."""
         with suppress(subprocess.TimeoutExpired):
-            self.popen.wait(5)
-        self.drain()
+            self.popen.wait(limits.EXIT_SECONDS)
+        self.copy_output()
         code = self.popen.poll()
-        self.log.flush()
         text = Path(self.log.name).read_text(encoding="utf-8", errors="replace")
-        words = [line for line in text.splitlines() if line.strip()]
-        how = f"killed by {signal_name(-code)}" if code and code < 0 else f"exit code {code}"
-        return Ended(
-            "crash",
-            (words[-1].removeprefix("ratchet: ")[:300] if words else "no output") + f" ({how})",
-        )
+        lines = [line for line in text.splitlines() if line.strip()]
+        last = lines[-1].removeprefix("ratchet: ")[:300] if lines else "no output"
+        end = f"killed by {signal_name(-code)}" if code and code < 0 else f"exit code {code}"
+        return EndedEarly("crash", f"{last} ({end})")
 
-    def kill(self):
-        """Kill all of it: the session, the tree, and processes that carry its mark."""
-        for _ in range(100):
+    def kill(self) -> None:
+        """Kill all of it: the session, the tree, the processes that carry its mark."""
+        for _ in range(KILL_ROUNDS):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.popen.pid, signal.SIGKILL)
-            left = [*self.tree(), *marked(self.mark)]
-            for process in left:
-                with suppress(psutil.Error):
-                    process.kill()
+            left = [*self.list_processes(), *find_marked(self.mark)]
+            kill_processes(left)
             self.popen.poll()
-            reap(left, self.popen.pid)
-            if not any(map(alive, left)):
+            reap_children(left, self.popen.pid)
+            if not any(map(is_alive, left)):
                 break
-            time.sleep(0.01)
+            time.sleep(KILL_SECONDS)
         self.popen.wait()
 
 
-def signal_name(number):
-    with suppress(ValueError):  # real-time signals have no name
+def signal_name(number: int) -> str:
+    """Example: 9 -> "SIGKILL", 40 -> "signal 40": real-time signals have no name."""
+    with suppress(ValueError):
         return signal.Signals(number).name
     return f"signal {number}"
 
 
-def own_bytes(process):
-    """Memory of a process, shared pages by their share: slow to find out."""
+def resident_bytes(process: psutil.Process) -> int:
+    """Memory of a process; 0 when it has gone."""
+    with suppress(psutil.Error):
+        return process.memory_info().rss
+    return 0
+
+
+def proportional_bytes(process: psutil.Process) -> int:
+    """Memory of a process, pages that it shares by its part of them: slow to find out."""
     with suppress(psutil.Error, AttributeError):
         return process.memory_full_info().pss
     return 0
 
 
-def alive(process):
+def is_alive(process: psutil.Process) -> bool:
+    """False for a zombie, too."""
     with suppress(psutil.Error):
         return process.is_running() and process.status() != "zombie"
     return False
 
 
-def adopt_orphans():
-    """Processes that a contestant leaves behind become children of this one (Linux), where they are
-    found.
-    """
+def adopt_orphans() -> None:
+    """Have this process be the parent of what its children leave behind (Linux)."""
     if LIBC:
-        LIBC.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def die_with_parent():
-    """Called in a new process: a referee that is killed takes it along."""
+def die_with_parent() -> None:
+    """Called in a new process: a referee that is killed takes it along (Linux)."""
     if LIBC:
-        LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def reap(processes, first):
+def kill_processes(processes: Iterable[psutil.Process]) -> None:
+    """Send all of them SIGKILL; some may have gone."""
     for process in processes:
-        if process.pid == first:
-            continue
-        with suppress(ChildProcessError):
-            os.waitpid(process.pid, os.WNOHANG)
+        with suppress(psutil.Error):
+            process.kill()
 
 
-def end_marked(*marks):
+def reap_children(processes: Iterable[psutil.Process], first: int) -> None:
+    """Take note of the end of processes, except the first, which subprocess.Popen waits for."""
+    for process in processes:
+        if process.pid != first:
+            with suppress(ChildProcessError):
+                os.waitpid(process.pid, os.WNOHANG)
+
+
+def kill_marked(*marks: str) -> None:
     """Kill what a killed referee has left; returns when it has ended."""
-    for _ in range(500):
-        left = [process for mark in marks for process in marked(mark) if alive(process)]
+    for _ in range(KILL_ROUNDS_BEFORE):
+        marked = [process for mark in marks for process in find_marked(mark)]
+        left = [process for process in marked if is_alive(process)]
         if not left:
             return
-        for process in left:
-            with suppress(psutil.Error):
-                process.kill()
-        time.sleep(0.01)
+        kill_processes(left)
+        time.sleep(KILL_SECONDS)
 
 
-def marked(mark):
-    """Processes whose environment says RATCHET_RUN=mark."""
-    found = []
+def find_marked(mark: str) -> list[psutil.Process]:
+    """Processes, other than this one, whose environment says RATCHET_RUN=mark."""
+    marked = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.environ().get("RATCHET_RUN") == mark and process.pid != os.getpid():
-                found.append(process)
-    return found
+                marked.append(process)
+    return marked

@@ -1,243 +1,236 @@
-"""The referee: runs one commit under its own clock, has it scored, decides.
+"""One run of one contestant, under the referee's clock.
 
 A contestant is never believed. It gets the training tokens when it says that it is ready: that
 starts the clock. It has its weights on disk when it says that it is done: that stops the clock, and
 it is killed. Its weights go to `prepare.py score`, which runs its model in a second sandbox. Counts
-that only the contestant knows (steps, tokens) are noted as told.
+that only the contestant knows (steps, tokens) are recorded as its claims.
 """
 
-import os
 import shutil
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from ratchet.arena.files import sha256, work_folder
-from ratchet.referee import devices, foreign_load, sandbox, supervisor
-from ratchet.referee.compiler_cache import cache_name, keep_compiled
-from ratchet.referee.early_stopping import Hope
-from ratchet.referee.environment import copy_contract, environment
-from ratchet.referee.folders import all_at_once, remove
-from ratchet.referee.limits import LATE, LATE_SECONDS, READY_SECONDS, WEIGHT_BYTES
-from ratchet.referee.scoring import judge, number
-from ratchet.referee.sealed_arena import Arena
-from ratchet.referee.source import Source
+from ratchet.referee import limits, sandbox
+from ratchet.referee.compiler_cache import give_compiler_cache, keep_compiler_cache
+from ratchet.referee.devices.choice import describe_device
+from ratchet.referee.devices.lock import hold_device
+from ratchet.referee.devices.nvidia import read_joules, throttle_cause
+from ratchet.referee.early_stopping import EarlyStopping
+from ratchet.referee.environment import contestant_environment, copy_contract
+from ratchet.referee.folders import all_at_once, remove_folder
+from ratchet.referee.foreign_load import ForeignLoad
+from ratchet.referee.job import Job
+from ratchet.referee.scoring import number_or_zero, score_submission
+from ratchet.referee.supervisor import (
+    EndedEarly,
+    WatchedProcess,
+    kill_marked,
+    read_tail,
+    sleep_or_cancel,
+)
 
-
-class Job(NamedTuple):
-    """One run to do: everything that execution needs to know, on whatever machine.
-
-    target: new folder for what the run leaves. compiled: kept compiler caches. splits: what to
-    score. reference: the champion's curve, to end a run that can't catch up with it.
-    """
-
-    source: Source
-    seed: int
-    budget: str
-    arena: Arena
-    target: Path
-    compiled: Path
-    splits: tuple = ("val",)
-    is_baseline: bool = False
-    device: str = "cpu"  # chosen by the place that does it
-    reference: tuple = ()
-
-    @property
-    def seconds(self):
-        """On the clock at most: a budget of tokens or FLOPs may take ten times as long as the
-        arena's.
-        """
-        return float(self.budget[:-1]) if self.budget.endswith("s") else 10.0 * self.arena.seconds
-
-    @property
-    def torch_device(self):
-        """What PyTorch calls the device."""
-        return devices.torch_name(self.device)
-
-    @property
-    def live(self):
-        """Folder in which it runs: the same for all runs on a device, as compiler caches know their
-        path.
-        """
-        return work_folder() / ".live" / devices.seat(self.device)
+Record = dict[str, Any]  # what is found out about a run, as the ledger keeps it
+COUNTS = "steps", "tokens", "flops_per_token"  # that the contestant claims
 
 
 class Clock:
-    """The referee's own: which phase a run is in, and how long its phases took."""
+    """The referee's own: which phase a run is in, for how many seconds its phases took."""
 
-    def __init__(self):
-        self.phase, self.since, self.seconds = "start", time.monotonic(), {}
+    def __init__(self) -> None:
+        self.phase, self.since = "start", time.monotonic()
+        self.seconds: dict[str, float] = {}
 
-    def enter(self, phase, now=None):
+    def enter_phase(self, phase: str, now: float | None = None) -> None:
+        """End one phase, begin another; `now` if that was at another moment than this."""
         now = now or time.monotonic()
         self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self.since
         self.phase, self.since = phase, now
 
 
-def run(job):
-    """Run one contestant with one seed, have it scored; returns the facts of the run.
+# --------------------------------------------------------------------------------------------------
+# The story of a run
+
+
+def run_trial(job: Job) -> Record:
+    """Run one contestant with one seed, have it scored; the device is held meanwhile.
 
     status: ok, crash, timeout (no submit), overtime (late), invalid (its score or its files),
-    hopeless (if a reference is given), or what it took too much of: memory, output, processes,
-    disk. The device is held meanwhile.
+    hopeless (behind the champion's milestones), or what it took too much of: memory, output,
+    processes, disk.
     """
-    live, level, clock = job.live, sandbox.best_level(), Clock()
-    facts = {
-        "seed": job.seed,
-        "budget": job.budget,
-        "status": "ok",
-        "reason": "",
-        "isolation": level,
-    }
-    facts |= devices.describe(job.device) | job.source.facts() | {"shared": False, "on": job.device}
-    facts["seconds"] = clock.seconds
-    with devices.exclusive(job.device, pause=supervisor.pause):
-        place(job)
+    clock, level = Clock(), sandbox.best_level()
+    record = open_record(job, level, clock)
+    with hold_device(job.device, pause=sleep_or_cancel):
+        prepare_folders(job)
         try:
-            told = compete(job, level, clock, facts)
-            facts |= judge(job, level, facts, told)
-        except supervisor.Ended as end:
-            facts |= {"status": end.status, "reason": str(end)}
-        except (
-            Exception
-        ) as error:  # whatever a contestant provokes is a row, not a run that never was
-            facts |= {"status": "crash", "reason": f"{type(error).__name__}: {error}"[:300]}
-        clock.enter("end")
-        facts |= {
-            "throttled": devices.throttled(job.device),
-            "tail": supervisor.tail(live / "run.log"),
-        }
+            claims = compete(job, level, clock, record)
+            record |= score_submission(job, level, record, claims)
+        except Exception as error:  # whatever a contestant provokes is a row
+            record["status"], record["reason"] = describe_end(error)
+        clock.enter_phase("end")
+        record["throttled"] = throttle_cause(job.device)
+        record["tail"] = read_tail(job.live_folder / "run.log")
         keep_files(job)
-    return facts
+    return record
 
 
-def place(job):
-    """Fresh folders: code (sealed prepare.py, the contestant), out, tmp, cache.
-
-    The cache is what the compiler made for the same source before its first real token, or for the
-    baseline.
-    """
-    supervisor.end_marked(str(job.live / "out"), str(job.live / "score"))
-    remove(job.live)
-    for name in ("code", "out", "tmp"):
-        (job.live / name).mkdir(parents=True)
-    copy_contract(job.live / "code")
-    (job.live / "code/train.py").write_bytes(job.source.text)
-    known = [job.compiled / name for name in (cache_name(sha256(job.source.text)), "baseline")]
-    for folder in [folder for folder in known if folder.exists()][:1]:
-        with suppress(OSError):  # another run may take away what nobody has used for long
-            os.utime(folder)
-            shutil.copytree(folder, job.live / "cache", symlinks=True)
-    (job.live / "cache").mkdir(exist_ok=True)
+def compete(job: Job, level: str, clock: Clock, record: Record) -> Record:
+    """The contestant's part of a run; returns what it claims. Raises EndedEarly."""
+    with start_contestant(job, level) as (process, channel):
+        joules = read_joules(job.device)
+        try:
+            wait_until_ready(process, channel, clock)
+            keep_compiler_cache(job)
+            with foreign_load_recorded(job, process, record):
+                hand_over_tokens(job, channel, clock)
+                claims = wait_for_weights(job, process, channel, clock)
+        finally:
+            record["peak_memory_mb"] = round(process.peak_bytes / 2**20)
+    record |= {name: number_or_zero(claims.get(name)) for name in COUNTS}
+    record["joules"] = joules and read_joules(job.device) - joules
+    refuse_late_weights(job, clock)
+    return claims
 
 
-@contextmanager
-def started(job, level):
-    """(the contestant's process, the referee's end of its socket), until the block ends."""
-    live, arena, (ours, theirs) = job.live, job.arena, socket.socketpair()
-    view = sandbox.View(
-        read=(live / "code", arena.folder / "arena.json", arena.folder / "tokenizer.json"),
-        write=(live / "out", live / "cache", live / "tmp"),
-        device=job.device,
-        file_bytes=WEIGHT_BYTES,
-    )
-    argv = sandbox.command([sys.executable, str(live / "code/train.py")], view, level)
-    env = environment(job) | {"RATCHET_REFEREE": str(theirs.fileno())}
-    log, mark = live / "run.log", env["RATCHET_RUN"]
-    with ours, supervisor.Watched(argv, env, live / "code", log, mark, theirs) as process:
-        yield process, ours
-
-
-def preflight(job):
-    """Bring a contestant to its first training step and no further; the device is held meanwhile.
+def preflight(job: Job) -> tuple[str, str, list[str]] | None:
+    """Bring a contestant to its first training step, no further; the device is held meanwhile.
 
     Returns (status, reason, last lines of its log) if it doesn't come so far, else None. This is no
     run.
     """
-    with devices.exclusive(job.device, pause=supervisor.pause):
+    with hold_device(job.device, pause=sleep_or_cancel):
         try:
-            place(job)
-            with started(job, sandbox.best_level()) as (process, ours):
-                wait_until_ready(process, ours, Clock())
-                keep_compiled(job)
-        except supervisor.Ended as end:
-            return end.status, str(end), supervisor.tail(job.live / "run.log")
+            prepare_folders(job)
+            with start_contestant(job, sandbox.best_level()) as (process, channel):
+                wait_until_ready(process, channel, Clock())
+                keep_compiler_cache(job)
         except Exception as error:  # whatever a contestant provokes
-            return (
-                "crash",
-                f"{type(error).__name__}: {error}"[:300],
-                supervisor.tail(job.live / "run.log"),
-            )
+            return *describe_end(error), read_tail(job.live_folder / "run.log")
         finally:
-            remove(job.live)
+            remove_folder(job.live_folder)
 
 
-def compete(job, level, clock, facts):
-    """The contestant's part of a run: adds to `facts` what was seen, returns what it told. Raises
-    Ended.
-    """
-    with started(job, level) as (process, ours):
-        load, energy = foreign_load.Load(job.device, process), devices.joules(job.device)
-        try:
-            wait_until_ready(process, ours, clock)
-            keep_compiled(job)
-            load.begin()
-            told = train(job, process, ours, clock)
-            facts |= load.seen()
-        except supervisor.Ended as end:  # if it was stopped, maybe for the sake of other programs
-            facts |= load.seen() if end.status != "crash" else {}
-            raise
-        finally:
-            facts["peak_memory_mb"] = round(process.peak_bytes / 2**20)
-    facts |= {key: number(told.get(key)) for key in ("steps", "tokens", "flops_per_token")}
-    facts["joules"] = energy and devices.joules(job.device) - energy
-    late = facts["seconds"]["train"] - job.seconds
-    if late > max(LATE * job.seconds, LATE_SECONDS):
-        raise supervisor.Ended("overtime", f"it submitted {late:.2f} s after its {job.seconds:g} s")
-    return told
+# --------------------------------------------------------------------------------------------------
+# Its steps
 
 
-def wait_until_ready(process, channel, clock):
-    """Wait until the contestant says that it is ready to train. Raises Ended after READY_SECONDS."""
-    begin = now = time.monotonic()
-    slow = f"it was not ready to train after {READY_SECONDS / 60:g} minutes of rehearsal"
+def open_record(job: Job, level: str, clock: Clock) -> Record:
+    """What is known of a run before it starts; the seconds of its phases come later."""
+    record = {"seed": job.seed, "budget": job.budget, "status": "ok", "reason": ""}
+    record |= {"isolation": level} | describe_device(job.device) | job.source.describe_source()
+    return record | {"shared": False, "on": job.device, "seconds": clock.seconds}
+
+
+def describe_end(error: Exception) -> tuple[str, str]:
+    """(status, reason) of a run that ended with an error."""
+    if isinstance(error, EndedEarly):
+        return error.status, str(error)
+    return "crash", f"{type(error).__name__}: {error}"[:300]
+
+
+def prepare_folders(job: Job) -> None:
+    """Fresh folders: code (the contract, the contestant), out, tmp, cache (its compiler's)."""
+    live = job.live_folder
+    kill_marked(str(live / "out"), str(live / "score"))
+    remove_folder(live)
+    for name in ("code", "out", "tmp"):
+        (live / name).mkdir(parents=True)
+    copy_contract(live / "code")
+    (live / "code/train.py").write_bytes(job.source.text)
+    give_compiler_cache(job)
+
+
+@contextmanager
+def start_contestant(job: Job, level: str) -> Iterator[tuple[WatchedProcess, socket.socket]]:
+    """(its process, the referee's end of its socket); it is killed when the block ends."""
+    live, arena = job.live_folder, job.arena.folder
+    view = sandbox.View(
+        read=(live / "code", arena / "arena.json", arena / "tokenizer.json"),
+        write=(live / "out", live / "cache", live / "tmp"),
+        device=job.device,
+        file_bytes=limits.WEIGHT_BYTES,
+    )
+    argv = sandbox.command([sys.executable, str(live / "code/train.py")], view, level)
+    ours, theirs = socket.socketpair()
+    environment = contestant_environment(job) | {"RATCHET_REFEREE": str(theirs.fileno())}
+    log, mark = live / "run.log", environment["RATCHET_RUN"]
+    with ours, WatchedProcess(argv, environment, live / "code", log, mark, theirs) as process:
+        yield process, ours
+
+
+def wait_until_ready(process: WatchedProcess, channel: socket.socket, clock: Clock) -> None:
+    """Wait until the contestant says that it is ready to train. Raises EndedEarly."""
+    deadline = time.monotonic() + limits.READY_SECONDS
+    minutes = limits.READY_SECONDS / 60
+    too_late = f"it was not ready to train after {minutes:g} minutes of rehearsal"
+    now = time.monotonic()
     while True:
-        said, now = process.message(channel, begin + READY_SECONDS - now, slow)
-        if said.get("phase") == "train":
+        message, now = process.receive_message(channel, deadline - now, too_late)
+        if message.get("phase") == "train":
             return
-        clock.enter("rehearsal", now)
+        clock.enter_phase("rehearsal", now)
 
 
-def train(job, process, channel, clock):
-    """Start the clock by handing over the training tokens, stop it when the weights are saved."""
-    with open(job.arena.folder / "train.tokens", "rb") as file:
-        clock.enter("train")
-        with suppress(OSError):  # a contestant that has gone is noticed below
-            socket.send_fds(channel, [b"go"], [file.fileno()])
-    slow = f"it should have stopped after {job.seconds:g} s and did not"
+@contextmanager
+def foreign_load_recorded(job: Job, process: WatchedProcess, record: Record) -> Iterator[None]:
+    """Record what other programs use of the device meanwhile.
+
+    Of a run that is stopped, too, maybe for their sake; a crash is its own fault.
+    """
+    load = ForeignLoad(job.device, process)
+    load.begin()
     try:
-        hope = Hope(job.live / "out/curve.jsonl", job.budget, job.reference)
-        told, now = process.message(channel, 1.1 * job.seconds + 10, slow, hope)
-    except supervisor.Ended:
-        clock.enter("score")
+        yield
+    except EndedEarly as end:
+        record |= load.measure() if end.status != "crash" else {}
         raise
-    clock.enter("score", now)
-    return told
+    record |= load.measure()
 
 
-def keep_files(job):
+def hand_over_tokens(job: Job, channel: socket.socket, clock: Clock) -> None:
+    """Start the clock by sending the training tokens, as an open file."""
+    with open(job.arena.folder / "train.tokens", "rb") as file:
+        clock.enter_phase("train")
+        with suppress(OSError):  # a contestant that has gone is noticed next
+            socket.send_fds(channel, [b"go"], [file.fileno()])
+
+
+def wait_for_weights(
+    job: Job, process: WatchedProcess, channel: socket.socket, clock: Clock
+) -> Record:
+    """Stop the clock when the contestant says that they are saved; returns what else it says."""
+    seconds = limits.WAIT_SHARE * job.clock_seconds + limits.WAIT_SECONDS
+    too_late = f"it should have stopped after {job.clock_seconds:g} s and did not"
+    curve = job.live_folder / "out/curve.jsonl"
+    early_stopping = EarlyStopping(curve, job.budget, job.milestones)
+    now = None
+    try:
+        claims, now = process.receive_message(channel, seconds, too_late, early_stopping)
+    finally:
+        clock.enter_phase("score", now)
+    return claims
+
+
+def refuse_late_weights(job: Job, clock: Clock) -> None:
+    """Raises EndedEarly("overtime")."""
+    late = clock.seconds["train"] - job.clock_seconds
+    if late > max(limits.LATE_SHARE * job.clock_seconds, limits.LATE_SECONDS):
+        reason = f"it submitted {late:.2f} s after its {job.clock_seconds:g} s"
+        raise EndedEarly("overtime", reason)
+
+
+def keep_files(job: Job) -> None:
     """Move what a run leaves to its folder."""
-    score, model = job.live / "score", job.live / "score/model"
+    score = job.live_folder / "score"
+    model = score / "model"
+    left = [*model.iterdir()] if model.exists() else []
     with all_at_once(job.target) as part:
-        for path in [
-            *(model.iterdir() if model.exists() else []),
-            job.live / "run.log",
-            score / "score.log",
-        ]:
+        for path in [*left, job.live_folder / "run.log", score / "score.log"]:
             if path.exists():
                 shutil.move(path, part / path.name)
         (part / "train.py").write_bytes(job.source.text)
-    remove(job.live)
+    remove_folder(job.live_folder)

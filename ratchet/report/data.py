@@ -230,7 +230,11 @@ def figures(run, home):
 
 def curve(run, home):
     """[(seconds, tokens, loss)] of a run, thinned out to POINTS means."""
-    points = early_stopping.read(home / run["folder"] / "curve.jsonl")[0] if "folder" in run else []
+    points = (
+        early_stopping.read_curve(home / run["folder"] / "curve.jsonl")[0]
+        if "folder" in run
+        else []
+    )
     size = math.ceil(len(points) / POINTS) or 1
     pieces = [points[i : i + size] for i in range(0, len(points), size)]
     return [

@@ -69,9 +69,9 @@ def send(e, home):
             reinit="create_new",
             settings=settings,
         ) as told:
-            for seconds, tokens, loss in early_stopping.read(home / run["folder"] / "curve.jsonl")[
-                0
-            ]:
+            for seconds, tokens, loss in early_stopping.read_curve(
+                home / run["folder"] / "curve.jsonl"
+            )[0]:
                 told.log({"seconds": seconds, "tokens": tokens, "loss": loss})
             told.summary.update({key: run[key] for key in FIGURES if key in run})
             told.summary["verdict"] = e.verdict

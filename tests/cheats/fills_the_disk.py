@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 
-PATCH = {"referee.supervisor.LEAST_DISK_BYTES": shutil.disk_usage("/").free - 3 * 10**8}
+PATCH = {"referee.limits.LEAST_DISK_BYTES": shutil.disk_usage("/").free - 3 * 10**8}
 EXPECT = {"disk"}
 
 

@@ -3,7 +3,7 @@
 import os
 import time
 
-PATCH = {"referee.supervisor.MOST_PROCESSES": 60}
+PATCH = {"referee.limits.MOST_PROCESSES": 60}
 EXPECT = {"processes"}
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-PATCH = {"referee.trial.READY_SECONDS": 12}
+PATCH = {"referee.limits.READY_SECONDS": 12}
 EXPECT = {"timeout"}
 
 

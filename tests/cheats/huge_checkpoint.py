@@ -1,7 +1,7 @@
 """Submits more weights than are allowed: all the text it saw (karpathy/autoresearch hole 24; parameter-
 golf's cap)."""
 
-PATCH = {"referee.scoring.ARTIFACTS": {"model.safetensors": 2**20, "config.json": 2**20}}
+PATCH = {"referee.limits.ARTIFACT_BYTES": {"model.safetensors": 2**20, "config.json": 2**20}}
 EXPECT = {"invalid"}
 
 

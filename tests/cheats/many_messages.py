@@ -3,7 +3,7 @@ cheat-fd.py)."""
 
 import time
 
-PATCH = {"referee.trial.READY_SECONDS": 12}
+PATCH = {"referee.limits.READY_SECONDS": 12}
 EXPECT = {"timeout"}
 
 

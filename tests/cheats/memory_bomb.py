@@ -2,7 +2,7 @@
 
 import time
 
-PATCH = {"referee.supervisor.MEMORY_SHARE": 0.06}
+PATCH = {"referee.limits.MEMORY_SHARE": 0.06}
 EXPECT = {"memory"}
 
 

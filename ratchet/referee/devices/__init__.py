@@ -1,0 +1,1 @@
+"""The devices of this machine: their names, their cores, who holds them."""
