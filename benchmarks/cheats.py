@@ -79,7 +79,7 @@ def main():
         parser.error(
             f"{', '.join(sorted(unknown))} names no cheat that competes: see tests/cheats/"
         )
-    levels = [level for level in sandbox.LEVELS if level == "none" or sandbox.works(level)]
+    levels = [level for level in sandbox.LEVELS if level == "none" or sandbox.level_works(level)]
     with tempfile.TemporaryDirectory() as cache:
         os.environ["RATCHET_CACHE"] = cache
         corpus = write_corpus(Path(cache, "corpus.jsonl"))

@@ -37,7 +37,7 @@ def matmul_peak(device, level):
     with tempfile.TemporaryDirectory() as folder, pinned_to(device):
         copy_contract(Path(folder))
         view = sandbox.View(write=(Path(folder),), device=device)
-        argv = sandbox.command([sys.executable, "-c", code], view, level)
+        argv = sandbox.confined_command([sys.executable, "-c", code], view, level)
         environment = matmul_environment(Path(folder))
         done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True)
     printed, said = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
@@ -96,7 +96,7 @@ def isolation(level):
         else "use Linux: this system has none"
     )
     yield "isolation", level == sandbox.LEVELS[0], level, install
-    for claim, holds, detail in sandbox.prove(level):
+    for claim, holds, detail in sandbox.prove_claims(level):
         yield f"  {claim}", holds, detail or "tried", f"open at level {level}: {install}"
 
 

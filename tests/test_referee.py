@@ -379,7 +379,7 @@ def test_a_contestant_stays_on_the_cores_that_it_is_given(halves):
     def leaves(name, starts_on):
         program, view = [sys.executable, "-c", code], sandbox.View(device=name)
         with pinned_to(starts_on):
-            argv = sandbox.command(program, view, sandbox.best_level())
+            argv = sandbox.confined_command(program, view, sandbox.best_level())
             return subprocess.run(argv, capture_output=True, encoding="utf-8")
 
     assert leaves("cpu", "cpu").returncode == 0 or os.cpu_count() > len(cores_of("cpu"))

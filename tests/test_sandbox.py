@@ -23,14 +23,14 @@ from ratchet.arena.files import Refused
 from ratchet.referee import sandbox
 from ratchet.referee.sandbox import View
 
-CONFINED = [level for level in sandbox.LEVELS[:2] if sandbox.works(level)]
+CONFINED = [level for level in sandbox.LEVELS[:2] if sandbox.level_works(level)]
 confined = pytest.mark.parametrize("level", CONFINED)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="there is a sandbox on Linux only")
 PYTHON = sandbox.PYTHON
 
 
 def run(script, view, level, *args, **options):
-    argv = sandbox.command([*PYTHON, "-c", script, *map(str, args)], view, level)
+    argv = sandbox.confined_command([*PYTHON, "-c", script, *map(str, args)], view, level)
     return subprocess.run(argv, capture_output=True, timeout=30, **options, encoding="utf-8")
 
 
@@ -47,7 +47,7 @@ def folder(tmp_path):
 @confined
 @pytest.mark.parametrize("device, own_pids", [("cpu", True), ("cuda:0", True), ("cuda:0", False)])
 def test_all_claims_hold(level, own_pids, device):
-    proof = sandbox.prove(
+    proof = sandbox.prove_claims(
         level, lambda folder: View(write=(folder,), own_pids=own_pids, device=device)
     )
     failed = {claim for claim, holds, _ in proof if not holds}
@@ -59,7 +59,7 @@ def test_all_claims_hold(level, own_pids, device):
 
 @linux
 def test_a_claim_can_fail():
-    proof = {claim: holds for claim, holds, _ in sandbox.prove("none")}
+    proof = {claim: holds for claim, holds, _ in sandbox.prove_claims("none")}
     by_chance = {
         "reads no SSH keys",
         "reads no /etc/shadow",
@@ -77,9 +77,9 @@ def test_a_claim_can_fail():
 @linux
 def test_a_process_that_cannot_start_proves_nothing(monkeypatch):
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: "/nonexistent/bwrap")
-    [(claim, holds, why)] = sandbox.prove("bubblewrap")
+    [(claim, holds, why)] = sandbox.prove_claims("bubblewrap")
     assert (claim, holds) == ("starts confined", False) and "/nonexistent/bwrap" in why
-    assert not sandbox.works.__wrapped__("bubblewrap")
+    assert not sandbox.level_works.__wrapped__("bubblewrap")
 
 
 @pytest.mark.skipif(
@@ -88,7 +88,7 @@ def test_a_process_that_cannot_start_proves_nothing(monkeypatch):
 def test_all_claims_hold_for_an_ordinary_user():
     python, open_folder = "/usr/bin/python3", Path(tempfile.mkdtemp(dir="/tmp"))
     script = "import json, sys; sys.path.insert(0, sys.argv[1]); import sandbox; "
-    script += "print(json.dumps({level: sandbox.prove(level) for level in sys.argv[2:]}))"
+    script += "print(json.dumps({level: sandbox.prove_claims(level) for level in sys.argv[2:]}))"
     try:
         shutil.copy(ROOT / "ratchet/referee/sandbox.py", open_folder)
         open_folder.chmod(0o755)
@@ -210,7 +210,7 @@ def test_exit_codes_and_descriptors_pass(level, folder):
     os.close(writer)
     with open(reader, encoding="utf-8") as pipe:
         assert pipe.read() == "hello"
-    argv = sandbox.command(["/nonexistent"], view, level)
+    argv = sandbox.confined_command(["/nonexistent"], view, level)
     done = subprocess.run(argv, capture_output=True, encoding="utf-8")
     assert done.returncode == 127 and "/nonexistent can't be started" in done.stderr
 
@@ -221,7 +221,7 @@ def test_all_die_with_the_process_that_was_started(level, number, folder):
     script = (
         "import os, time\nif not os.fork(): os.setsid(); print('ready', flush=True)\ntime.sleep(20)"
     )
-    argv = sandbox.command([*PYTHON, "-c", script], View(write=(folder,)), level)
+    argv = sandbox.confined_command([*PYTHON, "-c", script], View(write=(folder,)), level)
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(number)
@@ -310,7 +310,7 @@ def test_a_bound_is_kept(monkeypatch):
 
 def test_an_unknown_level_is_an_error():
     with pytest.raises(ValueError, match="no isolation level 'docker'"):
-        sandbox.command(["true"], View(), "docker")
+        sandbox.confined_command(["true"], View(), "docker")
 
 
 @confined
@@ -319,12 +319,12 @@ def test_without_landlock_nothing_runs_at_its_level(level, folder):
     broken = folder / "sandbox.py"
     source = sandbox.LAUNCHER.read_text(encoding="utf-8")
     broken.write_text(
-        source.replace('version = call("syscall", 444', 'version = call("syscall", 999'),
+        source.replace('version = call_libc("syscall", 444', 'version = call_libc("syscall", 999'),
         encoding="utf-8",
     )
     argv = [
         str(broken) if arg == str(sandbox.LAUNCHER) else arg
-        for arg in sandbox.command(["echo", "ran"], View(write=(folder,)), level)
+        for arg in sandbox.confined_command(["echo", "ran"], View(write=(folder,)), level)
     ]
     done = subprocess.run(argv, capture_output=True, encoding="utf-8")
     if level == "landlock":

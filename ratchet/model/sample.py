@@ -77,7 +77,7 @@ def decoder(run, device=None, tell=lambda text: None):
             arena / name for name in ("arena.json", "tokenizer.json")
         ]
         view, name = sandbox.View((code, *read), (own,), device), torch_name(device)
-        argv = sandbox.command(
+        argv = sandbox.confined_command(
             [sys.executable, str(code / "decode_process.py"), str(run), name], view, level
         )
         env = decoder_environment(Path(folder), theirs.fileno())

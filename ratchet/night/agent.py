@@ -128,7 +128,7 @@ class Agent:
             write=(work, self.folder / "tmp", *settings),
             network=self.network,
         )
-        argv, mark = sandbox.command(argv, view, self.level), str(self.folder)
+        argv, mark = sandbox.confined_command(argv, view, self.level), str(self.folder)
         supervisor.kill_marked(mark)
         env = agent_environment(self.folder)
         with open(self.folder / "prompt", "rb") as given:

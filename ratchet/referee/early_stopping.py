@@ -6,7 +6,6 @@ ones is to have itself stopped, or not.
 
 import json
 import math
-import re
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from ratchet.arena.budget import parse_budget
 from ratchet.referee.supervisor import EndedEarly
 
 WINDOW = 0.1  # share of a run over which its loss is averaged
@@ -24,6 +24,7 @@ NOISE = 3  # standard deviations between the champion's runs that are granted be
 LEAST_RUNS = 2  # of the champion
 LEAST_POINTS = 20  # of a curve
 LOOK_SECONDS = 1  # between two looks at a curve
+KEYS = "seconds", "tokens", "loss"  # of a line of a curve
 MOST = 1e30  # what isn't less is no number of a curve
 
 Curve = list[tuple[float, float]]  # (share of the budget, loss), in order
@@ -49,19 +50,19 @@ def read_curve(path: Path, begin: int = 0) -> tuple[list[tuple[float, float, flo
             begin += len(line)
             with suppress(ValueError, TypeError, KeyError, RecursionError, OverflowError):
                 point = json.loads(line)
-                point = tuple(float(point[key]) for key in ("seconds", "tokens", "loss"))
-                if all(abs(value) < MOST for value in point):
-                    points.append(point)
+                seconds, tokens, loss = (float(point[key]) for key in KEYS)
+                if all(abs(value) < MOST for value in (seconds, tokens, loss)):
+                    points.append((seconds, tokens, loss))
     return points, begin
 
 
 def to_shares(points: list[tuple[float, float, float]], budget: str) -> Curve:
     """The Curve of (seconds, tokens, loss) in a budget like 300s or 20e6tok; [] for FLOPs."""
-    amount, unit = re.fullmatch(r"(.*\d)([a-z]+)", budget).groups()
-    if unit not in ("s", "tok"):
+    amount, unit = parse_budget(budget)
+    if unit == "flop":
         return []
     spent = [(seconds if unit == "s" else tokens, loss) for seconds, tokens, loss in points]
-    return sorted((used / float(amount), loss) for used, loss in spent)
+    return sorted((used / amount, loss) for used, loss in spent)
 
 
 def mean_loss(curve: Curve, share: float) -> float | None:

@@ -16,7 +16,9 @@ INHERITED = "PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP
 def inherited_environment() -> dict[str, str]:
     """What every process that runs a model's code inherits of this one's environment."""
     bytecode.compile_libraries()  # it can't keep any itself
-    kept = {name: os.environ[name] for name in INHERITED.split() if name in os.environ}
+    kept: dict[str, str] = {
+        name: os.environ[name] for name in INHERITED.split() if name in os.environ
+    }
     kept["PYTHONDONTWRITEBYTECODE"] = "1"
     quota = cpu_quota()
     if quota < len(cores_of("cpu")):  # in a sandbox it can't be seen

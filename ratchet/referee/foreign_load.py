@@ -19,7 +19,7 @@ LEAST_SECONDS = 2  # that can be judged: the kernel's figures tick 100 times a s
 
 
 class OtherProcess(NamedTuple):
-    """One that is no part of the run: seconds of CPU so far, whether the device's cores serve it."""
+    """One that is no part of the run: its seconds of CPU, whether the device's cores serve it."""
 
     cpu_seconds: float
     may_use_cores: bool

