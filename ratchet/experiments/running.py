@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from ratchet.arena.files import Refused
-from ratchet.referee import devices
+from ratchet.referee.devices.lock import try_lock
 
 TRIES = 20  # to get a lock that decides nothing
 
@@ -16,7 +16,7 @@ def only_command(home):
     """In this block nobody else experiments in this repository. Raises Refused."""
     (home / "runs").mkdir(exist_ok=True)
     with open(home / "runs/.lock", "ab") as file:
-        if not devices.lock(file):
+        if not try_lock(file):
             raise Refused("another experiment is running in this repository: wait for it")
         yield
 
