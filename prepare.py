@@ -38,8 +38,7 @@ from ratchet.arena.files import (
     write_json,
 )
 from ratchet.arena.hardware.cpu import limit_threads
-from ratchet.arena.hardware.distributed import add_gradients, peers, shared  # noqa: F401
-from ratchet.arena.log import wandb_run  # noqa: F401
+from ratchet.arena.hardware.distributed import join_shares, own_share  # noqa: F401
 from ratchet.arena.progress import ProgressLine, console, reading_line
 from ratchet.arena.rows import build_rows, refuse_little, tokenize
 from ratchet.arena.run import (

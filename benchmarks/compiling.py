@@ -3,12 +3,13 @@
     uv run benchmarks/compiling.py                       the preset of this device, on random tokens
     uv run benchmarks/compiling.py --parts loss block    these only; each line is a process of its own
 
-COMPILED in train.py has its figures from here, those of LOG.md come from a quiet machine. "first"
-is the time of the first two steps, in which compiling happens; "step" the fastest of twelve later
-ones.
+compilable_parts() of train.py has its figures from here, those of LOG.md come from a quiet machine.
+"first" is the time of the first two steps, in which compiling happens; "step" the fastest of twelve
+later ones.
 """
 
 import argparse
+import functools
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 12
+PARTS = "loss", "block", "muon"
 
 
 def measure(parts):
@@ -28,19 +30,23 @@ def measure(parts):
     import torch
 
     import train
+    from ratchet.arena.hardware.compiling import compile_parts
     from ratchet.arena.hardware.cpu import settle
     from ratchet.arena.hardware.device import synchronize
+    from ratchet.arena.run import Run
 
     settle()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    arena = SimpleNamespace(name="pocket", vocab_size=4096, context=512, train_tokens=3_000_000)
-    run = SimpleNamespace(progress=0.1, tokens=0, arena=arena, device=device)
-    config, rows = train.make_config(arena, device)
+    arena = SimpleNamespace(
+        name="pocket", vocab_size=4096, context=512, train_tokens=3_000_000, seconds=300
+    )
+    run = Run(arena, device, 0, "300s", None)
+    config = train.choose_config(arena, device)
+    rows = config.pop("rows")
     model = train.GPT(**config)
-    model.init_weights()
     model.to(device)
     optimizers = train.make_optimizers(model)
-    step = train.make_step(run, model, optimizers, rows)
+    step = functools.partial(train.train_step, run, model, optimizers)
     x, y = torch.randint(arena.vocab_size, (2, rows, arena.context), device=device)
 
     def seconds(count):
@@ -50,7 +56,8 @@ def measure(parts):
         synchronize(device)
         return time.perf_counter() - begin
 
-    train.compile_parts(parts, model, optimizers[0])
+    declared = train.compilable_parts(model, optimizers[0])
+    compile_parts([part for part in declared if part.name in parts])
     first, step_seconds = seconds(2), min(seconds(1) for _ in range(STEPS))
     print(
         f"{' '.join(parts) or 'nothing':<24} first {first:6.1f} s, step {1e3 * step_seconds:4.0f} ms",
@@ -74,9 +81,7 @@ def main():
     args = parser.parse_args()
     if args.here:
         return measure(args.parts or [])
-    from train import COMPILED
-
-    sets = [args.parts] if args.parts else [[], *([name] for name in COMPILED), [*COMPILED]]
+    sets = [args.parts] if args.parts else [[], *([name] for name in PARTS), [*PARTS]]
     for parts in sets:
         with tempfile.TemporaryDirectory() as caches:
             measure_apart(parts, caches)

@@ -9,23 +9,22 @@ Quality takes 7 minutes a run. What is done is kept in results/cpu.json; the sam
 
 import argparse
 
-from recipe import PLAIN_HEAD, Stage, Variant, carry_out, presets, results
+from recipe import Stage, Variant, carry_out, presets, results
 
-AS_CONTROL = presets(depth=4, rows=32, windows="HHHL", tables=(), memory=0) + PLAIN_HEAD
+AS_CONTROL = presets(depth=4, heads=4, rows=32, windows=[2, 2, 2, 1], table_bits=0)
 PLAIN = Variant("plain", "benchmarks/plain.py")
 DEFAULT = Variant("default", "train.py")
 
 
 def stages(arena):
     code = Variant("our code, its architecture", "train.py", AS_CONTROL)
-    trunk = Variant("our sizes", "train.py", presets(tables=(), memory=0) + PLAIN_HEAD)
-    tables = Variant("with tables", "train.py", presets(memory=0) + PLAIN_HEAD)
-    copying = Variant("with tables, copying", "train.py", presets(memory=0))
+    trunk = Variant("our sizes", "train.py", presets(table_bits=0))
+    memory = Variant("copying and a memory", "examples/contestants/memory.py")
     return [
         Stage("speed", "pocket", "40s", 3, (PLAIN, code)),
         Stage("pocket", "pocket", "300s", 3, (PLAIN, DEFAULT)),
         Stage("corpus", arena, "300s", 3, (PLAIN, DEFAULT)),
-        Stage("steps", "pocket", "60s", 3, (PLAIN, code, trunk, tables, copying, DEFAULT)),
+        Stage("steps", "pocket", "60s", 3, (PLAIN, code, trunk, DEFAULT, memory)),
     ]
 
 

@@ -14,21 +14,22 @@ import sys
 import time
 
 import torch
-from recipe import PLAIN_HEAD, ROOT, Stage, Variant, carry_out, load, presets, results
+from recipe import ROOT, Stage, Variant, carry_out, load, presets, results
 
 import train
+from ratchet.arena import kernels
 from ratchet.arena.files import describe_error, write_json
 
 ARENA = "gpu"
-AS_CONTROL = presets(depth=8, rows=256, windows="HHHL", tables=(), memory=0) + PLAIN_HEAD
+AS_CONTROL = presets(depth=8, heads=4, rows=256, windows=[2, 2, 2, 1], table_bits=0)
 
 
 def stages():
     plain = Variant("plain", "benchmarks/plain.py")
     code = Variant("our code, its architecture", "train.py", AS_CONTROL)
     default = Variant("default", "train.py")
-    dense = Variant("default without tables", "train.py", presets(tables=()))
-    memory = Variant("default with memory", "train.py", presets(memory=24))
+    dense = Variant("default without tables", "train.py", presets(table_bits=0))
+    memory = Variant("copying and a memory", "examples/contestants/memory.py", presets(memory=24))
     return [
         Stage("speed", ARENA, "30s", 2, (plain, code)),
         Stage("minute", ARENA, "60s", 3, (plain, default, dense, memory)),
@@ -59,19 +60,15 @@ def pieces(device):
     shape = dict(device=device, dtype=torch.bfloat16, requires_grad=True)
     for window in (512, 1024, 2048):
         q, k, v = (torch.randn(64, 2048, 5, 128, **shape) for _ in range(3))
-        for attend in (train.varlen, train.blockwise):
-            compiled = torch.compile(attend)
+        for attention in (kernels.varlen_attention, kernels.blockwise_attention):
+            compiled = torch.compile(attention)
             call = functools.partial(forward_and_backward, compiled, q, k, v, window)
-            out[f"attention {attend.__name__}, window {window}, [64, 2048, 5, 128]"] = attempt(call)
-    head = train.Head(640, 8192, memory=0).to(device)
-    head.loss_of = torch.compile(train.capped_loss, dynamic=False)
+            out[f"{attention.__name__}, window {window}, [64, 2048, 5, 128]"] = attempt(call)
+    kernels.loss_and_slope = torch.compile(kernels.loss_and_slope, dynamic=False)
     x, y = torch.randn(64, 2048, 640, **shape), torch.randint(8192, (64, 2048), device=device)
-    out["head and loss, [64, 2048, 640] -> 8192"] = attempt(lambda: head(x, y, y).backward())
-    out["repeats, [64, 2048]"] = attempt(lambda: train.repeats(y, 2048))
-    memory = train.Memory(24).to(device)
-    out["memory, looked up, [64, 2048]"] = attempt(lambda: memory(y))
-    out["memory, written, [64, 2048]"] = attempt(lambda: memory.learn(y, y))
-    out["first places, [64, 2048]"] = attempt(lambda: train.first_place(y, 8192))
+    weight = torch.randn(8192, 640, device=device, requires_grad=True)
+    loss = functools.partial(kernels.softcapped_cross_entropy, x, weight, y, train.SOFTCAP)
+    out["head and loss, [64, 2048, 640] -> 8192"] = attempt(lambda: loss().backward())
     for m, n in ((1920, 640), (640, 640), (2560, 640), (640, 2560)):
         g = torch.randn(9, m, n, device=device)
         out[f"orthogonalising 9 of [{m}, {n}]"] = attempt(

@@ -33,16 +33,6 @@ FACTS += (
 )
 FACTS += " device_name torch seal"
 CONTROL = "plain"
-PLAIN_HEAD = """def repeats(tokens, n):
-    nothing = torch.zeros(len(tokens), n, COPY, dtype=torch.int64, device=tokens.device)
-    return nothing, nothing > 0
-
-
-def first_place(tokens, vocab_size):
-    return torch.full((len(tokens), vocab_size), torch.inf, device=tokens.device)
-
-
-"""  # of train.py without its copying and without its bonus for what stood in the row
 
 
 def presets(**changes):
@@ -51,14 +41,18 @@ def presets(**changes):
 
 
 class Variant(NamedTuple):
-    """A contestant: a file, its knobs overridden by lines of code."""
+    """A contestant: a file of a tree, its knobs overridden by lines of code."""
 
     name: str
     file: str
     override: str = ""
+    root: Path = ROOT
 
     def text(self):
-        text, guard = (ROOT / self.file).read_text(encoding="utf-8"), 'if __name__ == "__main__":'
+        text, guard = (
+            (self.root / self.file).read_text(encoding="utf-8"),
+            'if __name__ == "__main__":',
+        )
         return text.replace(guard, f"{self.override}\n{guard}") if self.override else text
 
 
@@ -73,11 +67,11 @@ class Stage(NamedTuple):
     overhead: int = 90
 
 
-def run_once(text, stage, seed, device):
+def run_once(variant, stage, seed, device):
     """The facts of one run by hand, and the seconds until its first training step."""
     with tempfile.TemporaryDirectory() as folder:
         contestant, out = Path(folder) / "train.py", Path(folder) / "out"
-        contestant.write_text(text, encoding="utf-8")
+        contestant.write_text(variant.text(), encoding="utf-8")
         told = {
             "ARENA": stage.arena,
             "SEED": seed,
@@ -89,7 +83,7 @@ def run_once(text, stage, seed, device):
         begin = time.monotonic()
         done = subprocess.run(
             [sys.executable, contestant],
-            env=environment | {"PYTHONPATH": str(ROOT)},
+            env=environment | {"PYTHONPATH": str(variant.root)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
@@ -107,7 +101,9 @@ def run_once(text, stage, seed, device):
 
 
 def key_of(stage, variant, seed):
-    source = hashlib.sha256(variant.text().encode()).hexdigest()[:10]
+    files = [variant.root / "prepare.py", *sorted((variant.root / "ratchet/arena").rglob("*.py"))]
+    contract = "".join(file.read_text(encoding="utf-8") for file in files)
+    source = hashlib.sha256((variant.text() + contract).encode()).hexdigest()[:10]
     return f"{stage.name} {stage.arena} {stage.budget} {variant.name} {source} seed {seed}"
 
 
@@ -124,7 +120,7 @@ def measure(stages, path, device, minutes):
                     continue
                 if time.monotonic() + float(stage.budget[:-1]) + stage.overhead > stop:
                     return False
-                runs[key] = facts = run_once(variant.text(), stage, seed, device)
+                runs[key] = facts = run_once(variant, stage, seed, device)
                 write_json(path, runs)
                 shown = {
                     k: facts.get(k) for k in ("status", "val_bpb", "tokens_per_second", "steps")

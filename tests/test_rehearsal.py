@@ -18,6 +18,8 @@ from rich.console import Console
 from test_train import SMALL, start
 
 import train
+from ratchet.arena import kernels
+from ratchet.arena.hardware import compiling
 from ratchet.arena.hardware.device import matmul_peak, tensors_on
 from ratchet.arena.progress import ProgressLine
 from ratchet.arena.rehearsal import compile_events
@@ -132,7 +134,7 @@ def test_what_was_being_compiled_before_breaks_nothing(monkeypatch):
 
 def test_a_rehearsal_needs_no_compiler(run, model, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch._dynamo.callback", raising=False)
-    run.rehearse(lambda x, y: None, 2, model, parts=3)
+    run.rehearse(lambda x, y: None, 2, model)
     assert run.flops_per_token > 0
 
 
@@ -159,9 +161,9 @@ def test_a_type_without_units_for_it_is_not_measured_with_large_matrices(monkeyp
     [
         ("20s", 2, "bfloat16", []),
         ("60s", 2, "bfloat16", ["loss"]),
-        ("300s", 2, "bfloat16", ["loss", "block", "norm"]),
-        ("300s", 16, "bfloat16", ["loss", "block", "norm", "muon"]),
-        ("1e6tok", 2, "bfloat16", ["loss", "block", "norm"]),
+        ("300s", 2, "bfloat16", ["loss", "block"]),
+        ("300s", 16, "bfloat16", ["loss", "block", "muon"]),
+        ("1e6tok", 2, "bfloat16", ["loss", "block"]),
         ("300s", 2, "float32", []),
         ("300s", 8, "float32", ["loss", "block"]),
     ],
@@ -172,33 +174,84 @@ def test_a_part_is_compiled_where_the_budget_earns_it_back(
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     monkeypatch.setattr(run.arena, "seconds", 300)
     run = Run(run.arena, torch.device("cpu"), 0, budget, run.folder)
-    assert train.worth_compiling(run, getattr(torch, dtype)) == parts
+    seconds = run.time_limit or run.arena.seconds
+    worth = compiling.worth_compiling(declared(dtype), run.device, seconds)
+    assert [part.name for part in worth] == parts
 
 
-def test_all_is_compiled_on_a_gpu(run):
-    run.device = torch.device("cuda:0")
-    assert train.worth_compiling(run, torch.bfloat16) == [*train.COMPILED]
+def declared(dtype):
+    model = train.GPT(**(SMALL | {"dtype": dtype}))
+    return train.compilable_parts(model, train.make_optimizers(model)[0])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
-@pytest.mark.parametrize("works, ends", [(True, [["loss"]]), (False, [["loss"], []])])
-def test_what_can_not_be_compiled_fails_unless_nothing_can(run, monkeypatch, works, ends):
-    """Else an agent would never learn that its edit runs uncompiled."""
+def test_all_is_compiled_on_a_gpu():
+    parts = declared("bfloat16")
+    assert compiling.worth_compiling(parts, torch.device("cuda:0"), 1) == parts
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad")  # the compiler's own
+def test_what_is_compiled_computes_the_same_and_can_be_undone():
+    torch.manual_seed(0)
     model = train.GPT(**SMALL)
-    model.init_weights()
-    optimizers, tried = train.make_optimizers(model), []
+    muon, *_ = train.make_optimizers(model)
+    x, y = torch.randint(512, (2, 2, 64))
+    eager = model(x, y).item()
+    before = kernels.loss_and_slope, muon.update
+    undo = compiling.compile_parts(train.compilable_parts(model, muon)[:1])
+    assert kernels.loss_and_slope is not before[0] and muon.update is before[1]
+    assert model(x, y).item() == pytest.approx(eager, abs=1e-5)
+    undo()
+    assert (kernels.loss_and_slope, muon.update) == before
+    assert model(x, y).item() == eager
 
-    def rehearse(step, rows, model, *optimizers, parts):
-        tried.append(["loss"] if parts else [])
-        if parts:
+
+@pytest.mark.parametrize("works, ends", [(True, [1]), (False, [1, 0])])
+def test_what_can_not_be_compiled_fails_unless_nothing_can(run, model, monkeypatch, works, ends):
+    """Else an agent would never learn that its edit runs uncompiled."""
+    tried = []
+
+    def compile_parts(parts):
+        tried.append(len(parts))
+        return lambda: tried.append(0)
+
+    def step(x, y):
+        if tried[-1]:
             raise RuntimeError("no")
 
-    run.rehearse = rehearse
-    monkeypatch.setattr(train, "worth_compiling", lambda run, dtype: ["loss"])
-    monkeypatch.setattr(train, "compiler_works", lambda device: works)
+    monkeypatch.setattr(compiling, "worth_compiling", lambda parts, *_: parts)
+    monkeypatch.setattr(compiling, "compile_parts", compile_parts)
+    monkeypatch.setattr(compiling, "compiler_works", lambda device: works)
+    part = compiling.Part("model", [model], 1, 1, 1.0)
     with pytest.raises(RuntimeError) if works else nullcontext():
-        train.rehearse(run, model, optimizers, 2)
+        run.rehearse(step, 2, model, parts=[part])
     assert tried == ends
+
+
+def test_a_step_that_does_not_fit_into_memory_goes_through_fewer_rows(run, model, capsys):
+    seen = []
+
+    def step(x, y):
+        for piece, _, share in run.pieces(x, y):
+            seen.append((len(piece), share))
+            if len(piece) > 2:
+                raise torch.OutOfMemoryError
+
+    run.rehearse(step, 8, model, calls=1)
+    assert seen == [(8, 1.0), (4, 0.5), *[(2, 0.25)] * 4]
+    assert "a step goes through 2 rows at a time" in capsys.readouterr().out
+
+
+def test_a_step_that_never_fits_says_so(run, model):
+    def step(x, y):
+        for _ in run.pieces(x, y):
+            raise torch.OutOfMemoryError
+
+    def step_without_pieces(x, y):
+        raise torch.OutOfMemoryError
+
+    for each in (step_without_pieces, step):
+        with pytest.raises(torch.OutOfMemoryError):
+            run.rehearse(each, 8, model, calls=1)
 
 
 @pytest.mark.slow
@@ -291,9 +344,16 @@ def test_the_text_has_been_seen_is_said_only_when_it_has(arena, monkeypatch, cap
     run = Run(arena, torch.device("cpu"), 0, "0.001s", tmp_path)
     run.rehearse = lambda *args, **options: None
     submitted = []
-    run.submit = lambda *args: submitted.append(run.steps) or {}
+    run.submit = lambda *args: submitted.append(run.steps) or run._log.close()
     monkeypatch.setattr("prepare.enter", lambda: run)
-    monkeypatch.setattr(train, "PRESETS", {"small": train.PRESETS["small"] | {"memory": 4}})
     train.main()
     assert submitted == [1] and "has been seen" not in capsys.readouterr().out
     assert math.isfinite(json.loads((tmp_path / "curve.jsonl").read_text("utf-8"))["loss"])
+
+
+def test_training_ends_after_its_epochs_and_says_so(arena, capsys, tmp_path):
+    run = Run(arena, torch.device("cpu"), 0, "300s", tmp_path)
+    seen = [run.progress for _ in run.batches(8, epochs=1 / 64)]
+    assert 0 <= run.tokens - arena.train_tokens / 64 < 8 * 64
+    assert seen[0] < 0.1 and seen == sorted(seen) and seen[-1] > 0.9 and run.progress == 1
+    assert "has been seen 0.015625 times" in capsys.readouterr().out

@@ -129,7 +129,7 @@ def test_a_server_that_does_not_answer_costs_the_curves_and_no_more(
         monkeypatch.setenv(f"WANDB_{name}", value)
     monkeypatch.setattr("ratchet.arena.log.WANDB_SECONDS", 1)
     run = Run(arena, torch.device("cpu"), 0, "1s", tmp_path)
-    assert wandb_run(run, {"depth": 3}) is None
+    assert wandb_run(run) is None
     said = "".join(capsys.readouterr())
     assert said.count("\n") == 1 and "wandb gets no curves of this run: Timed out" in said
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]

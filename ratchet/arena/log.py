@@ -1,11 +1,86 @@
-"""The log of a run."""
+"""The log of a training: curve.jsonl, a line for whoever watches, wandb where it is asked for."""
 
+import json
+import math
 import os
+from collections import deque
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ratchet.arena.files import Refused, describe_error
 from ratchet.arena.progress import console
 
 WANDB_SECONDS = 15  # longest wait for a server of wandb, before and after the training
+LAG = 3  # steps after which the loss of a GPU is read: by then its copy is there, nothing waits
+SECONDS_BETWEEN_LINES = 0.2, 10  # in a terminal, elsewhere
+
+
+class TrainingLog:
+    """Loss, speed and time left of a Run: a live line in a terminal, else a plain one every 10 s.
+
+    A line of curve.jsonl: {"step": 7, "tokens": 28672, "seconds": 1.52, "loss": 7.31}; loss in nats
+    a token.
+    """
+
+    def __init__(self, run, wandb=None):
+        self.run, self.wandb = run, wandb
+        self.pending, self.smooth, self.next_line = deque(), None, 0.0
+        self.limit = 2 * math.log(run.arena.vocab_size)
+        self.curve = open(run.folder / "curve.jsonl", "w", encoding="utf-8")
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+        self.live = Progress(*columns, console=console) if console.is_terminal else None
+        if self.live:
+            self.live.start()
+            self.task = self.live.add_task("training", total=1.0)
+
+    def add(self, loss):
+        """Note the mean loss of the step that has just been made: a tensor of one number, in nats."""
+        lag = LAG * (loss.device.type != "cpu")
+        loss = loss.detach().to("cpu", non_blocking=True)
+        self.pending.append((self.run.steps, self.run.tokens, self.run.seconds, loss))
+        if len(self.pending) > lag:
+            self._write(*self.pending.popleft())
+
+    def _write(self, step, tokens, seconds, loss):
+        loss = loss.item()
+        if not loss < self.limit:
+            self.pending.clear()
+            self.close()
+            limit = f"it should stay below {self.limit:.1f}"
+            self.run.fail(f"the loss is {loss:.3g} at step {step}, {limit}")
+        self.smooth = loss if self.smooth is None else 0.9 * self.smooth + 0.1 * loss
+        point = {"step": step, "tokens": tokens, "seconds": round(seconds, 3), "loss": loss}
+        self.curve.write(json.dumps(point) + "\n")
+        if self.wandb:
+            self.wandb.log(point, step=step)
+        if step and seconds >= self.next_line:
+            self.next_line = seconds + SECONDS_BETWEEN_LINES[self.live is None]
+            self._show(step, tokens / seconds)
+
+    def _show(self, step, rate):
+        mfu = 100 * rate * self.run.flops_per_token / (self.run.peak_flops or math.inf)
+        line = f"step {step}  loss {self.smooth:.4f}  {rate:,.0f} tokens/s  mfu {mfu:.1f}%"
+        progress = self.run.progress
+        if self.live:
+            self.live.update(self.task, completed=progress, description=line)
+        else:
+            left = self.run.seconds * (1 / max(progress, 1e-9) - 1)
+            print(f"{100 * progress:5.1f}%  {line}  {left:.0f} s left", flush=True)
+
+    def close(self, config=None):
+        """Write what is pending, end the live line. config: that of the model, for wandb."""
+        while self.pending:
+            self._write(*self.pending.popleft())
+        if self.live:
+            self.live.stop()
+        self.curve.close()
+        if self.wandb and isinstance(config, dict):
+            self.wandb.config.update(config)
 
 
 def wandb_settings(wanted=False):
@@ -43,16 +118,16 @@ def wandb_settings(wanted=False):
     return settings
 
 
-def wandb_run(run, config):
+def wandb_run(run):
     """A run of wandb to log curves to, if it is asked for; else None, also where no server answers.
 
-    The latter is said in a line. config: a dict; the conditions of the run are added.
+    The latter is said in a line.
     """
     if not (settings := wandb_settings()):
         return None
     import wandb
 
-    config = config | {"arena": run.arena.name, "seed": run.seed, "budget": run.budget}
+    config = {"arena": run.arena.name, "seed": run.seed, "budget": run.budget}
     try:
         return wandb.init(
             settings=settings, dir=str(run.folder), name=run.folder.name, config=config

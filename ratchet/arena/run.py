@@ -1,7 +1,9 @@
 """A run: its conditions, its clock. What train.py calls."""
 
 import atexit
+import itertools
 import json
+import math
 import os
 import random
 import re
@@ -35,10 +37,11 @@ from ratchet.arena.files import (
     replace_file,
     write_json,
 )
+from ratchet.arena.hardware import compiling
 from ratchet.arena.hardware.cpu import settle
 from ratchet.arena.hardware.device import device_name, matmul_peak, synchronize, tensors_on, use
-from ratchet.arena.hardware.distributed import peers
-from ratchet.arena.log import wandb_settings
+from ratchet.arena.hardware.distributed import peers, sum_gradients
+from ratchet.arena.log import TrainingLog, wandb_run, wandb_settings
 from ratchet.arena.progress import ProgressLine, console
 from ratchet.arena.rehearsal import compile_events, inspect_model, save_weights, snapshot
 from ratchet.arena.rows import row_order
@@ -72,38 +75,71 @@ class Run:
             None  # seconds on the clock of the first of several processes when this step began
         )
         self.steps, self.tokens, self.flops_per_token, self.peak_flops = 0, 0, 0, 0
+        self._epochs, self._piece_rows, self._in_pieces = math.inf, None, False
+        self._log, self._wandb = None, None
         self._queue = []  # events of the steps that the GPU may still be working on
         referee = os.environ.get("RATCHET_REFEREE")  # its end of a socket, where there is a referee
         self._referee = referee and socket.socket(fileno=int(referee))
 
-    def rehearse(self, step, rows, model, *optimizers, calls=3, parts=0):
+    def rehearse(self, step, rows, model, *optimizers, parts=(), calls=3):
         """Call step(x, y) on random tokens [rows, T], untimed, so that all is compiled before the
         clock runs.
 
         Then model, optimizers and random number generators are put back bit for bit, gradients are
         cleared. Sets `flops_per_token`, counted, and `peak_flops`, measured; sees how long it takes
         to save the model, as the budget must have room for that. Ends the run after REHEARSAL_SECONDS
-        seconds. parts: how many graphs torch.compile will make, where that is known: then time left
-        is estimated.
+        seconds. parts: compiling.Part of what torch.compile may make faster; what the budget does
+        not earn back stays as it is, and all where there is no compiler. A step that does not fit
+        into memory goes through pieces() of half as many rows.
         """
+        _, processes = peers()
+        if rows % processes:
+            what = f"{rows} rows of a step can't be shared by {processes} processes"
+            raise Refused(f"{what}: start another number")
+        self._piece_rows = rows // processes
+        worth = compiling.worth_compiling(parts, self.device, self.time_limit or self.arena.seconds)
+        if eager := ", ".join(part.name for part in parts if part not in worth):
+            print(f"not compiled, as a budget of {self.budget} does not earn it back here: {eager}")
+        undo = compiling.compile_parts(worth)
+        while True:
+            try:
+                return self._rehearse(step, rows, model, optimizers, calls, worth)
+            except torch.OutOfMemoryError:
+                if not self._in_pieces or self._piece_rows == 1 or processes > 1:
+                    raise
+                self._halve_pieces()
+            except Exception as error:  # of this code, or as there is no C++ compiler
+                if not worth or compiling.compiler_works(self.device):
+                    raise
+                why = f"{type(error).__name__}; is there a C++ compiler, like g++?"
+                print(f"torch.compile does not work here, running without ({why})")
+                undo()
+                worth = []
+
+    def _rehearse(self, step, rows, model, optimizers, calls, parts):
+        """rehearse() once: raises what the step raises, and leaves everything as it was."""
         begin = time.monotonic()
         self._tell(phase="rehearsal")
         restore = snapshot(model, optimizers)
         limit = threading.Timer(REHEARSAL_SECONDS, self._end_rehearsal)
         limit.daemon = True
         limit.start()
+        graphs, name = sum(part.graphs for part in parts), "rehearsing on random tokens, not timed"
         try:
-            with (
-                ProgressLine("rehearsing on random tokens, not timed") as line,
-                compile_events(line, parts),
-            ):
-                self._rehearse(step, rows, model, calls)
+            with ProgressLine(name) as line, compile_events(line, graphs):
+                self._try_steps(step, rows, model, calls)
         finally:
             limit.cancel()
             restore()
             self.rehearsal_seconds += time.monotonic() - begin
 
-    def _rehearse(self, step, rows, model, calls):
+    def _halve_pieces(self):
+        torch._dynamo.reset()  # else both shapes count towards the compiler's limit of variants
+        self._piece_rows //= 2
+        rows = self._piece_rows
+        print(f"no memory for {2 * rows} rows at once: a step goes through {rows} rows at a time")
+
+    def _try_steps(self, step, rows, model, calls):
         seen = inspect_model(model, self.arena.context, self.arena.vocab_size, self.device)
         self.flops_per_token = seen["flops_per_token"]
         self.peak_flops, self.peak_of = matmul_peak(self.device)
@@ -153,10 +189,46 @@ class Run:
 
     @property
     def progress(self):
-        """The share of the budget that is spent, in [0, 1]: what schedules are made of."""
-        return min(
-            1.0, self._share(self.tokens, self.seconds if self._told is None else self._told)
-        )
+        """The share of the training that is over, in [0, 1]: what schedules are made of.
+
+        Of the budget or, if they end sooner, of the epochs that batches() was told.
+        """
+        spent = self._share(self.tokens, self.seconds if self._told is None else self._told)
+        return min(1.0, max(spent, self.epoch / self._epochs))
+
+    @property
+    def epoch(self):
+        """Passes over the training text so far. Example: 1.5 in the middle of the second."""
+        return self.tokens / self.arena.train_tokens
+
+    def pieces(self, x, y):
+        """Yield (x, y, share) of this process's rows of a step, in pieces that fit into memory.
+
+        share: of the step's loss, rows of the piece / rows of the step. See rehearse().
+        """
+        rank, processes = peers()
+        rows, self._in_pieces = self._piece_rows or len(x) // processes, True
+        pieces = zip(x.split(rows), y.split(rows))
+        for piece_x, piece_y in itertools.islice(pieces, rank, None, processes):
+            yield piece_x, piece_y, len(piece_x) / len(x)
+
+    def sum_gradients(self, model, *more):
+        """Replace gradients, and more tensors, by their sums over all processes of this run.
+
+        A sparse gradient has equally many rows in all of them.
+        """
+        sum_gradients(model, *more)
+
+    def log(self, loss):
+        """Note the mean loss of a step, a tensor, in nats a token; call it within batches().
+
+        Writes curve.jsonl, a line for whoever watches, wandb where it is asked for. A loss that is
+        not finite, or twice that of a model that knows nothing, ends the run: status crash, exit
+        code 1.
+        """
+        if not self._log:
+            self._log = TrainingLog(self, self._wandb)
+        self._log.add(loss)
 
     def _may_step(self, tokens):
         """True if the budget has room for one more step; there is always room for the first."""
@@ -185,14 +257,16 @@ class Run:
         # done
         return [tensor.pin_memory() for tensor in batch] if self.device.type == "cuda" else batch
 
-    def batches(self, rows, documents=False):
+    def batches(self, rows, documents=False, epochs=math.inf):
         """Yield (x, y), int64 [rows, T] on the device, until the budget is spent. The first starts
         the clock.
 
         Every row begins with BOS (token 0) and every token is a target once an epoch.
         documents=True adds where documents begin in x.flatten(), then its length: int32 [n + 1],
-        the cu_seqlens of varlen_attn.
+        the cu_seqlens of varlen_attn. epochs: passes over the text after which it ends, though
+        there be budget left.
         """
+        self._epochs = epochs
         if self._unit == "flop" and not self.flops_per_token:
             raise RuntimeError(
                 "a FLOP budget needs run.rehearse(step, rows, model), which counts FLOPs"
@@ -218,6 +292,10 @@ class Run:
                 self._bound_queue()
                 self.steps, self.tokens = self.steps + 1, self.tokens + rows * context
                 self._durations.append(self.seconds - begin)
+                if self.epoch >= epochs:
+                    seen = f"the text has been seen {epochs:g} times"
+                    print(f"{seen}: training ends before the budget")
+                    return
 
     def _start_clock(self):
         """Open train.tokens. A referee starts its own clock and hands it over: it can't be seen
@@ -291,6 +369,8 @@ class Run:
             self.fail(f"no step was trained, so there is nothing to score: {why}; start it again")
         synchronize(self.device)
         facts = self.facts()
+        if self._log:
+            self._log.close(config)
         if distributed.is_initialized():
             rank, _ = peers()
             distributed.barrier()
@@ -304,12 +384,16 @@ class Run:
             self._referee.recv(1)  # the clock stops, this process ends
             raise SystemExit
         write_json(self.folder / "run.json", facts | {"unscored_seconds": time.monotonic() - T0})
+        return self._have_scored(facts["train_seconds"])
+
+    def _have_scored(self, train_seconds):
+        """Have prepare.py score what is in the folder, in a process of its own; returns the result."""
         if self.device.type == "cuda":
             for tensor in tensors_on("cuda"):
                 tensor.untyped_storage().resize_(0)
             torch.cuda.empty_cache()
         steps = f"{self.steps} step{'s' * (self.steps > 1)}"
-        console.print(f"trained {steps} in {facts['train_seconds']:.1f} s; scoring {self.folder}")
+        console.print(f"trained {steps} in {train_seconds:.1f} s; scoring {self.folder}")
         try:
             if code := subprocess.run(
                 [sys.executable, ROOT / "prepare.py", "score", self.folder]
@@ -318,6 +402,9 @@ class Run:
         except KeyboardInterrupt:  # the scorer had it, too, and says what to do
             raise SystemExit(130) from None
         result = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
+        if self._wandb:
+            self._wandb.summary["val_bpb"] = result["val_bpb"]
+            self._wandb.finish()
         print_outlook(result)
         return result
 
@@ -409,6 +496,7 @@ def open_run(conditions):
     for plant in (random.seed, np.random.seed, torch.manual_seed):
         plant(seed)
     run = Run(arena, device, seed, budget or f"{arena.seconds}s", folder)
+    run._wandb = wandb_run(run)
     console.print(
         f"arena {name} ({arena.seal}), seed {seed}, budget {run.budget}, output in {folder}"
     )

@@ -1,6 +1,7 @@
 """Export: a trained model as a folder that the `transformers` library loads."""
 
 import ast
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from ratchet.model import sample
 BOS = "<|bos|>"
 MODELLING = '''
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # For transformers
 
 import torch  # noqa: E402
@@ -182,9 +183,7 @@ def rename(old, new, prefix):
 
 def modelling(text, name):
     """The source of a modelling file around the class `name` of a train.py. Raises Refused."""
-    kept = closure(ast.parse(text).body, name)
-    lines = text.splitlines()
-    parts = ["\n".join(lines[first_line(node) - 1 : node.end_lineno]) for node in kept]
+    kept = closure(ast.parse(text).body, {name})
     used = {
         n.attr
         for node in kept
@@ -197,12 +196,29 @@ def modelling(text, name):
         )
     if name not in {node.name for node in kept if isinstance(node, ast.ClassDef)}:
         raise Refused(f"the model is a {name}, which is no class of train.py: it can't be exported")
+    imports, rest = sources_of(text, {name})
     stub = ["class prepare:\n    BOS = 0"] if used else []
-    imports = [isinstance(node, ast.Import | ast.ImportFrom) for node in kept]
-    heads = "\n".join(part for part, is_import in zip(parts, imports) if is_import)
-    rest = stub + [part for part, is_import in zip(parts, imports) if not is_import]
     title = '"""The model, as its train.py had it, and what transformers wants around it."""'
-    return f"{title}\n\n{heads}\n\n" + "\n\n\n".join(rest) + MODELLING.replace("{{class}}", name)
+    heads = "\n".join(dict.fromkeys(imports))
+    return (
+        f"{title}\n\n{heads}\n\n"
+        + "\n\n\n".join(stub + rest)
+        + MODELLING.replace("{{class}}", name)
+    )
+
+
+def sources_of(text, names):
+    """(imports, other statements) of a file that `names` need, each as text; kernels are copied in."""
+    lines, imports, rest = text.splitlines(), [], []
+    for node in closure(ast.parse(text).body, names):
+        source = "\n".join(lines[first_line(node) - 1 : node.end_lineno])
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("ratchet.arena."):
+            kernels = Path(importlib.util.find_spec(node.module).origin).read_text(encoding="utf-8")
+            inner = sources_of(kernels, {alias.name for alias in node.names})
+            imports, rest = imports + inner[0], rest + inner[1]
+        else:
+            (imports if isinstance(node, ast.Import | ast.ImportFrom) else rest).append(source)
+    return imports, rest
 
 
 def is_prepare(node):
@@ -226,11 +242,11 @@ def defined(node):
     }
 
 
-def closure(body, name):
-    """The statements of a file that `name` needs, in their order, without those that import
+def closure(body, names):
+    """The statements of a file that `names` need, in their order, without those that import
     prepare.
     """
-    wanted, seen = {name}, set()
+    wanted, seen = set(names), set()
     while wanted - seen:
         seen |= wanted
         for node in body:

@@ -60,3 +60,20 @@ def tensors_on(device_type):
     """All tensors of this process on such a device. isinstance() would raise on a dead weak proxy."""
     tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
     return [tensor for tensor in tensors if tensor.device.type == device_type]
+
+
+def fastest_dtype(device: torch.device) -> str:
+    """The name of the faster type of matrix products: "bfloat16" where the hardware has it, or
+    "float32".
+
+    A CPU is asked by trying, for some milliseconds.
+    """
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    seconds = dict.fromkeys((torch.bfloat16, torch.float32), math.inf)
+    for dtype in [*seconds] * 5:
+        a = torch.randn(512, 512, device=device).to(dtype)
+        begin = time.perf_counter()
+        (a @ a).sum().item()
+        seconds[dtype] = min(seconds[dtype], time.perf_counter() - begin)
+    return "bfloat16" if seconds[torch.bfloat16] < seconds[torch.float32] else "float32"

@@ -20,17 +20,23 @@ def gather(tensor):
     return torch.cat(parts)
 
 
-def shared(part, own, size):
-    """[size, ...] from what each process has of it: part = whole[own], own a slice, no two alike."""
+def own_share(stack: torch.Tensor) -> torch.Tensor:
+    """What of stack [K, ...] is this process's work: every n-th of n processes, all if it is alone."""
+    rank, processes = peers()
+    return stack[rank::processes]
+
+
+def join_shares(share: torch.Tensor, size: int) -> torch.Tensor:
+    """The whole [size, ...], given to each process what own_share() of it became there."""
     if not distributed.is_initialized():
-        return part
-    whole = part.new_zeros(size, *part.shape[1:])
-    whole[own] = part
+        return share
+    whole = share.new_zeros(size, *share.shape[1:])
+    own_share(whole).copy_(share)
     distributed.all_reduce(whole)
     return whole
 
 
-def add_gradients(model, *more):
+def sum_gradients(model, *more):
     """Replace gradients, and more tensors, by their sums over all processes.
 
     A sparse gradient has equally many rows in all of them.

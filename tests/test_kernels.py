@@ -1,0 +1,65 @@
+"""kernels.py: every fused kernel against its plain twin, and that against a loop."""
+
+import math
+
+import pytest
+import torch
+
+from ratchet.arena import kernels
+
+
+@pytest.mark.parametrize("window", [1, 5, 16, 40])
+def test_attention_equals_a_loop_over_positions(window, monkeypatch):
+    monkeypatch.setattr(kernels, "QUERIES", 6)  # three blocks, the last one shorter
+    q, k, v = torch.randn(3, 2, 16, 3, 8)
+    plain = kernels.plain_attention(q, k, v, window)
+    for t in range(16):
+        seen = slice(max(0, t - window + 1), t + 1)
+        scores = torch.einsum("bhd,bshd->bhs", q[:, t], k[:, seen]) / math.sqrt(8)
+        expected = torch.einsum("bhs,bshd->bhd", scores.softmax(-1), v[:, seen])
+        torch.testing.assert_close(plain[:, t], expected)
+    torch.testing.assert_close(kernels.causal_attention(q, k, v, window), plain)
+
+
+@pytest.mark.parametrize("window", [1, 5, 16, 40])
+@pytest.mark.parametrize("latest", [1, 3, 15])
+def test_attention_of_the_latest_tokens_is_the_end_of_that_of_all(window, latest):
+    q, k, v = torch.randn(3, 2, 16, 3, 8)
+    whole = kernels.causal_attention(q, k, v, window)
+    some = kernels.causal_attention(q[:, -latest:], k, v, window)
+    torch.testing.assert_close(some, whole[:, -latest:])
+    torch.testing.assert_close(kernels.plain_attention(q[:, -latest:], k, v, window), some)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+@pytest.mark.parametrize("window", [100, 200])
+def test_compiled_attention_has_the_gradients_of_its_twin(window):
+    inputs, grads = torch.randn(3, 2, 200, 2, 16), []
+    compiled = torch.compile(kernels.causal_attention, dynamic=False)
+    for attention in (compiled, kernels.plain_attention):
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        attention(*leaves, window).square().sum().backward()
+        grads.append([leaf.grad for leaf in leaves])
+    torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("rows, context, vocab_size, piece", [(1, 1, 5, 8), (3, 37, 501, 50)])
+def test_the_loss_and_its_gradients_are_those_of_its_twin(
+    rows, context, vocab_size, piece, compiled, monkeypatch
+):
+    torch.manual_seed(0)
+    monkeypatch.setitem(kernels.LOSS_TOKENS, "cpu", piece)
+    if compiled:
+        made = torch.compile(kernels.loss_and_slope, dynamic=False)
+        monkeypatch.setattr(kernels, "loss_and_slope", made)
+    inputs = torch.randn(rows, context, 24), torch.randn(vocab_size, 24)
+    inputs[1][0] *= 100  # logits far beyond the cap
+    targets, results = torch.randint(vocab_size, (rows, context)), []
+    for loss_of in (kernels.softcapped_cross_entropy, kernels.plain_cross_entropy):
+        x, weight = (t.clone().requires_grad_() for t in inputs)
+        loss = loss_of(x, weight, targets, 15.0)
+        (3 * loss).backward()
+        results.append((loss.detach(), x.grad, weight.grad))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
