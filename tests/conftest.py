@@ -94,9 +94,9 @@ def halves(monkeypatch):
     """The names of two devices that share no core, though the machine's cores be threads of one."""
     if len(cores_of("cpu")) < 2:
         pytest.skip("one core can't be shared out")
-    monkeypatch.setattr(
-        "ratchet.referee.devices.cores.SYS", Path("/nonexistent")
-    )  # cores all alike, no quota
+    nothing = Path("/nonexistent")  # cores all alike, no quota
+    monkeypatch.setattr("ratchet.referee.devices.cores.SYS", nothing)
+    monkeypatch.setattr("ratchet.arena.hardware.quota.CGROUPS", nothing)
     monkeypatch.setattr(
         "ratchet.referee.devices.cores.CORES", [[number] for number in sorted(cores_of("cpu"))]
     )

@@ -19,10 +19,10 @@ from rich.console import Console
 from prepare import in_child, main, prepare
 from ratchet.arena.definition import ARENAS, FILES, load_arena
 from ratchet.arena.files import Refused, cache_folder, describe_error, work_folder, write_json
-from ratchet.arena.hardware.cpu import cgroup_cores, limit_threads, usable_cores
+from ratchet.arena.hardware.cpu import limit_threads, usable_cores
+from ratchet.arena.hardware.quota import cgroup_quota
 from ratchet.arena.progress import reading_line
 from ratchet.arena.text.corpus import WORKERS, Corpus, documents
-from ratchet.referee.devices.cores import cpu_quota
 from ratchet.referee.devices.lock import hold_device
 from ratchet.referee.environment import inherited_environment
 
@@ -190,11 +190,9 @@ QUOTAS = {
 @pytest.mark.parametrize("name", QUOTAS)
 def test_the_quota_of_control_groups_is_read_along_their_path(name, tmp_path, monkeypatch):
     member, files, expected = QUOTAS[name]
-    places = groups(tmp_path, member, files)
-    assert cgroup_cores(*places) == expected
-    monkeypatch.setattr("ratchet.referee.devices.cores.SYS", tmp_path)
-    monkeypatch.setattr("ratchet.referee.devices.cores.CGROUPS", places[1])
-    assert cpu_quota() == expected
+    for name, path in zip(("CGROUPS", "MEMBERSHIPS"), groups(tmp_path, member, files)):
+        monkeypatch.setattr(f"ratchet.arena.hardware.quota.{name}", path)
+    assert cgroup_quota() == expected
 
 
 @pytest.mark.parametrize(
@@ -227,7 +225,7 @@ def test_usable_cores_are_those_of_the_smallest_grant(allowed, quota, slurm, exp
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_CPUS_{name}", value)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(allowed)}, raising=False)
-    monkeypatch.setattr("ratchet.arena.hardware.cpu.cgroup_cores", lambda: quota)
+    monkeypatch.setattr("ratchet.arena.hardware.quota.cgroup_quota", lambda: quota)
     assert usable_cores() == expected
 
 

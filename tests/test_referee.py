@@ -18,6 +18,7 @@ import pytest
 from conftest import ROOT, make_repository
 
 from ratchet.arena.files import Refused, cache_folder
+from ratchet.arena.hardware.quota import cpu_quota
 from ratchet.executors import registry
 from ratchet.experiments import sources
 from ratchet.referee import (
@@ -32,7 +33,7 @@ from ratchet.referee import (
 )
 from ratchet.referee.devices import cores
 from ratchet.referee.devices.choice import choose_device, describe_device, list_devices
-from ratchet.referee.devices.cores import cores_of, cpu_quota, pinned_to
+from ratchet.referee.devices.cores import cores_of, pinned_to
 from ratchet.referee.devices.lock import hold_device
 from ratchet.referee.devices.nvidia import open_gpu
 from ratchet.referee.folders import copy_regular_files, remove_folder
@@ -354,6 +355,7 @@ def test_cores_that_are_not_alike_and_quotas_are_told(halves, tmp_path, monkeypa
     """Halves with other cores are devices of another kind; a quota can't be shared out."""
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr("ratchet.referee.devices.cores.SYS", tmp_path)
+    monkeypatch.setattr("ratchet.arena.hardware.quota.CGROUPS", tmp_path / "fs/cgroup")
     first, second = halves
     plain = describe_device(first)["device"]
     (folder := tmp_path / "devices/cpu_atom").mkdir(parents=True)

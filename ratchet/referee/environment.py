@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from ratchet.arena.files import ROOT
+from ratchet.arena.hardware.quota import cpu_quota
 from ratchet.referee import bytecode
-from ratchet.referee.devices.cores import cores_of, cpu_quota
+from ratchet.referee.devices.cores import cores_of
 from ratchet.referee.job import Job
 
 INHERITED = "PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP_NUM_THREADS"

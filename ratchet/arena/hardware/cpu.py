@@ -2,48 +2,21 @@
 
 import ctypes
 import functools
-import math
 import os
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-
-def cgroup_cores(groups=Path("/sys/fs/cgroup"), member=Path("/proc/self/cgroup")):
-    """How many cores' time control groups (versions 1 and 2) grant this process; infinity without a
-    limit.
-    """
-    granted = [math.inf]
-    memberships = member.read_text(encoding="utf-8").splitlines() if member.exists() else []
-    for _, controllers, path in (line.split(":", 2) for line in memberships):
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        folder = (
-            groups / controllers / path.lstrip("/")
-        )  # of version 1: in a container it may be above
-        for group in (folder, *folder.parents):
-            with suppress(OSError, ValueError):  # "max 100000": no limit; -1 in version 1
-                files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
-                words = " ".join((group / name).read_text(encoding="utf-8") for name in files)
-                quota, period = map(int, words.split())
-                granted += [quota / period] * (quota > 0)
-    return min(granted)
+from ratchet.arena.hardware.quota import cpu_quota
 
 
-def usable_cores():
-    """How many cores this process may keep busy: of its affinity, its control groups, its Slurm
-    job.
-    """
-    slurm = (os.environ.get(f"SLURM_CPUS_{name}", "") for name in ("PER_TASK", "ON_NODE"))
-    allowed = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(
-        1, int(min(allowed, cgroup_cores(), *(int(cores) for cores in slurm if cores.isdigit())))
-    )
+def usable_cores() -> int:
+    """How many cores this process may keep busy, at least one."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    allowed = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, int(min(allowed, cpu_quota())))
 
 
 def limit_threads():

@@ -6,8 +6,9 @@ import platform
 import sys
 
 from ratchet.arena.files import Refused
+from ratchet.arena.hardware.quota import cpu_quota
 from ratchet.referee.devices import cores
-from ratchet.referee.devices.cores import cores_of, cpu_quota
+from ratchet.referee.devices.cores import cores_of
 from ratchet.referee.devices.nvidia import open_gpu
 
 

@@ -1,19 +1,17 @@
 """The cores of the CPU that this process may use."""
 
-import math
 import os
 import platform
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 SHARE = r"cpu:(0|[1-9][0-9]{0,3})/([2-9]|[1-9][0-9]{1,3})"  # of the CPU: which, of how many
 SYS = Path("/sys")
-CGROUPS = Path("/proc/self/cgroup")  # the control groups that this process is in
 
 
 def physical_core(number: int) -> tuple[int, ...]:
@@ -72,27 +70,6 @@ def describe_classes(numbers: set[int]) -> str:
     counts = Counter(classes[number] for number in sorted(numbers))
     alike = len({*classes.values()}) == 1
     return "" if alike else ", ".join(f"{count} {name}" for name, count in counts.items())
-
-
-def cpu_quota() -> float:
-    """How many CPUs' time this process is granted by its control groups (versions 1 and 2).
-
-    A Slurm job that it is part of counts too. Infinity without a limit.
-    """
-    slurm = (os.environ.get(f"SLURM_CPUS_{name}", "") for name in ("PER_TASK", "ON_NODE"))
-    granted = [math.inf, *(int(cpus) for cpus in slurm if cpus.isdigit())]
-    memberships = CGROUPS.read_text("utf-8").splitlines() if CGROUPS.exists() else []
-    for _, controllers, path in (line.split(":", 2) for line in memberships):
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        folder = SYS / "fs/cgroup" / controllers / path.lstrip("/")
-        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
-        for group in (folder, *folder.parents):
-            with suppress(OSError, ValueError):  # "max 100000": no limit; -1 in version 1
-                words = " ".join((group / name).read_text("utf-8") for name in files)
-                most, period = map(int, words.split())
-                granted += [most / period] * (most > 0)
-    return min(granted)
 
 
 @contextmanager
