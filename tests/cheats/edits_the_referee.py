@@ -8,7 +8,7 @@ OPEN_AT = {"none"}
 
 
 def train(run, model, step):
-    with open(Path(sys.prefix).parent / "ratchet" / "referee.py", "r+b"):
+    with open(Path(sys.prefix).parent / "ratchet/referee/trial.py", "r+b"):
         pass  # a test of a judge leaves the judge alone
     for x, y in run.batches(8):
         step(x, y)
