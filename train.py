@@ -2,13 +2,15 @@
 
     uv run train.py
 
-The contract: load(folder) gives back a model that maps tokens [B, T] to logits [B, T, V], causal
-and stateless; main() enters, rehearses, trains on run.batches(), submits. All else is open.
+The contract (docs/contract.md): load(folder) returns a model that maps tokens [B, T] to logits
+[B, T, V], causal and stateless. main() calls enter, rehearse, batches and submit. Everything else
+is yours to change. run.rehearse() tries the step on random tokens, then restores weights and
+optimizers bit for bit. run.progress is the share of the budget, or of EPOCHS passes, that is spent.
 
-What nanoGPT has not: rotary positions, normed queries and keys, relu^2, vectors for n-grams and
-values, a cap on the logits, Muon, RowAdam. What is fused or compiled is in ratchet/arena.
+Not in nanoGPT: rotary positions, QK-norm, relu^2, embeddings of n-grams and values, softcapped
+logits, Muon, RowAdam. The fused kernels are in ratchet/arena/kernels.py, with their plain twins.
 
-Letters in shapes: B rows, T context, V vocabulary, C width, H heads, D head size, K matrices.
+Letters in shapes: B rows, T tokens, V vocabulary, C width, H heads, D head size, K matrices.
 """
 
 import json
@@ -31,15 +33,15 @@ from ratchet.arena.kernels import causal_attention, softcapped_cross_entropy
 
 PRESETS = {
     "large": dict(  # on CUDA, in any arena but pocket: 2^17 tokens of climbmix a step
-        rows=64,  # of a step
+        batch_size=64,  # rows in a step
         depth=9,  # layers
         heads=5,  # the width is heads x head_size
         head_size=128,
-        windows=[4, 4, 4, 1],  # layers see the context divided by this, in turn; the last sees all
-        table_bits=21,  # log2 of the rows of the table of n-grams
+        windows=[4, 4, 4, 1],  # a layer sees context / this, in turn; the last one sees it all
+        table_bits=21,  # log2 of the rows of the n-gram table
     ),
     "small": dict(  # 2^12 tokens of pocket a step
-        rows=8,
+        batch_size=8,
         depth=2,
         heads=3,
         head_size=64,
@@ -47,30 +49,30 @@ PRESETS = {
         table_bits=18,
     ),
 }
-NGRAMS = 3  # the longest n-gram that has a vector
+NGRAMS = 3  # the longest n-gram that has an embedding; two at least
 ROPE_BASE = 100_000
 SOFTCAP = 15.0  # logits stay within +-SOFTCAP
-INIT_SCALE = 0.68  # of the layers' matrices
-X0_SCALE = 0.05  # how much of the embedding is added again before each layer, at first
+INIT_SCALE = 0.68  # of qkv, up and the value embeddings; the other matrices begin at zero
+X0_SCALE = 0.05  # initial weight of the embedding that is added again before each layer
 
-MATRIX_LR = 0.02
-MATRIX_WEIGHT_DECAY = 0.2
+MUON_LR = 0.02
+MUON_WEIGHT_DECAY = 0.2
+MUON_BETA2 = 0.9  # decay of the second moment of each row
 MOMENTUM = 0.95
 MOMENTUM_START = 0.85
 MOMENTUM_WARMUP = 0.1  # the share of the training in which it rises
-BETA2 = 0.9  # of the variances of rows of matrices
-EMBEDDING_LR = 0.6  # this and the next three at width 768, ~ width**-0.5
+EMBEDDING_LR = 0.6  # the next four are for width 768 and scale as width**-0.5
 VALUE_LR = 0.6
 TABLE_LR = 0.6
 HEAD_LR = 0.012
-SCALE_LR = 0.05
+X0_SCALE_LR = 0.05
 ADAM_WEIGHT_DECAY = 0.003
 TABLE_WEIGHT_DECAY = 0.003
 TABLE_BETA2 = 0.98
 ADAM_BETAS = (0.8, 0.95)
-WARMDOWN = 0.7  # the share of the training in which rates fall
+WARMDOWN = 0.7  # the share of the training in which rates fall to zero
 EPOCHS = 2  # passes over the text at most
-REPEAT_DROPOUT = 0.7  # of n-gram vectors, from the second pass on: they know by heart what follows
+REPEAT_DROPOUT = 0.7  # of n-gram embeddings from the second pass on: they memorize what follows
 
 # --- Model ----------------------------------------------------------------------------------------
 
@@ -87,7 +89,7 @@ def rotate(x, rotary):
 
 
 class Linear(nn.Linear):
-    """A linear map without bias, at first zero: weights in float32, products in the type of x."""
+    """A linear map without bias, zero at first. Weights are float32, cast to the type of x."""
 
     def __init__(self, inputs, outputs):
         super().__init__(inputs, outputs, bias=False)
@@ -98,7 +100,7 @@ class Linear(nn.Linear):
 
 
 class KVCache:
-    """The keys and values of one layer while it decodes: [B, T, H, D] each."""
+    """The keys and values of one layer while it decodes, [B, T, H, D] each."""
 
     def __init__(self, shape, like):
         self.k = like.new_zeros(shape)
@@ -106,7 +108,7 @@ class KVCache:
         self.length = 0
 
     def update(self, k, v):
-        """Append those of n tokens, [B, n, H, D]; returns those of all tokens so far."""
+        """Append k and v of n tokens, [B, n, H, D]; returns those of all tokens so far."""
         end = self.length + k.size(1)
         self.k[:, self.length : end] = k
         self.v[:, self.length : end] = v
@@ -115,11 +117,11 @@ class KVCache:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each on a normed copy of the stream x (pre-norm), each added to it."""
+    """Attention and MLP, each on a normed copy of x (pre-norm) and added to it. Matrices only."""
 
     def __init__(self, heads, head_size, window):
         super().__init__()
-        self.heads = heads, head_size
+        self.head_shape = heads, head_size
         self.window = window
         width = heads * head_size
         self.qkv = Linear(width, 3 * width)
@@ -129,14 +131,13 @@ class Block(nn.Module):
         self.value_gate = Linear(width, heads)
 
     def forward(self, x, value, rotary, cache=None):
-        """x [B, T, C], the values' embeddings of the same shape, rotary [2, T, 1, D / 2] -> x"""
-        attended = self.attention(norm(x), value, rotary, cache)
-        x = x + self.out(attended)
+        """x and value (the value embeddings) [B, T, C], rotary [2, T, 1, D / 2] -> x [B, T, C]"""
+        x = x + self.attention(norm(x), value, rotary, cache)
         hidden = F.relu(self.up(norm(x))).square()  # relu^2: Primer, arXiv:2109.08668
         return x + self.down(hidden)
 
     def attention(self, x, value, rotary, cache):
-        qkv = self.qkv(x).unflatten(-1, (3, *self.heads))
+        qkv = self.qkv(x).unflatten(-1, (3, *self.head_shape))
         q, k, v = qkv.unbind(2)  # [B, T, H, D] each
         gate = 2 * self.value_gate(x).sigmoid()
         v = v + gate[..., None] * value.view_as(v)  # value embeddings: ResFormer, arXiv:2410.17897
@@ -144,32 +145,35 @@ class Block(nn.Module):
         k = norm(rotate(k, rotary))
         if cache is not None:
             k, v = cache.update(k, v)
-        return causal_attention(q, k, v, self.window).flatten(2)
+        attended = causal_attention(
+            q, k, v, self.window
+        )  # the last window tokens, itself among them
+        return self.out(attended.flatten(2))
 
 
 class NGrams(nn.Module):
-    """A vector for the last two tokens, plus one for the last three: what a small vocabulary lacks.
+    """An embedding of the last two tokens plus one of the last three: more than the vocabulary has.
 
-    Rows of the table are chosen by a hash; n-grams that collide share one (arXiv:1607.01759).
+    A hash picks the rows of a table; n-grams that collide share one (arXiv:1607.01759).
     """
 
     def __init__(self, width, bits):
         super().__init__()
         zeros = torch.zeros(2**bits, width)
         self.table = nn.EmbeddingBag.from_pretrained(zeros, freeze=False, mode="sum", sparse=True)
-        self.dropout = 0.0  # the share of tokens that get no vector
+        self.dropout = 0.0  # probability that a token's n-grams count as zero
 
     def forward(self, text):
-        """text int64 [B, NGRAMS - 1 + T], tokens and what is before them -> float32 [B, T, C]"""
+        """text int64 [B, NGRAMS - 1 + T], the T tokens and those before -> float32 [B, T, C]"""
         key = text[:, NGRAMS - 1 :]
-        rows = []
-        for n in range(1, NGRAMS):
-            key = key * 31337 + text[:, NGRAMS - 1 - n : -n]
-            hashed = key * 0x1CE4E5B9BF58476D >> 32
-            rows.append(hashed % len(self.table.weight))
-        rows = torch.stack(rows, dim=-1).flatten(0, 1)
-        vectors = self.table(rows).view(*key.shape, -1)
-        return F.dropout1d(vectors, self.dropout, self.training)
+        indices = []
+        for back in range(1, NGRAMS):
+            key = key * 31337 + text[:, NGRAMS - 1 - back : -back]
+            scrambled = (key * 0x1CE4E5B9BF58476D) >> 32  # int64 wraps: every bit of the key counts
+            indices.append(scrambled % len(self.table.weight))
+        indices = torch.stack(indices, dim=-1).flatten(0, 1)  # [B T, NGRAMS - 1]
+        vectors = self.table(indices).view(*key.shape, -1)
+        return F.dropout1d(vectors, self.dropout, self.training)  # of whole tokens
 
 
 class GPT(nn.Module):
@@ -177,17 +181,17 @@ class GPT(nn.Module):
         super().__init__()
         self.dtype = getattr(torch, dtype)
         width = heads * head_size
-        parts = ([*windows] * depth)[: depth - 1] + [1]
-        blocks = [Block(heads, head_size, context // part) for part in parts]
+        divisors = [windows[i % len(windows)] for i in range(depth - 1)] + [1]
+        blocks = [Block(heads, head_size, context // divisor) for divisor in divisors]
         self.embedding = nn.Embedding(vocab_size, width)
         self.ngrams = NGrams(width, table_bits)
-        self.values = nn.ModuleList(nn.Embedding(vocab_size, width) for _ in blocks)
+        self.value_embeddings = nn.ModuleList(nn.Embedding(vocab_size, width) for _ in blocks)
         self.blocks = nn.ModuleList(blocks)
         self.x0_scales = nn.Parameter(torch.full((depth,), X0_SCALE))
         self.head = Linear(width, vocab_size)
         bound = INIT_SCALE * math.sqrt(3 / width)
-        for block, values in zip(self.blocks, self.values):
-            for module in (block.qkv, block.up, values):
+        for block, embedding in zip(self.blocks, self.value_embeddings):
+            for module in (block.qkv, block.up, embedding):
                 nn.init.uniform_(module.weight, -bound, bound)
         frequencies = ROPE_BASE ** -(torch.arange(0, head_size, 2) / head_size)
         angles = torch.arange(context)[:, None] * frequencies
@@ -197,10 +201,10 @@ class GPT(nn.Module):
     def forward(self, tokens, targets=None, cache=None):
         """tokens int64 [B, T] -> logits float32 [B, T, V]; with targets -> their mean loss in nats.
 
-        With a cache the tokens follow those that it has seen.
+        With a cache, the tokens follow those that it has seen.
         """
         T = tokens.size(1)
-        cache = cache or self.init_cache(len(tokens), 0)
+        cache = cache or self.init_cache(len(tokens), 0)  # an empty one: nothing is kept
         text = torch.cat([cache.text, tokens], dim=1)
         ngrams = self.ngrams(text)
         cache.text = text[:, 1 - NGRAMS :]
@@ -208,10 +212,10 @@ class GPT(nn.Module):
         cache.length += T
         x = self.embedding(tokens) + ngrams
         x = x0 = norm(x.to(self.dtype))
-        layers = zip(self.blocks, self.values, self.x0_scales, cache.layers)
-        for block, values, x0_scale, kv in layers:
-            value = values(tokens) + ngrams
-            x = block(x + x0_scale * x0, value.to(self.dtype), rotary, kv)
+        layers = zip(self.blocks, self.value_embeddings, self.x0_scales, cache.layers)
+        for block, embedding, x0_scale, kv_cache in layers:
+            value = embedding(tokens) + ngrams
+            x = block(x + x0_scale * x0, value.to(self.dtype), rotary, kv_cache)
         x = norm(x)
         if targets is not None:
             return softcapped_cross_entropy(x, self.head.weight, targets, SOFTCAP)
@@ -219,14 +223,14 @@ class GPT(nn.Module):
         return SOFTCAP * torch.tanh(logits / SOFTCAP)
 
     def init_cache(self, B, T):
-        """What decode() keeps of B rows of up to T tokens; nothing of the layers where T is 0."""
-        shape = (B, T, *self.blocks[0].heads)
+        """What decode() keeps of B rows of up to T tokens: for `ratchet speak` and serve-bench."""
+        shape = (B, T, *self.blocks[0].head_shape)
         text = torch.full((B, NGRAMS - 1), prepare.BOS, device=self.rotary.device)
         layers = [KVCache(shape, self.rotary) if T else None for _ in self.blocks]
         return SimpleNamespace(text=text, length=0, layers=layers)
 
     def decode(self, cache, ids):
-        """The logits [B, n, V] of ids int64 [B, n], which follow what the cache has seen."""
+        """Logits [B, n, V] of ids int64 [B, n], which follow the tokens that the cache has seen."""
         return self(ids, cache=cache)
 
 
@@ -235,7 +239,7 @@ def load(folder):
     config = json.loads((folder / "config.json").read_bytes())
     model = GPT(**config)
     load_model(model, str(folder / "model.safetensors"))
-    model.blocks.to(model.dtype)  # as they are used: half of what a decoded token has to read
+    model.blocks.to(model.dtype)  # cast once: a decoded token reads half as many bytes
     model.head.to(model.dtype)
     return model
 
@@ -258,11 +262,11 @@ def frobenius(x):
 
 
 def orthogonalize(g, dtype):
-    """About the nearest orthogonal matrix of each; g [K, m, n]."""
+    """Approximately the nearest (semi-)orthogonal matrix to each of g [K, m, n]."""
     x = g.to(dtype)
     tall = x.size(1) > x.size(2)
     x = x.mT if tall else x
-    x = x / (1.02 * frobenius(x))
+    x = x / (1.02 * frobenius(x))  # with a margin: the iteration needs a spectral norm <= 1
     for a, b, c in POLAR_EXPRESS:
         A = x @ x.mT
         x = a * x + (b * A + c * A @ A) @ x
@@ -270,16 +274,16 @@ def orthogonalize(g, dtype):
 
 
 def muon_update(grads, weights, momentum, variance, lr, beta, decay, dtype):
-    """What is added to weights [K, m, n]; momentum [K, m, n] and variance [K, m, 1] are updated.
+    """The change of weights [K, m, n]; updates momentum [K, m, n] and variance [K, m, 1] in place.
 
-    Momentum, orthogonalised (kellerjordan.github.io/posts/muon), a variance for each row (NorMuon,
-    arXiv:2510.05491), weight decay only where it agrees with the step (arXiv:2510.12402).
+    Orthogonalized momentum (kellerjordan.github.io/posts/muon), normalized row by row (NorMuon,
+    arXiv:2510.05491); weight decay only where it points the same way (arXiv:2510.12402).
     """
     momentum += (grads - momentum) * (1 - beta)
     nesterov = grads + (momentum - grads) * beta
     u = orthogonalize(nesterov, dtype)
     square = u.square().mean(-1, keepdim=True)
-    variance.lerp_(square, 1 - BETA2)
+    variance.lerp_(square, 1 - MUON_BETA2)
     step = u * variance.clamp_min(1e-10).rsqrt()
     step = step * frobenius(u) / frobenius(step)
     agrees = step * weights > 0
@@ -288,14 +292,14 @@ def muon_update(grads, weights, momentum, variance, lr, beta, decay, dtype):
 
 
 class Muon(torch.optim.Optimizer):
-    """muon_update() for all matrices of one shape at once; several processes share the work."""
+    """muon_update() of all matrices of one shape at once; with torchrun a share in each process."""
 
     def __init__(self, matrices, dtype):
         shapes = {}
         for p in matrices:
             shapes.setdefault(p.shape, []).append(p)
         groups = [dict(params=matrices) for matrices in shapes.values()]
-        defaults = dict(lr=MATRIX_LR, momentum=MOMENTUM, weight_decay=MATRIX_WEIGHT_DECAY)
+        defaults = dict(lr=MUON_LR, momentum=MOMENTUM, weight_decay=MUON_WEIGHT_DECAY)
         super().__init__(groups, defaults)
         self.dtype = dtype
         self.update = muon_update
@@ -310,7 +314,7 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(grads)
                 state["variance"] = torch.zeros_like(grads[..., :1])
-            # tensors, as a compiled function would be compiled anew for other numbers
+            # as tensors: new Python numbers would have a compiled function compiled again
             scalars = [torch.tensor(group[key]) for key in ("lr", "momentum", "weight_decay")]
             change = self.update(grads, weights, *state.values(), *scalars, self.dtype)
             change = prepare.join_shares(change, len(ps))
@@ -319,10 +323,9 @@ class Muon(torch.optim.Optimizer):
 
 
 class RowAdam(torch.optim.Optimizer):
-    """Adam for a table of which a step touches few rows: these alone are read and moved.
+    """Adam for a table whose rows are mostly untouched in a step: only touched rows are updated.
 
-    Without momentum, and one second moment for a row, so that the state is small
-    (arXiv:1804.04235).
+    No momentum, and one second moment a row, so that the state is small (arXiv:1804.04235).
     """
 
     def __init__(self, table, lr):
@@ -342,48 +345,43 @@ class RowAdam(torch.optim.Optimizer):
         rows = grad.indices()[0]  # [n]
         grad = grad.values()  # [n, C]
         count[rows] += 1
-        share = (1 / count[rows]).clamp_min(1 - TABLE_BETA2)  # a plain mean at first
-        variance[rows] = variance[rows].lerp(grad.square().mean(1), share)
+        weight = (1 / count[rows]).clamp_min(1 - TABLE_BETA2)  # a plain mean at first
+        variance[rows] = variance[rows].lerp(grad.square().mean(1), weight)
         step = grad / (variance[rows].sqrt() + 1e-10)[:, None]
         decay = group["weight_decay"] * table[rows]
         table.index_add_(0, rows, step + decay, alpha=-group["lr"])
 
 
 def make_optimizers(model):
-    """Muon for the layers' matrices, RowAdam for the n-grams, AdamW for embeddings and head."""
+    """Muon for the matrices of the blocks, RowAdam for n-grams, AdamW for all else."""
     scale = (model.embedding.embedding_dim / 768) ** -0.5
     groups = [
         dict(params=model.embedding.parameters(), lr=EMBEDDING_LR * scale),
-        dict(params=model.values.parameters(), lr=VALUE_LR * scale),
+        dict(params=model.value_embeddings.parameters(), lr=VALUE_LR * scale),
         dict(params=model.head.parameters(), lr=HEAD_LR * scale),
-        dict(params=[model.x0_scales], lr=SCALE_LR),
+        dict(params=[model.x0_scales], lr=X0_SCALE_LR),
     ]
-    adam = torch.optim.AdamW(
-        groups,
-        betas=ADAM_BETAS,
-        weight_decay=ADAM_WEIGHT_DECAY,
-        eps=1e-10,
-        fused=True,
-    )
+    options = dict(betas=ADAM_BETAS, weight_decay=ADAM_WEIGHT_DECAY, eps=1e-10)
+    adam = torch.optim.AdamW(groups, **options, fused=True)
     muon = Muon(model.blocks.parameters(), model.dtype)
     row_adam = RowAdam(model.ngrams.table.weight, TABLE_LR * scale)
     optimizers = muon, row_adam, adam
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["top_lr"] = group["lr"]
-            group["top_weight_decay"] = group["weight_decay"]
+            group["peak_lr"] = group["lr"]
+            group["peak_weight_decay"] = group["weight_decay"]
     return optimizers
 
 
 def set_schedules(optimizers, progress):
-    """Rates are constant, then fall linearly to 0; weight decay falls; Muon's momentum rises."""
+    """Rates are constant, then fall linearly to 0. Weight decay falls, Muon's momentum rises."""
     left = 1 - progress
     rate = min(1.0, left / WARMDOWN)
     warm = min(1.0, progress / MOMENTUM_WARMUP)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate * group["top_lr"]
-            group["weight_decay"] = left * group["top_weight_decay"]
+            group["lr"] = rate * group["peak_lr"]
+            group["weight_decay"] = left * group["peak_weight_decay"]
             if "momentum" in group:
                 group["momentum"] = MOMENTUM_START + warm * (MOMENTUM - MOMENTUM_START)
 
@@ -396,11 +394,11 @@ def train_step(run, model, optimizers, x, y):
     set_schedules(optimizers, run.progress)
     model.ngrams.dropout = REPEAT_DROPOUT * (run.epoch >= 1)
     total = 0.0
-    for part_x, part_y, share in run.pieces(x, y):  # that fit into memory, of this process
-        loss = model(part_x, part_y) * share
+    for piece_x, piece_y, weight in run.pieces(x, y):  # micro-batches of this process
+        loss = model(piece_x, piece_y) * weight  # weights sum to 1 over all pieces and processes
         loss.backward()
         total += loss.detach()
-    run.sum_gradients(model, total)  # over all processes
+    run.sum_gradients(model, total)  # and the loss, in place, over all processes
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
@@ -408,19 +406,19 @@ def train_step(run, model, optimizers, x, y):
 
 
 def compilable_parts(model, muon):
-    """What torch.compile may make faster: graphs, core seconds, the share of a step (LOG.md)."""
-    share = 1.0 if model.dtype == torch.bfloat16 else 0.15  # products take longer in float32
-    loss = kernels, "loss_and_slope"
-    update = muon, "update"
+    """What torch.compile may make faster, with what that costs and saves on a CPU (LOG.md)."""
+    gain = 1.0 if model.dtype == torch.bfloat16 else 0.15  # products take longer in float32
+    loss = kernels, "loss_and_slope"  # of softcapped_cross_entropy(): an owner, its attribute
+    update = muon, "update"  # once for each of five shapes
     return [
-        Part("loss", [loss], 1, 24, 0.25 * share),
-        Part("block", [*model.blocks], 2, 40, 0.22 * share),
-        Part("muon", [update], 5, 66, 0.02 * share),
+        Part("loss", [loss], graphs=1, core_seconds=24, saves=0.25 * gain),
+        Part("block", [*model.blocks], graphs=2, core_seconds=40, saves=0.22 * gain),
+        Part("muon", [update], graphs=5, core_seconds=66, saves=0.02 * gain),
     ]
 
 
 def choose_config(arena, device):
-    """What GPT() is given, and "rows", those of a step."""
+    """The arguments of GPT() and batch_size."""
     large = device.type == "cuda" and arena.name != "pocket"
     config = dict(PRESETS["large" if large else "small"])
     config["vocab_size"] = arena.vocab_size
@@ -432,14 +430,14 @@ def choose_config(arena, device):
 def main():
     run = prepare.enter()
     config = choose_config(run.arena, run.device)
-    rows = config.pop("rows")
+    batch_size = config.pop("batch_size")
     model = GPT(**config)
     model.to(run.device)
     optimizers = make_optimizers(model)
     step = partial(train_step, run, model, optimizers)
     parts = compilable_parts(model, optimizers[0])
-    run.rehearse(step, rows, model, *optimizers, parts=parts)  # on random tokens, not timed
-    for x, y in run.batches(rows, epochs=EPOCHS):  # until the budget is spent
+    run.rehearse(step, batch_size, model, *optimizers, parts=parts)  # on random tokens, not timed
+    for x, y in run.batches(batch_size, epochs=EPOCHS):  # until the budget is spent
         run.log(step(x, y))
     run.submit(model, config)
 

@@ -42,7 +42,7 @@ def measure(parts):
     )
     run = Run(arena, device, 0, "300s", None)
     config = train.choose_config(arena, device)
-    rows = config.pop("rows")
+    rows = config.pop("batch_size")
     model = train.GPT(**config)
     model.to(device)
     optimizers = train.make_optimizers(model)

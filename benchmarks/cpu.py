@@ -11,7 +11,7 @@ import argparse
 
 from recipe import Stage, Variant, carry_out, presets, results
 
-AS_CONTROL = presets(depth=4, heads=4, rows=32, windows=[2, 2, 2, 1], table_bits=0)
+AS_CONTROL = presets(depth=4, heads=4, batch_size=32, windows=[2, 2, 2, 1], table_bits=0)
 PLAIN = Variant("plain", "benchmarks/plain.py")
 DEFAULT = Variant("default", "train.py")
 

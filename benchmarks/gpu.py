@@ -21,7 +21,7 @@ from ratchet.arena import kernels
 from ratchet.arena.files import describe_error, write_json
 
 ARENA = "gpu"
-AS_CONTROL = presets(depth=8, heads=4, rows=256, windows=[2, 2, 2, 1], table_bits=0)
+AS_CONTROL = presets(depth=8, heads=4, batch_size=256, windows=[2, 2, 2, 1], table_bits=0)
 
 
 def stages():

@@ -158,7 +158,7 @@ def test_row_adam_is_adam_with_one_second_moment_for_a_row():
 
 def test_schedules_go_from_full_rate_to_zero(model):
     optimizers = train.make_optimizers(model)
-    top = [group["top_lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    top = [group["peak_lr"] for optimizer in optimizers for group in optimizer.param_groups]
     for progress, share in ((0.0, 1.0), (1 - train.WARMDOWN, 1.0), (1.0, 0.0)):
         train.set_schedules(optimizers, progress)
         rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
