@@ -83,7 +83,7 @@ def main():
                 pool_benchmark.try_ideas(session, range(begin, begin + 8))
             write_curves(home)
             begin = time.monotonic()
-            page = render.render(report_data.collect(Ledger(home), home))
+            page = render.render_page(report_data.collect_data(Ledger(home), home))
             found = {"experiments": args.experiments, "seconds_to_build": time.monotonic() - begin}
         (path := Path(folder) / "report.html").write_text(page, encoding="utf-8")
         found |= {"megabytes": len(page.encode()) / 1e6, "seconds_to_open": seconds_to_open(path)}

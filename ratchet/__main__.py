@@ -87,7 +87,7 @@ def opened(open_in, executor=None, device=None, on=None, wandb=False, **options)
     home = commits.home()
     with terminal.Live() as tell:
         executor = executor or registry.places(on, device and [device])[0]
-        options |= {"tell": tell, "on_verdict": wandb_relay.sender(wandb, home, tell)}
+        options |= {"tell": tell, "on_verdict": wandb_relay.make_sender(wandb, home, tell)}
         with exit_on_user_error(GO_ON), only_command(home):  # typer would end without a word
             yield open_in(executor, **options)
 
@@ -144,7 +144,7 @@ def try_idea(
     as_json: AsJson = False,
 ):
     """Try HEAD's train.py against the champion: screen on one seed, confirm on fresh ones, decide."""
-    wandb_relay.check(wandb)
+    wandb_relay.check_wandb(wandb)
     before = {e.n for e in Ledger(commits.home()).experiments().values() if e.closes}
     options = dict(device=device, on=on, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
     with opened(join_campaign, **options) as session:
@@ -300,7 +300,7 @@ def night(
     """Try an agent's ideas one after the other, until a limit or `ratchet stop`. The same command
     resumes.
     """
-    wandb_relay.check(wandb)
+    wandb_relay.check_wandb(wandb)
     limits = driver.Limits(hours, most, device_seconds, calls, dollars)
     first, *others = registry.places(on, names and names.split(","), slots)
     options = dict(busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
@@ -319,14 +319,14 @@ def make_report(
     ] = None,
 ):
     """Make one page of the ledger, that needs no network, and a picture."""
-    for path in render.write(home := commits.home(), to or home / "runs"):
+    for path in render.write_report(home := commits.home(), to or home / "runs"):
         console.print(str(path))
 
 
 @app.command()
 def watch(port: Annotated[int, typer.Option(help="Of this machine; 0 takes a free one.")] = 8000):
     """Serve the report on 127.0.0.1 while a night runs: it refreshes itself."""
-    with report_server.server(commits.home(), port) as server:
+    with report_server.make_server(commits.home(), port) as server:
         console.print(f"{server.url}  (Ctrl-C ends it)", soft_wrap=True)
         try:
             server.serve_forever()

@@ -117,7 +117,7 @@ def arena(cache, tmp_path_factory):
 def open_session(executor=None, wandb=False, tell=lambda text: None, **options):
     """A Session on this machine: of the campaign, or in the arena that is named."""
     open_in = session.open_session if "arena" in options else session.join_campaign
-    on_verdict = wandb_relay.sender(wandb, commits.home(), tell)
+    on_verdict = wandb_relay.make_sender(wandb, commits.home(), tell)
     return open_in(executor or Local(), tell=tell, on_verdict=on_verdict, **options)
 
 

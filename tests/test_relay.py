@@ -57,7 +57,9 @@ def test_a_run_there_for_each_run_here(calibrated, monkeypatch):  # noqa: F811
 
 def test_nothing_is_sent_unless_it_is_asked_for(calibrated, monkeypatch):  # noqa: F811
     calls, told = [], []
-    monkeypatch.setattr("ratchet.report.wandb.send", lambda *args: calls.append(args) or 1 / 0)
+    monkeypatch.setattr(
+        "ratchet.report.wandb.send_experiment", lambda *args: calls.append(args) or 1 / 0
+    )
     commit("worse", quality=0.5)
     verbs.try_idea(open_session(), "worse")
     monkeypatch.setenv("WANDB_PROJECT", "mine")
@@ -93,7 +95,7 @@ def test_what_wandb_lacks_is_one_sentence_before_anything_starts(
     for name, value in conditions.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(Refused, match=why) as refusal:
-        wandb_relay.check(False)
+        wandb_relay.check_wandb(False)
     assert "secret" not in str(refusal.value)
 
 

@@ -56,7 +56,7 @@ def night(repository, runs, monkeypatch):  # noqa: F811
 
 
 def collected(home):
-    return report_data.collect(Ledger(home), home)
+    return report_data.collect_data(Ledger(home), home)
 
 
 def test_the_data_are_those_of_the_ledger(night):
@@ -77,9 +77,9 @@ def test_the_data_are_those_of_the_ledger(night):
     assert 0.3 * SIGMA < campaign["sigma"] < 3 * SIGMA and campaign["df"] >= 4
     assert rows[1]["gain"] == pytest.approx(0.1, abs=5 * SIGMA) and rows[1]["said"] == 0.1
     assert "+QUALITY = 1.1" in rows[1]["diff"] and rows[3]["tail"] == "last words"
-    assert len(rows[0]["curve"]) <= report_data.POINTS and rows[0]["curve"][-1][0] == pytest.approx(
-        5, abs=0.2
-    )
+    assert len(rows[0]["curve"]) <= report_data.CURVE_POINTS and rows[0]["curve"][-1][
+        0
+    ] == pytest.approx(5, abs=0.2)
     assert [row["name"] for row in campaign["audit"]] == ["experiment 2"]
     found = [(row["name"], row["split"], "gain" in row) for row in rows[5]["compared"]]
     own = [("experiment 1", False), ("experiment 2", True)]
@@ -105,7 +105,7 @@ def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
         new["champions"][1]["mean"] == pytest.approx(0.7, abs=5 * SIGMA)
         and "gain" not in new["champions"][1]
     )
-    picture.picture(data, night / "progress.png")
+    picture.draw_picture(data, night / "progress.png")
     comparisons.compare(open_session(arena="tiny", budget="7s"), ["HEAD", "HEAD~1"], 2)
     data = collected(night)
     assert len(data["campaigns"]) == 3 and data["latest"] == 1
@@ -134,7 +134,7 @@ def test_an_empty_ledger_and_one_without_a_verdict_make_a_page(repository, runs,
             salt="y",
         )
     data = collected(repository)
-    assert len(data["campaigns"]) == rows and "Ratchet" in render.render(data)
+    assert len(data["campaigns"]) == rows and "Ratchet" in render.render_page(data)
 
 
 def write_measured(home):
@@ -194,10 +194,10 @@ def test_what_was_measured_of_decoding_is_in_the_data_and_what_is_broken_is_not(
 
 
 def test_the_page_is_one_file_and_holds_no_word_of_the_ledger_as_html(night):
-    page = render.render(collected(night))
+    page = render.render_page(collected(night))
     assert "window.hacked" not in page and len(page) < 8e6
     assert not re.search(
-        r"""(src|href)\s*=\s*["']?(https?:)?//""", page.replace(render.library(), "")
+        r"""(src|href)\s*=\s*["']?(https?:)?//""", page.replace(render.plotly_script(), "")
     )
 
 
@@ -214,7 +214,7 @@ def test_the_command_line_writes_page_and_picture(night, tmp_path):
 
 @pytest.fixture
 def served(night):
-    with report_server.server(night) as server:
+    with report_server.make_server(night) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         yield server.url.removesuffix("/")
@@ -304,7 +304,7 @@ def look(chromium):
 
 def written(home, folder):
     path = folder / "report.html"
-    path.write_text(render.render(collected(home)), encoding="utf-8")
+    path.write_text(render.render_page(collected(home)), encoding="utf-8")
     return path.as_uri()
 
 

@@ -83,6 +83,12 @@ class TrainingLog:
             self.wandb.config.update(config)
 
 
+def wandb_is_wanted(wanted: bool = False) -> bool:
+    """Whether the user or the environment (WANDB_PROJECT, WANDB_MODE) asks for wandb."""
+    named = not {"WANDB_MODE", "WANDB_PROJECT"}.isdisjoint(os.environ)
+    return (wanted or named) and os.environ.get("WANDB_MODE") != "disabled"
+
+
 def wandb_settings(wanted=False):
     """Settings for wandb.init() if WANDB_PROJECT or WANDB_MODE asks for it, or `wanted`; else None.
 
@@ -90,8 +96,7 @@ def wandb_settings(wanted=False):
     2 where wandb is not installed or, unless WANDB_MODE is offline, has no key: call it before
     anything starts.
     """
-    wanted = wanted or not {"WANDB_MODE", "WANDB_PROJECT"}.isdisjoint(os.environ)
-    if not wanted or os.environ.get("WANDB_MODE") == "disabled":
+    if not wandb_is_wanted(wanted):
         return None
     try:
         import wandb

@@ -1,242 +1,293 @@
-"""What the report shows, as JSON; every derived number is made here."""
+"""The data of the page, as JSON; every derived number is made here."""
 
 import json
 import math
 import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 from ratchet import commits
 from ratchet.arena.files import ROOT
 from ratchet.experiments import verdicts
-from ratchet.experiments.campaign import CANDIDATE, campaigns, finite, mean_of, standing
+from ratchet.experiments.campaign import (
+    CANDIDATE,
+    Campaign,
+    campaigns,
+    finite,
+    mean_of,
+    standing,
+)
 from ratchet.experiments.comparisons import SPLITS, contrast
-from ratchet.experiments.ledger import counts, disturbed
+from ratchet.experiments.ledger import Experiment, Ledger, counts, disturbed
 from ratchet.experiments.running import state_of
+from ratchet.experiments.verdicts import Comparison
 from ratchet.experiments.verify import find_problems
 from ratchet.night.journal import Journal
 from ratchet.referee import early_stopping
+from ratchet.report.columns import cells_of, headings, shorten
+from ratchet.report.palette import palette_data
 
 MEASURED = "runs/decoding.json", "runs/scaling.json"  # what serve-bench and scaling leave
-WORDS, DIFF, TAIL = 2_000, 20_000, 2_000  # characters of an idea, a diff, a log that the page has
-POINTS = 60  # of a curve
+IDEA_CHARACTERS = 2_000  # of an idea or a reason that the page has
+DIFF_CHARACTERS = 20_000
+LOG_CHARACTERS = 2_000  # of the end of a log
+CURVE_POINTS = 60
 CURVES = 150  # experiments that have one on the page: champions, then the latest
-FIGURES = "steps tokens flops_per_token mfu_percent peak_memory_mb params lookup joules".split()
+FIGURES = [
+    "steps",
+    "tokens",
+    "flops_per_token",
+    "mfu_percent",
+    "peak_memory_mb",
+    "params",
+    "lookup",
+    "joules",
+]
+Diffs = dict[tuple[str, str], str]  # {(parent, commit): text}
 
 
-def collect(ledger, home):
-    """{"campaigns": one for each calibration; facts of the ledger}."""
+def collect_data(ledger: Ledger, home: Path) -> dict[str, Any]:
+    """{"campaigns": one for each calibration, ...} and what is said of the whole ledger."""
     experiments = [*ledger.experiments().values()]
-    tried = [e for e in experiments if e.role == "try"]
-    diffs = commits.diffs([(e.opens["parent"], e.arms[CANDIDATE]["commit"]) for e in tried])
-    shown = [e for e in experiments if e.verdict in ("baseline", "keep")]
-    shown = {e.n for e in shown[-CURVES // 2 :] + experiments[-CURVES // 2 :]}
-    found = campaigns(experiments)
-    order = [(bool(campaign.baseline), campaign.all[-1].n) for campaign in found]
+    tries = [e for e in experiments if e.role == "try"]
+    diffs = commits.diffs([(e.opens["parent"], e.arms[CANDIDATE]["commit"]) for e in tries])
+    with_curve = choose_curves(experiments)
+    all_campaigns = campaigns(experiments)
+    order = [(bool(campaign.baseline), campaign.all[-1].n) for campaign in all_campaigns]
     return {
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "lines": len(ledger.rows()),
         "head": ledger.head(),
         "problems": find_problems(ledger),
         "latest": max(range(len(order)), key=order.__getitem__, default=0),
-        "campaigns": [campaign_data(campaign, home, diffs, shown) for campaign in found],
-        "nights": nights(home),
-        "cheats": cheats(),
-        "decoding": kept(home / MEASURED[0]),
-        "scaling": kept(home / MEASURED[1]),
+        "campaigns": [
+            campaign_data(campaign, home, diffs, with_curve) for campaign in all_campaigns
+        ],
+        "nights": night_costs(home),
+        "cheats": count_cheats(),
+        "decoding": read_measured(home / MEASURED[0]),
+        "scaling": read_measured(home / MEASURED[1]),
+        "columns": headings(),
+        "palette": palette_data(),
     }
 
 
-def cheats():
-    """{isolation level: {"known": number of cheats that competed there, "open": those that get
-    through}}.
-    """
-    found, results = {}, (kept(ROOT / "benchmarks/cheats.json") or {"results": {}})["results"]
-    for name, levels in results.items():
-        for level, seen in levels.items():
-            row = found.setdefault(level, {"known": 0, "open": []})
+def choose_curves(experiments: list[Experiment]) -> set[int]:
+    """Numbers of the experiments whose loss curve the page has."""
+    champions = [e for e in experiments if e.verdict in ("baseline", "keep")]
+    return {e.n for e in champions[-CURVES // 2 :] + experiments[-CURVES // 2 :]}
+
+
+def count_cheats() -> dict[str, dict]:
+    """{isolation level: {"known": cheats that competed, "open": names that got through}}."""
+    results = (read_measured(ROOT / "benchmarks/cheats.json") or {"results": {}})["results"]
+    levels = {}
+    for name, endings in results.items():
+        for level, result in endings.items():
+            row = levels.setdefault(level, {"known": 0, "open": []})
             row["known"] += 1
-            row["open"] += [name] * seen["ended"].startswith("**")
-    return found
+            row["open"] += [name] * result["ended"].startswith("**")
+    return levels
 
 
-def kept(path):
-    """What is in a file of JSON, or None."""
+def read_measured(path: Path) -> dict | None:
+    """The content of a file of JSON; None if it is missing or broken."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
 
 
-def nights(home):
-    """What the last night's agent cost."""
+def night_costs(home: Path) -> dict[str, float]:
+    """Calls and dollars of the last night's agent."""
     answers = Journal(home).answers() if (home / "runs").exists() else []
-    return {"calls": len(answers), "cost": sum(a["cost"] for a in answers)}
+    return {"calls": len(answers), "cost": sum(answer["cost"] for answer in answers)}
 
 
-def campaign_data(campaign, home, diffs, shown):
+# --------------------------------------------------------------------------------------------------
+# A campaign
+
+
+def campaign_data(campaign: Campaign, home: Path, diffs: Diffs, with_curve: set[int]) -> dict:
     """All that the page has on one campaign."""
-    own = campaign.all
-    last, noise = own[-1], campaign.noise() if campaign.baseline else None
-    found = {
-        name: last.opens[name] for name in ("arena", "seal", "budget", "device", "driver", "torch")
+    experiments = campaign.all
+    latest = experiments[-1].opens
+    noise = campaign.noise() if campaign.baseline else None
+    runs = [run for e in experiments for run in e.runs]
+    unrest = [campaign.unrest] if campaign.unrest else []
+    conditions = "arena", "seal", "budget", "device", "driver", "torch"
+    return {name: latest[name] for name in conditions} | {
+        "sigma": noise and finite(noise.sigma),
+        "df": noise and noise.df,
+        "experiments": [experiment_row(e, campaign, home, diffs, with_curve) for e in experiments],
+        "champions": champion_rows(campaign),
+        "sigmas": sigma_history(campaign),
+        "audit": audit_rows(experiments),
+        "warnings": unrest + find_warnings(runs),
+        "hours": sum(sum(run["seconds"].values()) for run in runs) / 3600,
     }
-    found |= {"sigma": noise and finite(noise.sigma), "df": noise and noise.df}
-    found["experiments"] = [experiment_data(e, campaign, home, diffs, shown) for e in own]
-    found |= {"champions": champions(campaign), "sigmas": sigmas(campaign), "audit": audit(own)}
-    found["warnings"] = [campaign.unrest] * bool(campaign.unrest)
-    found["warnings"] += warnings([run for e in own for run in e.runs])
-    found["hours"] = sum(sum(run["seconds"].values()) for e in own for run in e.runs) / 3600
-    return found
 
 
-def champions(campaign):
-    """[{n, mean, half, gain, low, high}] of all valid runs of each champion; gains are on the
-    first.
+def champion_rows(campaign: Campaign) -> list[dict]:
+    """[{n, mean, half, gain, low, high}] of all valid runs of each champion.
+
+    Gains are on the first.
     """
     if not campaign.baseline:
         return []
-    noise, rows, first = campaign.noise(), [], None
+    noise = campaign.noise()
+    rows, first_scores = [], None
     for e in campaign.kept:
         scores = campaign.scores_of(e.arms[CANDIDATE]["source"])
-        first = first or scores
+        first_scores = first_scores or scores
         shown = scores or e.own_scores()  # one kept by --quick has but the run that kept it
         mean, half = mean_of(shown, noise)
         row = {"n": e.n, "time": e.closes["time"], "mean": mean, "half": half, "runs": len(shown)}
-        if noise.df and rows and scores and first:
-            row |= interval(verdicts.compare(scores, first, noise))
+        if noise.df and rows and scores and first_scores:
+            row |= gain_interval(verdicts.compare(scores, first_scores, noise))
         rows.append(row)
     return rows
 
 
-def interval(found):
-    return {"gain": found.gain, "low": found.low, "high": found.high}
+def gain_interval(comparison: Comparison) -> dict[str, float]:
+    return {"gain": comparison.gain, "low": comparison.low, "high": comparison.high}
 
 
-def sigmas(campaign):
-    """[{n, sigma}]: what the noise was thought to be, experiment after experiment."""
+def sigma_history(campaign: Campaign) -> list[dict]:
+    """[{n, sigma, df}]: what the noise was thought to be, experiment after experiment."""
     if not campaign.baseline:
         return []
-    found = [(e.n, campaign.noise(before=e.closes["line"])) for e in campaign.tried]
-    return [{"n": n, "sigma": finite(noise.sigma), "df": noise.df} for n, noise in found]
+    history = [(e.n, campaign.noise(before=e.closes["line"])) for e in campaign.tried]
+    return [{"n": n, "sigma": finite(noise.sigma), "df": noise.df} for n, noise in history]
 
 
-def audit(own):
-    """The last audit: gains of each champion on the baseline, on val and test."""
-    audits = [e for e in own if e.role == "audit" and e.closes]
+def audit_rows(experiments: list[Experiment]) -> list[dict]:
+    """[{name, val, test}]: each champion's gain on the baseline in the last audit."""
+    audits = [e for e in experiments if e.role == "audit" and e.closes]
     if not audits:
         return []
-    pairs = zip(*(compared(audits[-1], split) for split in SPLITS["audit"]))
+    pairs = zip(*(contrast_rows(audits[-1], split) for split in SPLITS["audit"]))
     return [
-        {"name": on["name"], "val": on, "test": test}
-        for on, test in pairs
-        if "gain" in on and "gain" in test
+        {"name": val["name"], "val": val, "test": test}
+        for val, test in pairs
+        if "gain" in val and "gain" in test
     ]
 
 
-def warnings(runs):
+def find_warnings(runs: list[dict]) -> list[str]:
     """What a reader should know before any number."""
-    found = []
+    warnings = []
     if levels := {run["isolation"] for run in runs} - {"bubblewrap", "landlock"}:
-        found.append(
-            f"isolation was {', '.join(sorted(levels))}: what a contestant could reach, nobody saw"
-        )
-    if why := {run.get("throttled") for run in runs} - {"", None}:
-        found.append(f"the device was throttled by {', '.join(sorted(why))}")
+        names = ", ".join(sorted(levels))
+        warnings.append(f"isolation was {names}: nobody saw what a contestant could reach")
+    if reasons := {run.get("throttled") for run in runs} - {"", None}:
+        warnings.append(f"the device was throttled by {', '.join(sorted(reasons))}")
     if shared := sum(run["shared"] for run in runs):
-        busy = sum(run["shared"] and run["busy"] for run in runs)
-        found.append(
-            f"other programs used the device in {shared} runs, of which {busy} count (--busy)"
+        counted = sum(run["shared"] and run["busy"] for run in runs)
+        text = f"other programs used the device during {shared} of {len(runs)} runs"
+        text += (
+            f"; {counted} of them count, because of --busy" if counted else "; none of them counts"
         )
-    return found
+        warnings.append(text)
+    return warnings
 
 
-def experiment_data(e, campaign, home, diffs, shown):
-    """One experiment as the page shows it."""
-    own = [run for run in e.runs if run["arm"] == CANDIDATE]
-    valid = [run for run in own if counts(run)]
-    run = (valid or own or [{}])[-1]
-    scores = [] if e.role in SPLITS else e.own_scores()
-    noise = campaign.noise() if campaign.baseline else None
-    mean, half = mean_of(scores, noise)
-    found = {
-        "n": e.n,
-        "time": e.time,
-        "role": e.role,
-        "by": cut(e.opens.get("by", "")),
-        "idea": cut(e.opens.get("idea", "")),
-        "verdict": state_of(e, home),
-        "reason": cut(e.closes.get("reason", "")),
-        "runs": len(e.runs),
-        "mean": mean,
-        "half": half,
-        "scores": scores,
-        "said": e.opens.get("gain"),
-        "near": e.opens.get("near"),
-        "commit": e.arms[CANDIDATE]["commit"][:10],
-        "arms": [cut(arm["name"]) for arm in e.arms],
-        "ended": (e.closes or e.opens)["time"],
-        "seeds": [r["seed"] for r in valid],
-        "disturbed": sum(map(disturbed, e.runs)),
+# --------------------------------------------------------------------------------------------------
+# An experiment
+
+
+def experiment_row(
+    experiment: Experiment, campaign: Campaign, home: Path, diffs: Diffs, with_curve: set[int]
+) -> dict[str, Any]:
+    """One experiment as the page shows it; "cells" are those of its row in the table."""
+    runs = [run for run in experiment.runs if run["arm"] == CANDIDATE]
+    valid = [run for run in runs if counts(run)]
+    run = (valid or runs or [{}])[-1]
+    failed = [each for each in experiment.runs if each["status"] != "ok"]
+    splits = SPLITS.get(experiment.role, ())
+    compared = [row for split in splits for row in contrast_rows(experiment, split)]
+    row = {
+        "n": experiment.n,
+        "time": experiment.time,
+        "role": experiment.role,
+        "by": shorten(experiment.opens.get("by", ""), IDEA_CHARACTERS),
+        "idea": shorten(experiment.opens.get("idea", ""), IDEA_CHARACTERS),
+        "verdict": state_of(experiment, home),
+        "reason": shorten(experiment.closes.get("reason", ""), IDEA_CHARACTERS),
+        "runs": len(experiment.runs),
+        "said": experiment.opens.get("gain"),
+        "near": experiment.opens.get("near"),
+        "commit": experiment.arms[CANDIDATE]["commit"][:10],
+        "arms": [shorten(arm["name"], IDEA_CHARACTERS) for arm in experiment.arms],
+        "ended": (experiment.closes or experiment.opens)["time"],
+        "seeds": [each["seed"] for each in valid],
+        "disturbed": sum(map(disturbed, experiment.runs)),
+        "compared": compared,
+        "curve": loss_curve(run, home) if experiment.n in with_curve else [],
+        "tail": shorten("\n".join(failed[-1]["tail"]), LOG_CHARACTERS) if failed else "",
+        **score_figures(experiment, campaign),
+        **run_figures(run, home),
     }
-    if e.role == "try":
-        found |= interval(gained) if (gained := standing(e, campaign)) else {}
-        found["diff"] = cut(diffs[e.opens["parent"], e.arms[CANDIDATE]["commit"]], DIFF)
-        found["size"] = e.arms[CANDIDATE]["size"] - e.arms[1]["size"]
-    found["compared"] = [row for split in SPLITS.get(e.role, ()) for row in compared(e, split)]
-    found |= figures(run, home) | {"curve": curve(run, home) if e.n in shown else []}
-    failed = [run for run in e.runs if run["status"] != "ok"]
-    found["tail"] = cut("\n".join(failed[-1]["tail"]), TAIL) if failed else ""
-    return found
+    if experiment.role == "try":
+        commit = experiment.arms[CANDIDATE]["commit"]
+        row["diff"] = shorten(diffs[experiment.opens["parent"], commit], DIFF_CHARACTERS)
+        row["size"] = experiment.arms[CANDIDATE]["size"] - experiment.arms[1]["size"]
+    return row | {"cells": cells_of(row)}
 
 
-def compared(e, split):
+def score_figures(e: Experiment, campaign: Campaign) -> dict[str, Any]:
+    """Scores of the candidate, their mean with half of its interval; of a try its gain, too."""
+    scores = [] if e.role in SPLITS else e.own_scores()
+    mean, half = mean_of(scores, campaign.noise() if campaign.baseline else None)
+    comparison = standing(e, campaign) if e.role == "try" else None
+    gain = gain_interval(comparison) if comparison else {}
+    return {"scores": scores, "mean": mean, "half": half, **gain}
+
+
+def contrast_rows(e: Experiment, split: str) -> Iterator[dict]:
     """How each source of a comparison or an audit did on a split."""
-    for arm, (scores, found) in zip(e.arms, contrast(e, split)):
-        row = {
-            "name": cut(arm["name"]),
-            "split": split,
-            "mean": sum(scores) / len(scores) if scores else None,
-        }
-        yield row | (interval(found) if found else {})
+    for arm, (scores, comparison) in zip(e.arms, contrast(e, split)):
+        mean = sum(scores) / len(scores) if scores else None
+        row = {"name": shorten(arm["name"], IDEA_CHARACTERS), "split": split, "mean": mean}
+        yield row | (gain_interval(comparison) if comparison else {})
 
 
-def cut(text, most=WORDS):
-    text = str(text)
-    return text if len(text) <= most else text[:most] + "…"
-
-
-def figures(run, home):
-    """Side figures of one run."""
+def run_figures(run: dict, home: Path) -> dict[str, Any]:
+    """Side figures of one run; {} without one."""
     if not run:
         return {}
     seconds = run["seconds"].get("train")
-    found = {key: run.get(key) for key in FIGURES} | {
+    probes = run.get("val", {}).get("probes") or {}
+    return {key: run.get(key) for key in FIGURES} | {
         "isolation": run["isolation"],
         "train": seconds,
+        "rate": run["tokens"] / seconds if seconds and run.get("tokens") else None,
+        "probes": {name: seen for name, (_, seen) in probes.items()},
+        "architecture": read_architecture(home / run.get("folder", "none") / "config.json"),
     }
-    found["rate"] = run["tokens"] / seconds if seconds and run.get("tokens") else None
-    found["probes"] = {
-        name: shown for name, (_, shown) in (run.get("val", {}).get("probes") or {}).items()
-    }
-    config = home / run.get("folder", "none") / "config.json"
+
+
+def read_architecture(path: Path) -> str:
+    """Example: "depth 3, width 192"; "" without a config.json. A contestant wrote the file."""
     try:
-        facts = json.loads(config.read_bytes())
-        found["architecture"] = cut(
-            ", ".join(f"{key} {value}" for key, value in facts.items()), 300
-        )
+        pairs = json.loads(path.read_bytes()).items()
+        return shorten(", ".join(f"{key} {value}" for key, value in pairs), 300)
     except (OSError, ValueError, AttributeError, RecursionError):
-        found["architecture"] = ""
-    return found
+        return ""
 
 
-def curve(run, home):
-    """[(seconds, tokens, loss)] of a run, thinned out to POINTS means."""
-    points = (
-        early_stopping.read_curve(home / run["folder"] / "curve.jsonl")[0]
-        if "folder" in run
-        else []
-    )
-    size = math.ceil(len(points) / POINTS) or 1
+def loss_curve(run: dict, home: Path) -> list[list[float]]:
+    """[[seconds, tokens, loss]] of a run, thinned out to CURVE_POINTS means."""
+    if "folder" not in run:
+        return []
+    points = early_stopping.read_curve(home / run["folder"] / "curve.jsonl")[0]
+    size = math.ceil(len(points) / CURVE_POINTS) or 1
     pieces = [points[i : i + size] for i in range(0, len(points), size)]
-    return [
-        [float(f"{sum(column) / len(piece):.5g}") for column in zip(*piece)] for piece in pieces
-    ]
+    return [[round_mean(column) for column in zip(*piece)] for piece in pieces]
+
+
+def round_mean(values: Iterable[float]) -> float:
+    """The mean with five digits."""
+    values = [*values]
+    return float(f"{sum(values) / len(values):.5g}")

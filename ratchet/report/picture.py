@@ -1,57 +1,129 @@
 """The picture: progress.png, a night at a glance."""
 
 import io
+import re
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ratchet.arena.files import replace_file
+from ratchet.report.columns import shorten
+from ratchet.report.palette import BLUE, style_of
 
-MARKS = {  # colour, marker and its size, as on the page
-    "baseline": ("#0072b2", "s", 45),
-    "keep": ("#009e73", "*", 130),
-    "discard": ("#8a8a90", "x", 28),
-    "undecided": ("#e69f00", "D", 32),
-    "overtaken": ("#cc79a7", "v", 32),
-    "unfinished": ("#56b4e9", "o", 28),
-    "running": ("#56b4e9", "o", 28),
-}
-FAILED = "#d55e00", "^", 32
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
+
+LABELS = 8  # kept steps that have a label, at most: those with the largest gains
+LABEL_CHARACTERS = 34  # of an idea
+# Where a label may go, as points from its step: the first where it covers nothing is taken.
+RIGHT, LEFT = (12, "left"), (-12, "right")
+HEIGHTS = 6, -14, 22, -30, 40, -48, 60, -68
 
 
-def picture(data, path):
-    """progress.png of the latest campaign: every experiment, the champion's staircase, its noise."""
+def draw_picture(data: dict, path: Path) -> None:
+    """Write progress.png of the latest campaign: experiments, champions, kept ideas, noise."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
     campaign = data["campaigns"][data["latest"]]
-    figure, axes = pyplot.subplots(figsize=(10, 4.2), dpi=160, layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(10, 4.6), dpi=160, layout="constrained")
     rows = [e for e in campaign["experiments"] if e["mean"] and e["role"] in ("try", "calibrate")]
-    for verdict in sorted({e["verdict"] for e in rows}):
-        own = [(e["n"], e["mean"]) for e in rows if e["verdict"] == verdict]
-        color, marker, size = MARKS.get(verdict, FAILED)
-        axes.scatter(
-            *zip(*own), c=color, marker=marker, s=size, label=verdict, zorder=3, linewidths=1
-        )
-    if champions := campaign["champions"]:
-        x, y = [row["n"] for row in champions], [row["mean"] for row in champions]
-        x, y = [*x, max(rows[-1]["n"], x[-1]) if rows else x[-1]], [*y, y[-1]]
-        axes.step(x, y, where="post", color="#0072b2", lw=2, label="champion")
-        if sigma := campaign["sigma"]:
-            edges = [value - sigma for value in y], [value + sigma for value in y]
-            axes.fill_between(
-                x, *edges, step="post", color="#0072b2", alpha=0.13, label="± 1 sigma", lw=0
-            )
-        halves = [row["half"] or 0 for row in champions]
-        axes.errorbar(x[:-1], y[:-1], halves, fmt="none", ecolor="#0072b2", capsize=3, lw=1)
+    draw_experiments(axes, rows)
+    if campaign["champions"]:
+        draw_staircase(axes, campaign["champions"], campaign["sigma"], rows)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="experiment", ylabel="val_bpb (lower is better)")
-    axes.set_title(
-        f"{campaign['arena']}, {campaign['budget']} a run, {campaign['device']}", fontsize=10
-    )
-    if rows or champions:
-        axes.legend(fontsize=8, frameon=False, ncols=4)
+    title = f"{campaign['arena']}, {campaign['budget']} a run, {campaign['device']}"
+    axes.set_title(title, fontsize=10)
+    if rows or campaign["champions"]:
+        axes.legend(fontsize=8, frameon=False, ncols=4, loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
+    figure.draw_without_rendering()  # labels go where nothing is: all else must have its place
+    label_steps(axes, rows)
     image = io.BytesIO()
     figure.savefig(image, metadata={"Software": None}, format="png")
     pyplot.close(figure)
     replace_file(path, image.getvalue())
+
+
+def draw_experiments(axes: "Axes", rows: list[dict]) -> None:
+    """A mark for each experiment that has a score, by its verdict."""
+    for verdict in sorted({row["verdict"] for row in rows}):
+        points = [(row["n"], row["mean"]) for row in rows if row["verdict"] == verdict]
+        style = style_of(verdict)
+        axes.scatter(
+            *zip(*points),
+            c=style.color,
+            marker=style.marker,
+            s=style.size,
+            label=verdict,
+            zorder=3,
+            linewidths=1,
+        )
+
+
+def draw_staircase(
+    axes: "Axes", champions: list[dict], sigma: float | None, rows: list[dict]
+) -> None:
+    """The champion's score over the experiments, with its interval and the noise around it."""
+    numbers = [champion["n"] for champion in champions]
+    means = [champion["mean"] for champion in champions]
+    halves = [champion["half"] or 0 for champion in champions]
+    axes.errorbar(numbers, means, halves, fmt="none", ecolor=BLUE, capsize=3, lw=1)
+    last = max(row["n"] for row in rows) if rows else numbers[-1]
+    numbers, means = [*numbers, max(last, numbers[-1])], [*means, means[-1]]
+    axes.step(numbers, means, where="post", color=BLUE, lw=2, label="champion")
+    if sigma:
+        low, high = [mean - sigma for mean in means], [mean + sigma for mean in means]
+        style = {"step": "post", "color": BLUE, "alpha": 0.13, "lw": 0}
+        axes.fill_between(numbers, low, high, label="± 1 sigma", **style)
+
+
+def short_idea(idea: str) -> str:
+    """Example: "depth 2 instead of 3: a smaller trunk sees more" -> "depth 2 instead of 3"."""
+    line = " ".join(idea.split())
+    return shorten(re.split(r"[:;.](?: |$)", line)[0], LABEL_CHARACTERS)
+
+
+def label_steps(axes: "Axes", rows: list[dict]) -> None:
+    """Write idea and gain beside the kept experiments, where there is room for them."""
+    kept = [row for row in rows if row["verdict"] == "keep" and "gain" in row]
+    kept = sorted(kept, key=lambda row: -row["gain"])[:LABELS]
+    taken = [*mark_boxes(axes, rows), axes.get_legend().get_window_extent()] if kept else []
+    for row in kept:
+        half = (row["high"] - row["low"]) / 2
+        text = f"{short_idea(row['idea'])}\n{row['gain']:+.3f} ± {half:.3f} bpb"
+        for height, (shift, side) in product(HEIGHTS, (RIGHT, LEFT)):
+            label = axes.annotate(
+                text.replace("$", r"\$"),
+                (row["n"], row["mean"]),
+                (shift, height),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                fontsize=8,
+                color=style_of("keep").color,
+                zorder=4,
+            )
+            box = label.get_window_extent()
+            if is_free(box, taken, axes.bbox):
+                taken.append(box)
+                break
+            label.remove()
+
+
+def mark_boxes(axes: "Axes", rows: list[dict]) -> list["Bbox"]:
+    """Boxes of 14 pixels around the marks of experiments."""
+    from matplotlib.transforms import Bbox
+
+    centers = axes.transData.transform([(row["n"], row["mean"]) for row in rows])
+    return [Bbox.from_bounds(x - 7, y - 7, 14, 14) for x, y in centers]
+
+
+def is_free(box: "Bbox", taken: list["Bbox"], inside: "Bbox") -> bool:
+    """Whether a box covers none of those taken, and lies in another."""
+    corners = inside.contains(*box.min) and inside.contains(*box.max)
+    return corners and not any(box.overlaps(other) for other in taken)

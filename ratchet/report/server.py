@@ -1,13 +1,14 @@
-"""Live: serves the report of a ledger that grows, to this machine alone."""
+"""A server of the report, for this machine alone, of a ledger that grows."""
 
 import secrets
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from ratchet.arena.files import Refused
 from ratchet.experiments.ledger import Ledger
 from ratchet.experiments.running import all_running
-from ratchet.report import data as report_data
-from ratchet.report import render
+from ratchet.report.data import MEASURED, collect_data
+from ratchet.report.render import pack_data, render_page
 
 HOST = "127.0.0.1"
 HEADERS = {
@@ -18,70 +19,65 @@ HEADERS = {
 }
 
 
-class Live:
-    """What is served of one ledger: its page, its data, a stamp that changes when it does."""
+class LiveReport:
+    """What is served of one ledger: its page, its data, a stamp that changes when they do."""
 
-    def __init__(self, home):
-        self.home, self.made = home, ("", None)
+    def __init__(self, home: Path):
+        self.home = home
+        self.data_stamp = ""
+        self.data = None
 
-    def stamp(self):
-        paths = [self.home / name for name in ("ledger.jsonl", *report_data.MEASURED)]
-        facts = [path.stat() for path in paths if path.exists()]
-        files = (
-            " ".join(f"{each.st_size} {each.st_mtime_ns} {each.st_ino}" for each in facts)
-            or "empty"
-        )
-        return " ".join([files, *map(str, all_running(self.home))])
+    def current_stamp(self) -> str:
+        paths = [self.home / name for name in ("ledger.jsonl", *MEASURED)]
+        stats = [path.stat() for path in paths if path.exists()]
+        files = [f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}" for stat in stats]
+        return " ".join([*(files or ["empty"]), *map(str, all_running(self.home))])
 
-    def data(self):
-        """Collected data; a ledger that has changed is read from its first line on: it may be
-        another.
-        """
-        stamp = self.stamp()
-        if stamp != self.made[0]:
-            self.made = stamp, report_data.collect(Ledger(self.home), self.home)
-        return self.made[1]
+    def current_data(self) -> dict:
+        """Collected data. A changed ledger is read from its first line: it may be another one."""
+        stamp = self.current_stamp()
+        if stamp != self.data_stamp:
+            self.data = collect_data(Ledger(self.home), self.home)
+            self.data_stamp = stamp
+        return self.data
 
-    def answer(self, path):
-        """(type, text) of what is at a path below the key, or None."""
+    def answer_path(self, path: str) -> tuple[str, str] | None:
+        """(content type, text) of a path below the key; None if nothing is there."""
         if path == "":
-            return "text/html", render.render(self.data(), live=self.made[0])
+            data = self.current_data()
+            return "text/html", render_page(data, live=self.data_stamp)
         if path == "data":
-            return "text/plain", render.packed(self.data())
+            return "text/plain", pack_data(self.current_data())
         if path == "stamp":
-            return "text/plain", self.stamp()
+            return "text/plain", self.current_stamp()
         return None
 
 
-def handler(live, port, key):
-    """The request handler of a server on a port, for those who know the key: an agent can reach the
-    port.
-    """
-    names = {f"{name}:{port}" for name in (HOST, "localhost")}
+def make_handler(report: LiveReport, port: int, key: str) -> type[BaseHTTPRequestHandler]:
+    """The request handler for those who know the key: an agent can reach the port, too."""
+    hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            if self.headers.get("Host") not in names:  # a name of somebody else's that leads here
+            if self.headers.get("Host") not in hosts:  # a name of somebody else's that leads here
                 return self.send_error(421, "this page is for this machine alone")
-            asked, slash, path = self.path.removeprefix("/").partition("/")
-            if not slash or not secrets.compare_digest(asked.encode(), key.encode()):
+            given_key, slash, path = self.path.removeprefix("/").partition("/")
+            if not slash or not secrets.compare_digest(given_key.encode(), key.encode()):
                 return self.send_error(404, "open the address that `ratchet watch` has printed")
             try:
-                found = live.answer(path.partition("?")[0])
-            except (
-                Exception
-            ) as error:  # a page that asks again in a second is better served by an answer
+                answer = report.answer_path(path.partition("?")[0])
+            except Exception as error:  # the page asks again in a second
                 return self.send_error(503, "the ledger can't be read now", str(error))
-            if not found:
-                return self.send_error(404)
-            kind, text = found
-            data = text.encode()
+            self.send_text(*answer) if answer else self.send_error(404)
+
+        def send_text(self, kind, text):
+            body = text.encode()
             self.send_response(200)
-            facts = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(data))}
-            for name, value in (facts | HEADERS).items():
+            length = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body))}
+            for name, value in (length | HEADERS).items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(data)
+            self.wfile.write(body)
 
         def log_message(self, *_):
             pass
@@ -89,17 +85,17 @@ def handler(live, port, key):
     return Handler
 
 
-def server(home, port=0):
-    """A server of the live report, not yet started. Raises Refused when the port is taken."""
+def make_server(home: Path, port: int = 0) -> ThreadingHTTPServer:
+    """A server of the live report, not yet started; its `url` holds a key. 0 takes a free port.
+
+    Raises Refused when the port is taken.
+    """
     try:
-        made = ThreadingHTTPServer((HOST, port), BaseHTTPRequestHandler)
+        server = ThreadingHTTPServer((HOST, port), BaseHTTPRequestHandler)
     except OSError as error:
-        raise Refused(
-            f"port {port} can't be used ({error.strerror}): choose another with --port"
-        ) from None
-    port, key = made.server_address[1], secrets.token_urlsafe(8)
-    made.RequestHandlerClass, made.url = (
-        handler(Live(home), port, key),
-        f"http://{HOST}:{port}/{key}/",
-    )
-    return made
+        why = f"port {port} can't be used ({error.strerror})"
+        raise Refused(f"{why}: choose another with --port") from None
+    port, key = server.server_address[1], secrets.token_urlsafe(8)
+    server.RequestHandlerClass = make_handler(LiveReport(home), port, key)
+    server.url = f"http://{HOST}:{port}/{key}/"
+    return server

@@ -1,16 +1,8 @@
 "use strict";
 // Draws the page from its data. Whatever comes from the ledger is put in as text, never as HTML.
 
-const STYLES = { // colours that the colour-blind tell apart (Okabe and Ito), and a shape for each
-  baseline: ["#0072b2", "square", "square"], keep: ["#009e73", "star", "diamond"],
-  discard: ["#8a8a90", "x", "circle"], undecided: ["#e69f00", "diamond", "diamond-open"],
-  overtaken: ["#cc79a7", "triangle-down", "square-open"], unfinished: ["#56b4e9", "circle-open", "circle-open"],
-  running: ["#56b4e9", "circle-open", "circle-open"],
-  audited: ["#0072b2", "square", "square"], compared: ["#0072b2", "square", "square"],
-};
-const FAILED = ["#d55e00", "triangle-up", "cross"];
-const style = (verdict) => STYLES[verdict] || FAILED;
-const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a90"];
+const style = (verdict) => data.palette.verdicts[verdict] || data.palette.failed; // ratchet/report/palette.py
+const lineColor = (i) => data.palette.lines[i % data.palette.lines.length];
 const MEASURES = { // what experiments can be drawn over: name with unit, value, on a log axis or not
   params: ["parameters", (e) => e.params, true],
   trunk: ["parameters but tables", (e) => e.params - e.lookup, true],
@@ -123,7 +115,7 @@ function draw(node, traces, facts) {
 function byVerdict(found, place, facts) {
   const verdicts = [...new Set(found.map((e) => e.verdict))].sort();
   return verdicts.map((verdict) => {
-    const own = found.filter((e) => e.verdict === verdict), [color, symbol] = style(verdict);
+    const own = found.filter((e) => e.verdict === verdict), { color, symbol } = style(verdict);
     return {
       uid: verdict, mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map((e) => hover(told(e))), customdata: own.map((e) => e.n),
       marker: { color, symbol, size: verdict === "discard" ? 7 : 10, line: { width: 0.5, color: variable("--back") } },
@@ -174,7 +166,7 @@ function drawExplorer() {
       hoverinfo: "text", text: own.map((e) => hover([...told(e), ...more(e)])),
       customdata: own.map((e) => e.n), ...Object.fromEntries(axes.map((axis, i) => [axis, own.map(chosen[i][1])])),
       marker: {
-        symbol: style(verdict)[2], size: 6, color: own.map((e) => e.mean), colorscale: "Viridis", reversescale: true,
+        symbol: style(verdict).symbol_3d, size: 6, color: own.map((e) => e.mean), colorscale: "Viridis", reversescale: true,
         cmin: Math.min(...scores), cmax: Math.max(...scores), showscale: index === 0, opacity: 0.92, line: { width: 1, color: variable("--dim") },
         colorbar: { title: { text: "val_bpb" }, thickness: 12, len: 0.8, ...(narrow() ? { orientation: "h", y: -0.12, nticks: 5 } : {}) },
       },
@@ -182,7 +174,7 @@ function drawExplorer() {
   });
   for (const verdict of verdicts) // the legend's marks, in the colour of the text
     traces.push({ uid: `${verdict} in the legend`, type: "scatter3d", mode: "markers", name: escape(verdict), legendgroup: verdict,
-      x: [null], y: [null], z: [null], marker: { symbol: style(verdict)[2], size: 6, color: variable("--text") } });
+      x: [null], y: [null], z: [null], marker: { symbol: style(verdict).symbol_3d, size: 6, color: variable("--text") } });
   const look = { gridcolor: variable("--line"), color: variable("--text"), backgroundcolor: "rgba(0,0,0,0)" };
   const away = narrow() ? 2.2 : 1.55;
   const camera = turned || { eye: { x: away, y: away, z: 0.7 }, center: { x: 0, y: 0, z: -0.12 } };
@@ -226,7 +218,7 @@ function drawCurves() {
     const name = e.n === last ? `${e.n} champion` : e.n === first ? `${e.n} baseline` : `${e.n} ${clip(e.idea, 30)}`;
     return {
       uid: `n${e.n}`, mode: "lines", name: escape(name), x: e.curve.map(value), y: e.curve.map((p) => p[2]), customdata: e.curve.map(() => e.n),
-      line: { color: LINES[i % LINES.length], width: 1.6 }, hovertemplate: "%{y:.3f}",
+      line: { color: lineColor(i), width: 1.6 }, hovertemplate: "%{y:.3f}",
     };
   });
   const name = { seconds: "seconds of training", tokens: "tokens", flops: "training FLOPs" }[over];
@@ -265,7 +257,7 @@ function drawDecoding(node, { points, limits, frontier }) {
       line: { color: dim }, hovertemplate: "%{y:.3s} tokens/s, %{x:.3s} of a user<extra></extra>" },
   ];
   if (limits.floor) traces.push({ mode: "lines", name: "launch floor, measured", x: [1 / limits.floor, 1 / limits.floor],
-    y: [points[0].rate, points.at(-1).rows / points.at(-1).bound], line: { color: LINES[1], dash: "dash" }, hoverinfo: "skip" });
+    y: [points[0].rate, points.at(-1).rows / points.at(-1).bound], line: { color: lineColor(1), dash: "dash" }, hoverinfo: "skip" });
   draw(node, traces, logs("output tokens/s of one user", "output tokens/s of the device"));
 }
 
@@ -275,19 +267,19 @@ function drawTraining(node, rows) {
     return { mode: "lines+markers", name, x: own.map((r) => r.n), y: own.map((r) => 100 * r[key]), line: { color }, marker: tagged(own, color),
       text: own.map((r) => r.tag), hovertemplate: "%{x} devices: %{y:.1f} %, %{text}<extra></extra>" };
   };
-  draw(node, [line("strong", "the same batch, split", LINES[0]), line("weak", "a batch for each", LINES[1])],
+  draw(node, [line("strong", "the same batch, split", lineColor(0)), line("weak", "a batch for each", lineColor(1))],
     logs("devices, data-parallel training", "efficiency (%)"));
 }
 
 function drawBound(node, rows) {
-  const trace = { mode: "lines+markers", name: "at most", x: rows.map((r) => r.n), y: rows.map((r) => r.bound), line: { color: LINES[2] },
-    marker: tagged(rows, LINES[2]), text: rows.map((r) => r.tag), hovertemplate: "%{x} devices: %{y:.3s} tokens/s, %{text}<extra></extra>" };
+  const trace = { mode: "lines+markers", name: "at most", x: rows.map((r) => r.n), y: rows.map((r) => r.bound), line: { color: lineColor(2) },
+    marker: tagged(rows, lineColor(2)), text: rows.map((r) => r.tag), hovertemplate: "%{x} devices: %{y:.3s} tokens/s, %{text}<extra></extra>" };
   draw(node, [trace], logs("devices, tensor-parallel decoding", "tokens/s of one user, at most"));
 }
 
 function drawLinks(node, { table, lines, tag }) {
   const traces = lines.flatMap(({ n }, i) => {
-    const own = table.filter((row) => row.n === n), color = LINES[i % LINES.length];
+    const own = table.filter((row) => row.n === n), color = lineColor(i);
     return [
       { mode: "markers", name: `${n} devices, ${tag}`, x: own.map((r) => r.bytes), y: own.map((r) => 1e3 * r.seconds), marker: { color, size: 8 },
         hovertemplate: "%{x:.3s}B: %{y:.3f} ms<extra></extra>" },
@@ -358,7 +350,7 @@ function drawHonesty() {
   facts($("#honesty .facts"), {
     sigma: known(sigma) ? `${fixed(sigma, 5)} bpb, ${campaign.df} degrees of freedom` : "unknown: nothing is calibrated",
     audit: campaign.audit.length ? "gains on the baseline, above" : "none yet: uv run ratchet audit",
-    isolation: `${levels.join(", ") || "nothing has run"}; what is covered at which level stands in the README`,
+    isolation: `${levels.join(", ") || "nothing has run"}; docs/referee.md says what each level covers`,
     ...(covered.length ? { cheats: covered.join("; ") } : {}),
     ledger: `${data.lines} lines, ${data.problems.length ? data.problems.length + " problems" : "verified"}, head ${data.head || "none"}`,
     arena: `${campaign.arena} (${campaign.seal}), ${campaign.budget}`, device: [campaign.device, campaign.driver, `torch ${campaign.torch}`].filter(Boolean).join(", "),
@@ -406,18 +398,16 @@ function beats(champion) {
   return `beats the baseline by ${gain(champion)} bpb, by all runs of both, the ones that kept it and hours apart: ratchet audit measures it afresh and in turns`;
 }
 
-const COLUMNS = [ // heading, value to sort by, cell
-  ["n", (e) => e.n, (e) => e.n, "number"], ["UTC", (e) => e.time, (e) => minutes(e.time), "time"],
-  ["verdict", (e) => e.verdict, (e) => make("span", { className: "mark", textContent: e.verdict, style: `--mark: ${style(e.verdict)[0]}` })],
-  ["val_bpb", (e) => e.mean, (e) => fixed(e.mean) + (known(e.half) ? ` ± ${fixed(e.half)}` : ""), "number"],
-  ["gain", (e) => e.gain, gain, "number"], ["runs", (e) => e.runs, (e) => e.runs, "number"],
-  ["by", (e) => e.by, (e) => make("bdi", { textContent: clip(e.by, 24) })],
-  ["idea", (e) => e.idea, (e) => make("bdi", { textContent: clip(e.idea || `${e.role}: ${e.arms.join(", ")}; ${e.reason}`, 240) }), "idea"],
-];
+// a cell of the table; ratchet/report/columns.py says which there are
+function cellOf(e, i) {
+  const { kind } = data.columns[i], { text } = e.cells[i];
+  if (kind === "mark") return make("span", { className: "mark", textContent: text, style: `--mark: ${style(e.verdict).color}` });
+  return make("bdi", { textContent: text });
+}
 
 function rows() {
   const words = $("#experiments input").value.toLowerCase(), [verdict, by] = ["#by-verdict", "#by-agent"].map((id) => $(id).value);
-  const [key, sign] = order, value = COLUMNS.find(([name]) => name === key)[1];
+  const [key, sign] = order, column = data.columns.findIndex(({ name }) => name === key), value = (e) => e.cells[column].value;
   const missing = (x) => x === null || x === undefined;
   return campaign.experiments
     .filter((e) => (!verdict || e.verdict === verdict) && (!by || e.by === by))
@@ -429,10 +419,10 @@ function rows() {
 }
 
 function drawTable() {
-  const head = make("tr", {}, make("th", { textContent: "curve" }), ...COLUMNS.map(([name, , , kind]) => {
+  const head = make("tr", {}, make("th", { textContent: "curve" }), ...data.columns.map(({ name, kind }) => {
     const sorted = order[0] === name, button = make("button", { type: "button", textContent: name + (sorted ? (order[1] > 0 ? " ↑" : " ↓") : "") });
     button.onclick = () => ((order = [name, sorted ? -order[1] : 1]), drawTable(), $(`th[data-name="${name}"] button`).focus());
-    const cell = make("th", { className: kind || "", data: { name } }, button);
+    const cell = make("th", { className: kind, data: { name } }, button);
     cell.setAttribute("aria-sort", sorted ? (order[1] > 0 ? "ascending" : "descending") : "none");
     return cell;
   }));
@@ -451,7 +441,7 @@ function row(e) {
   const tick = make("input", { type: "checkbox", checked: ticked.has(e.n), disabled: !e.curve.length, ariaLabel: `curve of experiment ${e.n}` });
   tick.onclick = (event) => (event.stopPropagation(), ticked.has(e.n) ? ticked.delete(e.n) : ticked.add(e.n), drawCurves());
   const node = make("tr", { className: e.n === open ? "row open" : "row", tabIndex: 0, id: `e${e.n}` }, make("td", {}, tick),
-    ...COLUMNS.map(([name, , cell, kind]) => make("td", { className: kind || "", data: { name } }, cell(e))));
+    ...data.columns.map(({ name, kind }, i) => make("td", { className: kind, data: { name } }, cellOf(e, i))));
   node.setAttribute("aria-expanded", e.n === open);
   node.onclick = () => ((open = e.n === open ? null : e.n), drawTable(), $(`#e${e.n}`)?.focus());
   node.onkeydown = (event) => event.target === node && ["Enter", " "].includes(event.key) && (event.preventDefault(), node.onclick());
@@ -460,7 +450,7 @@ function row(e) {
 
 // shown: the details on the page, which stay, with what is unfolded in them, when they are the same
 function details(e, shown) {
-  const { half, ...own } = e; // half of its interval, which hangs on other experiments, isn't shown here
+  const { half, cells, ...own } = e; // these hang on other experiments, too, and aren't shown here
   const stamp = JSON.stringify(own), list = make("dl", { className: "facts" });
   if (shown?.stamp === stamp) return shown;
   const said = known(e.said) ? { expected: `${signed(e.said)} bpb` } : {}, near = e.near ? { like: `experiment ${e.near}` } : {};
@@ -476,7 +466,7 @@ function details(e, shown) {
   const parts = [list];
   if (e.diff) parts.push(make("details", { open: true }, make("summary", { textContent: "what it changed" }), diff(e.diff)));
   if (e.tail) parts.push(make("details", {}, make("summary", { textContent: "last lines of its log" }), make("pre", { textContent: e.tail })));
-  return make("tr", { className: "details", stamp }, make("td", { colSpan: COLUMNS.length + 1 }, ...parts));
+  return make("tr", { className: "details", stamp }, make("td", { colSpan: data.columns.length + 1 }, ...parts));
 }
 
 function diff(text) {

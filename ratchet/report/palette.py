@@ -1,0 +1,56 @@
+"""The palette: a colour and marks for each verdict, which the colour-blind tell apart.
+
+The colours are those of Okabe and Ito, "Color Universal Design" (2008).
+"""
+
+from typing import NamedTuple
+
+BLUE = "#0072b2"
+GREEN = "#009e73"
+GREY = "#8a8a90"
+ORANGE = "#e69f00"
+PURPLE = "#cc79a7"
+SKY = "#56b4e9"
+VERMILION = "#d55e00"
+LINES = [BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY]  # of curves, in this order
+
+
+class Style(NamedTuple):
+    """How a verdict looks, for example Style("#009e73", "*", 130, "star", "diamond", "green")."""
+
+    color: str
+    marker: str  # matplotlib's
+    size: int  # matplotlib's, points squared
+    symbol: str  # plotly's
+    symbol_3d: str  # plotly's, which has fewer of them in three dimensions
+    terminal: str  # rich's
+
+
+BASELINE = Style(BLUE, "s", 45, "square", "square", "cyan")
+UNFINISHED = Style(SKY, "o", 28, "circle-open", "circle-open", "red")
+FAILED = Style(VERMILION, "^", 32, "triangle-up", "cross", "red")
+STYLES = {
+    "baseline": BASELINE,
+    "keep": Style(GREEN, "*", 130, "star", "diamond", "green"),
+    "discard": Style(GREY, "x", 28, "x", "circle", "dim"),
+    "undecided": Style(ORANGE, "D", 32, "diamond", "diamond-open", "yellow"),
+    "overtaken": Style(PURPLE, "v", 32, "triangle-down", "square-open", "red"),
+    "unfinished": UNFINISHED,
+    "running": UNFINISHED._replace(terminal="bold"),
+    "audited": BASELINE,
+    "compared": BASELINE,
+}
+
+
+def style_of(verdict: str) -> Style:
+    """The style of a verdict or state; all ways in which a run fails share one."""
+    return STYLES.get(verdict, FAILED)
+
+
+def palette_data() -> dict:
+    """The palette as JSON for the page."""
+    return {
+        "verdicts": {name: style._asdict() for name, style in STYLES.items()},
+        "failed": FAILED._asdict(),
+        "lines": LINES,
+    }
