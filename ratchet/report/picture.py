@@ -2,13 +2,13 @@
 
 import io
 import re
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratchet.arena.files import replace_file
 from ratchet.report.columns import shorten
-from ratchet.report.palette import BLUE, style_of
+from ratchet.report.palette import BLUE, GREY, style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 LABELS = 8  # kept steps that have a label, at most: those with the largest gains
 LABEL_CHARACTERS = 34  # of an idea
+MARK_PIXELS = 8  # half of a mark's width, about
 # Where a label may go, as points from its step: the first where it covers nothing is taken.
-RIGHT, LEFT = (12, "left"), (-12, "right")
-HEIGHTS = 6, -14, 22, -30, 40, -48, 60, -68
+LEFT, RIGHT = (-12, "right"), (12, "left")
+HEIGHTS = 6, -14, 22, -30, 40, -48
+LEADER = {"arrowstyle": "-", "lw": 0.7, "color": GREY, "shrinkB": 10}  # from a label to its mark
 
 
 def draw_picture(data: dict, path: Path) -> None:
@@ -42,7 +44,8 @@ def draw_picture(data: dict, path: Path) -> None:
         axes.legend(fontsize=8, frameon=False, ncols=4, loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
     figure.draw_without_rendering()  # labels go where nothing is: all else must have its place
-    label_steps(axes, rows)
+    if rows and campaign["champions"]:
+        label_steps(axes, rows, campaign["champions"])
     image = io.BytesIO()
     figure.savefig(image, metadata={"Software": None}, format="png")
     pyplot.close(figure)
@@ -88,15 +91,17 @@ def short_idea(idea: str) -> str:
     return shorten(re.split(r"[:;.](?: |$)", line)[0], LABEL_CHARACTERS)
 
 
-def label_steps(axes: "Axes", rows: list[dict]) -> None:
+def label_steps(axes: "Axes", rows: list[dict], champions: list[dict]) -> None:
     """Write idea and gain beside the kept experiments, where there is room for them."""
+    from matplotlib.text import Text
+
     kept = [row for row in rows if row["verdict"] == "keep" and "gain" in row]
     kept = sorted(kept, key=lambda row: -row["gain"])[:LABELS]
-    taken = [*mark_boxes(axes, rows), axes.get_legend().get_window_extent()] if kept else []
+    taken = [*drawn_boxes(axes, rows, champions), axes.get_legend().get_window_extent()]
     for row in kept:
         half = (row["high"] - row["low"]) / 2
-        text = f"{short_idea(row['idea'])}\n{row['gain']:+.3f} ± {half:.3f} bpb"
-        for height, (shift, side) in product(HEIGHTS, (RIGHT, LEFT)):
+        text = f"{short_idea(row['idea'])}\n{row['gain']:.3f} ± {half:.3f} bpb better"
+        for height, (shift, side) in product(HEIGHTS, (LEFT, RIGHT)):
             label = axes.annotate(
                 text.replace("$", r"\$"),
                 (row["n"], row["mean"]),
@@ -104,23 +109,30 @@ def label_steps(axes: "Axes", rows: list[dict]) -> None:
                 textcoords="offset points",
                 ha=side,
                 va="center",
-                fontsize=8,
+                fontsize=9,
                 color=style_of("keep").color,
                 zorder=4,
+                arrowprops=LEADER | {"relpos": (float(side == "right"), 0.5)},
             )
-            box = label.get_window_extent()
+            label.update_positions(axes.figure.canvas.get_renderer())
+            box = Text.get_window_extent(label)  # without its line
             if is_free(box, taken, axes.bbox):
                 taken.append(box)
                 break
             label.remove()
 
 
-def mark_boxes(axes: "Axes", rows: list[dict]) -> list["Bbox"]:
-    """Boxes of 14 pixels around the marks of experiments."""
+def drawn_boxes(axes: "Axes", rows: list[dict], champions: list[dict]) -> list["Bbox"]:
+    """Boxes of pixels around marks, error bars and each step of the staircase."""
     from matplotlib.transforms import Bbox
 
-    centers = axes.transData.transform([(row["n"], row["mean"]) for row in rows])
-    return [Bbox.from_bounds(x - 7, y - 7, 14, 14) for x, y in centers]
+    spans = [((row["n"], row["mean"]), (row["n"], row["mean"])) for row in rows]
+    for row, after in pairwise([*champions, {**champions[-1], "n": rows[-1]["n"]}]):
+        half = row["half"] or 0
+        spans.append(((row["n"], row["mean"] - half), (row["n"], row["mean"] + half)))
+        spans.append(((row["n"], row["mean"]), (after["n"], row["mean"])))
+        spans.append(((after["n"], row["mean"]), (after["n"], after["mean"])))
+    return [Bbox(axes.transData.transform(span)).padded(MARK_PIXELS) for span in spans]
 
 
 def is_free(box: "Bbox", taken: list["Bbox"], inside: "Bbox") -> bool:
