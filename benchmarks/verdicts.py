@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from ratchet.experiments import verdicts
+from ratchet.report.palette import BLUE, ORANGE, SKY, VERMILION
 
 CALIBRATION, NIGHT = 5, 100  # runs, experiments
 RUN_SECONDS = 390  # 300 of training; start, rehearsal, scoring
@@ -307,15 +308,15 @@ def table(figures):
     )
 
 
-STYLE = """
-text { font: 13px system-ui, sans-serif; fill: #333 } .back { fill: #fff } .grid { stroke: #ddd }
-.ratchet { stroke: #0969da; fill: #0969da } .greedy { stroke: #d1570b; fill: #d1570b }
-.real { stroke: #777; stroke-dasharray: 2 4 } polyline { fill: none; stroke-width: 2.2 }
-.true { stroke-dasharray: 7 4 } text.ratchet, text.greedy, polygon.ratchet, polygon.greedy { stroke: none }
-polyline.ratchet, polyline.greedy { fill: none }
-@media (prefers-color-scheme: dark) {
-text { fill: #ddd } .back { fill: #0d1117 } .grid { stroke: #333 } .real { stroke: #999 }
-.ratchet { stroke: #58a6ff; fill: #58a6ff } .greedy { stroke: #f0883e; fill: #f0883e } }
+STYLE = f"""
+text {{ font: 13px system-ui, sans-serif; fill: #333 }} .back {{ fill: #fff }} .grid {{ stroke: #ddd }}
+.ratchet {{ stroke: {BLUE}; fill: {BLUE} }} .greedy {{ stroke: {VERMILION}; fill: {VERMILION} }}
+.real {{ stroke: #777; stroke-dasharray: 2 4 }} polyline {{ fill: none; stroke-width: 2.2 }}
+.true {{ stroke-dasharray: 7 4 }} text.ratchet, text.greedy, polygon.ratchet, polygon.greedy {{ stroke: none }}
+polyline.ratchet, polyline.greedy {{ fill: none }}
+@media (prefers-color-scheme: dark) {{
+text {{ fill: #ddd }} .back {{ fill: #0d1117 }} .grid {{ stroke: #333 }} .real {{ stroke: #999 }}
+.ratchet {{ stroke: {SKY}; fill: {SKY} }} .greedy {{ stroke: {ORANGE}; fill: {ORANGE} }} }}
 """
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 440, 60, 130, 40, 50
 
