@@ -1,14 +1,17 @@
-"""The doctor: looks at what a run depends on, says what to do about it."""
+"""The doctor: checks what a run depends on."""
 
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from rich.markup import escape
+from rich.table import Table
 
 from ratchet import commits
 from ratchet.arena.files import cache_folder
@@ -18,20 +21,21 @@ from ratchet.referee.devices.cores import pinned_to
 from ratchet.referee.devices.nvidia import throttle_cause
 from ratchet.referee.environment import copy_contract, matmul_environment
 
+MEMORY_BYTES = 4e9  # that a run may need
+DISK_BYTES = 2e10  # that a night may leave
+
 
 class Finding(NamedTuple):
-    """One check: what was looked at, whether it is well, what was seen, what to do about it."""
+    """One check, for example Finding("disk", True, "151 GB free")."""
 
     name: str
     well: bool
     seen: str
-    advice: str = ""
+    advice: str = ""  # what to do about it if it isn't well
 
 
-def matmul_peak(device, level):
-    """(FLOP/s, of what) as prepare.py measures it, in the sandbox; (0, why) where torch fails
-    there.
-    """
+def measure_peak(device: str, level: str) -> tuple[float, str]:
+    """(FLOP/s of a large matmul, its type) in the sandbox; (0, reason) where torch fails there."""
     code = "import json, torch; from ratchet.arena.hardware import cpu, device; cpu.settle()"
     code += f"; print(json.dumps(device.matmul_peak(torch.device({torch_name(device)!r}))))"
     with tempfile.TemporaryDirectory() as folder, pinned_to(device):
@@ -40,68 +44,67 @@ def matmul_peak(device, level):
         argv = sandbox.confined_command([sys.executable, "-c", code], view, level)
         environment = matmul_environment(Path(folder))
         done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True)
-    printed, said = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
-    words = said.strip().splitlines() or ["no reason given"]
-    return json.loads(printed) if not done.returncode else (0.0, words[-1])
+    if not done.returncode:
+        return json.loads(done.stdout)
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return 0.0, lines[-1] if lines else "no reason given"
 
 
-def hardware(device, level):
-    """(name, well, seen, advice) of the device."""
-    facts, (peak, what), why = (
-        describe_device(device),
-        matmul_peak(device, level),
-        throttle_cause(device),
+def check_device(device: str, level: str) -> Iterator[Finding]:
+    """Device, torch, speed, clocks."""
+    description = describe_device(device)
+    peak, kind = measure_peak(device, level)
+    throttled = throttle_cause(device)
+    driver = f", driver {description['driver']}" if description["driver"] else ""
+    yield Finding("device", True, description["device"] + driver)
+    install = "it fails on this device in the sandbox: run `uv sync`"
+    yield Finding("torch", peak > 0, description["torch"], install)
+    yield Finding(
+        "matmul peak", peak > 0, f"{peak / 1e12:.2f} TFLOP/s ({kind})", "mend torch first"
     )
-    driver = f", driver {facts['driver']}" if facts["driver"] else ""
-    yield "device", True, facts["device"] + driver, ""
-    yield (
-        "torch",
-        peak > 0,
-        facts["torch"],
-        "it doesn't work on this device in the sandbox: run `uv sync`",
-    )
-    yield "matmul peak", peak > 0, f"{peak / 1e12:.2f} TFLOP/s ({what})", "mend torch first"
-    yield "clocks", not why, why or "not throttled", "cool the device, raise its power cap"
+    cool = "cool the device or raise its power limit"
+    yield Finding("clocks", not throttled, throttled or "not throttled", cool)
 
 
-def surroundings(device):
-    """(name, well, seen, advice) of the machine and what lies on it."""
-    load, memory, disk = (
-        psutil.cpu_percent(0.5),
-        psutil.virtual_memory(),
-        shutil.disk_usage(Path.cwd()),
-    )
-    quiet = load < 100 * limits.FOREIGN_CPU_SHARE[device.partition(":")[0]]
+def check_machine(device: str) -> Iterator[Finding]:
+    """Load, memory, disk, arenas, git."""
+    load = psutil.cpu_percent(0.5)
+    memory = psutil.virtual_memory().available
+    disk = shutil.disk_usage(Path.cwd()).free
     arenas = ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
-    busy = "close other programs; or calibrate and try with --busy: the noise grows"
-    yield "load", quiet, f"{load:.0f}% of the CPU in use", busy
-    free = f"{memory.available / 1e9:.1f} GB free"
-    yield "memory", memory.available > 4e9, free, "close programs: a run may need 4 GB"
-    yield (
-        "disk",
-        disk.free > 2e10,
-        f"{disk.free / 1e9:.0f} GB free",
-        "free some: a night may leave 20 GB",
-    )
-    yield "arenas", bool(arenas), arenas or "none", "run `uv run prepare.py`"
-    yield "git", *commits.examine()
+    is_quiet = load < 100 * limits.FOREIGN_CPU_SHARE[device.partition(":")[0]]
+    close = "close other programs, or use --busy everywhere: the noise grows"
+    yield Finding("load", is_quiet, f"{load:.0f}% of the CPU in use", close)
+    close = "close programs: a run may need 4 GB"
+    yield Finding("memory", memory > MEMORY_BYTES, f"{memory / 1e9:.1f} GB free", close)
+    free = "free some space: a night may leave 20 GB"
+    yield Finding("disk", disk > DISK_BYTES, f"{disk / 1e9:.0f} GB free", free)
+    yield Finding("arenas", bool(arenas), arenas or "none", "run `uv run prepare.py`")
+    yield Finding("git", *commits.examine())
 
 
-def isolation(level):
-    """(name, well, seen, advice) of the sandbox."""
-    linux = sys.platform == "linux"
-    install = (
-        "install bubblewrap (apt install bubblewrap)"
-        if linux
-        else "use Linux: this system has none"
-    )
-    yield "isolation", level == sandbox.LEVELS[0], level, install
+def check_sandbox(level: str) -> Iterator[Finding]:
+    """The level of isolation, then each attempt to break out."""
+    install = "install bubblewrap (apt install bubblewrap)"
+    if sys.platform != "linux":
+        install = "use Linux: there is no sandbox on this system"
+    yield Finding("isolation", level == sandbox.LEVELS[0], level, install)
     for claim, holds, detail in sandbox.prove_claims(level):
-        yield f"  {claim}", holds, detail or "tried", f"open at level {level}: {install}"
+        advice = f"open at level {level}: {install}"
+        yield Finding(f"  {claim}", holds, detail or "tried", advice)
 
 
-def examine(device):
-    """Findings on a device, this machine, its arenas and its sandbox: what a run depends on."""
+def examine_machine(device: str) -> list[Finding]:
+    """What a run depends on: the device, this machine, its arenas and its sandbox."""
     level = sandbox.best_level()
-    found = [*hardware(device, level), *surroundings(device), *isolation(level)]
-    return [Finding(name, well, seen, "" if well else advice) for name, well, seen, advice in found]
+    findings = [*check_device(device, level), *check_machine(device), *check_sandbox(level)]
+    return [finding._replace(advice="") if finding.well else finding for finding in findings]
+
+
+def findings_table(findings: list[Finding]) -> Table:
+    """A line for each finding, with advice where something is wrong."""
+    table = Table("", "check", "found", "what to do", box=None)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.well else "[yellow]!![/]"
+        table.add_row(mark, escape(finding.name), escape(finding.seen), finding.advice)
+    return table

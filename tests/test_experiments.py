@@ -797,7 +797,7 @@ def test_preparing_an_arena_says_what_takes_long(repository, tmp_path, monkeypat
 def test_long_work_tells_of_itself_in_a_pipe(monkeypatch, capsys):
     monkeypatch.setattr("ratchet.terminal.QUIET_SECONDS", 0.02)
     monkeypatch.setattr("ratchet.terminal.notes", terminal.Console(stderr=True, soft_wrap=True))
-    with terminal.Live() as tell:
+    with terminal.LiveLines() as tell:
         tell("experiment 1, run 1 of 5: calibrate")
         time.sleep(0.1)
     first, *others = capsys.readouterr().err.splitlines()

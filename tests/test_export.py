@@ -42,7 +42,7 @@ def run(arena, tmp_path_factory):
 def exported(run, cache, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RATCHET_CACHE", str(cache))
-        return export.export(run, tmp_path_factory.mktemp("exported") / "model")
+        return export.export_model(run, tmp_path_factory.mktemp("exported") / "model")
 
 
 def test_transformers_load_it_and_say_the_same(run, exported, arena, tmp_path):
@@ -101,7 +101,7 @@ def test_the_modelling_file_needs_nothing_of_the_harness(exported):
 def test_a_folder_with_something_in_it_is_left_alone(run, tmp_path):
     (tmp_path / "mine").write_text("mine", encoding="utf-8")
     with pytest.raises(Refused, match="is not an empty folder"):
-        export.export(run, tmp_path)
+        export.export_model(run, tmp_path)
     assert (tmp_path / "mine").read_text(encoding="utf-8") == "mine"
 
 
@@ -112,20 +112,20 @@ def test_a_model_that_needs_the_harness_stays_there(arena, tmp_path):
         .replace("prepare.BOS", "prepare.SPECIALS.index('<|bos|>')")
     )
     with pytest.raises(Refused, match="the model uses prepare.SPECIALS"):
-        export.export(write_run(tmp_path / "run", arena, source), tmp_path / "out")
+        export.export_model(write_run(tmp_path / "run", arena, source), tmp_path / "out")
     wrapped = (
         (ROOT / "train.py")
         .read_text(encoding="utf-8")
         .replace("    return model\n\n\n", "    return nn.Sequential(model)\n\n\n", 1)
     )
     with pytest.raises(Refused, match="load.. does more"):
-        export.export(write_run(tmp_path / "wrapped", arena, wrapped), tmp_path / "out")
+        export.export_model(write_run(tmp_path / "wrapped", arena, wrapped), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_class_from_elsewhere_stays_there():
     with pytest.raises(Refused, match="a Sequential, which is no class of train.py"):
-        export.modelling("import torch\nSequential = torch.nn.Sequential\n", "Sequential")
+        export.modelling_source("import torch\nSequential = torch.nn.Sequential\n", "Sequential")
 
 
 def test_names_are_prefixed_and_data_stays(run, tmp_path):

@@ -31,10 +31,12 @@ MAY_IMPORT = {
     "ratchet.executors": SEALED_PARTS,
     "ratchet.night": SEALED_PARTS | {"ratchet.executors"},
     "ratchet.report": SEALED_PARTS | {"ratchet.night"},
-    "ratchet.model": SEALED_PARTS,
+    "ratchet.terminal": {"ratchet.arena"},
+    "ratchet.tables": SEALED_PARTS | {"ratchet.report", "ratchet.terminal"},
+    "ratchet.model": SEALED_PARTS | {"ratchet.report", "ratchet.terminal"},
     "ratchet.doctor": SEALED_PARTS,
 }
-TOP = {"ratchet.__main__", "ratchet.terminal"}  # see everything
+TOP = {"ratchet.__main__"}  # sees everything
 FILES = [
     "prepare.py",
     "train.py",

@@ -145,7 +145,7 @@ def write_measured(home):
         times = {"first": [0.01] * 3, "spans": [5e-3 * (1 + rows / 8)] * 3, "slow_gap": 0.002}
         return times | {"bytes": 1e6 * (4 + rows), "flops": 1e6 * rows}
 
-    points = [serve_bench.point(rows, 6, seen(rows), limits) for rows in (1, 2, 4, 8)]
+    points = [serve_bench.batch_figures(rows, 6, seen(rows), limits) for rows in (1, 2, 4, 8)]
     decoding = {
         "run": "2/3-confirm-0",
         "device": EVIL,
@@ -161,7 +161,7 @@ def write_measured(home):
         "limits": limits,
     }
     decoding |= {"against": {"cached": 0.001, "recomputed": 0.02}}
-    decoding |= {"frontier": [p["rows"] for p in serve_bench.frontier(points)]}
+    decoding |= {"frontier": [p["rows"] for p in serve_bench.pareto_frontier(points)]}
     model = {"step": 0.3, "rows": 8, "gradients": 10**7, "layers": 3, "width": 192, "device": EVIL}
     links = scaling.Links(
         {2: {256: 1e-5, 2**20: 1e-3}, 4: {256: 2e-5, 2**20: 3e-3}}, "measured", EVIL
@@ -174,7 +174,7 @@ def write_measured(home):
         "run": EVIL,
         "time": EVIL,
     }
-    found |= scaling.forecast(model, links, 0.001)
+    found |= scaling.forecast_scaling(model, links, 0.001)
     rows = [(n, size, seconds) for n in links.times for size, seconds in links.times[n].items()]
     found["table"] = [
         {"n": n, "bytes": size, "seconds": took, "ring": took} for n, size, took in rows

@@ -36,27 +36,34 @@ def ring_by_hand(n, size, alpha, beta):
 
 @pytest.mark.parametrize("n", [2, 3, 8, 100])
 def test_the_ring_model_is_a_ring(n):
-    assert scaling.ring(n, 1e9, 1e-5, 3e11) == pytest.approx(ring_by_hand(n, 1e9, 1e-5, 3e11))
+    assert scaling.ring_seconds(n, 1e9, 1e-5, 3e11) == pytest.approx(
+        ring_by_hand(n, 1e9, 1e-5, 3e11)
+    )
 
 
 @pytest.mark.parametrize("n", [2, 8])
 def test_a_fit_finds_what_a_ring_was_made_of(n):
     times = {2**power: ring_by_hand(n, 2**power, 2e-5, 1e10) for power in range(8, 29, 2)}
-    alpha, beta = scaling.fit(n, times)
+    alpha, beta = scaling.fit_ring(n, times)
     assert alpha == pytest.approx(2e-5, rel=0.05) and beta == pytest.approx(1e10, rel=0.01)
 
 
 def test_measured_sizes_are_believed_and_what_lies_between_is_interpolated():
     links = Links({2: {256: 1e-5, 4096: 4e-5, 65536: 1e-3}}, "measured", "here")
-    assert links.seconds(1, 1e9) == (0.0, "measured")
-    assert links.seconds(2, 4096) == (pytest.approx(4e-5), "measured")
-    assert links.seconds(2, 1024)[0] == pytest.approx(2e-5)  # half way between the logarithms
+    assert links.all_reduce_seconds(1, 1e9) == (0.0, "measured")
+    assert links.all_reduce_seconds(2, 4096) == (pytest.approx(4e-5), "measured")
+    assert links.all_reduce_seconds(2, 1024)[0] == pytest.approx(
+        2e-5
+    )  # half way between the logarithms
     far = Links({2: {256: 1e-5, 2**20: 1e-3}}, "measured", "here")
     assert (
         far.seconds(2, 2**20) == (pytest.approx(1e-3), "measured")
         and far.seconds(2, 4096)[1] == "modelled"
     )
-    assert links.seconds(2, 2**20)[1] == "modelled" and links.seconds(4, 4096)[1] == "modelled"
+    assert (
+        links.all_reduce_seconds(2, 2**20)[1] == "modelled"
+        and links.all_reduce_seconds(4, 4096)[1] == "modelled"
+    )
 
 
 def test_more_devices_than_were_measured_have_longer_trees_and_perhaps_a_slower_network():
@@ -65,13 +72,13 @@ def test_more_devices_than_were_measured_have_longer_trees_and_perhaps_a_slower_
         Links({8: times}, "measured", "here"),
         Links({8: times}, "measured", "here", 8, 5e10),
     )
-    alpha, beta, tag = near.line(64)
+    alpha, beta, tag = near.ring_model(64)
     assert (
         alpha == pytest.approx(2e-5, rel=0.1)
         and beta == pytest.approx(4e11, rel=0.01)
         and tag == "modelled"
     )
-    assert far.line(64)[1] == 5e10 and far.line(8)[1:] == (
+    assert far.ring_model(64)[1] == 5e10 and far.ring_model(8)[1:] == (
         pytest.approx(4e11, rel=0.01),
         "measured",
     )
@@ -81,26 +88,29 @@ def test_training_and_decoding_are_forecast_by_hand():
     links = Links(
         {2: {size: ring_by_hand(2, size, 1e-4, 1e9) for size in (256, 2**28)}}, "measured", "here"
     )
-    found = scaling.forecast(MODEL, links, token_seconds=0.01, most=16)
+    found = scaling.forecast_scaling(MODEL, links, token_seconds=0.01, most=16)
     one, two, four, _, sixteen = found[
         "training"
     ]  # 256 B and 256 MB are too far apart to interpolate
     assert (one["strong"], one["weak"], one["all_reduce"]) == (1.0, 1.0, 0.0)
-    seconds = links.seconds(2, 10**8)[0]
+    seconds = links.all_reduce_seconds(2, 10**8)[0]
     assert two["strong"] == pytest.approx(0.3 / (2 * (0.15 + seconds)))
     assert two["weak"] == pytest.approx(0.3 / (0.3 + seconds)) and one["tag"] == "measured"
     assert sixteen["strong"] is None and four["tag"] == "modelled"  # 8 rows can't be split in 16
-    small = links.seconds(2, 1024)[0]
+    small = links.all_reduce_seconds(2, 1024)[0]
     assert found["decoding"][1]["bound"] == pytest.approx(1 / (6 * 2 * small + 0.01 / 2))
-    assert scaling.forecast(MODEL, links)["decoding"] == []
+    assert scaling.forecast_scaling(MODEL, links)["decoding"] == []
 
 
 def test_the_external_table_gives_the_figures_that_it_was_made_of():
-    links = scaling.external()
-    assert links.tag == "external" and links.seconds(8, 8192) == (pytest.approx(16e-6), "external")
-    large = links.seconds(8, 2**29)[0]
+    links = scaling.external_links()
+    assert links.tag == "external" and links.all_reduce_seconds(8, 8192) == (
+        pytest.approx(16e-6),
+        "external",
+    )
+    large = links.all_reduce_seconds(8, 2**29)[0]
     assert 2 * 7 / 8 * 2**29 / large == pytest.approx(460e9)
-    assert links.line(16)[1] == scaling.NETWORK
+    assert links.ring_model(16)[1] == scaling.NETWORK
 
 
 def test_what_nccl_tests_print_is_read(tmp_path):
@@ -122,13 +132,13 @@ def test_a_file_that_is_no_table_is_one_sentence(tmp_path, text):
 def test_a_run_is_described(arena, tmp_path):
     from test_speak import write_run
 
-    found = scaling.describe(write_run(tmp_path / "run", arena))
+    found = scaling.describe_training(write_run(tmp_path / "run", arena))
     sizes = {"rows": 8, "gradients": 8_000_000, "layers": 3, "width": 128}
     assert found == sizes | {"step": 2.0, "device": "a test"}
 
 
 @pytest.mark.slow
 def test_all_reduce_is_measured_between_processes():
-    times = scaling.all_reduce(2, "cpu")
+    times = scaling.time_all_reduce(2, "cpu")
     assert min(times) == 256 and max(times) == 2**28 and all(0 < t < 60 for t in times.values())
-    assert times[2**28] > 10 * times[256] and math.isfinite(scaling.fit(2, times)[1])
+    assert times[2**28] > 10 * times[256] and math.isfinite(scaling.fit_ring(2, times)[1])

@@ -73,7 +73,7 @@ def test_time_per_token_is_the_time_after_the_first_over_the_tokens_after_it():
     stamps = [0.0, 0.5, 0.6, 0.8, 0.9]  # the start, then a token each: G = 4
     spans = [stamps[-1] - stamps[1], 0.9, 0.3]
     seen = {"first": [0.5, 0.7, 0.6], "spans": spans, "slow_gap": 0.3, "bytes": 5e8, "flops": 1e9}
-    point = serve_bench.point(8, 4, seen, LIMITS)
+    point = serve_bench.batch_figures(8, 4, seen, LIMITS)
     assert point["ttft"] == 0.6 and point["tpot"] == pytest.approx(0.4 / 3)
     assert point["interactivity"] == pytest.approx(7.5) and point["rate"] == pytest.approx(8 * 7.5)
     assert point["interactivity_p99"] == pytest.approx(1 / 0.3)
@@ -102,11 +102,13 @@ def test_the_frontier_is_what_no_other_point_beats():
             )
 
         expected = {(p["interactivity"], p["rate"]) for p in points if not beaten(p)}
-        assert {(p["interactivity"], p["rate"]) for p in serve_bench.frontier(points)} == expected
+        assert {
+            (p["interactivity"], p["rate"]) for p in serve_bench.pareto_frontier(points)
+        } == expected
 
 
 def test_batches_double_up_to_the_largest():
-    assert serve_bench.doublings(1) == [1] and serve_bench.doublings(20) == [1, 2, 4, 8, 16]
+    assert serve_bench.powers_of_two(1) == [1] and serve_bench.powers_of_two(20) == [1, 2, 4, 8, 16]
 
 
 @pytest.mark.parametrize("length", [5, 40])
@@ -131,16 +133,16 @@ def test_bytes_of_a_step_are_those_of_weights_keys_and_values_by_hand(model, len
 
 
 def greedy(decoding, steps):
-    token, said = decoding.first(512).argmax(-1, keepdim=True), []
+    token, said = decoding.prefill(512).argmax(-1, keepdim=True), []
     for _ in range(steps):
         said.append(token)
-        token = decoding.step(token).argmax(-1, keepdim=True)
+        token = decoding.decode_token(token).argmax(-1, keepdim=True)
     return torch.cat(said, dim=1)
 
 
 def test_decoding_with_and_without_a_cache_says_the_same(model):
     prompt = torch.randint(4, 512, (3, 9))
-    kinds = decode_process.Cached, decode_process.Recomputed
+    kinds = decode_process.CachedDecoding, decode_process.RecomputedDecoding
     with torch.no_grad():
         both = [greedy(kind(model, model.decode, prompt, 64), 20) for kind in kinds]
     assert torch.equal(*both) and both[0].shape == (3, 20)
@@ -149,16 +151,16 @@ def test_decoding_with_and_without_a_cache_says_the_same(model):
 def test_a_long_prompt_is_taken_in_pieces(model, monkeypatch):
     prompt = torch.randint(4, 512, (2, 50))
     with torch.no_grad():
-        whole = decode_process.Cached(model, model.decode, prompt, 64).first(512)
+        whole = decode_process.CachedDecoding(model, model.decode, prompt, 64).prefill(512)
         monkeypatch.setattr("ratchet.model.decode_process.LOGITS", 2 * 512 * 7)
         torch.testing.assert_close(
-            decode_process.Cached(model, model.decode, prompt, 64).first(512), whole
+            decode_process.CachedDecoding(model, model.decode, prompt, 64).prefill(512), whole
         )
 
 
 def test_tokens_are_drawn_as_asked():
     logits = torch.tensor([[0.0, 2.0, 1.0, -5.0]]).expand(4000, 4)
-    draw = lambda **more: decode_process.choose(  # noqa: E731
+    draw = lambda **more: decode_process.choose_token(  # noqa: E731
         logits, **dict(temperature=1.0, top_k=0, generator=torch.Generator().manual_seed(1)) | more
     )
     assert (draw(temperature=0) == 1).all()
@@ -174,7 +176,7 @@ def test_a_model_speaks_in_its_sandbox(run):
     ask = dict(tokens=12, temperature=0.8, top_k=50)
     said = []
     for seed in (3, 4):
-        sample.say(
+        sample.sample_text(
             run,
             "The people",
             2,
@@ -192,7 +194,9 @@ def test_a_model_speaks_in_its_sandbox(run):
 
 def test_a_prompt_that_is_too_long_is_one_sentence(run):
     with pytest.raises(Refused, match="the prompt has .* tokens, the model sees 64: shorten it"):
-        sample.say(run, "of the people " * 100, 1, tokens=5, temperature=0.0, top_k=0, seed=0)
+        sample.sample_text(
+            run, "of the people " * 100, 1, tokens=5, temperature=0.0, top_k=0, seed=0
+        )
 
 
 @pytest.mark.parametrize(
@@ -210,7 +214,7 @@ def test_a_model_that_breaks_is_one_sentence(arena, tmp_path, change, why):
         .replace("def load(folder):", f"def load(folder):\n    {change}", 1)
     )
     with pytest.raises(Refused, match=f"the model's process ended: .*{why}"):
-        sample.say(
+        sample.sample_text(
             write_run(tmp_path / "run", arena, source),
             "x",
             1,
@@ -222,7 +226,7 @@ def test_a_model_that_breaks_is_one_sentence(arena, tmp_path, change, why):
 
 
 def test_decoding_is_measured(run):
-    found = serve_bench.serve_bench(run, "cpu", 4, prompt=20, new=6, eager=True)
+    found = serve_bench.measure_decoding(run, "cpu", 4, prompt=20, new=6, eager=True)
     assert [point["rows"] for point in found["points"]] == [1, 2, 4] and found["cached"]
     assert found["run"].endswith("2026-01-31_120000") and found["frontier"]
     for point in found["points"]:
@@ -234,12 +238,12 @@ def test_decoding_is_measured(run):
     more = [point["bytes"] for point in found["points"]]
     assert more[2] - more[1] == 2 * (more[1] - more[0])  # weights once, the rest for each row
     with pytest.raises(Refused, match="60 \\+ 6 tokens are too many: the model sees 64"):
-        serve_bench.serve_bench(run, "cpu", 4, prompt=60, new=6, eager=True)
+        serve_bench.measure_decoding(run, "cpu", 4, prompt=60, new=6, eager=True)
 
 
 def test_a_model_without_a_cache_recomputes_and_says_so(arena, tmp_path):
     source = (ROOT / "train.py").read_text(encoding="utf-8").replace("init_cache(", "no_cache(")
-    found = serve_bench.serve_bench(
+    found = serve_bench.measure_decoding(
         write_run(tmp_path / "run", arena, source), "cpu", 1, 20, 3, eager=True
     )
     assert not found["cached"] and len(found["points"]) == 1
@@ -270,7 +274,7 @@ def test_a_model_that_decodes_wrongly_is_one_sentence(arena, tmp_path, old, new,
     assert old in source
     with pytest.raises(Refused, match=why) as refusal:
         folder = write_run(tmp_path / "run", arena, source.replace(old, new, 1))
-        serve_bench.serve_bench(folder, "cpu", 2, 20, 3, eager=True)
+        serve_bench.measure_decoding(folder, "cpu", 2, 20, 3, eager=True)
     assert "\x1b" not in str(refusal.value)
 
 
@@ -302,7 +306,7 @@ def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path, monkeypa
     assert "with a KV cache, not compiled" in verb("serve-bench", *short)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "ratchet.model.serve_bench.serve_bench",
+            "ratchet.model.serve_bench.measure_decoding",
             lambda *_, **__: json.loads(Path(report_data.MEASURED[0]).read_bytes()),
         )
         assert json.loads(verb("serve-bench", *short, "--json"))["points"][1]["rows"] == 2

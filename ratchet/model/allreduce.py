@@ -19,7 +19,7 @@ REPEATS, SECONDS = 30, 1.0  # of a size at most; three repeats at least
 CALLS, SMALL = 10, 2**20  # of a small message between two looks at the clock
 
 
-def seconds_of(data, device):
+def time_one(data, device):
     """Of one all-reduce, as this process sees it."""
     calls = CALLS if data.nbytes <= SMALL else 1
     distributed.barrier()
@@ -31,22 +31,22 @@ def seconds_of(data, device):
     return (time.perf_counter() - begin) / calls
 
 
-def agreed(value, device):
+def slowest_of_all(value, device):
     """The largest of all processes' values."""
     told = torch.tensor(value, dtype=torch.float64, device=device)
     distributed.all_reduce(told, distributed.ReduceOp.MAX)
     return told.item()
 
 
-def measure(device):
+def measure_sizes(device):
     """{bytes: median seconds}, float32."""
     found = {}
     for size in SIZES:
         data, times = torch.zeros(size // 4, device=device), []
         for _ in range(3):
-            seconds_of(data, device)  # connections, buffers
+            time_one(data, device)  # connections, buffers
         while len(times) < 3 or (len(times) < REPEATS and sum(times) < SECONDS):
-            times.append(agreed(seconds_of(data, device), device))
+            times.append(slowest_of_all(time_one(data, device), device))
         found[size] = statistics.median(times)
     return found
 
@@ -56,7 +56,7 @@ def main():
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    found = measure(device)
+    found = measure_sizes(device)
     if distributed.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
     distributed.destroy_process_group()

@@ -33,7 +33,7 @@ BANDWIDTH_BYTES = {"cuda": 2**31}  # else 2**28
 PRODUCTS = "mm", "bmm", "addmm", "baddbmm", "_scaled_mm"  # of torch.ops.aten; and all attention
 
 
-class Cached:
+class CachedDecoding:
     """Decoding through init_cache() and decode(): a token costs a token."""
 
     def __init__(self, model, decode, prompt, total):
@@ -41,7 +41,7 @@ class Cached:
         self.model, self.decode, self.prompt = model, decode, prompt
         self.cache = model.init_cache(len(prompt), total)
 
-    def first(self, vocab_size):
+    def prefill(self, vocab_size):
         """Logits [B, V] after the prompt. It is taken in pieces: all its logits may not fit into
         memory.
         """
@@ -50,20 +50,20 @@ class Cached:
             logits = self.model.decode(self.cache, piece)[:, -1]
         return logits
 
-    def step(self, ids):
+    def decode_token(self, ids):
         return self.decode(self.cache, ids)[:, -1]
 
 
-class Recomputed:
+class RecomputedDecoding:
     """Decoding for a model that offers no cache: every token costs the whole row."""
 
     def __init__(self, model, decode, prompt, total):
         self.model, self.tokens, self.prompt = model, prompt[:, :0], prompt
 
-    def first(self, vocab_size):
-        return self.step(self.prompt)
+    def prefill(self, vocab_size):
+        return self.decode_token(self.prompt)
 
-    def step(self, ids):
+    def decode_token(self, ids):
         self.tokens = torch.cat([self.tokens, ids], dim=1)
         return self.model(self.tokens)[:, -1]
 
@@ -84,7 +84,7 @@ class ReadBytes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def choose(logits, temperature, top_k, generator):
+def choose_token(logits, temperature, top_k, generator):
     """Token ids [B, 1] from logits [B, V]; temperature 0 takes the likeliest."""
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
@@ -95,7 +95,7 @@ def choose(logits, temperature, top_k, generator):
     return torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator).to(logits.device)
 
 
-class Speaker:
+class DecodeServer:
     """Answers questions about one run's model."""
 
     def __init__(self, folder, device, say, heard):
@@ -109,29 +109,31 @@ class Speaker:
         self.decode = self.uncompiled = getattr(self.model, "decode", None)
         self.cached = bool(self.decode) and hasattr(self.model, "init_cache")
 
-    def about(self, ask):
+    def describe_model(self, ask):
         names = sorted(self.model.state_dict())
         return {"cached": self.cached, "class": type(self.model).__name__, "names": names}
 
-    def decoding(self, prompt, total):
-        return (Cached if self.cached else Recomputed)(self.model, self.decode, prompt, total)
+    def new_decoding(self, prompt, total):
+        return (CachedDecoding if self.cached else RecomputedDecoding)(
+            self.model, self.decode, prompt, total
+        )
 
-    def compile(self, ask):
+    def compile_step(self, ask):
         """Compile the step of one token, for any number of rows; without a cache there is no such
         step.
         """
         try:
             self.decode = torch.compile(self.model.decode, dynamic=True)
-            decoding = self.decoding(
-                self.any_tokens(2, self.arena.context // 2), self.arena.context
+            decoding = self.new_decoding(
+                self.random_tokens(2, self.arena.context // 2), self.arena.context
             )
-            decoding.step(decoding.first(self.arena.vocab_size).argmax(-1, keepdim=True))
+            decoding.decode_token(decoding.prefill(self.arena.vocab_size).argmax(-1, keepdim=True))
         except Exception as error:  # a compiler has a hundred types of them
             self.decode = self.uncompiled
             return {"compiled": False, "why": describe_error(error)[:200]}
         return {"compiled": True}
 
-    def speak(self, ask):
+    def sample_text(self, ask):
         """Continue a prompt `samples` times, one after the other; the text is said as it comes."""
         ids = [BOS, *self.tokenizer.encode(ask["prompt"], add_special_tokens=False).ids]
         room = self.arena.context - len(ids)
@@ -142,7 +144,7 @@ class Speaker:
         most = min(ask["tokens"], room)
         for number in range(ask["samples"]):
             said, spoken, generator = [], "", torch.Generator().manual_seed(ask["seed"] + number)
-            for token in self.continuation(ids, most, ask, generator):
+            for token in self.continue_tokens(ids, most, ask, generator):
                 said.append(token)
                 text = self.tokenizer.decode(said)
                 if not text.endswith("\ufffd"):  # else half of a character
@@ -151,41 +153,41 @@ class Speaker:
                     spoken = text
         return {"cut": len(said) == room < ask["tokens"]}
 
-    def continuation(self, ids, most, ask, generator):
+    def continue_tokens(self, ids, most, ask, generator):
         """Tokens after these, until the document ends, `most` at most."""
-        decoding = self.decoding(torch.tensor([ids], device=self.device), self.arena.context)
-        logits = decoding.first(self.arena.vocab_size)
+        decoding = self.new_decoding(torch.tensor([ids], device=self.device), self.arena.context)
+        logits = decoding.prefill(self.arena.vocab_size)
         for left in range(most, 0, -1):
-            token = choose(logits, ask["temperature"], ask["top_k"], generator)
+            token = choose_token(logits, ask["temperature"], ask["top_k"], generator)
             if token.item() == BOS:
                 break
             yield token.item()
             if left > 1:
-                logits = decoding.step(token)
+                logits = decoding.decode_token(token)
 
-    def any_tokens(self, rows, length):
+    def random_tokens(self, rows, length):
         ids = torch.randint(
             len(SPECIALS), self.arena.vocab_size, (rows, length), device=self.device
         )
         ids[:, 0] = BOS
         return ids
 
-    def bench(self, ask):
+    def time_batch(self, ask):
         """Decode some batches greedily: seconds of each to its first token, and from that to its
         last.
 
         Of all gaps between two tokens the one that 99 % don't exceed.
         """
         length, new = ask["prompt"], ask["new"]
-        ids = self.any_tokens(ask["batch"], length)
+        ids = self.random_tokens(ask["batch"], length)
         first, spans, gaps = [], [], []
         for number in range(-1, ask["repeats"]):  # the first one warms up
-            decoding, times = self.decoding(ids, length + new + 1), [time.perf_counter()]
-            token = decoding.first(self.arena.vocab_size).argmax(-1, keepdim=True)
-            self.tick(times)
+            decoding, times = self.new_decoding(ids, length + new + 1), [time.perf_counter()]
+            token = decoding.prefill(self.arena.vocab_size).argmax(-1, keepdim=True)
+            self.note_time(times)
             for _ in range(new - 1):
-                token = decoding.step(token).argmax(-1, keepdim=True)
-                self.tick(times)
+                token = decoding.decode_token(token).argmax(-1, keepdim=True)
+                self.note_time(times)
             if number == -1:
                 stop = time.monotonic() + SECONDS
             else:
@@ -195,64 +197,66 @@ class Speaker:
             if number > 0 and time.monotonic() > stop:
                 break
         slow = sorted(gaps)[math.ceil(0.99 * len(gaps)) - 1]
-        return {"first": first, "spans": spans, "slow_gap": slow} | self.work(decoding, token)
+        return {"first": first, "spans": spans, "slow_gap": slow} | self.count_work(decoding, token)
 
-    def tick(self, times):
+    def note_time(self, times):
         synchronize(self.device)
         times.append(time.perf_counter())
 
-    def work(self, decoding, token):
+    def count_work(self, decoding, token):
         """FLOPs of one more step, and bytes that its products read, counted as it is made."""
         decoding.decode = self.uncompiled  # compiled code can't be looked into
         with ReadBytes() as read, FlopCounterMode(display=False) as flops:
-            decoding.step(token)
+            decoding.decode_token(token)
         return {"flops": flops.get_total_flops(), "bytes": read.total}
 
-    def against(self, ask):
+    def compare_cache(self, ask):
         """Seconds of a token near the end of a full row, with the cache and without; medians.
 
         And by how many nats the two predict it differently at most.
         """
-        ids, seconds = self.any_tokens(1, self.arena.context), {"cached": [], "recomputed": []}
+        ids, seconds = self.random_tokens(1, self.arena.context), {"cached": [], "recomputed": []}
         for _ in range(ask["repeats"]):
-            decoding = self.decoding(ids[:, :-TAIL], self.arena.context)
-            decoding.first(self.arena.vocab_size)
+            decoding = self.new_decoding(ids[:, :-TAIL], self.arena.context)
+            decoding.prefill(self.arena.vocab_size)
             steps = ids[:, -TAIL:-1].split(1, dim=1)
-            seconds["cached"] += [self.timed(lambda: decoding.step(token)) for token in steps]  # noqa: B023
-            seconds["recomputed"] += [self.timed(lambda: self.model(ids)) for _ in range(2)]
-        said = decoding.step(ids[:, -1:]), self.model(ids)[:, -1]
+            for token in steps:
+                seconds["cached"].append(self.time_call(decoding.decode_token, token))
+            seconds["recomputed"] += [self.time_call(self.model, ids) for _ in range(2)]
+        said = decoding.decode_token(ids[:, -1:]), self.model(ids)[:, -1]
         nats = [logits.float().log_softmax(-1) for logits in said]
         found = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
         return found | {"difference": (nats[0] - nats[1]).abs().max().item()}
 
-    def limits(self, ask):
+    def measure_limits(self, ask):
         """What the device can do at best: FLOP/s, bytes/s read, seconds to start next to nothing
         (CUDA).
         """
         flops, what = matmul_peak(self.device)
         data = torch.ones(BANDWIDTH_BYTES.get(self.device.type, 2**28) // 4, device=self.device)
-        best = min(self.timed(lambda: data.sum()) for _ in range(10))
+        best = min(self.time_call(data.sum) for _ in range(10))
         return {
             "peak_flops": flops,
             "peak_of": what,
             "bandwidth": data.nbytes / best,
-            "floor": self.floor(),
+            "floor": self.launch_floor(),
         }
 
-    def timed(self, function):
+    def time_call(self, function, *args):
+        """Seconds of a call, until the device is done."""
         times = [time.perf_counter()]
-        function()
-        self.tick(times)
+        function(*args)
+        self.note_time(times)
         return times[1] - times[0]
 
-    def floor(self):
+    def launch_floor(self):
         """Seconds that an empty captured graph takes, where there are graphs; else None."""
         if self.device.type != "cuda":
             return None
         graph, data = torch.cuda.CUDAGraph(), torch.zeros(1, device=self.device)
         with torch.cuda.graph(graph):
             data.add_(1)
-        return sorted(self.timed(graph.replay) for _ in range(200))[100]
+        return sorted(self.time_call(graph.replay) for _ in range(200))[100]
 
 
 def main():
@@ -268,7 +272,7 @@ def main():
         def say(answer):
             channel.sendall(json.dumps(answer).encode() + b"\n")
 
-        speaker = Speaker(folder, device, say, questions.readline)
+        speaker = DecodeServer(folder, device, say, questions.readline)
         say({"ready": True})
         while line := questions.readline():
             ask = json.loads(line)

@@ -80,7 +80,7 @@ Written for transformers 5. Every generated token recomputes the row.
 """
 
 
-def export(run, to):
+def export_model(run, to):
     """Write model.safetensors, tokenizer.json, their configs and a modelling file into a folder, at
     once.
     """
@@ -90,16 +90,16 @@ def export(run, to):
     if facts["status"] != "ok":
         raise Refused(f"{run} has no valid score ({facts['reason']}): choose another run")
     own = json.loads((run / "config.json").read_bytes())
-    with sample.decoder(run, "cpu") as model:
-        about = model.ask("about")
+    with sample.open_decoder(run, "cpu") as model:
+        about = model.request("describe_model")
         sizes = {"vocab_size": model.vocab_size, "max_position_embeddings": model.context}
     with open(run / "model.safetensors", "rb") as file:
-        saved = sorted(find_model.header_of(file).keys() - {"__metadata__"})
+        saved = sorted(find_model.read_header(file).keys() - {"__metadata__"})
     if about["names"] != saved or not isinstance(own, dict):
         raise Refused(
             "load() does more than to fill Class(**config) with what was saved: it can't be exported"
         )
-    source = modelling((run / "train.py").read_text(encoding="utf-8"), about["class"])
+    source = modelling_source((run / "train.py").read_text(encoding="utf-8"), about["class"])
     tokenizer = json.loads((Path(facts["arena_folder"]) / "tokenizer.json").read_bytes())
     to.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=to.parent))
@@ -109,8 +109,8 @@ def export(run, to):
             open(run / "model.safetensors", "rb") as old,
             open(part / "model.safetensors", "wb") as new,
         ):
-            rename(old, new, "model.")
-        write_json(part / "config.json", config(own, sizes))
+            copy_renamed(old, new, "model.")
+        write_json(part / "config.json", transformers_config(own, sizes))
         write_json(part / "tokenizer.json", with_bos(tokenizer))
         write_json(part / "tokenizer_config.json", tokenizer_config(model.context))
         score = "val_bpb {val_bpb:.4f} on the arena {arena} ({seal}), {budget}.".format(**facts)
@@ -135,7 +135,7 @@ def write_json(path, value):
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def config(own, sizes):
+def transformers_config(own, sizes):
     """config.json of transformers, for a model that is built as Class(**own)."""
     names = {"AutoConfig": "RatchetConfig", "AutoModelForCausalLM": "RatchetForCausalLM"}
     return {
@@ -164,11 +164,11 @@ def with_bos(tokenizer):
     return tokenizer | {"post_processor": {"type": "TemplateProcessing"} | template}
 
 
-def rename(old, new, prefix):
+def copy_renamed(old, new, prefix):
     """Copy an open .safetensors file, its tensors' names prefixed: only its header changes."""
     header = {
         prefix + name: facts
-        for name, facts in find_model.header_of(old).items()
+        for name, facts in find_model.read_header(old).items()
         if name != "__metadata__"
     }
     data = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
@@ -181,9 +181,9 @@ def rename(old, new, prefix):
 # What of train.py a model needs
 
 
-def modelling(text, name):
+def modelling_source(text, name):
     """The source of a modelling file around the class `name` of a train.py. Raises Refused."""
-    kept = closure(ast.parse(text).body, {name})
+    kept = needed_statements(ast.parse(text).body, {name})
     used = {
         n.attr
         for node in kept
@@ -210,7 +210,7 @@ def modelling(text, name):
 def sources_of(text, names):
     """(imports, other statements) of a file that `names` need, each as text; kernels are copied in."""
     lines, imports, rest = text.splitlines(), [], []
-    for node in closure(ast.parse(text).body, names):
+    for node in needed_statements(ast.parse(text).body, names):
         source = "\n".join(lines[first_line(node) - 1 : node.end_lineno])
         if isinstance(node, ast.ImportFrom) and node.module.startswith("ratchet.arena."):
             kernels = Path(importlib.util.find_spec(node.module).origin).read_text(encoding="utf-8")
@@ -231,7 +231,7 @@ def first_line(node):
     )
 
 
-def defined(node):
+def defined_names(node):
     """The names that a statement at the top of a file gives a meaning."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
@@ -242,7 +242,7 @@ def defined(node):
     }
 
 
-def closure(body, names):
+def needed_statements(body, names):
     """The statements of a file that `names` need, in their order, without those that import
     prepare.
     """
@@ -250,7 +250,7 @@ def closure(body, names):
     while wanted - seen:
         seen |= wanted
         for node in body:
-            if defined(node) & wanted:
+            if defined_names(node) & wanted:
                 wanted |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-    own = [node for node in body if defined(node) & wanted]
-    return [node for node in own if "prepare" not in defined(node)]
+    own = [node for node in body if defined_names(node) & wanted]
+    return [node for node in own if "prepare" not in defined_names(node)]

@@ -21,11 +21,13 @@ def find_run(ledger, home, name=None):
     if name and (Path(name) / "model.safetensors").exists():
         found = Path(name).resolve()
     elif name and name.isdigit():
-        found = weights_of([experiments[int(name)]] if int(name) in experiments else [], home)
+        found = latest_weights([experiments[int(name)]] if int(name) in experiments else [], home)
     elif name in (None, "champion"):
         bases = [e for e in experiments.values() if e.verdict == "baseline"]
         kept = Campaign([*experiments.values()], bases[-1].key).kept if bases else []
-        found = weights_of(kept[-1:], home) or (None if name or kept else by_hand(home))
+        found = latest_weights(kept[-1:], home) or (
+            None if name or kept else latest_run_by_hand(home)
+        )
     if not found:
         if name == "champion":
             raise Refused(
@@ -52,17 +54,17 @@ def name_and_prompt(words):
     return (first, " ".join(words[1:])) if named else (None, " ".join(words))
 
 
-def name_of(run):
+def run_name(run):
     """What a run's folder is called in results: 12/3-confirm-0."""
     return "/".join(run.parts[-2:])
 
 
-def header_of(file):
+def read_header(file):
     """{name: facts} at the beginning of an open .safetensors file, which is then at its data."""
     return json.loads(file.read(int.from_bytes(file.read(8), "little")))
 
 
-def weights_of(experiments, home):
+def latest_weights(experiments, home):
     """The last run of these experiments' candidates that left its weights, or None."""
     runs = [
         run
@@ -78,7 +80,7 @@ def weights_of(experiments, home):
     return found[-1] if found else None
 
 
-def by_hand(home):
+def latest_run_by_hand(home):
     """The latest run that was started by hand and has a score, or None."""
     found = sorted((home / "runs").glob("*-*-*_*/result.json"))
     return next(
@@ -91,19 +93,19 @@ def by_hand(home):
     )
 
 
-def keep(path, found):
+def write_measured(path, found):
     """Write what was measured, whole or not at all, where the report looks for it."""
     path.parent.mkdir(exist_ok=True)
     replace_file(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
-def token_seconds(path, run, device):
+def measured_token_seconds(path, run, device):
     """Seconds of a token at batch 1, if what serve_bench() found is there, of this run and such a
     device.
     """
     found = json.loads(path.read_bytes()) if path.exists() else {}
     same = (found.get("run"), found.get("device")) == (
-        name_of(run),
+        run_name(run),
         describe_device(device)["device"],
     )
     return found["points"][0]["tpot"] if same else None

@@ -27,26 +27,26 @@ class Decoder:
         self.process, self.channel, self.level = process, channel, level
         self.context, self.vocab_size = arena["context"], arena["vocab_size"]
 
-    def ask(self, do, hear=lambda said: None, **question):
+    def request(self, do, hear=lambda said: None, **question):
         """Its answer; hear(message) is called with what it says before. Raises Refused."""
         stop = time.monotonic() + ANSWER_SECONDS
-        self.send({"do": do} | question)
+        self.send_question({"do": do} | question)
         while True:
-            said = self.listen(stop - time.monotonic())
+            said = self.read_answer(stop - time.monotonic())
             if "error" in said:
-                raise Refused(words(said["error"]))
-            if said.get("memory") and do != "bench":
+                raise Refused(clean_words(said["error"]))
+            if said.get("memory") and do != "time_batch":
                 raise Refused("there is too little memory for this model on this device: free some")
             if said.get("done"):
                 return said
             hear(said)
-            self.send({})  # heard: two messages at once would pass for one
+            self.send_question({})  # heard: two messages at once would pass for one
 
-    def send(self, question):
+    def send_question(self, question):
         with suppress(OSError):  # one that has ended is noticed when it is listened to
             self.channel.sendall(json.dumps(question).encode() + b"\n")
 
-    def listen(self, seconds):
+    def read_answer(self, seconds):
         try:
             return self.process.receive_message(
                 self.channel, seconds, "the model was silent for too long"
@@ -55,13 +55,13 @@ class Decoder:
             raise Refused(f"the model's process ended: {end}") from None
 
 
-def words(text):
+def clean_words(text):
     """What a model's process says, as text that no terminal obeys."""
     return clean_text(str(text).encode(errors="replace"))[:300]
 
 
 @contextmanager
-def decoder(run, device=None, tell=lambda text: None):
+def open_decoder(run, device=None, tell=lambda text: None):
     """The Decoder of a run's folder, on a device of this machine; the device is held meanwhile."""
     device, level = choose_device(device), sandbox.best_level()
     facts = json.loads((run / "run.json").read_bytes())
@@ -88,16 +88,16 @@ def decoder(run, device=None, tell=lambda text: None):
             ) as process,
         ):
             asked = Decoder(process, ours, json.loads((arena / "arena.json").read_bytes()), level)
-            asked.listen(LOAD_SECONDS)
+            asked.read_answer(LOAD_SECONDS)
             yield asked
 
 
-def say(run, prompt, samples, device=None, show=print, tell=lambda text: None, **options):
+def sample_text(run, prompt, samples, device=None, show=print, tell=lambda text: None, **options):
     """Continue a prompt; show(number of the sample, piece of its text) is called as the text comes.
 
     options: tokens, temperature, top_k, seed.
     """
-    with decoder(run, device, tell) as model:
-        hear = lambda said: show(said.get("sample"), words(said.get("text")))  # noqa: E731
-        if model.ask("speak", hear, prompt=prompt, samples=samples, **options).get("cut"):
+    with open_decoder(run, device, tell) as model:
+        hear = lambda said: show(said.get("sample"), clean_words(said.get("text")))  # noqa: E731
+        if model.request("sample_text", hear, prompt=prompt, samples=samples, **options).get("cut"):
             tell(f"\ncut short: the model sees {model.context} tokens")

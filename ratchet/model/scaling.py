@@ -58,16 +58,16 @@ class Links(NamedTuple):
     node: float = math.inf  # devices that are joined by more than the network
     network: float = math.inf  # bytes/s
 
-    def line(self, n):
+    def ring_model(self, n):
         """(alpha, beta, tag) of n devices."""
         if n in self.times:
-            return *fit(n, self.times[n]), self.tag
+            return *fit_ring(n, self.times[n]), self.tag
         most = max((known for known in self.times if known < n), default=min(self.times))
-        alpha, beta = fit(most, self.times[most])
+        alpha, beta = fit_ring(most, self.times[most])
         beta = min(beta, self.network) if n > self.node else beta
         return alpha * math.log2(n) / math.log2(most), beta, "modelled"
 
-    def seconds(self, n, size):
+    def all_reduce_seconds(self, n, size):
         """(seconds, tag) of an all-reduce of so many bytes between n devices."""
         if n == 1:
             return 0.0, self.tag
@@ -76,16 +76,16 @@ class Links(NamedTuple):
             if low <= size <= high and (high <= NEAR * low or size in (low, high)):
                 share = math.log(size / low) / math.log(high / low)
                 return math.exp(math.log(fast) * (1 - share) + math.log(slow) * share), self.tag
-        alpha, beta, _ = self.line(n)
-        return ring(n, size, alpha, beta), "modelled"
+        alpha, beta, _ = self.ring_model(n)
+        return ring_seconds(n, size, alpha, beta), "modelled"
 
 
-def ring(n, size, alpha, beta):
+def ring_seconds(n, size, alpha, beta):
     """Seconds of an all-reduce of `size` bytes between n devices."""
     return alpha + 2 * (n - 1) / n * size / beta
 
 
-def fit(n, times):
+def fit_ring(n, times):
     """(alpha, beta) of {bytes: seconds}: from the small messages, and from the largest one."""
     small = [seconds for size, seconds in times.items() if size <= SMALL_BYTES] or [
         min(times.values())
@@ -110,10 +110,10 @@ def choose_links(name, device):
         else 0
     )
     number = min(8, cuda if device.startswith("cuda") else psutil.cpu_count())
-    return external() if name or number < 2 else measured(number, device)
+    return external_links() if name or number < 2 else measure_links(number, device)
 
 
-def measured(number, device):
+def measure_links(number, device):
     """Links between 2, 4, ... GPUs of this machine, or processes on its CPU."""
     what = (
         "nccl between GPUs"
@@ -121,11 +121,11 @@ def measured(number, device):
         else "gloo between processes, which share the cores"
     )
     with hold_device(device):
-        times = {n: all_reduce(n, device) for n in serve_bench.doublings(number)[1:]}
+        times = {n: time_all_reduce(n, device) for n in serve_bench.powers_of_two(number)[1:]}
     return Links(times, "measured", f"{what} of this machine")
 
 
-def all_reduce(n, device):
+def time_all_reduce(n, device):
     """{bytes: seconds} between n devices of this machine."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "times.json"
@@ -158,7 +158,7 @@ def all_reduce(n, device):
         return {int(size): seconds for size, seconds in json.loads(out.read_bytes()).items()}
 
 
-def external():
+def external_links():
     """Links of a node of 8 H200, from a table that somebody else measured."""
     large = 2**29
     times = {
@@ -189,14 +189,14 @@ def read_nccl_tests(path):
 # What it means for a model
 
 
-def describe(run):
+def describe_training(run):
     """What a run says of its training: seconds, rows and gradient bytes of a step; width and
     layers.
     """
     facts = json.loads((run / "result.json").read_bytes())
     if (processes := facts.get("processes", 1)) > 1:
         raise Refused(
-            f"{find_model.name_of(run)} was trained by {processes} processes: choose a run of one"
+            f"{find_model.run_name(run)} was trained by {processes} processes: choose a run of one"
         )
     config = json.loads((run / "config.json").read_bytes())
     width = config.get("width", 0) if isinstance(config, dict) else 0
@@ -205,18 +205,18 @@ def describe(run):
         "step": facts["train_seconds"] / facts["steps"],
         "rows": facts["tokens"] // facts["steps"] // context,
         "gradients": GRADIENT_BYTES * (facts["params"] - facts["lookup"]),
-        "layers": layers(run, config),
+        "layers": count_layers(run, config),
         "width": width,
         "device": facts["device_name"],
     }
 
 
-def layers(run, config):
+def count_layers(run, config):
     """The number of layers: the depth that its config names, else the longest list of modules."""
     if isinstance(config, dict) and isinstance(config.get("depth"), int):
         return config["depth"]
     with open(run / "model.safetensors", "rb") as file:
-        names = find_model.header_of(file)
+        names = find_model.read_header(file)
     numbers = {}
     for name in names:
         for list_name, number in re.findall(r"(\w+)\.(\d+)\.", name):
@@ -224,15 +224,15 @@ def layers(run, config):
     return max(map(len, numbers.values()), default=1)
 
 
-def forecast(model, links, token_seconds=None, most=MOST_DEVICES):
+def forecast_scaling(model, links, token_seconds=None, most=MOST_DEVICES):
     """{"training": [...], "decoding": [...]} for 1, 2, 4, ... devices.
 
-    model: as of describe(). token_seconds: of a decoded token on one device, batch 1, if it was
+    model: as of describe_training(). token_seconds: of a decoded token on one device, batch 1, if it was
     measured.
     """
     training, decoding = [], []
-    for n in serve_bench.doublings(most):
-        seconds, tag = links.seconds(n, model["gradients"])
+    for n in serve_bench.powers_of_two(most):
+        seconds, tag = links.all_reduce_seconds(n, model["gradients"])
         strong = model["step"] / n + seconds
         row = {
             "n": n,
@@ -245,23 +245,23 @@ def forecast(model, links, token_seconds=None, most=MOST_DEVICES):
         )  # a device needs a row
         training.append(row)
         if token_seconds:
-            small, tag = links.seconds(n, max(256, 2 * model["width"]))
+            small, tag = links.all_reduce_seconds(n, max(256, 2 * model["width"]))
             token = 2 * model["layers"] * small + token_seconds / n
             decoding.append({"n": n, "bound": 1 / token, "all_reduce": small, "tag": tag})
     return {"training": training, "decoding": decoding}
 
 
-def scaling(run, model, links, device, token_seconds=None, most=MOST_DEVICES):
-    """All that `ratchet scaling` shows, as JSON; model: as of describe()."""
-    lines = {n: links.line(n)[:2] for n in links.times}
+def scaling_report(run, model, links, device, token_seconds=None, most=MOST_DEVICES):
+    """All that `ratchet scaling` shows, as JSON; model: as of describe_training()."""
+    lines = {n: links.ring_model(n)[:2] for n in links.times}
     table = [
-        {"n": n, "bytes": size, "seconds": seconds, "ring": ring(n, size, *lines[n])}
+        {"n": n, "bytes": size, "seconds": seconds, "ring": ring_seconds(n, size, *lines[n])}
         for n, times in links.times.items()
         for size, seconds in sorted(times.items())
     ]
     lines = [{"n": n, "alpha": alpha, "beta": beta} for n, (alpha, beta) in lines.items()]
     found = {
-        "run": find_model.name_of(run),
+        "run": find_model.run_name(run),
         "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
     found |= {
@@ -271,4 +271,4 @@ def scaling(run, model, links, device, token_seconds=None, most=MOST_DEVICES):
         "device": device,
         "table": table,
     }
-    return found | {"lines": lines} | forecast(model, links, token_seconds, most)
+    return found | {"lines": lines} | forecast_scaling(model, links, token_seconds, most)

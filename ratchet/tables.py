@@ -1,0 +1,248 @@
+"""Experiments as tables and sentences on the terminal."""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from ratchet.experiments import verdicts
+from ratchet.experiments.campaign import Campaign, campaigns, mean_of, standing
+from ratchet.experiments.comparisons import SPLITS, contrast
+from ratchet.experiments.ledger import Experiment, bpb, counts, disturbed
+from ratchet.experiments.running import state_of
+from ratchet.report.palette import style_of
+from ratchet.terminal import console, show_json
+
+WIDE = 100  # characters that all columns of the log need
+COLUMNS = ["n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "gain", "idea"]
+WIDE_COLUMNS = ["UTC", "what", "commit"]
+PHASES = ["start", "rehearsal", "train", "score"]
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def experiment_json(e: Experiment, home: Path) -> dict[str, Any]:
+    """Facts of an experiment and what follows from them; `state` is its verdict once it has one."""
+    scores = [e.scores(arm) for arm in range(len(e.arms))]
+    derived = {"verdict": e.verdict, "state": state_of(e, home), "scores": scores}
+    return asdict(e) | derived | {"reason": e.closes.get("reason", "")}
+
+
+def styled_state(e: Experiment, home: Path) -> str:
+    state = state_of(e, home)
+    return f"[{style_of(state).terminal}]{state}[/]"
+
+
+def with_error(value: float | None, half: float | None, sign: str = "") -> str:
+    """A figure with half of its interval. Example: (0.0432, 0.0311, "+") -> "+0.0432 ± 0.0311"."""
+    if value is None:
+        return ""
+    return f"{value:{sign}.4f}" + ("" if half is None else f" ± {half:.4f}")
+
+
+# --------------------------------------------------------------------------------------------------
+# One experiment
+
+
+def show_verdict(e: Experiment, home: Path, as_json: bool) -> None:
+    if as_json:
+        return show_json(experiment_json(e, home))
+    say_verdict(e, home)
+    say_failures(e)
+
+
+def say_verdict(e: Experiment, home: Path) -> None:
+    reason = f", {escape(e.closes['reason'])}" if e.closes.get("reason") else ""
+    console.print(f"experiment {e.n}: [bold]{styled_state(e, home)}[/]{reason}", soft_wrap=True)
+    if needed := e.closes.get("seeds_needed"):
+        console.print(f"about {needed} seeds per arm would settle it")
+
+
+def say_failures(e: Experiment) -> None:
+    for run in e.runs:
+        if run["status"] != "ok":
+            console.print(escape("\n".join(run["tail"])), style="dim")
+    if levels := {run["isolation"] for run in e.runs} - {"bubblewrap", "landlock"}:
+        console.print(f"isolation was {', '.join(levels)}: see `ratchet doctor`", style="yellow")
+
+
+def show_experiment(e: Experiment, home: Path) -> None:
+    """All that the ledger has on an experiment."""
+    say_verdict(e, home)
+    for key in ("role", "idea", "by", "time", "arena", "seal", "budget", "device", "torch"):
+        if value := e.opens.get(key):
+            console.print(f"{key + ':':<9}{escape(str(value))}")
+    for arm in e.arms:
+        commit = arm["commit"] or "none"
+        console.print(f"{'source:':<9}{escape(arm['name'])}, commit {commit}", soft_wrap=True)
+    for split in SPLITS.get(e.role, ()):
+        show_contrast(e, split)
+    show_runs(e)
+    say_failures(e)
+
+
+def show_runs(e: Experiment) -> None:
+    """How the runs ended, their figures, what the probes saw in the last valid one."""
+    console.print(endings_table(e), figures_table(e), sep="\n")
+    if any(map(disturbed, e.runs)):
+        note = "disturbed by other programs: such a run doesn't count and is repeated, same seed"
+        console.print(note, style="dim")
+    valid = [run for run in e.runs if counts(run)]
+    for name, (_, seen) in (valid[-1]["val"]["probes"] if valid else {}).items():
+        console.print(escape(f"probe {name}: {seen}"))
+    for run in e.runs:
+        if run["status"] != "ok":
+            console.print(escape(f"{run['status']}: {run['reason']}"))
+
+
+def run_label(number: int, run: dict) -> str:
+    """Example: "0 screen"."""
+    return f"{number} {run['phase']}"
+
+
+def endings_table(e: Experiment) -> Table:
+    """Source, seed, status, score, load of others and isolation of each run."""
+    table = Table(
+        "run", "source", "seed", "status", "val bpb", "others' CPU", "isolation", box=None
+    )
+    in_cluster = any(run.get("on") for run in e.runs)
+    if in_cluster:
+        table.add_column("on")
+    for number, run in enumerate(e.runs):
+        cells = [
+            run_label(number, run),
+            escape(e.arms[run["arm"]]["name"]),
+            str(run["seed"]),
+            "disturbed" if disturbed(run) else run["status"],
+            f"{bpb(run):.4f}" if run["status"] == "ok" else "",
+            f"{run.get('foreign_cpu', 0):.0%}",
+            run["isolation"],
+        ]
+        cells += [run.get("on", "")] * in_cluster
+        table.add_row(*cells, style="dim" if disturbed(run) else "")
+    return table
+
+
+def figures_table(e: Experiment) -> Table:
+    """Seconds of each phase, steps, tokens, parameters and memory of each run."""
+    seconds = [f"{phase} s" for phase in PHASES]
+    table = Table("run", *seconds, "steps", "Mtok", "Mparams", "MB", box=None)
+    for number, run in enumerate(e.runs):
+        table.add_row(
+            run_label(number, run),
+            *(f"{run['seconds'].get(phase, 0):.1f}" for phase in PHASES),
+            str(run.get("steps", "")),
+            f"{run.get('tokens', 0) / 1e6:.2f}",
+            f"{run.get('params', 0) / 1e6:.2f}",
+            str(run.get("peak_memory_mb", "")),
+        )
+    return table
+
+
+# --------------------------------------------------------------------------------------------------
+# Comparisons
+
+
+def contrast_rows(e: Experiment, split: str) -> list[dict[str, Any]]:
+    """How the arms of a comparison or an audit did on a split, the first one without a gain."""
+    pairs = contrast(e, split)
+    tests = max(1, len(pairs) - 1)
+    rows = []
+    for arm, (scores, comparison) in zip(e.arms, pairs):
+        mean = sum(scores) / len(scores) if scores else None
+        row = {"name": arm["name"], "scores": scores, "mean": mean}
+        if comparison:
+            settled = tests * comparison.p_two < verdicts.ALPHA
+            row |= comparison._asdict() | {"settled": settled}
+        rows.append(row)
+    return rows
+
+
+def show_contrast(e: Experiment, split: str) -> None:
+    """A table of contrast_rows()."""
+    title = f"{split} bits per byte, {e.closes.get('reason', '')}"
+    gain = f"gain on {e.arms[0]['name']} (95%)"
+    heads = "source", "runs", "mean ± sd", gain, "p, two-sided", "settled"
+    table = Table(*heads, title=title, title_justify="left", box=None)
+    rows = contrast_rows(e, split)
+    for row in rows:
+        spread = statistics.stdev(row["scores"]) if len(row["scores"]) > 1 else None
+        cells = [escape(row["name"]), str(len(row["scores"])), with_error(row["mean"], spread)]
+        if "gain" in row:
+            cells.append(with_error(row["gain"], row["high"] - row["gain"], "+"))
+            cells += [f"{row['p_two']:.2g}", "yes" if row["settled"] else "no"]
+        table.add_row(*cells)
+    console.print(table)
+    if len(rows) > 2:
+        console.print(f"settled: p x {len(rows) - 1} comparisons < {verdicts.ALPHA} (Bonferroni)")
+
+
+# --------------------------------------------------------------------------------------------------
+# The log
+
+
+def log_cells(e: Experiment, campaign: Campaign, home: Path) -> dict[str, str]:
+    """An experiment's line of the log, by column."""
+    mean, half = mean_of(e.own_scores(), campaign.baseline and campaign.noise())
+    comparison = standing(e, campaign) if e.role == "try" else None
+    several = e.role in SPLITS
+    gain = comparison and with_error(comparison.gain, comparison.high - comparison.gain, "+")
+    return {
+        "n": str(e.n),
+        "UTC": e.time[5:16].replace("T", " "),
+        "what": e.role,
+        "commit": f"{len(e.arms)} arms" if several else e.arms[0]["commit"][:7],
+        "verdict": styled_state(e, home),
+        "runs": str(len(e.runs)),
+        "val bpb": "" if several else with_error(mean, half),
+        "gain": gain or "",
+        "idea": escape(e.opens.get("idea") or e.closes.get("reason", "")),
+    }
+
+
+def show_log(chosen: list[Experiment], everything: list[Experiment], most: int, home: Path) -> None:
+    """A line for each of the last `most` chosen experiments, and the story of all champions."""
+    is_narrow = console.width < WIDE
+    names = [name for name in COLUMNS if not (is_narrow and name in WIDE_COLUMNS)]
+    table = Table(box=None)
+    for name in names:
+        table.add_column(name, no_wrap=name != "idea", overflow="fold")
+    all_campaigns = campaigns(everything)
+    campaign_of = {e.n: campaign for campaign in all_campaigns for e in campaign.all}
+    shown = chosen[-most:]
+    for e in shown:
+        cells = log_cells(e, campaign_of[e.n], home)
+        table.add_row(*(cells[name] for name in names))
+    console.print(table)
+    if len(shown) < len(chosen):
+        text = f"{len(shown)} of {len(chosen)} experiments: -n {len(chosen)} shows all"
+        console.print(text, style="dim")
+    for line in champion_lines(all_campaigns):
+        console.print(line)
+    legend = "val bpb: fresh runs, else the screening run; gain: over the champion of that time"
+    console.print(f"{legend}; ± 95 %", style="dim")
+    levels = sorted({run["isolation"] for e in shown for run in e.runs})
+    console.print(f"isolation: {', '.join(levels) or 'nothing has run'}", style="dim")
+
+
+def champion_lines(all_campaigns: list[Campaign]) -> Iterator[str]:
+    """How the champions' val_bpb went down, a line for each campaign that kept something."""
+    for campaign in all_campaigns:
+        if campaign.unrest:
+            yield f"[yellow]{campaign.unrest}[/]"
+        if not campaign.baseline or len(campaign.kept) < 2:
+            continue
+        scores = [campaign.scores_of(e.arms[0]["source"]) for e in campaign.kept]
+        means = [statistics.mean(group) for group in scores if group]
+        sigma = f"sigma {campaign.noise().sigma:.4f} bpb"
+        yield f"champions {sparkline(means)} {means[0]:.4f} to {means[-1]:.4f}, {sigma}"
+
+
+def sparkline(values: list[float]) -> str:
+    """Example: [3.0, 2.5, 1.0] -> "█▆▁"."""
+    low, high = min(values), max(values)
+    heights = [round((value - low) / ((high - low) or 1) * (len(BARS) - 1)) for value in values]
+    return "".join(BARS[height] for height in heights)
