@@ -1,6 +1,4 @@
-"""Curves of training loss: what is read of a file that the contestant wrote, when a run has no
-hope.
-"""
+"""Early stopping: what is read of a curve that the contestant wrote, when a run is hopeless."""
 
 import json
 import math
@@ -35,36 +33,29 @@ def test_only_numbers_are_taken_from_a_curve(tmp_path):
             + "0" * 400
             + ', "loss": 3}\n{"seconds": 6, "tokens": 1, "loss": 1e300}\n{"sec'
         )
-    found, size = early_stopping.read_curve(path)
-    assert found == [(5.0, 9.0, 3.0)]
-    assert early_stopping.to_shares(found, "10s") == [(0.5, 3.0)] and early_stopping.to_shares(
-        found, "9e0tok"
-    ) == [(1.0, 3.0)]
+    read, size = early_stopping.read_curve(path)
+    assert read == [(5.0, 9.0, 3.0)]
+    assert early_stopping.to_shares(read, "10s") == [(0.5, 3.0)]
+    assert early_stopping.to_shares(read, "9e0tok") == [(1.0, 3.0)]
     with open(path, "a", encoding="utf-8") as file:
         file.write('onds": 10, "tokens": 11, "loss": 2}\n')
     assert early_stopping.read_curve(path, size)[0] == [(10.0, 11.0, 2.0)]
-    assert (
-        early_stopping.to_shares(found, "1e15flop") == []
-        and early_stopping.read_curve(tmp_path / "none")[0] == []
-    )
+    assert early_stopping.to_shares(read, "1e15flop") == []
+    assert early_stopping.read_curve(tmp_path / "none")[0] == []
 
 
 def test_what_can_still_catch_up_goes_on():
-    reference = early_stopping.find_milestones([points(), points(0.02), points(-0.02)])
-    assert len(reference) == len(early_stopping.SHARES)
+    milestones = early_stopping.find_milestones([points(), points(0.02), points(-0.02)])
+    assert len(milestones) == len(early_stopping.SHARES)
     for end in (0.2, 0.5, 1.0):
         for offset in (-1.0, 0.0, 0.1):
-            assert early_stopping.why_hopeless(points(offset, end, wobble=0.05), reference) == ""
-    assert (
-        early_stopping.why_hopeless(points(1.2, 0.25), reference) == ""
-        and early_stopping.why_hopeless([], reference) == ""
-    )
-    assert "at 30% of the budget, the champion had 4.5" in early_stopping.why_hopeless(
-        points(1.2, 0.4), reference
-    )
-    assert "at 7" in early_stopping.why_hopeless(
-        points(0.4, 1.0), reference
-    )  # too little is left to make good so much
+            assert early_stopping.why_hopeless(points(offset, end, wobble=0.05), milestones) == ""
+    assert early_stopping.why_hopeless(points(1.2, 0.25), milestones) == ""
+    assert early_stopping.why_hopeless([], milestones) == ""
+    reason = early_stopping.why_hopeless(points(1.2, 0.4), milestones)
+    assert "at 30% of the budget, the champion had 4.5" in reason
+    # too little is left to make good so much
+    assert "at 7" in early_stopping.why_hopeless(points(0.4, 1.0), milestones)
 
 
 def test_without_two_curves_of_the_champion_nothing_is_stopped():
@@ -78,13 +69,13 @@ def test_without_two_curves_of_the_champion_nothing_is_stopped():
 
 def test_a_run_is_looked_at_while_it_trains(tmp_path, monkeypatch):
     monkeypatch.setattr("ratchet.referee.early_stopping.LOOK_SECONDS", 0)
-    hope = early_stopping.EarlyStopping(
+    stopping = early_stopping.EarlyStopping(
         tmp_path / "curve.jsonl", "10s", early_stopping.find_milestones([points(), points(0.01)])
     )
-    hope()  # there is no file yet
+    stopping()  # there is no file yet
     write(tmp_path / "curve.jsonl", points(2.0, 0.2))
-    hope()
+    stopping()
     write(tmp_path / "curve.jsonl", points(2.0, 0.5))
     with pytest.raises(EndedEarly, match="at 30%"):
-        hope()
+        stopping()
     early_stopping.EarlyStopping(tmp_path / "curve.jsonl", "10s", ())()

@@ -117,17 +117,13 @@ class WatchedProcess:
 
     def copy_output(self) -> None:
         """Copy what it has printed into the log. Raises EndedEarly when that is too much."""
-        while data := os.read(self.output, 2**16) if self._has_output() else b"":
-            self.printed_bytes += len(data)
-            self.log.write(clean_text(data).encode())
-            if self.printed_bytes > limits.LOG_BYTES:
-                raise EndedEarly("output", f"it printed more than {limits.LOG_BYTES >> 20} MB")
+        with suppress(BlockingIOError):  # there is no more at the moment
+            while data := os.read(self.output, 2**16):
+                self.printed_bytes += len(data)
+                self.log.write(clean_text(data).encode())
+                if self.printed_bytes > limits.LOG_BYTES:
+                    raise EndedEarly("output", f"it printed more than {limits.LOG_BYTES >> 20} MB")
         self.log.flush()
-
-    def _has_output(self) -> bool:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.output, selectors.EVENT_READ)
-            return bool(selector.select(0))
 
     def check_limits(self) -> None:
         """Raises EndedEarly when it takes too much memory or disk, or has too many processes."""
