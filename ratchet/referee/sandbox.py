@@ -146,14 +146,13 @@ def exit_with(code: int, sentence: str) -> NoReturn:
 
 
 def confined_command(argv: Iterable[object], view: View, level: str) -> list[str]:
-    """The argv to start instead of `argv`, so that it runs confined. Raises ValueError: no such
-    level.
+    """The argv to start instead of `argv`, so that it runs confined.
 
     Inherited file descriptors, environment and exit code pass through (128 + n: death by signal n;
     127: argv isn't there; 125: it couldn't be confined and never ran; stderr says why). A working
     folder outside the view becomes view.write[0]. All is killed when the THREAD that started it
     ends, and when the process that was started ends, so that SIGTERM to that leaves no time to
-    clean up.
+    clean up. Raises ValueError when there is no such level.
     """
     if level not in LEVELS:
         raise ValueError(
@@ -220,12 +219,12 @@ def bubblewrap_command(spec: Spec, nodes: list[str]) -> list[str]:
             if link not in args:
                 args += ["--symlink", target, link]
     # bwrap itself covers what of HOST_WIDE looks writable as a folder: not /proc/sys
-    ways = dict.fromkeys(map(real_path, spec["read"] + existing_paths(HOST_WIDE)), "--ro-bind")
-    ways |= dict.fromkeys(map(real_path, spec["write"]), "--bind")
-    for path in sorted(ways, key=lambda path: len(path.parts)):
-        outer = next((outer for outer in path.parents if outer in ways), None)
-        if outer is None or ways[outer] != ways[path]:
-            args += [ways[path], path, path]
+    binds = dict.fromkeys(map(real_path, spec["read"] + existing_paths(HOST_WIDE)), "--ro-bind")
+    binds |= dict.fromkeys(map(real_path, spec["write"]), "--bind")
+    for path in sorted(binds, key=lambda path: len(path.parts)):
+        outer = next((outer for outer in path.parents if outer in binds), None)
+        if outer is None or binds[outer] != binds[path]:
+            args += [binds[path], path, path]
     for path in spec["hidden"]:
         args += ["--tmpfs", os.path.realpath(path)]
     return [shutil.which("bwrap") or "bwrap", *map(str, args), "--"]
