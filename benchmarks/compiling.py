@@ -31,11 +31,11 @@ def measure(parts):
 
     import train
     from ratchet.arena.hardware.compiling import compile_parts
-    from ratchet.arena.hardware.cpu import settle
+    from ratchet.arena.hardware.cpu import apply_cpu_workarounds
     from ratchet.arena.hardware.device import synchronize
     from ratchet.arena.run import Run
 
-    settle()
+    apply_cpu_workarounds()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     arena = SimpleNamespace(
         name="pocket", vocab_size=4096, context=512, train_tokens=3_000_000, seconds=300

@@ -36,7 +36,8 @@ class Finding(NamedTuple):
 
 def measure_peak(device: str, level: str) -> tuple[float, str]:
     """(FLOP/s of a large matmul, its type) in the sandbox; (0, reason) where torch fails there."""
-    code = "import json, torch; from ratchet.arena.hardware import cpu, device; cpu.settle()"
+    code = "import json, torch; from ratchet.arena.hardware import cpu, device"
+    code += "; cpu.apply_cpu_workarounds()"
     code += f"; print(json.dumps(device.matmul_peak(torch.device({torch_name(device)!r}))))"
     with tempfile.TemporaryDirectory() as folder, pinned_to(device):
         copy_contract(Path(folder))

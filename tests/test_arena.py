@@ -16,13 +16,15 @@ import torch
 from conftest import ROOT, write_corpus
 from rich.console import Console
 
-from prepare import in_child, main, prepare
+from prepare import main, prepare
+from ratchet.arena.budget import Budget, parse_budget
 from ratchet.arena.definition import ARENAS, FILES, load_arena
 from ratchet.arena.files import Refused, cache_folder, describe_error, work_folder, write_json
 from ratchet.arena.hardware.cpu import limit_threads, usable_cores
 from ratchet.arena.hardware.quota import cgroup_quota
-from ratchet.arena.progress import reading_line
-from ratchet.arena.text.corpus import WORKERS, Corpus, documents
+from ratchet.arena.progress import format_duration, reading_line
+from ratchet.arena.text.child import run_in_child
+from ratchet.arena.text.corpus import WORKERS, Corpus, stream_documents
 from ratchet.referee.devices.lock import hold_device
 from ratchet.referee.environment import inherited_environment
 
@@ -247,7 +249,7 @@ def test_threads_follow_the_cores_unless_somebody_asked_for_others(explicit, exp
 def test_preparing_starts_as_many_workers_as_there_are_usable_cores(arena, tmp_path, monkeypatch):
     counts, pool = [], WORKERS.Pool
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
-    monkeypatch.setattr("ratchet.arena.rows.usable_cores", lambda: 1)
+    monkeypatch.setattr("ratchet.arena.text.rows.usable_cores", lambda: 1)
     monkeypatch.setattr(
         WORKERS, "Pool", lambda count, *args: counts.append(count) or pool(count, *args)
     )
@@ -312,7 +314,7 @@ def test_an_interrupted_preparation_does_not_go_on_with_another_split(arena, tmp
     with monkeypatch.context() as patch:
         patch.setattr("ratchet.arena.tokenizer.SPLIT", r"\w+|\W")
         patch.setattr("ratchet.arena.definition.SPLIT", r"\w+|\W")
-        patch.setattr("prepare.tokenize", broken)
+        patch.setattr("prepare.tokenize_corpus", broken)
         with pytest.raises(KeyboardInterrupt):
             prepare("tiny", source=str(arena.corpus), context=64, vocab_size=512)
     assert (tmp_path / "tiny/tokenizer.json").exists()
@@ -324,7 +326,7 @@ def test_an_interrupted_preparation_does_not_go_on_with_another_split(arena, tmp
 
 
 def test_progress_is_a_plain_line_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
-    monkeypatch.setattr("ratchet.arena.progress.PROGRESS_SECONDS", (99, 0.01))
+    monkeypatch.setattr("ratchet.arena.progress.PLAIN_SECONDS", 0.01)
     steps = iter(range(1, 10**6))
     with reading_line("reading [/x]", lambda: (1000 * (n := next(steps)), 1e6 * n, 9e9)):
         while next(steps) < 100:
@@ -339,7 +341,7 @@ def test_progress_is_a_plain_line_now_and_then_where_there_is_no_terminal(monkey
 def test_progress_is_a_live_line_in_a_terminal(monkeypatch):
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100, markup=False)
     monkeypatch.setattr("ratchet.arena.progress.console", terminal)
-    monkeypatch.setattr("ratchet.arena.progress.PROGRESS_SECONDS", (0.01, 99))
+    monkeypatch.setattr("ratchet.arena.progress.LIVE_SECONDS", 0.01)
     with reading_line("reading", lambda: (5, 2e6, 0)):
         time.sleep(0.3)
     text = terminal.file.getvalue()
@@ -356,15 +358,15 @@ def test_progress_ends_with_what_it_shows():
 
 def test_a_child_counts_for_its_parent_and_its_end_is_that_of_the_program(refusal):
     corpus = Corpus("pocket")
-    in_child("reading", lambda: (*corpus.seen, 0), count_documents, corpus)
+    run_in_child("reading", lambda: (*corpus.seen, 0), count_documents, corpus)
     assert corpus.seen[0] > 1000 and corpus.seen[1] > 1e7
     assert "reading: its process was killed (signal 9)" in refusal(
-        in_child, "reading", lambda: (0, 0, 0), kill_oneself
+        run_in_child, "reading", lambda: (0, 0, 0), kill_oneself
     )
 
 
 def count_documents(corpus):
-    for _ in documents(corpus):
+    for _ in stream_documents(corpus):
         pass
 
 
@@ -388,3 +390,32 @@ def test_a_split_that_is_none_of_a_score_is_refused(tmp_path, monkeypatch, refus
     monkeypatch.setattr(sys, "argv", ["prepare.py", "score", str(tmp_path), "--split", "train"])
     assert "say val or test" in refusal(main)
     assert Path(tmp_path / "run.json").read_text(encoding="utf-8") == "{}"
+
+
+# --------------------------------------------------------------------------------------------------
+# Budgets
+
+
+@pytest.mark.parametrize(
+    "text, amount, unit, again",
+    [
+        ("300s", 300.0, "s", "300s"),
+        ("0.5s", 0.5, "s", "0.5s"),
+        ("20e6tok", 20e6, "tok", "20000000tok"),
+        ("1.5e18flop", 1.5e18, "flop", "1.5e18flop"),
+    ],
+)
+def test_a_budget_is_read_and_written_in_one_grammar(text, amount, unit, again):
+    budget = parse_budget(text)
+    assert budget == Budget(amount, unit) == parse_budget(str(budget)) and str(budget) == again
+    assert budget.seconds == (amount if unit == "s" else None)
+
+
+def test_the_share_of_a_budget_is_counted_in_its_unit():
+    assert Budget(10, "s").share_used(5, 1, 1) == 0.5
+    assert Budget(10, "tok").share_used(1, 5, 1) == 0.5
+    assert Budget(10, "flop").share_used(1, 5, 2) == 1
+
+
+def test_durations_are_short():
+    assert [*map(format_duration, (8.2, 720, 7600))] == ["8 s", "12 min", "2.1 h"]

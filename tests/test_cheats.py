@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from test_prepare import CHEATS as SCORED_BY_PREPARE
 
 from prepare import prepare
+from ratchet.arena.definition import find_arena
 from ratchet.arena.files import Refused, cache_folder, write_json
 from ratchet.arena.run import Run
 from ratchet.experiments import sources
-from ratchet.referee import limits, sandbox, sealed_arena, supervisor, trial
+from ratchet.referee import limits, sandbox, supervisor, trial
 from ratchet.referee.job import Job
 
 FOLDER = Path(__file__).parent / "cheats"
@@ -129,7 +130,7 @@ def compete(name, folder, level):
             contestant = sources.read_source(str(path), files=True)
         except Refused as error:
             return {"status": "refused", "reason": str(error), "isolation": level, "left": 0}
-        budget, arena = getattr(cheat, "BUDGET", BUDGET), sealed_arena.load_arena("tiny")
+        budget, arena = getattr(cheat, "BUDGET", BUDGET), find_arena("tiny")
         job = Job(contestant, SEED, budget, arena, folder / "run", folder / "compiled")
         stack.callback(
             subprocess.run, ["rm", "-rf", job.live_folder]
@@ -208,12 +209,12 @@ def test_every_cheat_says_where_it_was_seen_and_what_is_expected():
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
-    """settle() forks where processors have matrix tiles, and a fork of a process with threads can
+    """apply_cpu_workarounds() forks where processors have matrix tiles, and a fork of a process with threads can
     hang.
 
     Without it, no matrix product in bfloat16 may be tried here.
     """
-    monkeypatch.setattr("ratchet.arena.model_process.settle", lambda: None)
+    monkeypatch.setattr("ratchet.arena.model_process.apply_cpu_workarounds", lambda: None)
     monkeypatch.setattr("ratchet.arena.run.matmul_peak", lambda device: (1e12, "a guess"))
 
 

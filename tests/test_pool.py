@@ -8,10 +8,11 @@ import pytest
 from conftest import ROOT
 from test_cheats import BUDGET, SEED, run_honestly  # noqa: F401
 
+from ratchet.arena.definition import find_arena
 from ratchet.arena.files import Refused
 from ratchet.executors import base, local, registry, travel
 from ratchet.experiments import sources
-from ratchet.referee import sealed_arena, supervisor
+from ratchet.referee import supervisor
 from ratchet.referee.devices.lock import unique_name
 from ratchet.referee.job import Job
 
@@ -20,9 +21,7 @@ CONTESTANT = ROOT / "tests/contestant.py"
 
 def job(folder, budget="20000tok", seed=7):
     source = sources.read_source(CONTESTANT, files=True)
-    return Job(
-        source, seed, budget, sealed_arena.load_arena("tiny"), folder / "run", folder / "compiled"
-    )
+    return Job(source, seed, budget, find_arena("tiny"), folder / "run", folder / "compiled")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def test_places_are_of_one_kind_and_named_once(halves, monkeypatch):
 
 
 def test_an_arena_travels_once_and_is_known_by_its_seal(arena, tmp_path, monkeypatch):
-    known, calls = sealed_arena.load_arena("tiny"), []
+    known, calls = find_arena("tiny"), []
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
 
     def files():

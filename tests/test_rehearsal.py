@@ -23,8 +23,8 @@ from ratchet.arena.hardware import compiling
 from ratchet.arena.hardware.device import matmul_peak, tensors_on
 from ratchet.arena.progress import ProgressLine
 from ratchet.arena.rehearsal import compile_events
+from ratchet.arena.results import describe_budget, print_outlook
 from ratchet.arena.run import Run
-from ratchet.arena.score import describe_budget, print_outlook
 
 
 @pytest.fixture
@@ -84,10 +84,10 @@ def test_a_rehearsal_that_fails_leaves_no_timer_behind(run, model, monkeypatch, 
 
 
 def test_long_work_tells_of_itself_without_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr("ratchet.arena.progress.PROGRESS_SECONDS", (99, 0.02))
+    monkeypatch.setattr("ratchet.arena.progress.PLAIN_SECONDS", 0.02)
     monkeypatch.setattr("ratchet.arena.progress.console", Console(soft_wrap=True))
     with ProgressLine("scoring") as line:
-        line.detail = f"row 120 of 240, {line.seconds_left(120, 240)}"
+        line.detail = f"row 120 of 240, {line.time_left(120, 240)}"
         time.sleep(0.2)
     assert re.match(r"scoring: row 120 of 240, 0 s left, 0 s so far\n", capsys.readouterr().out)
 

@@ -15,9 +15,9 @@ from datasets.exceptions import DatasetNotFoundError
 
 from prepare import main, prepare
 from ratchet.arena.files import Refused
-from ratchet.arena.text.corpus import Corpus, documents, find_corpus
-from ratchet.arena.text.hub import hub_dataset, hub_home
-from ratchet.arena.text.readers import cut
+from ratchet.arena.text.corpus import Corpus, find_corpus, stream_documents
+from ratchet.arena.text.hub import hub_home, load_hub_dataset
+from ratchet.arena.text.readers import cut_into_documents
 
 TEXTS = [
     "Hello, world.",
@@ -43,7 +43,7 @@ def csv(texts):
 
 def read(source, **options):
     """Documents of a path, in order, without those that are empty."""
-    return [text for _, text in documents(find_corpus(str(source), **options))]
+    return [text for _, text in stream_documents(find_corpus(str(source), **options))]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
@@ -64,7 +64,7 @@ def test_documents_are_those_that_the_hubs_own_loader_reads(name, tmp_path):
         )
     rows = datasets.load_dataset(kind, data_files=[str(path)], split="train", streaming=True)
     expected = [row["text"] for row in rows]
-    expected = list(cut(expected)) if kind == "text" else expected
+    expected = list(cut_into_documents(expected)) if kind == "text" else expected
     assert (
         read(path) == [text for text in expected if text and text.strip()] and len(expected) > 100
     )
@@ -356,7 +356,7 @@ def test_why_a_dataset_cannot_be_had_is_said_with_the_remedy(error, parts, monke
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    sentence = refusal(hub_dataset, Corpus("o/n"))
+    sentence = refusal(load_hub_dataset, Corpus("o/n"))
     assert sentence.startswith("ratchet: o/n can't be had") and all(
         part in sentence for part in parts
     ), sentence
@@ -368,12 +368,12 @@ def test_a_dataset_is_read_by_column_and_split(monkeypatch, refusal):
         datasets, "load_dataset", lambda *args, **options: calls.append((args, options)) or data
     )
     corpus = find_corpus("o/n:en", "body", "test")
-    corpus.data = hub_dataset(corpus)
+    corpus.data = load_hub_dataset(corpus)
     assert calls == [(("o/n", "en"), {"split": "test"})]
-    assert [text for _, text in documents(corpus)] == TEXTS
-    assert "`body`, `n`" in refusal(hub_dataset, Corpus("o/n"))
+    assert [text for _, text in stream_documents(corpus)] == TEXTS
+    assert "`body`, `n`" in refusal(load_hub_dataset, Corpus("o/n"))
     corpus.column, corpus.data = "n", data
-    assert "o/n:en, row 1: `n` is a number" in refusal(list, documents(corpus))
+    assert "o/n:en, row 1: `n` is a number" in refusal(list, stream_documents(corpus))
 
 
 def test_the_hubs_cache_is_beside_the_arenas_where_the_home_cannot_be_written(

@@ -16,8 +16,8 @@ from conftest import ROOT, LocalModel, score
 from safetensors.torch import load_file, save_file, save_model
 
 import train
+from ratchet.arena.results import SUMMARY
 from ratchet.arena.run import Run
-from ratchet.arena.score import SUMMARY
 from ratchet.arena.tokenizer import BOS, load_tokenizer, token_bytes
 
 SMALL = dict(vocab_size=512, context=64, depth=3, heads=2, head_size=64, windows=[4, 2, 1])
@@ -191,12 +191,12 @@ def test_a_step_in_parts_is_the_step(model, arena, tmp_path):
 
 PEERS = """
 import sys, torch, prepare, train
-from ratchet.arena.hardware.cpu import settle
+from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.run import Run
 from safetensors.torch import load_file, save_file
 torch.distributed.init_process_group("gloo")
 torch.set_num_threads(1)
-settle()
+apply_cpu_workarounds()
 folder = sys.argv[1]
 given = load_file(folder + "/given.safetensors")
 x, y = given.pop("x"), given.pop("y")

@@ -1,19 +1,44 @@
-"""How long a run may take: the grammar of a budget, limits of what no budget bounds."""
+"""How much a run may use: the grammar of a budget, with the limits where no budget holds."""
 
 import math
 import re
+from dataclasses import dataclass
 
 from ratchet.arena.files import Refused
 
 REHEARSAL_SECONDS = 20 * 60  # who isn't ready to train by then never will be
 ANSWER_SECONDS = 30  # for a model that is scored to load, or to answer one batch
+GRAMMAR = r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)"
 
 
-def parse_budget(text):
-    """(amount, unit) of 300s (seconds on the clock), 20e6tok (tokens) or 1e15flop (model FLOPs)."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)", text)
+@dataclass(frozen=True)
+class Budget:
+    """How much of one unit a run may use. As text: Budget(20e6, "tok") is "20000000tok"."""
+
+    amount: float
+    unit: str  # s: seconds on the clock; tok: training tokens; flop: FLOPs of the model
+
+    def __str__(self) -> str:
+        return f"{self.amount:.15g}{self.unit}".replace("+", "")
+
+    @property
+    def seconds(self) -> float | None:
+        """On the clock; None for a budget of tokens or FLOPs."""
+        return self.amount if self.unit == "s" else None
+
+    def share_used(self, seconds: float, tokens: float, flops_per_token: float = 0.0) -> float:
+        """The share of the budget that a run has used after so many seconds and tokens."""
+        used = {"s": seconds, "tok": tokens, "flop": tokens * flops_per_token}
+        return used[self.unit] / self.amount
+
+
+def parse_budget(text: str) -> Budget:
+    """The Budget that a text stands for. Raises Refused.
+
+    Example: "20e6tok" -> Budget(20e6, "tok")
+    """
+    match = re.fullmatch(GRAMMAR, text)
     if not match or not 0 < float(match[1]) < math.inf:
-        raise Refused(
-            f"budget {text!r} is not understood: write 300s, 20e6tok or 1e15flop, more than zero"
-        )
-    return float(match[1]), match[2]
+        remedy = "write 300s, 20e6tok or 1e15flop, more than zero"
+        raise Refused(f"budget {text!r} is not understood: {remedy}")
+    return Budget(float(match[1]), match[2])

@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,7 +39,7 @@ def print_error(sentence: str) -> None:
 @contextmanager
 def exit_on_user_error(
     go_on: str = "run the same command again to go on", variable: str | None = None
-) -> Iterator[None]:
+) -> Generator[None]:
     """End the program with a sentence: exit code 2 for a user's mistake, 130 for Ctrl-C.
 
     A user's mistake is Refused, Full, or a file that can't be used. go_on: what to do after

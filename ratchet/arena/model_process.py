@@ -8,15 +8,20 @@ import signal
 import threading
 import time
 import traceback
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.multiprocessing as multiprocessing
 
 from ratchet.arena.budget import ANSWER_SECONDS
-from ratchet.arena.hardware.cpu import settle
-from ratchet.arena.hardware.device import synchronize, use
+from ratchet.arena.definition import Arena
+from ratchet.arena.hardware.cpu import apply_cpu_workarounds
+from ratchet.arena.hardware.device import set_cuda_device, synchronize
 from ratchet.arena.rehearsal import inspect_model
+
+NO_MEMORY = "out of memory|can't allocate memory|not enough memory"  # as errors say it
 
 
 class Invalid(Exception):
@@ -24,40 +29,61 @@ class Invalid(Exception):
 
 
 class ModelProcess:
-    """The saved model in a process of its own: token rows go in, logits come out through a shared
-    buffer.
+    """The scorer's end: token rows go in, logits come out through a shared buffer.
+
+    number: of this process, 0 or 1; where a referee runs, each has a sandbox of its own.
     """
 
-    def __init__(self, folder, arena, device, batch, number=0):
-        spawn, self.batch = multiprocessing.get_context("spawn"), batch
-        if (
-            "RATCHET_PYTHON" in os.environ
-        ):  # a referee's: they start Python in sandboxes of their own
+    def __init__(
+        self, folder: Path, arena: Arena, device: torch.device, batch: int, number: int = 0
+    ) -> None:
+        self.batch = batch
+        spawn = multiprocessing.get_context("spawn")
+        if "RATCHET_PYTHON" in os.environ:  # starts Python in a sandbox
             spawn.set_executable(os.environ["RATCHET_PYTHON"] + str(number))
-        shape, place = (
-            (batch, arena.context, arena.vocab_size),
-            device if device.type == "cuda" else "cpu",
-        )
+        shape = batch, arena.context, arena.vocab_size
+        shared = device if device.type == "cuda" else "cpu"
         self.tokens = torch.zeros(shape[:2], dtype=torch.int64).share_memory_()
-        self.logits = torch.zeros(shape, device=place).share_memory_()
+        self.logits = torch.zeros(shape, device=shared).share_memory_()
         self.channel, theirs = spawn.Pipe()
         args = folder, device, theirs, self.tokens, self.logits, number
         self.process = spawn.Process(target=serve_model, args=args, daemon=True)
-        handler = signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # which it inherits: Ctrl-C is for the scorer
+        # it inherits this: Ctrl-C is for the scorer
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.process.start()
         signal.signal(signal.SIGINT, handler)
         theirs.close()
 
-    def load(self):
+    def load_model(self) -> float:
         """Let the contestant's code begin; returns the seconds it takes to load the model."""
-        self.ask({})  # answered by our code: Python and torch are there
+        self._ask({})  # answered by our code: Python and torch are there
         begin = time.monotonic()
-        self.ask({"load": True})
+        self._ask({"load": True})
         return time.monotonic() - begin
 
-    def ask(self, question):
+    def inspect_model(self, count_flops: bool) -> dict[str, Any]:
+        """{"lookup"}, with "flops_per_token" if that is counted; 0 if the model tells nonsense."""
+        answer = self._ask({"flops": count_flops})
+        keys = ["lookup", "flops_per_token"] if count_flops else ["lookup"]
+        figures = {key: answer.get(key) for key in keys}
+        return figures if all(map(is_figure, figures.values())) else dict.fromkeys(keys, 0)
+
+    def __call__(self, inputs: np.ndarray) -> torch.Tensor:
+        """[n, T] tokens -> [n, T, V] float32 logits, in memory that the model can still write to.
+
+        Raises MemoryError, Invalid.
+        """
+        self.tokens[: len(inputs)] = torch.from_numpy(inputs.astype(np.int64))
+        if self._ask({"rows": len(inputs)}).get("memory"):
+            raise MemoryError
+        return self.logits[: len(inputs)]
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.join()
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """Send JSON, get JSON: what comes from a contestant is never unpickled."""
         begin, watchdog = time.monotonic(), threading.Timer(ANSWER_SECONDS, self.process.kill)
         watchdog.start()
@@ -74,60 +100,84 @@ class ModelProcess:
             raise Invalid(re.sub(r"[^ -~]", "?", str(answer))[:300])
         return answer
 
-    def __call__(self, inputs):
-        """[n, T] tokens -> [n, T, V] float32 logits, in memory that the model can still write to."""
-        self.tokens[: len(inputs)] = torch.from_numpy(inputs.astype(np.int64))
-        if self.ask({"rows": len(inputs)}).get("memory"):
-            raise MemoryError
-        return self.logits[: len(inputs)]
 
-    def close(self):
-        self.process.kill()
-        self.process.join()
+def is_figure(value: Any) -> bool:
+    """Whether what a contestant tells can be a count."""
+    return type(value) in (int, float) and 0 <= value < 1e18
 
 
-def load_contestant(folder, device):
-    spec = importlib.util.spec_from_file_location("train", folder / "train.py")
-    spec.loader.exec_module(train := importlib.util.module_from_spec(spec))
-    return train.load(folder).to(device).eval()
+# --------------------------------------------------------------------------------------------------
+# In the model's process
 
 
-def serve_model(folder, device, channel, tokens, logits, number=0):
-    """The model's process: import the saved train.py, load the weights, answer. It never sees a
-    target.
-    """
-    settle()
-    use(device)
-    if (
-        number or "RATCHET_PYTHON" not in os.environ
-    ):  # the second has nothing to read that the first wrote
+def serve_model(
+    folder: Path,
+    device: torch.device,
+    channel: Any,
+    tokens: torch.Tensor,
+    logits: torch.Tensor,
+    number: int = 0,
+) -> None:
+    """Import the saved train.py, load the weights, answer. It never sees a target."""
+    apply_cpu_workarounds()
+    set_cuda_device(device)
+    redirect_output(folder, number)
+    model = None
+    while True:
+        question = json.loads(channel.recv_bytes())
+        try:
+            answer: dict[str, Any] = {}
+            if "load" in question:
+                model = load_contestant(folder, device)
+            elif "flops" in question:
+                answer = try_to_inspect(model, logits, device, question["flops"])
+            elif "rows" in question:
+                rows = question["rows"]
+                answer = write_logits(model, tokens[:rows].to(device, copy=True), logits[:rows])
+        except Exception as error:
+            traceback.print_exc()
+            no_memory = re.search(NO_MEMORY, str(error))
+            reason = f"{type(error).__name__}: {error}"[:300]
+            answer = {"memory": True} if no_memory else {"error": reason}
+        channel.send_bytes(json.dumps(answer).encode())
+
+
+def redirect_output(folder: Path, number: int) -> None:
+    """Send what the model prints to score.log, where no referee does so."""
+    if number or "RATCHET_PYTHON" not in os.environ:
+        # the second process has nothing to read that the first wrote
         log = os.devnull if number else folder / "score.log"
         for stream in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    while True:
-        question, out, answer = json.loads(channel.recv_bytes()), None, {}
-        try:
-            if "load" in question:
-                model = load_contestant(folder, device)
-            if "flops" in question:
-                answer = inspect_model(model, *logits.shape[1:], device, question["flops"])
-            if not (rows := question.get("rows")):
-                continue
-            with torch.inference_mode():
-                out = model(tokens[:rows].to(device, copy=True))
-            if out.shape == logits[:rows].shape:
-                logits[:rows] = out
-                synchronize(device)
-            else:
-                answer = {"error": f"logits of shape {[*out.shape]}, not {[*logits[:rows].shape]}"}
-        except Exception as error:
-            traceback.print_exc()
-            short = re.search("out of memory|can't allocate memory|not enough memory", str(error))
-            answer = (
-                {"memory": True} if short else {"error": f"{type(error).__name__}: {error}"[:300]}
-            )
-            answer = (
-                {} if "flops" in question else answer
-            )  # a model that can't be inspected can be scored
-        finally:
-            channel.send_bytes(json.dumps(answer).encode())
+
+
+def load_contestant(folder: Path, device: torch.device) -> torch.nn.Module:
+    """The model that the train.py of a run's folder loads."""
+    spec = importlib.util.spec_from_file_location("train", folder / "train.py")
+    assert spec and spec.loader
+    train = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train)
+    return train.load(folder).to(device).eval()
+
+
+def try_to_inspect(
+    model: Any, logits: torch.Tensor, device: torch.device, count_flops: bool
+) -> dict[str, Any]:
+    """What inspect_model() sees; {} for a model that can't be inspected, which may be scored."""
+    _, context, vocab_size = logits.shape
+    try:
+        return inspect_model(model, context, vocab_size, device, count_flops)
+    except Exception:
+        traceback.print_exc()
+        return {}
+
+
+def write_logits(model: Any, tokens: torch.Tensor, logits: torch.Tensor) -> dict[str, Any]:
+    """Run the model on tokens [n, T], into logits [n, T, V]."""
+    with torch.inference_mode():
+        out = model(tokens)
+    if out.shape != logits.shape:
+        return {"error": f"logits of shape {[*out.shape]}, not {[*logits.shape]}"}
+    logits[:] = out
+    synchronize(tokens.device)
+    return {}

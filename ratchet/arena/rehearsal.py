@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext, suppress
 import numpy as np
 import torch
 
-from ratchet.arena.progress import duration
+from ratchet.arena.progress import format_duration
 from ratchet.arena.tokenizer import BOS
 
 
@@ -106,7 +106,7 @@ def compile_events(line, parts):
         line.detail = f"compiling part {len(begun)}{known}"
         if seconds and known:
             left = sum(seconds) / len(seconds) * (parts - len(seconds))
-            line.detail += f", about {duration(left)} left"
+            line.detail += f", about {format_duration(left)} left"
 
     def on_end(*_):
         if begun:  # else it began before anybody listened

@@ -38,14 +38,27 @@ from ratchet.arena.files import (
     write_json,
 )
 from ratchet.arena.hardware import compiling
-from ratchet.arena.hardware.cpu import settle
-from ratchet.arena.hardware.device import device_name, matmul_peak, synchronize, tensors_on, use
+from ratchet.arena.hardware.cpu import apply_cpu_workarounds
+from ratchet.arena.hardware.device import (
+    device_name,
+    matmul_peak,
+    set_cuda_device,
+    synchronize,
+    tensors_on,
+)
 from ratchet.arena.hardware.distributed import peers, sum_gradients
 from ratchet.arena.log import TrainingLog, wandb_run, wandb_settings
 from ratchet.arena.progress import ProgressLine, console
 from ratchet.arena.rehearsal import compile_events, inspect_model, save_weights, snapshot
-from ratchet.arena.rows import row_order
-from ratchet.arena.score import print_outlook
+from ratchet.arena.results import (
+    Result,
+    RunRecord,
+    print_outlook,
+    read_result,
+    write_result,
+    write_run_record,
+)
+from ratchet.arena.text.rows import row_order
 from ratchet.arena.tokenizer import BOS, token_dtype
 
 QUEUED_STEPS = 2  # steps that a GPU may lag behind the host, so that the clock measures device work
@@ -65,7 +78,7 @@ class Run:
             folder,
             budget,
         )
-        self._limit, self._unit = parse_budget(budget)
+        self._budget = parse_budget(budget)
         self._begin, self.rehearsal_seconds, self.interrupted = None, 0.0, False
         self._durations, self._saving = (
             deque(maxlen=8),
@@ -75,6 +88,7 @@ class Run:
             None  # seconds on the clock of the first of several processes when this step began
         )
         self.steps, self.tokens, self.flops_per_token, self.peak_flops = 0, 0, 0, 0
+        self.peak_of = ""  # the matrix product that is as fast as that
         self._epochs, self._piece_rows, self._in_pieces = math.inf, None, False
         self._log, self._wandb = None, None
         self._queue = []  # events of the steps that the GPU may still be working on
@@ -175,7 +189,7 @@ class Run:
     @property
     def time_limit(self):
         """Seconds of the budget, None for one of tokens or FLOPs."""
-        return self._limit if self._unit == "s" else None
+        return self._budget.seconds
 
     @property
     def seconds(self):
@@ -183,9 +197,7 @@ class Run:
         return time.monotonic() - self._begin if self._begin else 0.0
 
     def _share(self, tokens, seconds):
-        return {"s": seconds, "tok": tokens, "flop": tokens * self.flops_per_token}[
-            self._unit
-        ] / self._limit
+        return self._budget.share_used(seconds, tokens, self.flops_per_token)
 
     @property
     def progress(self):
@@ -267,7 +279,7 @@ class Run:
         there be budget left.
         """
         self._epochs = epochs
-        if self._unit == "flop" and not self.flops_per_token:
+        if self._budget.unit == "flop" and not self.flops_per_token:
             raise RuntimeError(
                 "a FLOP budget needs run.rehearse(step, rows, model), which counts FLOPs"
             )
@@ -324,31 +336,38 @@ class Run:
             if len(self._queue) > QUEUED_STEPS:
                 self._queue.pop(0).synchronize()
 
-    def facts(self):
-        """What the run tells of itself: its plain public attributes, its device and memory."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
+    def facts(self) -> RunRecord:
+        """What is known of the run by now."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_reserved()
+        return RunRecord(
+            arena=self.arena.name,
+            arena_folder=str(self.arena.folder),
+            seal=self.arena.seal,
+            seed=self.seed,
+            budget=self.budget,
+            custom_budget=self.budget != self.arena.budget,
+            interrupted=self.interrupted,
+            steps=self.steps,
+            tokens=self.tokens,
+            train_seconds=self.seconds,
+            rehearsal_seconds=self.rehearsal_seconds,
+            unscored_seconds=time.monotonic() - T0,
+            flops_per_token=self.flops_per_token,
+            peak_flops=self.peak_flops,
+            peak_of=self.peak_of,
+            peak_memory_mb=peak / 2**20,
+            device=str(self.device),
+            device_name=device_name(self.device),
+            processes=peers()[1],
+            torch=torch.__version__,
         )
-        peak = torch.cuda.max_memory_reserved() if self.device.type == "cuda" else peak
-        plain = {
-            k: v for k, v in vars(self).items() if isinstance(v, int | float | str) and k[0] != "_"
-        }
-        return plain | {
-            "arena": self.arena.name,
-            "seal": self.arena.seal,
-            "arena_folder": str(self.arena.folder),
-            "custom_budget": self.budget != f"{self.arena.seconds}s",
-            "train_seconds": self.seconds,
-            "processes": peers()[1],
-            "device": str(self.device),
-            "device_name": device_name(self.device),
-            "torch": torch.__version__,
-            "peak_memory_mb": peak / 2**20,
-        }
 
     def fail(self, why):
         """End a run that cannot be scored (its loss is not finite, say): status crash, exit code 1."""
-        write_json(self.folder / "result.json", self.facts() | {"status": "crash", "reason": why})
+        write_result(self.folder, Result(**self.facts(), status="crash", reason=why))
         print_error(f"the run failed: {why}")
         raise SystemExit(1)
 
@@ -383,7 +402,8 @@ class Run:
             self._tell(phase="score", **facts)
             self._referee.recv(1)  # the clock stops, this process ends
             raise SystemExit
-        write_json(self.folder / "run.json", facts | {"unscored_seconds": time.monotonic() - T0})
+        facts["unscored_seconds"] = time.monotonic() - T0
+        write_run_record(self.folder, facts)
         return self._have_scored(facts["train_seconds"])
 
     def _have_scored(self, train_seconds):
@@ -401,7 +421,8 @@ class Run:
                 raise SystemExit(code)
         except KeyboardInterrupt:  # the scorer had it, too, and says what to do
             raise SystemExit(130) from None
-        result = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
+        result = read_result(self.folder)
+        assert result is not None
         if self._wandb:
             self._wandb.summary["val_bpb"] = result["val_bpb"]
             self._wandb.finish()
@@ -465,7 +486,7 @@ def read_conditions():
         )
     parse_budget(budget or "1s")  # refuses it before anything is prepared
     is_watched = "RATCHET_REFEREE" in os.environ
-    use(torch.device(device))
+    set_cuda_device(torch.device(device))
     if processes > 1:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
@@ -492,10 +513,10 @@ def open_run(conditions):
     with exit_on_user_error(variable="RATCHET_RUN"):
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / "train.py", source)
-    settle()
+    apply_cpu_workarounds()
     for plant in (random.seed, np.random.seed, torch.manual_seed):
         plant(seed)
-    run = Run(arena, device, seed, budget or f"{arena.seconds}s", folder)
+    run = Run(arena, device, seed, budget or arena.budget, folder)
     run._wandb = wandb_run(run)
     console.print(
         f"arena {name} ({arena.seal}), seed {seed}, budget {run.budget}, output in {folder}"

@@ -5,9 +5,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from ratchet.arena.definition import FILES, load_arena
 from ratchet.arena.files import Refused, cache_folder, sha256, work_folder
 from ratchet.executors.local import Local
-from ratchet.referee import sealed_arena
 from ratchet.referee.folders import all_at_once
 
 TRAVEL_BYTES = 2**28  # larger files that a run leaves stay behind: the weights of a large model
@@ -36,7 +36,7 @@ def at_hand(arena, files):
     for folder in (cache_folder() / arena.name, shipped):
         path = folder / "arena.json"
         if path.exists() and sha256(path.read_bytes())[:12] == arena.seal:
-            return sealed_arena.load_arena(arena.name, folder)
+            return load_arena(folder, *FILES)
     part = shipped.with_name(f"{arena.name}.{time.monotonic_ns()}.part")
     part.mkdir(parents=True)
     for name, data in files().items():
@@ -45,7 +45,7 @@ def at_hand(arena, files):
         part.rename(shipped)
     except OSError:  # another run brought it
         shutil.rmtree(part)
-    return sealed_arena.load_arena(arena.name, shipped)
+    return load_arena(shipped, *FILES)
 
 
 def read_arena(arena):

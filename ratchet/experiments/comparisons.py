@@ -4,6 +4,7 @@ champion.
 
 from collections.abc import Sequence
 
+from ratchet.arena.budget import Budget, parse_budget
 from ratchet.arena.files import Refused
 from ratchet.experiments import sources, verdicts
 from ratchet.experiments.ledger import Experiment, bpb, counts
@@ -40,7 +41,7 @@ def read_arms(names: Sequence[str], seeds: int) -> list[Source]:
 def run_in_turns(session, n, arms, seeds, frame):
     """A comparison to its end."""
     budget = session.budget
-    if frame != "time" and budget.endswith("s"):
+    if frame != "time" and parse_budget(budget).seconds:
         budget = equal_budget(session, n, arms[0], frame)
     for number in range(seeds):
         order = [*range(len(arms))]
@@ -77,8 +78,9 @@ def equal_budget(session, n, source, frame):
             f"{source.name} ended as {facts['status']} ({facts['reason']}): there is no amount to compare at"
         )
     if frame == "tokens":
-        return f"{facts['tokens']}tok"
-    return f"{facts['tokens'] * facts['flops_per_token']:.5e}flop".replace("+", "")
+        return str(Budget(facts["tokens"], "tok"))
+    flops = facts["tokens"] * facts["flops_per_token"]
+    return str(Budget(float(f"{flops:.5e}"), "flop"))
 
 
 def contrast(e, split="val"):

@@ -17,14 +17,14 @@ from typing import Any
 
 from ratchet import commits
 from ratchet.arena.budget import parse_budget
+from ratchet.arena.definition import Arena, find_arena
 from ratchet.arena.files import ROOT, Refused, cache_folder, sha256, work_folder
 from ratchet.experiments import progress, verdicts
 from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign
 from ratchet.experiments.ledger import Experiment, Ledger, bpb, counts, disturbed
 from ratchet.experiments.verdicts import Verdict
-from ratchet.referee import compiler_cache, early_stopping, sealed_arena
+from ratchet.referee import compiler_cache, early_stopping
 from ratchet.referee.job import Job
-from ratchet.referee.sealed_arena import Arena
 from ratchet.referee.source import Source
 
 MIN_SEEDS = 2  # of a calibration: one run has no sigma
@@ -81,7 +81,7 @@ class Session:
     def check_seal(self) -> None:
         """Raise Refused when what judges has changed since the campaign's calibration."""
         opens = self.read_campaign().baseline.opens
-        seal = sealed_arena.load_arena(self.arena.name).seal
+        seal = find_arena(self.arena.name).seal
         for name, value in (self.conditions() | {"seal": seal}).items():
             if opens[name] != value:
                 names = {"machinery": "prepare.py or ratchet/", "seal": f"arena {self.arena.name}"}
@@ -215,8 +215,8 @@ def open_session(executor: Any, arena: str | None = None, budget: str | None = N
     name = arena or default_arena(executor.conditions()["device"])
     if name == "pocket" and not prepare_arena(name, tell):
         raise Refused("arena pocket can't be prepared: see above, then give the same command again")
-    loaded = sealed_arena.load_arena(name)
-    return Session(home, Ledger(home), executor, loaded, budget or f"{loaded.seconds}s", **options)
+    loaded = find_arena(name)
+    return Session(home, Ledger(home), executor, loaded, budget or loaded.budget, **options)
 
 
 def join_campaign(executor: Any, busy: bool = False, **options: Any) -> Session:
@@ -236,7 +236,7 @@ def join_campaign(executor: Any, busy: bool = False, **options: Any) -> Session:
             "the noise was measured without --busy: runs that others disturb can't be held against it; "
             "leave --busy out, or begin anew with `uv run ratchet calibrate --busy`"
         )
-    arena = sealed_arena.load_arena(baseline.arena)
+    arena = find_arena(baseline.arena)
     session = Session(home, ledger, executor, arena, baseline.budget, busy, **options)
     session.check_seal()
     return session

@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ratchet.arena.definition import load_arena
 from ratchet.arena.files import Refused, describe_error
-from ratchet.arena.hardware.cpu import settle
-from ratchet.arena.hardware.device import matmul_peak, synchronize, use
+from ratchet.arena.hardware.cpu import apply_cpu_workarounds
+from ratchet.arena.hardware.device import matmul_peak, set_cuda_device, synchronize
 from ratchet.arena.model_process import load_contestant
 from ratchet.arena.tokenizer import BOS, SPECIALS, load_tokenizer
 
@@ -265,8 +265,8 @@ def main():
         torch.device(sys.argv[2]),
         int(os.environ["RATCHET_SOCKET"]),
     )
-    settle()
-    use(device)
+    apply_cpu_workarounds()
+    set_cuda_device(device)
     with socket.socket(fileno=number) as channel, channel.makefile("r") as questions:
 
         def say(answer):

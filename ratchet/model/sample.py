@@ -9,9 +9,10 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ratchet.arena.definition import FILES, load_arena
 from ratchet.arena.files import ROOT, Refused
 from ratchet.model.find import NEEDED
-from ratchet.referee import sandbox, sealed_arena, supervisor
+from ratchet.referee import sandbox, supervisor
 from ratchet.referee.devices.choice import choose_device, torch_name
 from ratchet.referee.devices.lock import hold_device
 from ratchet.referee.environment import copy_contract, decoder_environment
@@ -65,7 +66,7 @@ def open_decoder(run, device=None, tell=lambda text: None):
     """The Decoder of a run's folder, on a device of this machine; the device is held meanwhile."""
     device, level = choose_device(device), sandbox.best_level()
     facts = json.loads((run / "run.json").read_bytes())
-    arena = sealed_arena.load_arena(facts["arena"], Path(facts["arena_folder"])).folder
+    arena = load_arena(Path(facts["arena_folder"]), *FILES).folder
     with tempfile.TemporaryDirectory() as folder, hold_device(device, tell):
         code, own = Path(folder) / "code", Path(folder) / "tmp"
         for place in (code, own):

@@ -58,11 +58,10 @@ def read_curve(path: Path, begin: int = 0) -> tuple[list[tuple[float, float, flo
 
 def to_shares(points: list[tuple[float, float, float]], budget: str) -> Curve:
     """The Curve of (seconds, tokens, loss) in a budget like 300s or 20e6tok; [] for FLOPs."""
-    amount, unit = parse_budget(budget)
-    if unit == "flop":
+    limit = parse_budget(budget)
+    if limit.unit == "flop":
         return []
-    spent = [(seconds if unit == "s" else tokens, loss) for seconds, tokens, loss in points]
-    return sorted((used / amount, loss) for used, loss in spent)
+    return sorted((limit.share_used(seconds, tokens), loss) for seconds, tokens, loss in points)
 
 
 def mean_loss(curve: Curve, share: float) -> float | None:

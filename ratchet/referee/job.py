@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ratchet.arena.budget import parse_budget
+from ratchet.arena.definition import Arena
 from ratchet.arena.files import work_folder
 from ratchet.referee import limits
 from ratchet.referee.devices.choice import torch_name
 from ratchet.referee.devices.lock import unique_name
 from ratchet.referee.early_stopping import Milestone
-from ratchet.referee.sealed_arena import Arena
 from ratchet.referee.source import Source
 
 
@@ -39,8 +39,7 @@ class Job(NamedTuple):
     @property
     def clock_seconds(self) -> float:
         """On the clock at most; the arena's own budget tells it for tokens or FLOPs."""
-        amount, unit = parse_budget(self.budget)
-        return amount if unit == "s" else limits.TOKENS_SHARE * self.arena.seconds
+        return parse_budget(self.budget).seconds or limits.TOKENS_SHARE * self.arena.seconds
 
     @property
     def torch_device(self) -> str:

@@ -1,18 +1,17 @@
 """Has a submitted model scored, in a sandbox of its own."""
 
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from ratchet.arena.results import RunRecord, read_result, write_run_record
 from ratchet.referee import limits, sandbox
 from ratchet.referee.environment import copy_contract, scorer_environment
 from ratchet.referee.folders import is_plain_file
 from ratchet.referee.job import Job
 from ratchet.referee.supervisor import EndedEarly, WatchedProcess, read_tail
 
-RESULTS = {"val": "result.json", "test": "test.json"}  # what `prepare.py score` writes
 FIGURES = "params", "lookup", "flops_per_token", "mfu_percent"  # of the model, in any result
 SCORES = "nats", "bytes", "probes", "load_seconds"  # of a split
 
@@ -50,25 +49,27 @@ def score_submission(
         (folder / name).mkdir(parents=True)
     collect_artifacts(job.live_folder / "out", folder / "model")
     (folder / "model/train.py").write_bytes(job.source.text)
-    known = {
-        key: record[key]
-        for key in ("seed", "budget", "steps", "tokens", "flops_per_token", "peak_memory_mb")
-    }
-    known |= {"arena": arena.name, "arena_folder": str(arena.folder), "seal": arena.seal}
-    known |= {"device": job.torch_device}
-    known |= {"train_seconds": seconds["train"], "rehearsal_seconds": seconds.get("rehearsal", 0.0)}
-    known |= {
-        "unscored_seconds": sum(seconds.values()),
-        "custom_budget": job.budget != f"{arena.seconds}s",
-    }
-    known |= {
-        "peak_flops": number_or_zero(claims.get("peak_flops")),
-        "peak_of": "told",
-        "device_name": record["device"],
-    }
-    (folder / "model/run.json").write_text(
-        json.dumps(known | {"interrupted": False}), encoding="utf-8"
+    run_record = RunRecord(
+        arena=arena.name,
+        arena_folder=str(arena.folder),
+        seal=arena.seal,
+        seed=record["seed"],
+        budget=record["budget"],
+        custom_budget=job.budget != arena.budget,
+        interrupted=False,
+        steps=record["steps"],
+        tokens=record["tokens"],
+        train_seconds=seconds["train"],
+        rehearsal_seconds=seconds.get("rehearsal", 0.0),
+        unscored_seconds=sum(seconds.values()),
+        flops_per_token=record["flops_per_token"],
+        peak_flops=number_or_zero(claims.get("peak_flops")),
+        peak_of="told",
+        peak_memory_mb=record["peak_memory_mb"],
+        device=job.torch_device,
+        device_name=record["device"],
     )
+    write_run_record(folder / "model", run_record)
     copy_contract(folder / "judge")  # anew: the other one was in the contestant's reach
     scores: dict[str, Any] = {}
     for split in job.splits:
@@ -101,8 +102,8 @@ def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any
             process.wait(limits.SCORE_SECONDS + limits.SCORE_SHARE * job.arena.seconds)
     except EndedEarly as end:
         raise EndedEarly("invalid", f"scoring: {end}") from None
-    path = folder / "model" / RESULTS[split]
-    if not path.exists():
+    result = read_result(folder / "model", split)
+    if result is None:
         last = (read_tail(log) or ["no output"])[-1]
         raise EndedEarly("invalid", f"it can't be scored: {last:.300}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return result

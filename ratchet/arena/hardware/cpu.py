@@ -1,4 +1,4 @@
-"""The CPU: how many cores a run may keep busy."""
+"""The CPU: how many cores a run may keep busy, what to work around."""
 
 import ctypes
 import functools
@@ -19,9 +19,10 @@ def usable_cores() -> int:
     return max(1, int(min(allowed, cpu_quota())))
 
 
-def limit_threads():
-    """Give torch and tokenizers no more threads than usable_cores(); torch obeys OMP_NUM_THREADS if
-    set.
+def limit_threads() -> None:
+    """Give torch and tokenizers no more threads than there are usable cores.
+
+    torch obeys OMP_NUM_THREADS if that is set.
     """
     os.environ.setdefault("RAYON_NUM_THREADS", str(usable_cores()))
     if not os.environ.get("OMP_NUM_THREADS"):
@@ -29,20 +30,29 @@ def limit_threads():
 
 
 @functools.cache
-def settle():
-    """Keep freed memory, so that large CPU tensors aren't mapped and zeroed anew; avoid broken AMX."""
+def apply_cpu_workarounds() -> None:
+    """Keep freed memory, so that large tensors aren't mapped anew; avoid broken AMX."""
     # what the processor says it can do is believed: else each process has the compiler prove it,
     # for seconds
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-    if sys.platform == "linux" and "amx_tile" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
-        # some virtual machines announce matrix tiles and kill who uses them: a child tries
-        if not (child := os.fork()):
-            signal.alarm(10)  # a fork of a process with threads may hang
-            torch.ones(64, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)
-            os._exit(0)
-        if os.waitpid(child, 0)[1]:
-            os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    if has_matrix_tiles() and not matrix_tiles_work():
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
     limit_threads()
+
+
+def has_matrix_tiles() -> bool:
+    """Whether the processor announces AMX."""
+    return sys.platform == "linux" and "amx_tile" in Path("/proc/cpuinfo").read_text("utf-8")
+
+
+def matrix_tiles_work() -> bool:
+    """Whether AMX works: some virtual machines announce it, but kill who uses it. A child tries."""
+    child = os.fork()
+    if not child:
+        signal.alarm(10)  # a fork of a process with threads may hang
+        torch.ones(64, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)
+        os._exit(0)
+    return not os.waitpid(child, 0)[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 
-def use(device):
+def set_cuda_device(device):
     """Make a CUDA device the one that events, streams and waiting are about."""
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -1,1 +1,1 @@
-"""Where an arena's text comes from: files, the hub, a package."""
+"""From text to rows of tokens."""
