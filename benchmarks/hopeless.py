@@ -17,7 +17,7 @@ from rich.table import Table
 from ratchet.arena.files import write_json
 from ratchet.experiments import verdicts
 from ratchet.experiments.campaign import CHAMPION
-from ratchet.experiments.ledger import Ledger, counts
+from ratchet.experiments.ledger import Ledger, is_valid
 from ratchet.referee import early_stopping
 
 RULES = 1.0, 1.1, 1.25, 1.5, 2.0  # CATCH_UP of each
@@ -35,11 +35,11 @@ def screened(folder):
         earlier = (
             run
             for other in experiments
-            if other.n < e.n and other.key == e.key
+            if other.n < e.n and other.comparison_key == e.comparison_key
             for run in other.runs
         )
         champion = [
-            run for run in earlier if run["source"] == e.arms[CHAMPION]["source"] and counts(run)
+            run for run in earlier if run["source"] == e.arms[CHAMPION]["source"] and is_valid(run)
         ]
         own, *others = (
             early_stopping.to_shares(

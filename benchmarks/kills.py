@@ -222,7 +222,9 @@ def main():
             counts["orphans"] += len(left)
             counts["locked"] += locked(folder / "cache")
             try:
-                counts["cut_lines"] += bool(Ledger(repository).cut())  # the next command mends them
+                counts["cut_lines"] += bool(
+                    Ledger(repository).cut_off_line()
+                )  # the next command mends them
             except Broken as error:
                 counts["torn_lines"] += 1
                 print(error, file=sys.stderr)

@@ -176,7 +176,7 @@ def lengthen(ledger, number):
     found = [e for e in ledger.experiments().values() if e.role == "try" and e.verdict == "discard"]
     for count in range(len(ledger.experiments()), number):
         e = found[count % len(found)]
-        own, champion = e.opens["arms"]
+        own, champion = e.arms
         n = new_line(ledger, e.opens, arms=[own | {"source": f"{count:016x}"}, champion])
         for run in e.runs:
             new_line(ledger, run, n=n)

@@ -62,16 +62,16 @@ class Night:
         champions.
         """
         groups = (source.runs[source.proof :] for source in self.champions)
-        return verdicts.pooled([score for _, score in runs] for runs in groups)
+        return verdicts.pool_noise([score for _, score in runs] for runs in groups)
 
     def experiment(self, effect, spread=1.0, fewer_tokens=False):
         """(verdict, runs it took, estimated gain); effect: true gain over the present champion."""
         before, noise, champion = self.made, self.noise(), self.champion
-        if not verdicts.recent(champion.runs, self.made * RUN_SECONDS):
+        if not verdicts.recent_scores(champion.runs, self.made * RUN_SECONDS):
             self.run(champion)
-        earlier = verdicts.recent(champion.runs, self.made * RUN_SECONDS)
+        earlier = verdicts.recent_scores(champion.runs, self.made * RUN_SECONDS)
         candidate, begin = Source(champion.mean - effect, spread), len(champion.runs)
-        if not verdicts.screen(self.score(candidate), earlier, noise):
+        if not verdicts.passes_screen(self.score(candidate), earlier, noise):
             return "discard", self.made - before, 0.0
         verdict = ""
         while not verdict:
@@ -144,7 +144,7 @@ def quick(effect, nights):
     for number in range(nights):
         draws = np.random.default_rng([7, number]).standard_normal(CALIBRATION + 20).tolist()
         champion = draws[:CALIBRATION]
-        noise = verdicts.pooled([champion])
+        noise = verdicts.pool_noise([champion])
         found = [
             verdicts.decide_quick(draw - effect, champion, noise) for draw in draws[CALIBRATION:]
         ]

@@ -172,7 +172,7 @@ def compare(
         e = comparisons.compare(session, names, seeds, frame)
     if as_json:
         rows = tables.contrast_rows(e, "val")
-        return show_json({"n": e.n, "frame": frame, "reason": e.closes["reason"], "arms": rows})
+        return show_json({"n": e.n, "frame": frame, "reason": e.reason, "arms": rows})
     tables.show_contrast(e, "val")
     for run in e.runs:
         if run["status"] != "ok":
@@ -196,7 +196,7 @@ def audit(
         return show_json({"n": e.n} | {split: tables.contrast_rows(e, split) for split in splits})
     for split in splits:
         tables.show_contrast(e, split)
-    console.print(escape(e.closes["reason"]))
+    console.print(escape(e.reason))
 
 
 @app.command()
@@ -211,7 +211,7 @@ def log(
     home = commits.home()
     ledger = Ledger(home)
     everything = [*ledger.experiments().values()]
-    chosen = [e for e in everything if by in (None, e.opens.get("by"))]
+    chosen = [e for e in everything if by in (None, e.by)]
     if as_json:
         return show_json([tables.experiment_json(e, home) for e in chosen])
     if not everything:
@@ -219,7 +219,7 @@ def log(
     if not chosen:
         return console.print(f"of {len(everything)} experiments none is by {by}")
     tables.show_log(chosen, everything, most, home)
-    if warning := ledger.cut():
+    if warning := ledger.cut_off_line():
         console.print(warning, style="yellow")
 
 
@@ -256,11 +256,11 @@ def verify(as_json: AsJson = False):
     ledger = Ledger(commits.home())
     problems, rows = find_problems(ledger), len(ledger.rows())
     if as_json:
-        show_json({"lines": rows, "head": ledger.head(), "problems": problems})
+        show_json({"lines": rows, "head": ledger.head_hash(), "problems": problems})
     else:
         for problem in problems:
             console.print(escape(problem), style="red")
-        head = ledger.head() or "none"
+        head = ledger.head_hash() or "none"
         console.print(f"{rows} lines, {len(problems)} problems, head {head}", soft_wrap=True)
     raise SystemExit(bool(problems))
 

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ratchet.experiments import verdicts
-from ratchet.experiments.campaign import Campaign, campaigns, mean_of, standing
-from ratchet.experiments.comparisons import SPLITS, contrast
-from ratchet.experiments.ledger import Experiment, bpb, counts, disturbed
+from ratchet.experiments.campaign import Campaign, compare_so_far, list_campaigns, mean_of
+from ratchet.experiments.comparisons import SPLITS, compare_with_first
+from ratchet.experiments.ledger import Experiment, bpb, is_disturbed, is_valid
 from ratchet.experiments.running import state_of
 from ratchet.report.palette import style_of
 from ratchet.terminal import console, show_json
@@ -28,7 +27,7 @@ def experiment_json(e: Experiment, home: Path) -> dict[str, Any]:
     """Facts of an experiment and what follows from them; `state` is its verdict once it has one."""
     scores = [e.scores(arm) for arm in range(len(e.arms))]
     derived = {"verdict": e.verdict, "state": state_of(e, home), "scores": scores}
-    return asdict(e) | derived | {"reason": e.closes.get("reason", "")}
+    return {"opens": e.opens, "runs": e.runs, "closes": e.closes, "reason": e.reason} | derived
 
 
 def styled_state(e: Experiment, home: Path) -> str:
@@ -55,7 +54,7 @@ def show_verdict(e: Experiment, home: Path, as_json: bool) -> None:
 
 
 def say_verdict(e: Experiment, home: Path) -> None:
-    reason = f", {escape(e.closes['reason'])}" if e.closes.get("reason") else ""
+    reason = f", {escape(e.reason)}" if e.reason else ""
     console.print(f"experiment {e.n}: [bold]{styled_state(e, home)}[/]{reason}", soft_wrap=True)
     if needed := e.closes.get("seeds_needed"):
         console.print(f"about {needed} seeds per arm would settle it")
@@ -87,10 +86,10 @@ def show_experiment(e: Experiment, home: Path) -> None:
 def show_runs(e: Experiment) -> None:
     """How the runs ended, their figures, what the probes saw in the last valid one."""
     console.print(endings_table(e), figures_table(e), sep="\n")
-    if any(map(disturbed, e.runs)):
+    if any(map(is_disturbed, e.runs)):
         note = "disturbed by other programs: such a run doesn't count and is repeated, same seed"
         console.print(note, style="dim")
-    valid = [run for run in e.runs if counts(run)]
+    valid = [run for run in e.runs if is_valid(run)]
     for name, (_, seen) in (valid[-1]["val"]["probes"] if valid else {}).items():
         console.print(escape(f"probe {name}: {seen}"))
     for run in e.runs:
@@ -116,13 +115,13 @@ def endings_table(e: Experiment) -> Table:
             run_label(number, run),
             escape(e.arms[run["arm"]]["name"]),
             str(run["seed"]),
-            "disturbed" if disturbed(run) else run["status"],
+            "disturbed" if is_disturbed(run) else run["status"],
             f"{bpb(run):.4f}" if run["status"] == "ok" else "",
             f"{run.get('foreign_cpu', 0):.0%}",
             run["isolation"],
         ]
         cells += [run.get("on", "")] * in_cluster
-        table.add_row(*cells, style="dim" if disturbed(run) else "")
+        table.add_row(*cells, style="dim" if is_disturbed(run) else "")
     return table
 
 
@@ -148,7 +147,7 @@ def figures_table(e: Experiment) -> Table:
 
 def contrast_rows(e: Experiment, split: str) -> list[dict[str, Any]]:
     """How the arms of a comparison or an audit did on a split, the first one without a gain."""
-    pairs = contrast(e, split)
+    pairs = compare_with_first(e, split)
     tests = max(1, len(pairs) - 1)
     rows = []
     for arm, (scores, comparison) in zip(e.arms, pairs):
@@ -163,7 +162,7 @@ def contrast_rows(e: Experiment, split: str) -> list[dict[str, Any]]:
 
 def show_contrast(e: Experiment, split: str) -> None:
     """A table of contrast_rows()."""
-    title = f"{split} bits per byte, {e.closes.get('reason', '')}"
+    title = f"{split} bits per byte, {e.reason}"
     gain = f"gain on {e.arms[0]['name']} (95%)"
     heads = "source", "runs", "mean ± sd", gain, "p, two-sided", "settled"
     table = Table(*heads, title=title, title_justify="left", box=None)
@@ -186,8 +185,8 @@ def show_contrast(e: Experiment, split: str) -> None:
 
 def log_cells(e: Experiment, campaign: Campaign, home: Path) -> dict[str, str]:
     """An experiment's line of the log, by column."""
-    mean, half = mean_of(e.own_scores(), campaign.baseline and campaign.noise())
-    comparison = standing(e, campaign) if e.role == "try" else None
+    mean, half = mean_of(e.deciding_scores(), campaign.baseline and campaign.noise())
+    comparison = compare_so_far(e, campaign) if e.role == "try" else None
     several = e.role in SPLITS
     gain = comparison and with_error(comparison.gain, comparison.high - comparison.gain, "+")
     return {
@@ -199,7 +198,7 @@ def log_cells(e: Experiment, campaign: Campaign, home: Path) -> dict[str, str]:
         "runs": str(len(e.runs)),
         "val bpb": "" if several else with_error(mean, half),
         "gain": gain or "",
-        "idea": escape(e.opens.get("idea") or e.closes.get("reason", "")),
+        "idea": escape(e.idea or e.reason),
     }
 
 
@@ -210,7 +209,7 @@ def show_log(chosen: list[Experiment], everything: list[Experiment], most: int, 
     table = Table(box=None)
     for name in names:
         table.add_column(name, no_wrap=name != "idea", overflow="fold")
-    all_campaigns = campaigns(everything)
+    all_campaigns = list_campaigns(everything)
     campaign_of = {e.n: campaign for campaign in all_campaigns for e in campaign.all}
     shown = chosen[-most:]
     for e in shown:
@@ -231,8 +230,8 @@ def show_log(chosen: list[Experiment], everything: list[Experiment], most: int, 
 def champion_lines(all_campaigns: list[Campaign]) -> Iterator[str]:
     """How the champions' val_bpb went down, a line for each campaign that kept something."""
     for campaign in all_campaigns:
-        if campaign.unrest:
-            yield f"[yellow]{campaign.unrest}[/]"
+        if campaign.noise_warning:
+            yield f"[yellow]{campaign.noise_warning}[/]"
         if not campaign.baseline or len(campaign.kept) < 2:
             continue
         scores = [campaign.scores_of(e.arms[0]["source"]) for e in campaign.kept]

@@ -143,7 +143,7 @@ def test_a_real_gain_is_kept_and_is_what_the_next_must_beat(calibrated, runs):
 def test_a_harmful_change_costs_one_run(calibrated, runs):
     losing = commit("worse", quality=1.0 - 10 * SIGMA)
     e = verbs.try_idea(open_session(), "a worse one")
-    assert e.verdict == "discard" and len(e.runs) == 1 and "first seed" in e.closes["reason"]
+    assert e.verdict == "discard" and len(e.runs) == 1 and "first seed" in e.reason
     assert head(f"refs/ratchet/{e.n}") == losing != champion()
 
 
@@ -163,7 +163,7 @@ def test_a_comment_is_no_new_source(calibrated, runs):
 def test_a_run_without_a_score_is_one_row(calibrated, runs, status, verdict):
     commit("breaks", more=f'STATUS = "{status}"')
     e = verbs.try_idea(open_session(), "breaks")
-    assert e.verdict == verdict and status in e.closes["reason"] and len(e.runs) == 1
+    assert e.verdict == verdict and status in e.reason and len(e.runs) == 1
     assert problems() == []
 
 
@@ -192,7 +192,7 @@ def test_without_a_baseline_or_with_another_judge_nothing_is_tried(repository, r
         verbs.try_idea(open_session(), "too early")
     verbs.calibrate(open_session(arena="tiny"), 2)
     commit("better", quality=1.1)
-    monkeypatch.setattr("ratchet.experiments.seal.machinery", lambda: "other")
+    monkeypatch.setattr("ratchet.experiments.seal.hash_sealed_files", lambda: "other")
     with pytest.raises(Refused, match=r"prepare\.py or ratchet/ has changed"):
         verbs.try_idea(open_session(), "another judge")
 
@@ -283,7 +283,7 @@ def test_a_comparison_runs_in_turns_with_the_same_seeds(repository, runs, frame,
     assert {run["budget"] for run in compared} == {budget}
     assert [run["arm"] for run in compared] == [0, 1, 2, 1, 2, 0, 2, 0, 1]
     assert [len({run["seed"] for run in compared[i : i + 3]}) for i in (0, 3, 6)] == [1, 1, 1]
-    (_, nothing), (_, better), (_, same) = comparisons.contrast(e)
+    (_, nothing), (_, better), (_, same) = comparisons.compare_with_first(e)
     assert nothing is None and better.low > 0 and abs(better.gain - same.gain) < 4 * SIGMA
 
 
@@ -299,7 +299,7 @@ def test_the_audit_scores_champions_on_test(calibrated, runs):
     assert verbs.try_idea(open_session(), "better").verdict == "keep"
     e = comparisons.audit(open_session(), 2)
     assert all({"val", "test"} <= {*run} for run in e.runs) and len(e.runs) == 4
-    assert comparisons.contrast(e, "test")[1][1].gain > 0
+    assert comparisons.compare_with_first(e, "test")[1][1].gain > 0
     assert {job.splits for job in runs.jobs[:-4]} == {("val",)}
 
 
@@ -329,8 +329,8 @@ def test_a_champion_that_fails_in_the_audit_is_told(calibrated, runs, monkeypatc
     monkeypatch.setattr("ratchet.referee.trial.run_trial", fails)
     e = comparisons.audit(open_session(), 2)
     assert e.verdict == "audited" and len(e.runs) == 4
-    assert e.closes["reason"] == "2 champions, 2 seeds; 1 of 2 runs of experiment 2 failed (crash)"
-    assert [len(scores) for scores, _ in comparisons.contrast(e)] == [2, 1]
+    assert e.reason == "2 champions, 2 seeds; 1 of 2 runs of experiment 2 failed (crash)"
+    assert [len(scores) for scores, _ in comparisons.compare_with_first(e)] == [2, 1]
 
 
 def lying(row):
@@ -450,13 +450,16 @@ def test_a_second_calibration_says_whose_place_it_takes_and_the_log_tells_both_s
 
 
 def test_noise_that_outgrows_its_calibration_is_told(calibrated, runs, monkeypatch):
-    assert open_session().read_campaign().unrest == "" and "has grown" not in invoke("log").stdout
+    assert (
+        open_session().read_campaign().noise_warning == ""
+        and "has grown" not in invoke("log").stdout
+    )
     commit("shaky", quality=1.0 + 6 * SIGMA)
     invoke("try", "shaky")
     found = Campaign.noise
     grown = lambda self, **when: found(self, **when) if when else verdicts.Noise(9 * SIGMA, 40)  # noqa: E731
     monkeypatch.setattr(Campaign, "noise", grown)
-    assert f"to {9 * SIGMA:.4f} bpb since" in open_session().read_campaign().unrest
+    assert f"to {9 * SIGMA:.4f} bpb since" in open_session().read_campaign().noise_warning
     assert "sigma has grown" in invoke("log").stdout
     data = report_data.collect(ledger.Ledger(calibrated), calibrated)
     assert any("has grown" in text for text in data["campaigns"][0]["warnings"])
@@ -509,10 +512,7 @@ def test_a_champion_that_is_kept_meanwhile_overtakes_a_try(calibrated, runs):
     session.executor.run = meanwhile
     first = verbs.try_idea(session, "the first", base[0])
     assert found["second"].verdict == "keep" and champion() == base[1]
-    assert (
-        first.verdict == "overtaken"
-        and f"experiment {found['second'].n} became" in first.closes["reason"]
-    )
+    assert first.verdict == "overtaken" and f"experiment {found['second'].n} became" in first.reason
     assert len(first.runs) == 3 and problems() == []
     again = verbs.try_idea(open_session(), "the first", base[0])  # it has no verdict yet
     assert again.n not in (first.n, found["second"].n) and again.verdict == "discard"
@@ -562,9 +562,7 @@ def test_a_run_without_hope_is_discarded(calibrated, runs):
             )
     commit("hopeless", quality=0.5, more='STATUS = "hopeless"')
     e = verbs.try_idea(open_session(stop_hopeless=True), "hopeless")
-    assert (
-        e.verdict == "discard" and "could not catch up" in e.closes["reason"] and problems() == []
-    )
+    assert e.verdict == "discard" and "could not catch up" in e.reason and problems() == []
     assert len(runs.jobs[-1].reference) == 11 and not runs.jobs[0].reference
     commit("tried without", quality=0.5)
     verbs.try_idea(open_session(), "not stopped")

@@ -24,11 +24,11 @@ def test_lines_name_the_hash_of_the_line_before(tmp_path):
     book = fill(tmp_path)
     lines = book.path.read_bytes().splitlines()
     assert [json.loads(line)["before"] for line in lines] == ["", *map(sha256, lines[:2])]
-    assert book.head() == sha256(lines[2]) and [row["n"] for row in book.rows()] == [1, 2, 3]
+    assert book.head_hash() == sha256(lines[2]) and [row["n"] for row in book.rows()] == [1, 2, 3]
 
 
 def test_an_empty_ledger_is_a_ledger(tmp_path):
-    assert Ledger(tmp_path).rows() == [] and Ledger(tmp_path).head() == ""
+    assert Ledger(tmp_path).rows() == [] and Ledger(tmp_path).head_hash() == ""
     (tmp_path / "ledger.jsonl").touch()
     assert Ledger(tmp_path).experiments() == {}
 
@@ -78,10 +78,10 @@ def test_a_line_without_an_end_is_told_and_gives_way_to_the_next(tmp_path):
             1,
             2,
             3,
-        ] and "line 4 is cut off" in reader.cut()
+        ] and "line 4 is cut off" in reader.cut_off_line()
     assert Ledger(tmp_path).append("opens", role="try") == 4
     for reader in (book, Ledger(tmp_path)):
-        assert [row["n"] for row in reader.rows()] == [1, 2, 3, 4] and not reader.cut()
+        assert [row["n"] for row in reader.rows()] == [1, 2, 3, 4] and not reader.cut_off_line()
 
 
 def test_a_line_that_only_lacks_its_end_is_kept(tmp_path):
@@ -95,7 +95,7 @@ def test_a_line_that_only_lacks_its_end_is_kept(tmp_path):
             "idea 0",
             "idea 1",
             None,
-        ] and not reader.cut()
+        ] and not reader.cut_off_line()
 
 
 def test_a_run_whose_ledger_was_taken_away_is_not_written_into_another(tmp_path):
@@ -191,7 +191,7 @@ def test_figures_that_are_no_numbers_are_refused(tmp_path):
 
 def test_a_row_counts_unless_its_device_was_shared():
     run = {"status": "ok", "shared": False, "busy": False}
-    assert ledger.counts(run) and ledger.counts(run | {"shared": True, "busy": True})
-    assert not ledger.counts(run | {"shared": True}) and not ledger.counts(
+    assert ledger.is_valid(run) and ledger.is_valid(run | {"shared": True, "busy": True})
+    assert not ledger.is_valid(run | {"shared": True}) and not ledger.is_valid(
         run | {"status": "crash"}
     )

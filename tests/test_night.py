@@ -93,7 +93,7 @@ def test_a_night_keeps_what_is_better_and_goes_on_from_there(place, tmp_path):
     assert "2 experiments are spent" in why
     assert [e.verdict for e in tried()] == ["keep", "keep"] and problems() == []
     first = tried()[0]
-    assert (first.idea, first.opens["gain"]) == ("larger", 0.1) and "agent.py" in first.by
+    assert (first.idea, first.gain) == ("larger", 0.1) and "agent.py" in first.by
     assert PROGRAM.strip() in prompts[0] and "## Champions" in prompts[0]
     text = driver.morning(open_session())
     assert (
@@ -570,4 +570,4 @@ def test_a_night_says_how_much_of_its_limits_is_used(place, tmp_path):
     ],
 )
 def test_limits_in_words(spent, limits, words):
-    assert run_progress.of_night(spent, limits) == words
+    assert run_progress.night_progress(spent, limits) == words

@@ -21,9 +21,9 @@ from ratchet.experiments.verdicts import (
     compare,
     decide,
     decide_quick,
-    pooled,
-    recent,
-    screen,
+    passes_screen,
+    pool_noise,
+    recent_scores,
 )
 
 KNOWN = Noise(1.0, 50)
@@ -41,12 +41,12 @@ night = load_benchmark()
 
 def test_pooled_sigma_worked_by_hand():
     # 1 2 3: squares 2, df 2; 4 8: squares 8, df 1; a single run tells nothing: sqrt(10 / 3)
-    assert pooled([[1, 2, 3], [4, 8], [7], []]) == Noise(pytest.approx(math.sqrt(10 / 3)), 3)
+    assert pool_noise([[1, 2, 3], [4, 8], [7], []]) == Noise(pytest.approx(math.sqrt(10 / 3)), 3)
 
 
 @pytest.mark.parametrize("groups", [[], [[]], [[1.0]], [[1.0], [2.0]]])
 def test_sigma_is_unknown_without_repeated_seeds(groups):
-    sigma, df = pooled(groups)
+    sigma, df = pool_noise(groups)
     assert math.isnan(sigma) and df == 0
 
 
@@ -121,7 +121,11 @@ def test_clear_cases():
     assert decide([5, 5.1], [0, 0.2], KNOWN).verdict == "discard"
     assert decide([4, 4.1], [5, 5.1, 4.9], KNOWN).verdict == ""
     assert decide([4.05] * 6, [5.0] * 6, Noise(1.0, 4)).verdict == "undecided"
-    assert not screen(7, [5, 5], KNOWN) and screen(5, [5, 5], KNOWN) and screen(1, [5, 5], KNOWN)
+    assert (
+        not passes_screen(7, [5, 5], KNOWN)
+        and passes_screen(5, [5, 5], KNOWN)
+        and passes_screen(1, [5, 5], KNOWN)
+    )
 
 
 def test_a_significant_but_small_gain_is_not_kept():
@@ -133,7 +137,9 @@ def test_a_significant_but_small_gain_is_not_kept():
 
 def test_screening_is_a_bound_in_standard_errors():
     limit = verdicts.SCREEN * math.sqrt(1 + 1 / 4)
-    assert screen(5 + limit - 1e-9, [5] * 4, KNOWN) and not screen(5 + limit + 1e-9, [5] * 4, KNOWN)
+    assert passes_screen(5 + limit - 1e-9, [5] * 4, KNOWN) and not passes_screen(
+        5 + limit + 1e-9, [5] * 4, KNOWN
+    )
 
 
 def test_a_tie_is_kept_only_where_code_goes():
@@ -170,7 +176,9 @@ def test_quick_is_one_run_against_the_known_sigma():
 def test_scores_without_any_noise():
     still = Noise(0.0, 4)
     for score in (0.1, 1.1, 1e-3):
-        assert pooled([[score] * 5]) == still and compare([score] * 6, [score] * 7, still)[:2] == (
+        assert pool_noise([[score] * 5]) == still and compare([score] * 6, [score] * 7, still)[
+            :2
+        ] == (
             0,
             0,
         )
@@ -182,7 +190,9 @@ def test_scores_without_any_noise():
         assert (
             decide([score + 1e-6] * 2, [score] * 7, still, fewer_tokens=True).verdict == "discard"
         )
-        assert screen(score, [score] * 5, still) and not screen(score + 1e-6, [score] * 5, still)
+        assert passes_screen(score, [score] * 5, still) and not passes_screen(
+            score + 1e-6, [score] * 5, still
+        )
         assert decide_quick(score, [score] * 5, still).verdict == "discard"
         assert decide_quick(score - 1e-6, [score] * 5, still).verdict == "keep"
 
@@ -192,7 +202,7 @@ def test_scores_that_are_no_numbers_are_refused(bad):
     for candidate, champion in (([bad, 1], [1, 1]), ([1, 1], [1, bad])):
         with pytest.raises(ValueError, match="finite"):
             decide(candidate, champion, KNOWN)
-    for judge in (screen, decide_quick):
+    for judge in (passes_screen, decide_quick):
         with pytest.raises(ValueError, match="finite"):
             judge(bad, [1.0, 1.0], KNOWN)
     with pytest.raises(ValueError, match="calibrate"):
@@ -201,9 +211,9 @@ def test_scores_that_are_no_numbers_are_refused(bad):
 
 def test_a_comparison_without_runs_or_sigma_is_refused():
     with pytest.raises(ValueError, match="at least one score"):
-        screen(1.0, [], KNOWN)
+        passes_screen(1.0, [], KNOWN)
     with pytest.raises(ValueError, match="calibrate"):
-        decide([1, 1], [1, 1], pooled([]))
+        decide([1, 1], [1, 1], pool_noise([]))
 
 
 def test_every_reason_bears_its_error_bar():
@@ -248,12 +258,12 @@ def test_recent_runs_are_few_and_fresh():
     runs = [(hour * 3600.0, float(hour)) for hour in range(12)]
     limit = verdicts.RECENT_HOURS
     assert (
-        recent(runs, 11 * 3600)
+        recent_scores(runs, 11 * 3600)
         == [float(hour) for hour in range(11 - limit, 12)][-verdicts.RECENT :]
     )
     many = [(float(second), float(second)) for second in range(50)]
-    assert recent(many, 50.0) == [float(second) for second in range(50)][-verdicts.RECENT :]
-    assert recent(runs, 1e6) == recent([], 0.0) == []
+    assert recent_scores(many, 50.0) == [float(second) for second in range(50)][-verdicts.RECENT :]
+    assert recent_scores(runs, 1e6) == recent_scores([], 0.0) == []
 
 
 def test_simulated_nights_hold_the_rates():

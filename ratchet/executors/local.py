@@ -18,7 +18,7 @@ class Local:
 
     def conditions(self):
         """What must be the same when scores are compared, beside the arena and the budget."""
-        seals = {"isolation": sandbox.best_level(), "machinery": seal.machinery()}
+        seals = {"isolation": sandbox.best_level(), "machinery": seal.hash_sealed_files()}
         return describe_device(self.device) | seals
 
     def run(self, job):

@@ -1,184 +1,193 @@
-"""The campaign: what the ledger says since the last calibration, of champions, of noise, of each
-try.
-"""
+"""A campaign is what the ledger says since a calibration: of champions, of noise, of each try."""
 
 import math
 from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 from ratchet.experiments import verdicts
-from ratchet.experiments.ledger import bpb, counts
-from ratchet.experiments.verdicts import Noise
+from ratchet.experiments.ledger import Experiment, Row, bpb, is_valid
+from ratchet.experiments.verdicts import Comparison, Noise
 
 CANDIDATE, CHAMPION = 0, 1  # arms of a try
 MOST_TEXT = 1000  # characters of an idea, and of the name of who had it
 
 
 class Campaign:
-    """What the ledger says now since the last calibration, on one key (arena, budget, device).
+    """What the ledger says now since the last calibration with one key (arena, budget, device).
 
     What was known when an experiment was opened are the lines before its first one: whatever else
-    ran at the same time, its verdict follows from the ledger.
+    ran at the same time, its verdict follows from the ledger. `baseline` is the calibration, None
+    before there is one: all but that needs it.
     """
 
-    def __init__(self, experiments, key=None):
+    def __init__(self, experiments: Collection[Experiment], key: tuple | None = None):
         self.all = experiments
-        baselines = [e for e in experiments if e.verdict == "baseline" and key in (None, e.key)]
-        self.baseline = baselines[-1] if baselines else None
+        self.baseline: Experiment | None = None
+        for e in experiments:
+            if e.verdict == "baseline" and key in (None, e.comparison_key):
+                self.baseline = e
 
     @cached_property
-    def since(self):
-        """Its experiments: those on its key, from the baseline on."""
-        return [e for e in self.all if e.n >= self.baseline.n and e.key == self.baseline.key]
+    def since(self) -> list[Experiment]:
+        """Its experiments: those with its key, from the baseline on."""
+        first = self.baseline
+        if not first:
+            return []
+        key = first.comparison_key
+        return [e for e in self.all if e.n >= first.n and e.comparison_key == key]
 
     @cached_property
-    def kept(self):
+    def kept(self) -> list[Experiment]:
         """Experiments that made a champion, the baseline first."""
         return [e for e in self.tried if e.verdict in ("baseline", "keep")]
 
     @cached_property
-    def tried(self):
+    def tried(self) -> list[Experiment]:
         """Experiments that have a verdict on a source, the baseline first."""
         return [e for e in self.since if e.closes and e.role in ("calibrate", "try")]
 
     @cached_property
-    def known(self):
+    def known_sources(self) -> set[str]:
         """The shapes of all sources that were tried, against whichever champion."""
         return {e.arms[0]["source"] for e in self.tried}
 
-    def kept_beside(self, e):
+    def kept_beside(self, e: Experiment) -> list[Experiment]:
         """Experiments that were kept while e ran."""
         end = e.closes.get("line", math.inf)
         return [other for other in self.kept if e.line < other.closes["line"] < end]
 
     @property
-    def champion(self):
-        """The facts of the champion's source."""
+    def champion(self) -> Row:
+        """The facts of the champion's source: name, commit, file, source, size."""
         return self.kept[-1].arms[0]
 
-    def _runs(self, *phases):
-        """(source, run) of all valid runs since the baseline on its key, in the order of the
-        ledger.
-        """
+    def _runs(self, *phases: str) -> Iterator[tuple[str, Row]]:
+        """(source, run) of all its valid runs in these phases, experiment by experiment."""
         for e in self.since:
             for run in e.runs:
-                if counts(run) and run["budget"] == e.budget and run["phase"] in phases:
+                if is_valid(run) and run["budget"] == e.budget and run["phase"] in phases:
                     yield e.arms[run["arm"]]["source"], run
 
     @cached_property
-    def _noises(self):
-        """[(line, squared deviations, degrees of freedom)] of champions' runs up to the one in that
-        line.
+    def _noises(self) -> list[tuple[int, float, int]]:
+        """[(line, squared deviations, degrees of freedom)] of champions' runs up to that line.
 
         What candidates do to their own spread can't move the yardstick that they are measured with.
         The deviations of a source are added up run by run (Welford 1962).
         """
-        groups, squares, df, found = {}, 0.0, 0, []
+        means: dict[str, tuple[int, float]] = {}  # (runs, mean score) of each source
+        squares, df, rows = 0.0, 0, []
         runs = self._runs("calibrate", "reference", "champion")
         for source, run in sorted(runs, key=lambda pair: pair[1]["line"]):
-            count, mean = groups.get(source, (0, bpb(run)))
-            shift = bpb(run) - mean
-            groups[source] = count + 1, mean + shift / (count + 1)
-            squares += shift * (bpb(run) - groups[source][1])
+            score = bpb(run)
+            count, mean = means.get(source, (0, score))
+            new_mean = mean + (score - mean) / (count + 1)
+            means[source] = count + 1, new_mean
+            squares += (score - mean) * (score - new_mean)
             df += count > 0
-            found.append((run["line"], squares, df))
-        return found
+            rows.append((run["line"], squares, df))
+        return rows
 
-    def noise(self, before=math.inf):
+    def noise(self, before: float = math.inf) -> Noise:
         """Sigma, from all champions' runs before a line of the ledger."""
         count = bisect_left(self._noises, before, key=lambda row: row[0])
         _, squares, df = self._noises[count - 1] if count else (0, 0.0, 0)
         return Noise(math.sqrt(squares / df) if df else math.nan, df)
 
     @cached_property
-    def unrest(self):
-        """A sentence if champions spread more than their calibration makes likely (95 %), else ""."""
+    def noise_warning(self) -> str:
+        """A sentence if champions spread more than their calibration makes likely (95 %), or ""."""
         if not self.baseline:
             return ""
         first, now = self.noise(before=self.baseline.closes["line"]), self.noise()
         if not first.df or now.sigma <= verdicts.sigma_range(first)[1]:
             return ""
-        grown = (
-            f"sigma has grown from {first.sigma:.4f} to {now.sigma:.4f} bpb since the calibration"
+        return (
+            f"sigma has grown from {first.sigma:.4f} to {now.sigma:.4f} bpb since the calibration: "
+            "other programs, or a champion that is unsteady; calibrate anew when it is quiet"
         )
-        return f"{grown}: other programs, or a champion that is unsteady; calibrate anew when it is quiet"
 
     @cached_property
-    def _by_source(self):
-        """{source: [(when it ended, score, line)] in order}."""
-        found = {}
+    def _scores(self) -> dict[str, list[tuple[float, float, int]]]:
+        """{source: [(when the run ended, score, line)] in order}."""
+        rows: dict[str, list] = {}
         for source, run in self._runs("calibrate", "reference", "confirm", "champion"):
-            found.setdefault(source, []).append((seconds(run["time"]), bpb(run), run["line"]))
-        return {source: sorted(rows) for source, rows in found.items()}
+            rows.setdefault(source, []).append((parse_time(run["time"]), bpb(run), run["line"]))
+        return {source: sorted(of_source) for source, of_source in rows.items()}
 
-    def scores_of(self, source):
+    def scores_of(self, source: str) -> list[float]:
         """Scores of all valid runs of a source that were not selected."""
-        return [score for _, score, _ in self._by_source.get(source, [])]
+        return [score for _, score, _ in self._scores.get(source, [])]
 
-    def recent(self, source, e):
+    def recent_scores(self, source: str, e: Experiment) -> list[float]:
         """Scores of a source's latest runs before an experiment."""
-        rows, now = self._by_source.get(source, []), seconds(e.time)
-        rows = rows[bisect_left(rows, now - 3600 * verdicts.RECENT_HOURS, key=lambda row: row[0]) :]
-        return verdicts.recent([(at, score) for at, score, line in rows if line < e.line], now)
+        rows, now = self._scores.get(source, []), parse_time(e.time)
+        oldest = now - 3600 * verdicts.RECENT_HOURS
+        rows = rows[bisect_left(rows, oldest, key=lambda row: row[0]) :]
+        before = [(ended, score) for ended, score, line in rows if line < e.line]
+        return verdicts.recent_scores(before, now)
 
 
-def campaigns(experiments):
-    """[Campaign] of all experiments, in the order in which they began: each calibration on a key
-    begins one.
+def list_campaigns(experiments: Collection[Experiment]) -> list[Campaign]:
+    """All campaigns, in the order in which they began: each calibration with a key begins one.
 
     What a key has before its first calibration belongs to that; one without any has no baseline.
     """
-    found = []
-    for key in dict.fromkeys(e.key for e in experiments):
-        own = [e for e in experiments if e.key == key]
-        begins = [e.n for e in own if e.verdict == "baseline"][1:]
+    by_key: dict[tuple, list[Experiment]] = {}
+    for e in experiments:
+        by_key.setdefault(e.comparison_key, []).append(e)
+    campaigns = []
+    for key, alike in by_key.items():
+        begins = [e.n for e in alike if e.verdict == "baseline"][1:]
         for begin, end in zip([0, *begins], [*begins, math.inf]):
-            found.append(Campaign([e for e in own if begin <= e.n < end], key))
-    return sorted(found, key=lambda campaign: campaign.all[0].n)
+            campaigns.append(Campaign([e for e in alike if begin <= e.n < end], key))
+    return sorted(campaigns, key=lambda campaign: next(iter(campaign.all)).n)
 
 
-def seconds(text):
-    """Of a time in the ledger, since 1970."""
+def parse_time(text: str) -> float:
+    """Seconds since 1970 of a time in the ledger."""
     return datetime.fromisoformat(text).timestamp()
 
 
-def device_seconds(experiments, begin):
+def device_seconds(experiments: Iterable[Experiment], begin: Mapping[str, Any]) -> float:
     """Seconds of the device that a night's tries took; begin: the event of its journal."""
-    own = (
-        e for e in experiments if e.role == "try" and e.opens["by"] == begin["agent"][:MOST_TEXT]
-    )
-    runs, first = (run for e in own for run in e.runs), seconds(begin["time"])
-    return sum(sum(run["seconds"].values()) for run in runs if seconds(run["time"]) >= first)
+    by, first = begin["agent"][:MOST_TEXT], parse_time(begin["time"])
+    runs = (run for e in experiments if e.role == "try" and e.by == by for run in e.runs)
+    return sum(sum(run["seconds"].values()) for run in runs if parse_time(run["time"]) >= first)
 
 
-def tries(campaign):
+def tried_ideas(campaign: Campaign) -> list[Experiment]:
     """Its experiments on ideas, with a verdict."""
     return [e for e in campaign.tried if e.role == "try"]
 
 
-def standing(e, campaign):
-    """How a try compares with its champion so far, by fresh seeds if there are any; None without a
-    score.
+def compare_so_far(e: Experiment, campaign: Campaign) -> Comparison | None:
+    """How a try compares with its champion so far, on fresh seeds if there are any.
+
+    None while either has no score.
     """
-    own = e.own_scores()
-    before = e.scores(CHAMPION, "reference") or campaign.recent(e.arms[CHAMPION]["source"], e)
-    others, noise = before + e.scores(CHAMPION, "champion"), campaign.noise(before=e.line)
-    return verdicts.compare(own, others, noise) if own and others and noise.df else None
+    scores = e.deciding_scores()
+    before = e.scores(CHAMPION, "reference")
+    before = before or campaign.recent_scores(e.arms[CHAMPION]["source"], e)
+    champion = before + e.scores(CHAMPION, "champion")
+    noise = campaign.noise(before=e.line)
+    return verdicts.compare(scores, champion, noise) if scores and champion and noise.df else None
 
 
-def finite(value):
+def finite_or_none(value: float | None) -> float | None:
+    """JSON has neither nan nor infinity."""
     return value if value is not None and math.isfinite(value) else None
 
 
-def mean_of(scores, noise):
-    """(mean, half of its 95% interval) of scores, by the campaign's sigma or their own, as in a
-    verdict.
-    """
+def mean_of(scores: Sequence[float], noise: Noise | None) -> tuple[float | None, float | None]:
+    """(mean, half of its 95% interval) of scores, by sigma or their own spread, as in a verdict."""
     if not scores:
         return None, None
     mean, squares = verdicts.moments(scores)
     if not noise or not noise.df:
         return mean, None
-    spread = verdicts.spread(len(scores), squares, noise)
-    return mean, finite(verdicts.student(noise.df, 0.975) * spread / math.sqrt(len(scores)))
+    error = verdicts.larger_spread(len(scores), squares, noise) / math.sqrt(len(scores))
+    return mean, finite_or_none(verdicts.student_quantile(noise.df, 0.975) * error)

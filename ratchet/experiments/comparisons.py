@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ratchet.arena.budget import Budget, parse_budget
 from ratchet.arena.files import Refused
 from ratchet.experiments import sources, verdicts
-from ratchet.experiments.ledger import Experiment, bpb, counts
-from ratchet.experiments.protocol import failure
+from ratchet.experiments.ledger import Experiment, bpb, is_valid
+from ratchet.experiments.protocol import failed_verdict
 from ratchet.experiments.running import working_on
 from ratchet.experiments.session import MIN_SEEDS, Session, valid_or_failed
 from ratchet.experiments.verdicts import Verdict
@@ -51,11 +51,11 @@ def run_in_turns(session, n, arms, seeds, frame):
                 for run in session.experiment(n).runs
                 if run["arm"] == arm and run["phase"] == "compare"
             ]
-            if not failure(runs) and sum(map(counts, runs)) <= number:
+            if not failed_verdict(runs) and sum(map(is_valid, runs)) <= number:
                 compared = [
                     run
                     for run in session.experiment(n).runs
-                    if run["phase"] == "compare" and counts(run)
+                    if run["phase"] == "compare" and is_valid(run)
                 ]
                 used = [*dict.fromkeys(run["seed"] for run in compared)]
                 seed = used[number] if len(used) > number else None
@@ -83,14 +83,14 @@ def equal_budget(session, n, source, frame):
     return str(Budget(float(f"{flops:.5e}"), "flop"))
 
 
-def contrast(e, split="val"):
+def compare_with_first(e, split="val"):
     """[(scores of an arm, Comparison with the first arm or None)] of a comparison or an audit.
 
     Sigma is that of its own runs. A gain above 0 means better than the first.
     """
-    runs = [run for run in e.runs if counts(run) and run["phase"] == e.role]
+    runs = [run for run in e.runs if is_valid(run) and run["phase"] == e.role]
     scores = [[bpb(run, split) for run in runs if run["arm"] == arm] for arm in range(len(e.arms))]
-    noise = verdicts.pooled(scores)
+    noise = verdicts.pool_noise(scores)
     rest = [
         verdicts.compare(own, scores[0], noise) if own and scores[0] and noise.df else None
         for own in scores[1:]

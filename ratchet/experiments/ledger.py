@@ -1,15 +1,15 @@
-"""The ledger: every fact of every run, one JSON object a line, appended and never changed.
+"""The ledger has every fact of every run, one JSON object a line, appended and never changed.
 
 Each line names the SHA-256 of the line before it: nobody can edit, drop or move one unnoticed.
 Whoever notes the head hash elsewhere can also tell that nothing was cut off at the end. There are
 three kinds:
 
-    opens    an experiment begins: what it compares (its arms), in which arena, with which budget and device
-    run      one run of one arm: seed, status, nats and bytes, probes, seconds of each phase, side figures
+    opens    an experiment begins: the sources that it compares (its arms), arena, budget, device
+    run      one run of one arm: seed, status, nats and bytes, probes, seconds of each phase
     closes   the verdict
 
 Facts are stored, everything else (scores, champion, sigma) is derived by who reads; `line`, a row's
-place, is added to it then. An experiment that never closes was interrupted; the same command goes
+number, is added to it then. An experiment that never closes was interrupted; the same command goes
 on with it.
 """
 
@@ -20,18 +20,21 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from ratchet.arena.files import Full, Refused, append_line, sha256
 
 FREE_BYTES = 2**30  # of disk, without which no run begins: a full disk must not cost a finished one
-CUT = (
-    "ledger.jsonl, line {} is cut off and does not count: if a command was killed, the next that writes "
-    "mends it; if the file was copied, copy it again"
+CUT_OFF = (
+    "ledger.jsonl, line {} is cut off and does not count: if a command was killed, "
+    "the next that writes mends it; if the file was copied, copy it again"
 )
-KEY = ("seal", "budget", "device")  # what two scores must share to be compared
+
+Row = dict[str, Any]  # the facts of a line
 
 
 class Broken(Refused):
@@ -43,70 +46,98 @@ class Broken(Refused):
 
 @dataclass
 class Experiment:
-    """What the lines of one number say. `opens` and `closes` are their facts, `runs` those of each
-    run.
+    """What the lines of one number say: those of its first line by name, its runs, its verdict.
+
+    What a role has no use for, or an older ledger did not note, has the default.
     """
 
-    opens: dict
-    runs: list = field(default_factory=list)
-    closes: dict = field(default_factory=dict)
-
-    def __getattr__(self, name):
-        try:
-            return self.__dict__["opens"][name]
-        except KeyError:
-            raise AttributeError(name) from None
+    n: int
+    line: int  # of the ledger, in which it was opened
+    role: str  # calibrate, try, compare or audit
+    time: str  # when it was opened, as "2026-11-23T09:17:38Z"
+    opens: Row  # its first line, whole
+    salt: str = ""  # what its seeds are drawn from
+    arms: list[Row] = field(default_factory=list)  # name, commit, file, source, size of each
+    arena: str = ""
+    seal: str = ""  # of the arena
+    budget: str = ""
+    device: str = ""  # its kind, as "cpu: Intel(R) Xeon(R) Processor, 2 cores"
+    driver: str = ""
+    torch: str = ""
+    isolation: str = ""
+    machinery: str = ""  # hash of all sealed files
+    busy: bool = False
+    idea: str = ""
+    by: str = ""  # who had the idea
+    parent: str = ""  # commit of the champion that a try is held against
+    baseline: int = 0  # number of the calibration that a try belongs to
+    quick: bool = False
+    gain: float | None = None  # in bpb, that was expected of the idea
+    near: int | None = None  # number of an earlier experiment that the idea is like
+    seeds: int = 0  # of each arm
+    frame: str = ""  # what the arms of a comparison get equally much of
+    sealed: dict[str, str] = field(default_factory=dict)  # {path: hash} of all sealed files
+    runs: list[Row] = field(default_factory=list)
+    closes: Row = field(default_factory=dict)  # its last line, {} before there is one
 
     @property
-    def verdict(self):
+    def verdict(self) -> str:
         return self.closes.get("verdict", "")
 
     @property
-    def key(self):
-        """What its scores may be compared with: arena, budget, device."""
-        return tuple(self.opens[name] for name in KEY)
+    def reason(self) -> str:
+        return self.closes.get("reason", "")
 
-    def seed(self):
-        """Of its next run: it follows from what counts so far, so that stopping a run draws no
-        other.
-        """
-        done = sum(map(counts, self.runs))
+    @property
+    def comparison_key(self) -> tuple[str, str, str]:
+        """What two scores must share to be compared: the arena's seal, budget, device."""
+        return self.seal, self.budget, self.device
+
+    def next_seed(self) -> int:
+        """It follows from the runs that count so far, so that stopping a run draws no other."""
+        done = sum(map(is_valid, self.runs))
         return int(sha256(f"{self.salt} {done}".encode())[:12], 16) % 10**9
 
-    def scores(self, arm, *phases):
+    def scores(self, arm: int, *phases: str) -> list[float]:
         """val_bpb of the valid runs of one arm, in the order in which they were run."""
-        rows = (
-            run for run in self.runs if run["arm"] == arm and (not phases or run["phase"] in phases)
-        )
-        return [bpb(run) for run in rows if counts(run)]
+        return [
+            bpb(run)
+            for run in self.runs
+            if run["arm"] == arm and is_valid(run) and (not phases or run["phase"] in phases)
+        ]
 
-    def own_scores(self):
-        """Those of the candidate that weigh most: on fresh seeds, else of its screening, else of
-        its verb.
-        """
+    def deciding_scores(self) -> list[float]:
+        """Those of arm 0 on fresh seeds, else of its screening, else of its verb."""
         return self.scores(0, "confirm") or self.scores(0, "screen") or self.scores(0, self.role)
 
 
-def bpb(run, split="val"):
+NAMES = {each.name for each in fields(Experiment)} - {"opens", "runs", "closes"}
+
+
+def opened_by(row: Row) -> Experiment:
+    """The experiment that a line opens."""
+    known: Row = {"role": "", "time": ""} | {name: row[name] for name in NAMES & row.keys()}
+    return Experiment(opens=row, **known)
+
+
+def bpb(run: Mapping[str, Any], split: str = "val") -> float:
     """Bits per byte of a run's split, from its raw sums."""
     part = run[split]
     return part["nats"] / math.log(2) / part["bytes"]
 
 
-def disturbed(run):
-    """True if another program used a run's device, without --busy: it is made again, however it
-    ended.
-    """
+def is_disturbed(run: Mapping[str, Any]) -> bool:
+    """Whether another program used a run's device, without --busy: it is made again then."""
     return run["shared"] and not run["busy"]
 
 
-def counts(run):
-    """True if a run's score may be used: it is valid, and nothing disturbed it."""
-    return run["status"] == "ok" and not disturbed(run)
+def is_valid(run: Mapping[str, Any]) -> bool:
+    """Whether a run's score may be used: it has one, and nothing disturbed it."""
+    return run["status"] == "ok" and not is_disturbed(run)
 
 
-def parse(data, first=1, before=""):
-    """([facts], hash of the last line) of whole lines, from number `first` on; raises Broken."""
+def parse_lines(data: bytes, first: int = 1, before: str = "") -> tuple[list[Row], str]:
+    """([row], hash of the last line) of whole lines, from number `first` on; raises Broken."""
     rows = []
     for number, line in enumerate(data.split(b"\n")[:-1], first):
         try:
@@ -115,25 +146,22 @@ def parse(data, first=1, before=""):
         except (ValueError, TypeError, KeyError):
             raise Broken(f"line {number} is no ledger line: restore the file from a copy") from None
         if named != before:
-            what = (
-                f"line {number} does not follow line {number - 1}"
-                if number > 1
-                else "line 1 is not the first"
-            )
+            gap = f"line {number} does not follow line {number - 1}"
             raise Broken(
-                f"{what}: one of them was edited, moved or dropped; restore the file from a copy"
+                f"{gap if number > 1 else 'line 1 is not the first'}: "
+                "one of them was edited, moved or dropped; restore the file from a copy"
             )
         rows.append(row | {"line": number})
         before = sha256(line)
     return rows, before
 
 
-def utc_now():
-    """The time as ledger and journal write it."""
+def utc_now() -> str:
+    """The time as ledger and journal write it: "2026-11-23T09:17:38Z"."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def is_json(text):
+def is_json(text: bytes) -> bool:
     with suppress(ValueError):
         return bool(json.loads(text))
     return False
@@ -147,82 +175,84 @@ class Ledger:
     while one has it, no other reads or writes through this object.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path):
         self.path, self.held = Path(folder) / "ledger.jsonl", threading.RLock()
         self._forget()
 
-    def _forget(self):
-        self._rows, self._found, self._head, self._size = (
-            [],
-            {},
-            "",
-            0,
-        )  # what was read, and checked, so far
+    def _forget(self) -> None:
+        """Begin to read anew."""
+        self._rows: list[Row] = []  # what was read, and checked, so far
+        self._experiments: dict[int, Experiment] = {}
+        self._head = ""  # hash of the last line
+        self._size = 0  # bytes of whole lines
         self._piece = b""  # what comes after the last whole line
 
-    def rows(self):
-        """All lines' facts, the chain checked. Raises Broken. A second call reads only what is new."""
+    def rows(self) -> list[Row]:
+        """All lines' facts, the chain checked; a second call reads only what is new.
+
+        Raises Broken.
+        """
         with self.held:
             self._refresh()
             return [*self._rows]
 
-    def _refresh(self):
+    def _refresh(self) -> None:
         if self.path.exists():
             with open(self.path, "rb") as file:
                 with suppress(OSError):  # a disk that can only be read may have no locks
                     fcntl.flock(file, fcntl.LOCK_SH)
                 self._read(file)
 
-    def _read(self, file):
+    def _read(self, file) -> None:
         if os.fstat(file.fileno()).st_size < self._size:
             self._forget()  # it is another one
         file.seek(self._size)
         data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
-        rows, self._head = parse(whole, len(self._rows) + 1, self._head)
+        rows, self._head = parse_lines(whole, len(self._rows) + 1, self._head)
         self._size += len(whole)
         self._piece = data[len(whole) :]
         for row in rows:
-            self._note(row)
+            self._add_row(row)
 
-    def _mend(self, file):
+    def _mend(self, file) -> None:
         """Take away what a killed command left of a line, but end one that only lacks its end."""
         if self._piece and is_json(self._piece):  # no part of an object is one
             self._write(file, self._size + len(self._piece), b"\n")
             self._read(file)
         file.truncate(self._size)
 
-    def _note(self, row):
-        if row["kind"] != "opens" and row["n"] not in self._found:
+    def _add_row(self, row: Row) -> None:
+        if row["kind"] != "opens" and row["n"] not in self._experiments:
             self._forget()
-            what = f"line {row['line']} is of experiment {row['n']}, which no line opens"
-            raise Broken(f"{what}: restore the file from a copy")
+            stray = f"line {row['line']} is of experiment {row['n']}, which no line opens"
+            raise Broken(f"{stray}: restore the file from a copy")
         self._rows.append(row)
         if row["kind"] == "opens":
-            self._found[row["n"]] = Experiment(row)
+            self._experiments[row["n"]] = opened_by(row)
         elif row["kind"] == "run":
-            self._found[row["n"]].runs.append(row)
+            self._experiments[row["n"]].runs.append(row)
         else:
-            self._found[row["n"]].closes = row
+            self._experiments[row["n"]].closes = row
 
-    def cut(self):
+    def cut_off_line(self) -> str:
         """A sentence on the last line where it has no end, else ""."""
         with self.held:
             number = len(self.rows()) + 1
-            return CUT.format(number) if self._piece else ""
+            return CUT_OFF.format(number) if self._piece else ""
 
-    def head(self):
-        """Hash of the last line: note it down elsewhere, and nobody can cut the ledger unnoticed."""
+    def head_hash(self) -> str:
+        """Hash of the last line: note it elsewhere, and nobody can cut the ledger unnoticed."""
         with self.held:
             return self._head if self.rows() else ""
 
-    def experiments(self):
-        """{n: Experiment} in the order in which they were opened."""
+    def experiments(self) -> dict[int, Experiment]:
+        """{n: Experiment} in the order in which they were opened. Raises Broken."""
         with self.held:
             self._refresh()
-            return {**self._found}
+            return {**self._experiments}
 
-    def check_room(self, *more):
+    def check_room(self, *more: Path) -> None:
         """Raise Full when a run should not begin, for want of room here or in one of more folders."""
         for folder in filter(Path.exists, (self.path.parent, *more)):
             if shutil.disk_usage(folder).free < FREE_BYTES:
@@ -230,27 +260,32 @@ class Ledger:
                     f"{folder} has less than {FREE_BYTES >> 20} MB left: free some, then try again"
                 )
 
-    def append(self, kind, **facts):
-        """Write one line; an experiment that opens gets the next number. Returns its number."""
+    def append(self, kind: str, **row: Any) -> int:
+        """Write one line; an experiment that opens gets the next number. Returns its number.
+
+        Raises Broken, Full, and ValueError for a number that JSON doesn't have.
+        """
         with self.held, self._locked() as file:
             before = len(self._rows)
             self._read(file)
             self._mend(file)
-            if len(self._rows) < before or (kind != "opens" and facts["n"] not in self._found):
-                what = f"{self.path} was replaced by one with fewer lines while this command ran"
-                raise Broken(f"{what}: restore it, then give the same command again")
-            facts.setdefault("n", 1 + max(self._found, default=0))
+            if len(self._rows) < before or (kind != "opens" and row["n"] not in self._experiments):
+                raise Broken(
+                    f"{self.path} was replaced by one with fewer lines while this command ran: "
+                    "restore it, then give the same command again"
+                )
+            row.setdefault("n", 1 + max(self._experiments, default=0))
             head = {"kind": kind, "time": utc_now(), "before": self._head}
-            line = json.dumps(head | facts, allow_nan=False)
+            line = json.dumps(head | row, allow_nan=False)
             self._write(file, self._size, line.encode() + b"\n")
-        return facts["n"]
+        return row["n"]
 
     @contextmanager
-    def _locked(self):
+    def _locked(self) -> Generator[Any, None, None]:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         with open(descriptor, "r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
 
-    def _write(self, file, size, line):
+    def _write(self, file, size: int, line: bytes) -> None:
         append_line(file, size, line, self.path)

@@ -5,7 +5,7 @@ time left.
 import math
 
 from ratchet.experiments import verdicts
-from ratchet.experiments.ledger import disturbed
+from ratchet.experiments.ledger import is_disturbed
 
 RECENT_RUNS = 8  # whose seconds tell how long the next ones will take
 UNITS = {
@@ -30,7 +30,7 @@ def seconds_of_a_run(e, experiments, budget):
     """Mean seconds of its latest valid runs with that budget, else of others like it; None without
     any.
     """
-    alike = [o for o in experiments if (o.seal, o.opens["device"]) == (e.seal, e.opens["device"])]
+    alike = [o for o in experiments if (o.seal, o.device) == (e.seal, e.device)]
     for group in ([e], alike):
         runs = [run for each in group for run in each.runs]
         valid = [run for run in runs if run["status"] == "ok" and run["budget"] == budget]
@@ -39,21 +39,23 @@ def seconds_of_a_run(e, experiments, budget):
     return None
 
 
-def of_experiment(e, experiments, phase, budget):
+def experiment_progress(e, experiments, phase, budget):
     """On the run that begins now: "run 2 of at most 13, at most 55 min left"."""
-    number = 1 + sum(not disturbed(run) for run in e.runs)
+    number = 1 + sum(not is_disturbed(run) for run in e.runs)
     most, may_end = most_runs(e, phase)
     most = max(most, number)  # a run of the champion that failed is made again
     each = seconds_of_a_run(e, experiments, budget)
-    left = f", {duration((most - number + 1) * each, may_end)} left" if each is not None else ""
+    left = (
+        f", {format_duration((most - number + 1) * each, may_end)} left" if each is not None else ""
+    )
     return f"run {number} of {'at most ' * may_end}{most}{left}"
 
 
-def of_night(spent, limits):
+def night_progress(spent, limits):
     """How much of each limit is used: "3 of 30 experiments, 1.2 of 8 h, about 6.8 h left"."""
     pairs = [(key, getattr(spent, key), most) for key, most in limits._asdict().items()]
     used = [
-        f"{figure(used)} of {figure(most)} {UNITS[key]}"
+        f"{format_figure(used)} of {format_figure(most)} {UNITS[key]}"
         for key, used, most in pairs
         if most < math.inf
     ]
@@ -62,15 +64,15 @@ def of_night(spent, limits):
     if spent.experiments:
         each = 3600 * spent.hours / spent.experiments
         left = min(left, each * (limits.experiments - spent.experiments))
-    return ", ".join(used + [f"{duration(left)} left"] * (0 <= left < math.inf))
+    return ", ".join(used + [f"{format_duration(left)} left"] * (0 <= left < math.inf))
 
 
-def figure(value):
+def format_figure(value):
     """Three digits of a small number, all whole ones of a large one."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def duration(seconds, is_most=False):
+def format_duration(seconds, is_most=False):
     """In words: about 12 min, at most 2.1 h, less than a minute."""
     if seconds < 60:
         return "less than a minute"

@@ -13,7 +13,7 @@ SEALED = (
 )
 
 
-def machinery():
+def hash_sealed_files():
     """Hash of all sealed files."""
     return sha256("".join(sealed_files().values()).encode())[:16]
 

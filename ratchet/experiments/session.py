@@ -21,7 +21,7 @@ from ratchet.arena.definition import Arena, find_arena
 from ratchet.arena.files import ROOT, Refused, cache_folder, sha256, work_folder
 from ratchet.experiments import progress, verdicts
 from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign
-from ratchet.experiments.ledger import Experiment, Ledger, bpb, counts, disturbed
+from ratchet.experiments.ledger import Experiment, Ledger, bpb, is_disturbed, is_valid
 from ratchet.experiments.verdicts import Verdict
 from ratchet.referee import compiler_cache, early_stopping
 from ratchet.referee.job import Job
@@ -118,10 +118,8 @@ class Session:
         """The commit that a source is tried against: one that was begun keeps its champion."""
         campaign, wanted = self.read_campaign(), (source.commit, quick, self.busy)
         begun = (e for e in campaign.since if e.role == "try" and not e.closes)
-        same = [
-            e for e in begun if (e.arms[CANDIDATE]["commit"], e.quick, e.opens["busy"]) == wanted
-        ]
-        return same[-1].opens["parent"] if same else campaign.champion["commit"]
+        same = [e for e in begun if (e.arms[CANDIDATE]["commit"], e.quick, e.busy) == wanted]
+        return same[-1].parent if same else campaign.champion["commit"]
 
     def run_arm(
         self,
@@ -142,10 +140,10 @@ class Session:
         for _ in range(RUN_TRIES):
             self.ledger.check_room(work_folder())
             e, name = self.experiment(n), f"{phase}-{arm}"
-            seed_now = e.seed() if seed is None else seed
+            seed_now = e.next_seed() if seed is None else seed
             target = self.home / "runs" / str(n) / f"{len(e.runs)}-{name}"
             asked = seed_now, budget or self.budget, self.arena
-            at = progress.of_experiment(e, self.experiments(), phase, asked[1])
+            at = progress.experiment_progress(e, self.experiments(), phase, asked[1])
             self.tell(
                 f"experiment {n}, {at}: {phase} run of {source.name}, {asked[1]}, seed {seed_now}"
             )
@@ -158,7 +156,7 @@ class Session:
             facts["busy"] = self.busy
             self.ledger.append("run", n=n, **facts)
             self.tell(f"  {n}: {describe_run(facts)}")
-            if not disturbed(facts):
+            if not is_disturbed(facts):
                 return facts
             self.tell(
                 "  it does not count, as other programs used the machine: again, with its seed"
@@ -170,10 +168,10 @@ class Session:
 
     def reference_curve(self, e: Experiment) -> tuple:
         """The curve of the champion's latest runs, as a job takes it."""
-        same = (other for other in self.experiments() if other.key == e.key)
+        same = (other for other in self.experiments() if other.comparison_key == e.comparison_key)
         source = e.arms[CHAMPION]["source"]
         runs = [
-            run for other in same for run in other.runs if run["source"] == source and counts(run)
+            run for other in same for run in other.runs if run["source"] == source and is_valid(run)
         ]
         paths = [self.home / run["folder"] / "curve.jsonl" for run in runs[-verdicts.RECENT :]]
         points = (early_stopping.read_curve(path)[0] for path in paths)
@@ -192,7 +190,7 @@ class Session:
     def settle(self, e: Experiment) -> Experiment:
         """Point the ref at a new champion, or take away what only champions keep."""
         if e.verdict in ("keep", "baseline"):
-            champion = Campaign(self.experiments(), e.key).champion["commit"]
+            champion = Campaign(self.experiments(), e.comparison_key).champion["commit"]
             commits.git("update-ref", "refs/ratchet/champion", champion)
             return e
         for weights in (self.home / "runs" / str(e.n)).glob("*/model.safetensors"):
@@ -231,7 +229,7 @@ def join_campaign(executor: Any, busy: bool = False, **options: Any) -> Session:
     if not baseline:
         command = f"uv run ratchet calibrate{getattr(executor, 'option', '')}"
         raise Refused(f"there is no baseline on {device}: run `{command}` first")
-    if busy and not baseline.opens["busy"]:
+    if busy and not baseline.busy:
         raise Refused(
             "the noise was measured without --busy: runs that others disturb can't be held against it; "
             "leave --busy out, or begin anew with `uv run ratchet calibrate --busy`"
@@ -262,7 +260,7 @@ def prepare_arena(name: str, tell: Callable[[str], Any]) -> bool:
 
 def latest_campaign(experiments, device: str) -> Campaign:
     """The campaign that the latest calibration on a kind of device began; its baseline may be None."""
-    return Campaign([e for e in experiments if e.opens["device"] == device])
+    return Campaign([e for e in experiments if e.device == device])
 
 
 def describe_run(run: dict[str, Any]) -> str:
@@ -277,4 +275,4 @@ def describe_run(run: dict[str, Any]) -> str:
 
 def valid_or_failed(e: Experiment, arm: int):
     """The runs of an arm, without those that were disturbed."""
-    return (run for run in e.runs if run["arm"] == arm and not disturbed(run))
+    return (run for run in e.runs if run["arm"] == arm and not is_disturbed(run))

@@ -7,7 +7,7 @@ from ratchet.arena.files import Refused
 from ratchet.experiments import sources, verdicts
 from ratchet.experiments.campaign import CHAMPION, MOST_TEXT, Campaign
 from ratchet.experiments.ledger import Experiment
-from ratchet.experiments.protocol import failure, next_step
+from ratchet.experiments.protocol import failed_verdict, next_step
 from ratchet.experiments.running import working_on
 from ratchet.experiments.session import MIN_SEEDS, RUN_TRIES, Session, valid_or_failed
 from ratchet.experiments.verdicts import Verdict
@@ -35,7 +35,7 @@ def calibrate(
         while len(session.experiment(n).scores(0)) < seeds:
             run = session.run_arm(n, 0, "calibrate", source, is_baseline=True)
             if run["status"] != "ok":
-                return session.close_experiment(n, failure([run]))
+                return session.close_experiment(n, failed_verdict([run]))
         return session.close_experiment(n, measured_noise(session.experiment(n).scores(0)))
 
 
@@ -56,7 +56,7 @@ def champion_that_gives_way(session: Session, source: Source) -> Experiment | No
     then.
     """
     device = session.conditions()["device"]
-    on_device = [e for e in session.experiments() if e.opens["device"] == device]
+    on_device = [e for e in session.experiments() if e.device == device]
     campaign, shape = Campaign(on_device), source.describe_source()["source"]
     if not campaign.baseline or campaign.champion["source"] == shape:
         return None
@@ -70,7 +70,7 @@ def champion_that_gives_way(session: Session, source: Source) -> Experiment | No
 
 def measured_noise(scores: Sequence[float]) -> Verdict:
     """The verdict of a calibration."""
-    noise, mean = verdicts.pooled([scores]), sum(scores) / len(scores)
+    noise, mean = verdicts.pool_noise([scores]), sum(scores) / len(scores)
     low, high = verdicts.sigma_range(noise)
     sigma = f"sigma {noise.sigma:.4f} bpb (95%: {low:.4f} to {high:.4f})"
     return Verdict("baseline", f"mean {mean:.4f}, {sigma}, {len(scores)} seeds")
@@ -121,7 +121,7 @@ def run_to_verdict(session: Session, n: int, arms: Sequence[Source]) -> Experime
         session.check_seal()
         with session.ledger.held:  # no line comes between a verdict and what it follows from
             e = session.experiment(n)
-            step = next_step(e, Campaign(session.experiments(), e.key))
+            step = next_step(e, Campaign(session.experiments(), e.comparison_key))
             if isinstance(step, Verdict):
                 e = session.close_experiment(n, step)
                 break

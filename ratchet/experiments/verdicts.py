@@ -87,7 +87,7 @@ class Verdict(NamedTuple):
     seeds_needed: int | None = None  # per arm, if undecided
 
 
-def student(df, probability):
+def student_quantile(df, probability):
     """Quantile of Student's t. scipy takes half a second to import: what needs it does, `log`
     doesn't.
     """
@@ -105,7 +105,7 @@ def moments(scores):
     return scores[0] + mean, math.fsum((shift - mean) ** 2 for shift in shifts)
 
 
-def pooled(groups: Iterable[Sequence[float]]) -> Noise:
+def pool_noise(groups: Iterable[Sequence[float]]) -> Noise:
     """Sigma from groups of repeated runs of one source each; screening runs, being selected, stay
     out.
     """
@@ -124,12 +124,12 @@ def sigma_range(noise: Noise) -> tuple[float, float]:
     )
 
 
-def recent(runs: Iterable[tuple[float, float]], now: float) -> list[float]:
+def recent_scores(runs: Iterable[tuple[float, float]], now: float) -> list[float]:
     """Scores of those champion runs, (seconds, score) in order of time, that join what begins now."""
     return [score for ended, score in runs if now - ended <= RECENT_HOURS * 3600][-RECENT:]
 
 
-def spread(n: int, squares: float, noise: Noise) -> float:
+def larger_spread(n: int, squares: float, noise: Noise) -> float:
     """The standard deviation that n scores count with: sigma, or their own if they range farther."""
     return max(noise.sigma, math.sqrt(squares / max(n - 1, 1)))
 
@@ -145,18 +145,18 @@ def compare(candidate: Sequence[float], champion: Sequence[float], noise: Noise)
             "a comparison needs at least one score on either side, and every score finite"
         )
     (mean, squares), (bar, _) = moments(candidate), moments(champion)
-    gain, error = bar - mean, spread(n, squares, noise) * math.sqrt(1 / n + 1 / m)
+    gain, error = bar - mean, larger_spread(n, squares, noise) * math.sqrt(1 / n + 1 / m)
     t = gain / error if error else math.copysign(math.inf, gain) if gain else 0.0
-    half, p = student(noise.df, 0.975) * error, float(stdtr(noise.df, -t))
+    half, p = student_quantile(noise.df, 0.975) * error, float(stdtr(noise.df, -t))
     return Comparison(gain, error, gain - half, gain + half, p, 2 * min(p, 1 - p), n, m)
 
 
-def bound(found, noise, level):
+def gain_bound(found, noise, level):
     """The gain is below this with so much confidence, one-sided; of 1 - level: above it."""
-    return found.gain + student(noise.df, level) * found.error
+    return found.gain + student_quantile(noise.df, level) * found.error
 
 
-def figures(found: Comparison, noise: Noise) -> str:
+def describe_comparison(found: Comparison, noise: Noise) -> str:
     sigmas = f"{found.gain / noise.sigma:.1f} sigma, " if noise.sigma else ""
     bar = f"{found.gain:.5f} ± {found.high - found.gain:.5f} bpb (95%)"
     return f"gain {bar}, {sigmas}p {found.p:.2g}, {found.n}+{found.m} runs"
@@ -174,17 +174,19 @@ def seeds_needed(found, noise, share, fewer_tokens):
     ]
     ways += [(found.gain + noise.sigma, 1 - ALPHA)] if fewer_tokens else []
     counts = [
-        2 * variance * (student(noise.df, level) / way) ** 2 for way, level in ways if way > 0
+        2 * variance * (student_quantile(noise.df, level) / way) ** 2
+        for way, level in ways
+        if way > 0
     ]
     return max(found.n + 1, math.ceil(min([MOST_SEEDS, *counts])))
 
 
-def judge(found, noise, share, last, fewer_tokens=False):
+def decide_at_look(found, noise, share, last, fewer_tokens=False):
     """The verdict at one look, at which the share of ALPHA may be spent."""
-    what, best = figures(found, noise), bound(found, noise, FUTILE)
+    what, best = describe_comparison(found, noise), gain_bound(found, noise, FUTILE)
     if found.p < share and found.gain >= noise.sigma:
         return Verdict("keep", f"better: {what}")
-    if last and fewer_tokens and bound(found, noise, ALPHA) >= -noise.sigma:
+    if last and fewer_tokens and gain_bound(found, noise, ALPHA) >= -noise.sigma:
         return Verdict("keep", f"as good with fewer tokens: {what}")
     if best < 0 if fewer_tokens else best <= noise.sigma:
         likely = "worse" if fewer_tokens else "no gain of one sigma"
@@ -196,7 +198,7 @@ def judge(found, noise, share, last, fewer_tokens=False):
     )
 
 
-def screen(score: float, champion: Sequence[float], noise: Noise) -> bool:
+def passes_screen(score: float, champion: Sequence[float], noise: Noise) -> bool:
     """Whether the candidate's first run is good enough for a confirmation."""
     found = compare([score], champion, noise)
     return found.gain >= -SCREEN * found.error
@@ -204,7 +206,7 @@ def screen(score: float, champion: Sequence[float], noise: Noise) -> bool:
 
 def decide(candidate: Sequence[float], champion: Sequence[float], noise: Noise, fewer_tokens=False):
     """The verdict on confirmation scores so far; champion: the runs in turns with these, and
-    recent() ones.
+    recent_scores() ones.
 
     Noise is pooled over the runs before the experiment, so that it doesn't hang on the scores it
     judges.
@@ -212,9 +214,9 @@ def decide(candidate: Sequence[float], champion: Sequence[float], noise: Noise, 
     if (count := min(len(candidate), LOOKS[-1])) not in LOOKS:
         return Verdict("", f"no look after {count} runs")
     share, last = SHARES[LOOKS.index(count)], count == LOOKS[-1]
-    return judge(compare(candidate, champion, noise), noise, share, last, fewer_tokens)
+    return decide_at_look(compare(candidate, champion, noise), noise, share, last, fewer_tokens)
 
 
 def decide_quick(score: float, champion: Sequence[float], noise: Noise) -> Verdict:
     """The verdict on one run alone: weaker, since nothing tells whether the candidate is noisier."""
-    return judge(compare([score], champion, noise), noise, ALPHA, last=True)
+    return decide_at_look(compare([score], champion, noise), noise, ALPHA, last=True)

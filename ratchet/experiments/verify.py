@@ -1,28 +1,35 @@
-"""Verify: do the ledger, the commits and the verdicts agree?"""
+"""Verification: do the ledger, the commits, the verdicts agree?"""
+
+from collections.abc import Collection, Iterator, Mapping
 
 from ratchet import commits
 from ratchet.arena.files import sha256
-from ratchet.experiments.campaign import CANDIDATE, CHAMPION, campaigns
+from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign, list_campaigns
+from ratchet.experiments.ledger import Experiment, Ledger
 from ratchet.experiments.protocol import next_step
 from ratchet.experiments.verdicts import Verdict
 
 
-def find_problems(ledger):
-    """Problems of the ledger: sources, verdicts, refs; the chain is checked by reading. [] is a
-    clean one.
+def find_problems(ledger: Ledger) -> list[str]:
+    """A sentence for each source, verdict or ref that is wrong; the chain is checked by reading.
+
+    Raises Broken.
     """
     refs = numbered_refs()  # before the lines: while a night runs, a line comes before its ref
-    found = [*ledger.experiments().values()]
-    judged = [campaign for campaign in campaigns(found) if campaign.baseline]
-    campaign_of = {e.n: campaign for campaign in judged for e in campaign.since}
-    problems = [*filter(None, [ledger.cut()]), *wrong_sources(found)]
-    for e in found:
-        own = [*wrong_runs(e), *(wrong_try(e, campaign_of.get(e.n)) if e.role == "try" else [])]
-        problems += [f"experiment {e.n}: {what}" for what in own]
-    return problems + [*wrong_refs(refs, {e.n: e for e in found})]
+    experiments = ledger.experiments()
+    campaign_of = {}
+    for campaign in list_campaigns(experiments.values()):
+        campaign_of |= {e.n: campaign for e in campaign.since}
+    problems = [*filter(None, [ledger.cut_off_line()]), *wrong_sources(experiments.values())]
+    for e in experiments.values():
+        wrong = [*wrong_runs(e)]
+        if e.role == "try":
+            wrong += wrong_try(e, campaign_of.get(e.n))
+        problems += [f"experiment {e.n}: {sentence}" for sentence in wrong]
+    return problems + [*wrong_refs(refs, experiments)]
 
 
-def wrong_runs(e):
+def wrong_runs(e: Experiment) -> Iterator[str]:
     """What is wrong with the lines of an experiment."""
     for run in e.runs:
         if run["file"] != e.arms[run["arm"]]["file"]:
@@ -31,20 +38,20 @@ def wrong_runs(e):
             yield f"a {run['phase']} run came after the verdict"
 
 
-def wrong_try(e, campaign):
+def wrong_try(e: Experiment, campaign: Campaign | None) -> Iterator[str]:
     """What is wrong with the arms and the verdict of a try."""
     if e.arms[CHAMPION]["commit"] != e.parent:
         yield "its second arm is not the champion"
     if e.closes:
         step = next_step(e, campaign) if campaign else None
-        says = step.verdict if isinstance(step, Verdict) else "that there can't be one yet"
-        if says != e.verdict:
-            yield f"the verdict is {e.verdict}, its runs say {says}"
+        demanded = step.verdict if isinstance(step, Verdict) else "that there can't be one yet"
+        if demanded != e.verdict:
+            yield f"the verdict is {e.verdict}, its runs say {demanded}"
 
 
-def wrong_sources(found):
+def wrong_sources(experiments: Collection[Experiment]) -> Iterator[str]:
     """Arms whose train.py git doesn't have any more as it ran."""
-    arms = [(e, arm) for e in found for arm in e.arms if arm["commit"]]
+    arms = [(e, arm) for e in experiments for arm in e.arms if arm["commit"]]
     texts = commits.texts({arm["commit"] for _, arm in arms})
     hashes = {commit: text and sha256(text) for commit, text in texts.items()}
     for e, arm in arms:
@@ -54,7 +61,7 @@ def wrong_sources(found):
             yield f"experiment {e.n}: train.py of commit {arm['commit'][:7]} is not what ran"
 
 
-def numbered_refs():
+def numbered_refs() -> dict[int, str]:
     """{n: commit} of refs/ratchet/<n>."""
     lines = commits.git_lines(
         "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/ratchet"
@@ -63,10 +70,10 @@ def numbered_refs():
     return {int(name.split("/")[-1]): commit for name, commit in refs.items() if name[-1].isdigit()}
 
 
-def wrong_refs(refs, found):
+def wrong_refs(refs: Mapping[int, str], experiments: Mapping[int, Experiment]) -> Iterator[str]:
     """refs/ratchet/<n> that differ from the ledger."""
     for n, commit in refs.items():
-        if n not in found:
+        if n not in experiments:
             yield f"refs/ratchet/{n} has no line in the ledger: its end was cut off"
-        elif found[n].arms[CANDIDATE]["commit"] != commit:
+        elif experiments[n].arms[CANDIDATE]["commit"] != commit:
             yield f"refs/ratchet/{n} is not the commit of experiment {n}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ratchet.arena.files import Refused, replace_file
 from ratchet.experiments.campaign import Campaign
-from ratchet.experiments.ledger import counts
+from ratchet.experiments.ledger import is_valid
 from ratchet.referee.devices.choice import describe_device
 
 NEEDED = "train.py", "model.safetensors", "config.json", "run.json", "result.json"
@@ -24,7 +24,7 @@ def find_run(ledger, home, name=None):
         found = latest_weights([experiments[int(name)]] if int(name) in experiments else [], home)
     elif name in (None, "champion"):
         bases = [e for e in experiments.values() if e.verdict == "baseline"]
-        kept = Campaign([*experiments.values()], bases[-1].key).kept if bases else []
+        kept = Campaign([*experiments.values()], bases[-1].comparison_key).kept if bases else []
         found = latest_weights(kept[-1:], home) or (
             None if name or kept else latest_run_by_hand(home)
         )
@@ -70,7 +70,7 @@ def latest_weights(experiments, home):
         run
         for e in experiments
         for run in e.runs
-        if counts(run) and run["arm"] == 0 and "folder" in run
+        if is_valid(run) and run["arm"] == 0 and "folder" in run
     ]
     found = [
         home / run["folder"]

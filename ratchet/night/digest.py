@@ -9,8 +9,8 @@ first. Ideas and reasons are somebody's words: they stand in quotation marks, on
 import re
 
 from ratchet.experiments import sources
-from ratchet.experiments.campaign import CANDIDATE, CHAMPION, standing, tries
-from ratchet.experiments.ledger import counts
+from ratchet.experiments.campaign import CANDIDATE, CHAMPION, compare_so_far, tried_ideas
+from ratchet.experiments.ledger import is_valid
 from ratchet.night import knobs
 from ratchet.referee.early_stopping import mean_loss, read_curve, to_shares
 from ratchet.untrusted_text import quote_text
@@ -51,7 +51,7 @@ def signed(found):
 
 def line_of(e, campaign):
     """One experiment: number, verdict, gain, idea."""
-    return f"- {e.n} {e.verdict} {signed(standing(e, campaign))}: {quote_text(e.opens.get('idea', ''))}"
+    return f"- {e.n} {e.verdict} {signed(compare_so_far(e, campaign))}: {quote_text(e.idea)}"
 
 
 def digest(campaign, home):
@@ -97,9 +97,9 @@ def conditions(campaign):
         run
         for e in campaign.since
         for run in e.runs
-        if counts(run) and e.arms[run["arm"]]["source"] == name
+        if is_valid(run) and e.arms[run["arm"]]["source"] == name
     ]
-    lines = [f"## Conditions\n- {e.arena}, budget {e.budget}, on {e.opens['device']}"]
+    lines = [f"## Conditions\n- {e.arena}, budget {e.budget}, on {e.device}"]
     if runs:
         last, train = runs[-1], max(runs[-1]["seconds"].get("train", 0), 1e-9)
         facts = f"{last.get('steps', 0):,} steps, {last['tokens']:,} tokens ({last['tokens'] / train:,.0f}/s)"
@@ -127,7 +127,7 @@ def curves(e, home):
 
 def latest(campaign, home):
     lines = ["## Latest experiments, oldest first"]
-    for e in tries(campaign)[-LATEST:]:
+    for e in tried_ideas(campaign)[-LATEST:]:
         lines.append("\n".join([line_of(e, campaign), *curves(e, home)]))
     return lines
 
@@ -135,7 +135,9 @@ def latest(campaign, home):
 def near_misses(campaign):
     """[(Comparison, experiment)] of what was not kept and looked best: worth another form."""
     found = [
-        (standing(e, campaign), e) for e in tries(campaign) if e.verdict in ("undecided", "discard")
+        (compare_so_far(e, campaign), e)
+        for e in tried_ideas(campaign)
+        if e.verdict in ("undecided", "discard")
     ]
     found = [(gain, e) for gain, e in found if gain and gain.gain > 0]
     return sorted(found, key=lambda pair: pair[0].gain)[-NEAR_MISSES:]
@@ -151,34 +153,33 @@ def almost(campaign):
 def dead_ends(campaign):
     """Discarded ideas by family."""
     families = {}
-    for e in [e for e in tries(campaign) if e.verdict == "discard"][-DEAD_ENDS:]:
-        families.setdefault(family(e.opens.get("idea", "")), []).append(e)
+    for e in [e for e in tried_ideas(campaign) if e.verdict == "discard"][-DEAD_ENDS:]:
+        families.setdefault(family(e.idea), []).append(e)
     lines = ["## Dead ends by family"]
     for name, found in sorted(families.items()):
-        ideas = "; ".join(f"{e.n} {quote_text(e.opens.get('idea', ''), 70)}" for e in found)
+        ideas = "; ".join(f"{e.n} {quote_text(e.idea, 70)}" for e in found)
         lines.append(f"- {name}: {ideas}")
     return lines
 
 
 def failures(campaign):
     broken = [
-        e for e in tries(campaign) if e.verdict in ("crash", "timeout", "overtime", "invalid")
+        e for e in tried_ideas(campaign) if e.verdict in ("crash", "timeout", "overtime", "invalid")
     ]
     words = [
-        f"- {e.n} {e.verdict}, {quote_text(e.closes['reason'])}: {quote_text(e.idea)}"
-        for e in broken[-6:]
+        f"- {e.n} {e.verdict}, {quote_text(e.reason)}: {quote_text(e.idea)}" for e in broken[-6:]
     ]
     return ["## What failed", *words]
 
 
 def untried(campaign, text):
     """Families without an experiment, and constants that no experiment has changed."""
-    known = {family(e.opens.get("idea", "")) for e in tries(campaign)}
+    known = {family(e.idea) for e in tried_ideas(campaign)}
     lines = ["## Never tried"]
     if families := [name for name in FAMILIES if name not in known]:
         lines.append(f"- no idea about: {', '.join(families)}")
     champion, changed = knobs.constants(text), set()
-    for e in tries(campaign):
+    for e in tried_ideas(campaign):
         own = knobs.values_of(e.arms[CANDIDATE]["commit"])
         changed |= {name for name, node in champion.items() if own.get(name) != node.value}
     if left := [f"{name} = {node.value}" for name, node in champion.items() if name not in changed]:
@@ -188,7 +189,7 @@ def untried(campaign, text):
 
 def expectation(campaign):
     """How well predictions of gains were met so far, in a sentence, or ""."""
-    pairs = [(e.opens.get("gain"), standing(e, campaign)) for e in tries(campaign)]
+    pairs = [(e.gain, compare_so_far(e, campaign)) for e in tried_ideas(campaign)]
     pairs = [(said, found.gain) for said, found in pairs if found and said is not None]
     if len(pairs) < 3:
         return ""

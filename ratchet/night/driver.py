@@ -206,10 +206,10 @@ class Night:
                 return
             self.journal.append("tries", call=idea.call, commit=idea.commit, parent=idea.parent)
             if e := self.attempt(bench, idea):
-                bench.tell(f"  experiment {e.n}: {e.verdict}, {e.closes['reason']}")
+                bench.tell(f"  experiment {e.n}: {e.verdict}, {e.reason}")
                 if e.verdict != "overtaken":
                     self.journal.append("done", call=idea.call, n=e.n, outcome=e.verdict)
-                    bench.tell(f"  night: {run_progress.of_night(self.spent(), self.limits)}")
+                    bench.tell(f"  night: {run_progress.night_progress(self.spent(), self.limits)}")
                     if e.verdict in ("crash", "timeout"):
                         self.suspect(bench, idea.parent)
                     else:
@@ -239,12 +239,12 @@ class Night:
         tried = (
             e for e in campaign.since if e.role == "try" and e.arms[0]["commit"] == idea.commit
         )
-        begun = [e for e in tried if e.closes or e.opens["busy"] == self.bench.busy]
+        begun = [e for e in tried if e.closes or e.busy == self.bench.busy]
         if idea.parent == champion or (begun and begun[-1].verdict != "overtaken"):
             return idea
         text = knobs.rebased(sources.read_source(idea.commit).text, idea.parent, champion)
         new_source = text and fingerprint(text)["source"]
-        if text and new_source not in campaign.known:
+        if text and new_source not in campaign.known_sources:
             return idea._replace(
                 commit=commits.commit_text(champion, text, idea.idea), parent=champion
             )
@@ -342,7 +342,7 @@ def status(home):
     if events[-1]["kind"] == "ends":
         found["ended"] = events[-1]["why"]
     active = active_seconds(events + [{"kind": "now", "time": utc_now()}] * runs)
-    used = run_progress.of_night(
+    used = run_progress.night_progress(
         spent_by(journal, known.values(), active), Limits(**begun["limits"])
     )
     found |= {"agent": events[0]["agent"], "began": events[0]["time"], "used": used}

@@ -14,7 +14,7 @@ import os
 from contextlib import contextmanager, suppress
 
 from ratchet.arena.files import append_line
-from ratchet.experiments.campaign import seconds
+from ratchet.experiments.campaign import parse_time
 from ratchet.experiments.ledger import utc_now
 
 
@@ -90,7 +90,7 @@ def active_seconds(events):
     """
     total = part = since = 0.0
     for event in events:
-        now = seconds(event["time"])
+        now = parse_time(event["time"])
         if event["kind"] in ("begins", "resumes"):
             total, part, since = total + part, 0.0, now
         part = event.get("active", max(part, now - since))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ratchet import commits
 from ratchet.arena.files import Refused, is_full, work_folder
 from ratchet.experiments import sources
-from ratchet.experiments.campaign import tries
+from ratchet.experiments.campaign import tried_ideas
 from ratchet.night import knobs, tuner
 from ratchet.night.agent import Answer
 from ratchet.night.digest import digest, expectation
@@ -210,7 +210,7 @@ class Ideas:
         if source in self.waiting():
             return {"outcome": "repeat", "reason": "the same as an idea that waits for its verdict"}
         changed = knobs.changed_lines(sources.read_source(parent).text, text)
-        for e in reversed(tries(campaign)):
+        for e in reversed(tried_ideas(campaign)):
             other = knobs.edit_of(e.arms[1]["commit"], e.arms[0]["commit"])
             if len(changed & other) >= LIKE * len(changed | other):
                 return {"near": e.n}
@@ -243,7 +243,7 @@ class Ideas:
             parts.append("Your last answers could not be tried:\n\n" + "\n".join(words))
             if len(failed) == PIVOT_AFTER:
                 parts.append("Do something simpler and different now: one small edit of train.py.")
-        verdicts = [e.verdict for e in tries(campaign)][-DRY_AFTER:]
+        verdicts = [e.verdict for e in tried_ideas(campaign)][-DRY_AFTER:]
         if len(verdicts) == DRY_AFTER and "keep" not in verdicts and not broken:
             parts.append(PIVOT.format(n=DRY_AFTER))
         parts.append("# What is known\n\n" + digest(campaign, self.bench.home))
@@ -255,7 +255,7 @@ class Ideas:
         """The tuner's next idea, noted and put."""
         campaign = self.bench.read_campaign()
         champion = campaign.champion["commit"]
-        known = campaign.known | self.waiting()
+        known = campaign.known_sources | self.waiting()
         text, idea = tuner.propose(
             campaign, sources.read_source(champion).text, self.calls(), known
         )

@@ -2,8 +2,8 @@
 
 import re
 
-from ratchet.experiments.campaign import CHAMPION, device_seconds, standing, tries
-from ratchet.experiments.comparisons import contrast
+from ratchet.experiments.campaign import CHAMPION, compare_so_far, device_seconds, tried_ideas
+from ratchet.experiments.comparisons import compare_with_first
 from ratchet.experiments.verdicts import compare
 from ratchet.night.digest import expectation, near_misses, signed
 from ratchet.untrusted_text import quote_text
@@ -21,7 +21,7 @@ def told(count, word):
 def summary(campaign, events):
     """Markdown; events: those of the night (night.py). One paragraph first."""
     numbers = {event["n"] for event in events if event["kind"] == "done" and "n" in event}
-    found = [e for e in tries(campaign) if e.n in numbers]
+    found = [e for e in tried_ideas(campaign) if e.n in numbers]
     kept = [e for e in found if e.verdict == "keep"]
     parts = [
         opening(campaign, events, found, kept),
@@ -30,8 +30,8 @@ def summary(campaign, events):
         cost(events, device_seconds(campaign.all, events[0])),
     ]
     parts += [f"Beware: {words(text, 400)}." for text in events[-1].get("lost", [])]
-    if campaign.unrest:
-        parts.append(f"Beware: {campaign.unrest}.")
+    if campaign.noise_warning:
+        parts.append(f"Beware: {campaign.noise_warning}.")
     if near := [(gain, e) for gain, e in near_misses(campaign) if e.n in numbers]:
         lines = [f"- {e.n} {e.verdict} {signed(gain)}: {words(e.idea)}" for gain, e in near]
         parts.append("Worth another look, the best last:\n\n" + "\n".join(lines))
@@ -61,8 +61,8 @@ def opening(campaign, events, found, kept):
 
 def whole_gain(campaign, kept):
     """The last champion against the one that the night began with, from the runs of both."""
-    own = kept[-1].own_scores()
-    before = kept[0].scores(CHAMPION, "champion") + campaign.recent(
+    own = kept[-1].deciding_scores()
+    before = kept[0].scores(CHAMPION, "champion") + campaign.recent_scores(
         kept[0].arms[CHAMPION]["source"], kept[0]
     )
     return compare(own, before or kept[0].scores(CHAMPION, "reference"), campaign.noise())
@@ -74,7 +74,8 @@ def table(campaign, kept):
     lines = ["| experiment | gain in bpb (95 %) | idea |", "|---|---|---|"]
     return [
         "\n".join(
-            lines + [f"| {e.n} | {signed(standing(e, campaign))} | {words(e.idea)} |" for e in kept]
+            lines
+            + [f"| {e.n} | {signed(compare_so_far(e, campaign))} | {words(e.idea)} |" for e in kept]
         )
     ]
 
@@ -91,7 +92,7 @@ def audited(campaign):
         names = [arm["name"] for arm in audits[-1].arms]
         gains = [
             f"{name} {signed(other)}"
-            for name, (_, other) in zip(names, contrast(audits[-1], split))
+            for name, (_, other) in zip(names, compare_with_first(audits[-1], split))
             if other
         ]
         lines.append(f"- {split}: {', '.join(gains) or 'the baseline is the only champion'}")

@@ -12,7 +12,7 @@ import random
 
 from ratchet.arena.files import Refused
 from ratchet.experiments import sources
-from ratchet.experiments.campaign import CANDIDATE, tries
+from ratchet.experiments.campaign import CANDIDATE, tried_ideas
 from ratchet.night import knobs
 from ratchet.referee.source import fingerprint
 
@@ -77,7 +77,7 @@ def history(campaign, centers):
 def times_moved(campaign, names):
     """{name: number of tries that changed this constant}."""
     found = dict.fromkeys(names, 0)
-    for e in tries(campaign):
+    for e in tried_ideas(campaign):
         own, before = (knobs.values_of(arm["commit"]) for arm in e.arms)
         for name in names:
             found[name] += own.get(name) != before.get(name)

@@ -13,13 +13,13 @@ from ratchet.experiments import verdicts
 from ratchet.experiments.campaign import (
     CANDIDATE,
     Campaign,
-    campaigns,
-    finite,
+    compare_so_far,
+    finite_or_none,
+    list_campaigns,
     mean_of,
-    standing,
 )
-from ratchet.experiments.comparisons import SPLITS, contrast
-from ratchet.experiments.ledger import Experiment, Ledger, counts, disturbed
+from ratchet.experiments.comparisons import SPLITS, compare_with_first
+from ratchet.experiments.ledger import Experiment, Ledger, is_disturbed, is_valid
 from ratchet.experiments.running import state_of
 from ratchet.experiments.verdicts import Comparison
 from ratchet.experiments.verify import find_problems
@@ -51,14 +51,14 @@ def collect_data(ledger: Ledger, home: Path) -> dict[str, Any]:
     """{"campaigns": one for each calibration, ...} and what is said of the whole ledger."""
     experiments = [*ledger.experiments().values()]
     tries = [e for e in experiments if e.role == "try"]
-    diffs = commits.diffs([(e.opens["parent"], e.arms[CANDIDATE]["commit"]) for e in tries])
+    diffs = commits.diffs([(e.parent, e.arms[CANDIDATE]["commit"]) for e in tries])
     with_curve = choose_curves(experiments)
-    all_campaigns = campaigns(experiments)
+    all_campaigns = list_campaigns(experiments)
     order = [(bool(campaign.baseline), campaign.all[-1].n) for campaign in all_campaigns]
     return {
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "lines": len(ledger.rows()),
-        "head": ledger.head(),
+        "head": ledger.head_hash(),
         "problems": find_problems(ledger),
         "latest": max(range(len(order)), key=order.__getitem__, default=0),
         "campaigns": [
@@ -115,10 +115,10 @@ def campaign_data(campaign: Campaign, home: Path, diffs: Diffs, with_curve: set[
     latest = experiments[-1].opens
     noise = campaign.noise() if campaign.baseline else None
     runs = [run for e in experiments for run in e.runs]
-    unrest = [campaign.unrest] if campaign.unrest else []
+    unrest = [campaign.noise_warning] if campaign.noise_warning else []
     conditions = "arena", "seal", "budget", "device", "driver", "torch"
     return {name: latest[name] for name in conditions} | {
-        "sigma": noise and finite(noise.sigma),
+        "sigma": noise and finite_or_none(noise.sigma),
         "df": noise and noise.df,
         "experiments": [experiment_row(e, campaign, home, diffs, with_curve) for e in experiments],
         "champions": champion_rows(campaign),
@@ -141,7 +141,7 @@ def champion_rows(campaign: Campaign) -> list[dict]:
     for e in campaign.kept:
         scores = campaign.scores_of(e.arms[CANDIDATE]["source"])
         first_scores = first_scores or scores
-        shown = scores or e.own_scores()  # one kept by --quick has but the run that kept it
+        shown = scores or e.deciding_scores()  # one kept by --quick has but the run that kept it
         mean, half = mean_of(shown, noise)
         row = {"n": e.n, "time": e.closes["time"], "mean": mean, "half": half, "runs": len(shown)}
         if noise.df and rows and scores and first_scores:
@@ -159,7 +159,7 @@ def sigma_history(campaign: Campaign) -> list[dict]:
     if not campaign.baseline:
         return []
     history = [(e.n, campaign.noise(before=e.closes["line"])) for e in campaign.tried]
-    return [{"n": n, "sigma": finite(noise.sigma), "df": noise.df} for n, noise in history]
+    return [{"n": n, "sigma": finite_or_none(noise.sigma), "df": noise.df} for n, noise in history]
 
 
 def audit_rows(experiments: list[Experiment]) -> list[dict]:
@@ -202,7 +202,7 @@ def experiment_row(
 ) -> dict[str, Any]:
     """One experiment as the page shows it; "cells" are those of its row in the table."""
     runs = [run for run in experiment.runs if run["arm"] == CANDIDATE]
-    valid = [run for run in runs if counts(run)]
+    valid = [run for run in runs if is_valid(run)]
     run = (valid or runs or [{}])[-1]
     failed = [each for each in experiment.runs if each["status"] != "ok"]
     splits = SPLITS.get(experiment.role, ())
@@ -211,18 +211,18 @@ def experiment_row(
         "n": experiment.n,
         "time": experiment.time,
         "role": experiment.role,
-        "by": shorten(experiment.opens.get("by", ""), IDEA_CHARACTERS),
-        "idea": shorten(experiment.opens.get("idea", ""), IDEA_CHARACTERS),
+        "by": shorten(experiment.by, IDEA_CHARACTERS),
+        "idea": shorten(experiment.idea, IDEA_CHARACTERS),
         "verdict": state_of(experiment, home),
-        "reason": shorten(experiment.closes.get("reason", ""), IDEA_CHARACTERS),
+        "reason": shorten(experiment.reason, IDEA_CHARACTERS),
         "runs": len(experiment.runs),
-        "said": experiment.opens.get("gain"),
-        "near": experiment.opens.get("near"),
+        "said": experiment.gain,
+        "near": experiment.near,
         "commit": experiment.arms[CANDIDATE]["commit"][:10],
         "arms": [shorten(arm["name"], IDEA_CHARACTERS) for arm in experiment.arms],
         "ended": (experiment.closes or experiment.opens)["time"],
         "seeds": [each["seed"] for each in valid],
-        "disturbed": sum(map(disturbed, experiment.runs)),
+        "disturbed": sum(map(is_disturbed, experiment.runs)),
         "compared": compared,
         "curve": loss_curve(run, home) if experiment.n in with_curve else [],
         "tail": shorten("\n".join(failed[-1]["tail"]), LOG_CHARACTERS) if failed else "",
@@ -231,23 +231,23 @@ def experiment_row(
     }
     if experiment.role == "try":
         commit = experiment.arms[CANDIDATE]["commit"]
-        row["diff"] = shorten(diffs[experiment.opens["parent"], commit], DIFF_CHARACTERS)
+        row["diff"] = shorten(diffs[experiment.parent, commit], DIFF_CHARACTERS)
         row["size"] = experiment.arms[CANDIDATE]["size"] - experiment.arms[1]["size"]
     return row | {"cells": cells_of(row)}
 
 
 def score_figures(e: Experiment, campaign: Campaign) -> dict[str, Any]:
     """Scores of the candidate, their mean with half of its interval; of a try its gain, too."""
-    scores = [] if e.role in SPLITS else e.own_scores()
+    scores = [] if e.role in SPLITS else e.deciding_scores()
     mean, half = mean_of(scores, campaign.noise() if campaign.baseline else None)
-    comparison = standing(e, campaign) if e.role == "try" else None
+    comparison = compare_so_far(e, campaign) if e.role == "try" else None
     gain = gain_interval(comparison) if comparison else {}
     return {"scores": scores, "mean": mean, "half": half, **gain}
 
 
 def contrast_rows(e: Experiment, split: str) -> Iterator[dict]:
     """How each source of a comparison or an audit did on a split."""
-    for arm, (scores, comparison) in zip(e.arms, contrast(e, split)):
+    for arm, (scores, comparison) in zip(e.arms, compare_with_first(e, split)):
         mean = sum(scores) / len(scores) if scores else None
         row = {"name": shorten(arm["name"], IDEA_CHARACTERS), "split": split, "mean": mean}
         yield row | (gain_interval(comparison) if comparison else {})

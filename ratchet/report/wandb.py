@@ -55,7 +55,7 @@ def send_experiment(e: Experiment, home: Path) -> None:
             remote.summary["verdict"] = e.verdict
             if run["status"] == "ok":
                 remote.summary["val_bpb"] = bpb(run)
-            if number == 0 and run["arm"] == CANDIDATE and e.opens.get("parent"):
+            if number == 0 and run["arm"] == CANDIDATE and e.parent:
                 remote.log_artifact(change_artifact(e))
 
 
@@ -65,8 +65,8 @@ def start_run(e: Experiment, number: int, home: Path) -> "wandb.Run":
 
     run = e.runs[number]
     waits = dict.fromkeys(("init_timeout", "finish_timeout"), WANDB_SECONDS)
-    config = {"arena": e.arena, "seal": e.seal, "budget": e.budget, "device": e.opens["device"]}
-    config |= {"idea": e.opens.get("idea", ""), "by": e.opens.get("by", ""), "experiment": e.n}
+    config = {"arena": e.arena, "seal": e.seal, "budget": e.budget, "device": e.device}
+    config |= {"idea": e.idea, "by": e.by, "experiment": e.n}
     config |= {"seed": run["seed"], "commit": e.arms[run["arm"]]["commit"]}
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "ratchet"),
