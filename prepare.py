@@ -210,7 +210,7 @@ def choose_corpus(name: str, source: str | None, asked: dict[str, Any]) -> Corpu
 def specify(name: str, corpus: Corpus, asked: dict[str, Any]) -> dict[str, Any]:
     """How to make an arena, as arena.json says it: the order of the keys is part of the seal."""
     family = family_of(corpus.source)
-    sizes = ARENAS[family] if family else ARENAS[default_arena()] | {"rows": None}
+    sizes = ARENAS[family] if family else ARENAS[arena_to_prepare()] | {"rows": None}
     spec = {"name": name} | sizes | {"source": corpus.source} | asked
     if not family:
         spec["source_bytes"] = corpus.size
@@ -236,8 +236,8 @@ def build_alone(folder: Path, spec: dict[str, Any], corpus: Corpus) -> None:
             build_arena(folder, spec, corpus)
 
 
-def default_arena() -> str:
-    """The arena that fits this machine."""
+def arena_to_prepare() -> str:
+    """The name of the arena that fits this machine."""
     return "climbmix" if torch.cuda.is_available() else "pocket"
 
 
@@ -308,7 +308,7 @@ def main() -> None:
     if arguments.score:
         score_again(arguments)
     source = f"climbmix:{arguments.shards}" if arguments.shards else None
-    name = "climbmix" if arguments.shards else default_arena()
+    name = "climbmix" if arguments.shards else arena_to_prepare()
     if arguments.text is not None:
         # a folder may have the name of an arena
         source = f"./{arguments.text}" if family_of(arguments.text) else arguments.text

@@ -76,6 +76,12 @@ def load_arena(folder: Path, *files: str) -> Arena:
     return Arena(folder=folder, seal=sha256(data)[:12], **values)
 
 
+def default_arena(on_gpu: bool) -> str:
+    """The name of the arena of a run that asks for none: climbmix wants a GPU, and preparing."""
+    is_ready = (cache_folder() / "climbmix/arena.json").exists()
+    return "climbmix" if on_gpu and is_ready else "pocket"
+
+
 def find_arena(name: str) -> Arena:
     """The arena of that name, all of its files checked. Raises Refused."""
     return load_arena(cache_folder() / name, *FILES)

@@ -27,7 +27,7 @@ import torch
 import torch.distributed as distributed
 
 from ratchet.arena.budget import REHEARSAL_SECONDS, parse_budget
-from ratchet.arena.definition import ARENAS, FILES, load_arena
+from ratchet.arena.definition import ARENAS, FILES, default_arena, load_arena
 from ratchet.arena.files import (
     ROOT,
     Refused,
@@ -465,8 +465,7 @@ def read_conditions():
         )
     device = f"cuda:{local}" if device == "cuda" else device or here[local if cuda else 0]
     seed = seed or "0"
-    large = device.startswith("cuda") and (cache_folder() / "climbmix" / "arena.json").exists()
-    name = name or ("climbmix" if large else "pocket")
+    name = name or default_arena(on_gpu=device.startswith("cuda"))
     if device not in here:
         raise Refused(
             f"there is no device {device!r} here: set RATCHET_DEVICE to one of {', '.join(here)}"

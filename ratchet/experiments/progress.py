@@ -4,6 +4,7 @@ time left.
 
 import math
 
+from ratchet.arena.progress import format_duration
 from ratchet.experiments import verdicts
 from ratchet.experiments.ledger import is_disturbed
 
@@ -45,10 +46,11 @@ def experiment_progress(e, experiments, phase, budget):
     most, may_end = most_runs(e, phase)
     most = max(most, number)  # a run of the champion that failed is made again
     each = seconds_of_a_run(e, experiments, budget)
-    left = (
-        f", {format_duration((most - number + 1) * each, may_end)} left" if each is not None else ""
-    )
-    return f"run {number} of {'at most ' * may_end}{most}{left}"
+    text = f"run {number} of {'at most ' * may_end}{most}"
+    if each is None:
+        return text
+    left = format_duration((most - number + 1) * each)
+    return f"{text}, {'at most' if may_end else 'about'} {left} left"
 
 
 def night_progress(spent, limits):
@@ -64,17 +66,9 @@ def night_progress(spent, limits):
     if spent.experiments:
         each = 3600 * spent.hours / spent.experiments
         left = min(left, each * (limits.experiments - spent.experiments))
-    return ", ".join(used + [f"{format_duration(left)} left"] * (0 <= left < math.inf))
+    return ", ".join(used + [f"about {format_duration(left)} left"] * (0 <= left < math.inf))
 
 
 def format_figure(value):
     """Three digits of a small number, all whole ones of a large one."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def format_duration(seconds, is_most=False):
-    """In words: about 12 min, at most 2.1 h, less than a minute."""
-    if seconds < 60:
-        return "less than a minute"
-    time = f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
-    return f"{'at most' if is_most else 'about'} {time}"

@@ -17,8 +17,8 @@ from typing import Any
 
 from ratchet import commits
 from ratchet.arena.budget import parse_budget
-from ratchet.arena.definition import Arena, find_arena
-from ratchet.arena.files import ROOT, Refused, cache_folder, sha256, work_folder
+from ratchet.arena.definition import Arena, default_arena, find_arena
+from ratchet.arena.files import ROOT, Refused, sha256, work_folder
 from ratchet.experiments import progress, verdicts
 from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign
 from ratchet.experiments.ledger import Experiment, Ledger, bpb, is_disturbed, is_valid
@@ -210,7 +210,8 @@ def open_session(executor: Any, arena: str | None = None, budget: str | None = N
     if budget:
         parse_budget(budget)
     home, tell = commits.home(), options.get("tell", lambda text: None)
-    name = arena or default_arena(executor.conditions()["device"])
+    on_gpu = not executor.conditions()["device"].startswith(("cpu", "mps"))
+    name = arena or default_arena(on_gpu)
     if name == "pocket" and not prepare_arena(name, tell):
         raise Refused("arena pocket can't be prepared: see above, then give the same command again")
     loaded = find_arena(name)
@@ -238,12 +239,6 @@ def join_campaign(executor: Any, busy: bool = False, **options: Any) -> Session:
     session = Session(home, ledger, executor, arena, baseline.budget, busy, **options)
     session.check_seal()
     return session
-
-
-def default_arena(device: str) -> str:
-    """Name of the arena that fits a kind of device: the large one needs to be prepared, a GPU too."""
-    ready = (cache_folder() / "climbmix/arena.json").exists()
-    return "climbmix" if ready and not device.startswith(("cpu", "mps")) else "pocket"
 
 
 def prepare_arena(name: str, tell: Callable[[str], Any]) -> bool:
