@@ -264,17 +264,28 @@ def enter() -> Run:
 def parse_arguments() -> argparse.Namespace:
     """What is asked for. Raises Refused."""
     parser = argparse.ArgumentParser(description="Prepare an arena, or score a finished run again.")
-    add = parser.add_argument
-    add("score", nargs="*", metavar="score RUN", help="the folder of a finished run")
-    add("--batch", type=int, help="rows scored at a time; changes no digit of the score")
-    add("--split", help="of a dataset (default train); of a score: val, or test for audits")
-    add("--arena", help=f"{', '.join(ARENAS)}, or a name for your own")
-    add("--text", help="a file of text, a folder of them, the id of a Hugging Face dataset")
-    add("--column", help="of the text in .jsonl, .csv, .parquet, a dataset (default text)")
-    add("--shards", type=int, help="train shards of climbmix, 60M tokens each (default 16)")
-    add("--context", type=int, help="tokens in a row of your own arena")
-    add("--vocab-size", type=int, help="tokens in the vocabulary of your own arena")
-    add("--seconds", type=int, help="of training in your own arena (default 300)")
+    parser.add_argument(
+        "score", nargs="*", metavar="score RUN", help="the folder of a finished run"
+    )
+    parser.add_argument(
+        "--batch", type=int, help="rows scored at a time; changes no digit of the score"
+    )
+    parser.add_argument(
+        "--split", help="of a dataset (default train); of a score: val, or test for audits"
+    )
+    parser.add_argument("--arena", help=f"{', '.join(ARENAS)}, or a name for your own")
+    parser.add_argument(
+        "--text", help="a file of text, a folder of them, the id of a Hugging Face dataset"
+    )
+    parser.add_argument(
+        "--column", help="of the text in .jsonl, .csv, .parquet, a dataset (default text)"
+    )
+    parser.add_argument(
+        "--shards", type=int, help="train shards of climbmix, 60M tokens each (default 16)"
+    )
+    parser.add_argument("--context", type=int, help="tokens in a row of your own arena")
+    parser.add_argument("--vocab-size", type=int, help="tokens in the vocabulary of your own arena")
+    parser.add_argument("--seconds", type=int, help="of training in your own arena (default 300)")
     arguments = parser.parse_args()
     for key, least in MIN_OPTIONS.items():
         value = getattr(arguments, key)

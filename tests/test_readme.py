@@ -203,7 +203,7 @@ def test_every_option_is_known():
 
 def test_every_option_of_prepare_is_documented():
     options = re.findall(
-        r'add_argument\("(--[\w-]+)"', (ROOT / "prepare.py").read_text(encoding="utf-8")
+        r'add_argument\(\s*"(--[\w-]+)"', (ROOT / "prepare.py").read_text(encoding="utf-8")
     )
     pages = PAGES["docs/conditions.md"] + PAGES["docs/text.md"]
     assert options and {*options} <= set(re.findall(r"--[\w-]+", pages))

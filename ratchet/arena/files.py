@@ -32,7 +32,7 @@ class Full(Exception):
 
 
 def print_error(sentence: str) -> None:
-    """Tell the user of an error. Example: "ratchet: the disk is full." """
+    """Tell the user of an error, with our name before it and a full stop at its end."""
     print(f"ratchet: {sentence.rstrip('.')}.", file=sys.stderr)
 
 
