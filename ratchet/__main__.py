@@ -19,7 +19,7 @@ from ratchet.experiments import comparisons, verbs
 from ratchet.experiments.ledger import Experiment, Ledger
 from ratchet.experiments.running import only_command
 from ratchet.experiments.session import join_campaign, open_session
-from ratchet.experiments.verify import find_problems
+from ratchet.experiments.verify import describe_seal_change, find_problems
 from ratchet.model.commands import AsJson, Device
 from ratchet.model.commands import app as model_app
 from ratchet.night import driver
@@ -255,9 +255,13 @@ def verify(as_json: AsJson = False):
     """Check the chain of hashes, the sources and every verdict. Exit code 1 if something is wrong."""
     ledger = Ledger(commits.home())
     problems, rows = find_problems(ledger), len(ledger.rows())
+    seal_change = describe_seal_change(ledger)
     if as_json:
-        show_json({"lines": rows, "head": ledger.head_hash(), "problems": problems})
+        lines = {"lines": rows, "head": ledger.head_hash(), "problems": problems}
+        show_json(lines | {"seal": seal_change})
     else:
+        if seal_change:
+            console.print(f"note: {escape(seal_change)}", style="yellow", soft_wrap=True)
         for problem in problems:
             console.print(escape(problem), style="red")
         head = ledger.head_hash() or "none"

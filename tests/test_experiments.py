@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from ratchet import __main__, commits, terminal
 from ratchet.arena.files import Refused, sha256
-from ratchet.experiments import comparisons, ledger, running, verbs, verdicts, verify
+from ratchet.experiments import comparisons, ledger, running, seal, verbs, verdicts, verify
 from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.session import prepare_arena
 from ratchet.referee import trial
@@ -192,9 +192,50 @@ def test_without_a_baseline_or_with_another_judge_nothing_is_tried(repository, r
         verbs.try_idea(open_session(), "too early")
     verbs.calibrate(open_session(arena="tiny"), 2)
     commit("better", quality=1.1)
-    monkeypatch.setattr("ratchet.experiments.seal.hash_sealed_files", lambda: "other")
-    with pytest.raises(Refused, match=r"prepare\.py or ratchet/ has changed"):
+    change_sealed_files(monkeypatch, "prepare.py")
+    with pytest.raises(Refused, match=r"^prepare\.py has changed since .*undo that, or begin anew"):
         verbs.try_idea(open_session(), "another judge")
+
+
+def change_sealed_files(monkeypatch, *names):
+    """Let the next commands find other hashes of these files."""
+    now = seal.sealed_files() | dict.fromkeys(names, "changed")
+    monkeypatch.setattr("ratchet.experiments.seal.sealed_files", lambda: now)
+
+
+def test_verify_says_which_sealed_files_changed(calibrated, monkeypatch):
+    assert json.loads(invoke("verify", "--json").stdout)["seal"] == ""
+    change_sealed_files(monkeypatch, "prepare.py", "ratchet/referee/limits.py")
+    shown = invoke("verify")
+    assert shown.exit_code == 0 and " 0 problems" in shown.stdout
+    words = (
+        "note: prepare.py and ratchet/referee/limits.py have changed since the calibration: undo"
+    )
+    assert words in shown.stdout
+    many = [name for name in seal.sealed_files() if name.startswith("ratchet/arena/")]
+    change_sealed_files(monkeypatch, *many)
+    assert f" and {len(many) - 2} more have changed" in invoke("verify").stdout
+
+
+def test_a_night_of_an_older_ratchet_is_told_to_calibrate_anew(calibrated, runs):
+    """Its ledger has the hash of what judged, but not of each file; a kill has ended the night."""
+    subprocess.run(["git", "update-ref", "-d", "refs/ratchet/champion"], check=True)
+
+    def make_old(row):
+        if row["kind"] == "opens":
+            row["machinery"] = "49d1da6ef4f3a70e"
+            row.pop("sealed")
+
+    rewrite(calibrated / "ledger.jsonl", make_old)
+    begins = {"kind": "begins", "agent": "tuner", "limits": {}, "baseline": 1}
+    line = json.dumps(begins | {"time": "2026-01-31T00:00:00Z"})
+    (calibrated / "runs/night.jsonl").write_text(line + "\n", encoding="utf-8")
+    said = invoke("night", "--agent", "tuner", "--experiments", 1)
+    older = "the calibration is of an older Ratchet, which judged in its own way: begin anew with"
+    assert str(said.exception) == f"{older} `uv run ratchet calibrate`" and len(runs.jobs) == 5
+    assert f"note: {older}" in invoke("verify").stdout and problems() == []
+    assert invoke("calibrate", "--arena", "tiny", "-n", 2).exit_code == 0
+    assert open_session().read_campaign().kept[0].n == 2
 
 
 @pytest.mark.parametrize("stop", range(6))

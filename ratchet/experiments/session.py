@@ -19,7 +19,7 @@ from ratchet import commits
 from ratchet.arena.budget import parse_budget
 from ratchet.arena.definition import Arena, default_arena, find_arena
 from ratchet.arena.files import ROOT, Refused, sha256, work_folder
-from ratchet.experiments import progress, verdicts
+from ratchet.experiments import progress, seal, verdicts
 from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign
 from ratchet.experiments.ledger import Experiment, Ledger, bpb, is_disturbed, is_valid
 from ratchet.experiments.verdicts import Verdict
@@ -80,14 +80,19 @@ class Session:
 
     def check_seal(self) -> None:
         """Raise Refused when what judges has changed since the campaign's calibration."""
-        opens = self.read_campaign().baseline.opens
-        seal = find_arena(self.arena.name).seal
-        for name, value in (self.conditions() | {"seal": seal}).items():
-            if opens[name] != value:
-                names = {"machinery": "prepare.py or ratchet/", "seal": f"arena {self.arena.name}"}
-                changed = f"{names.get(name, name)} has changed since the calibration"
-                remedy = "undo that, or begin anew with `uv run ratchet calibrate`"
-                raise Refused(f"{changed}: {remedy}")
+        baseline = self.read_campaign().baseline
+        if not baseline:
+            return
+        arena = find_arena(self.arena.name)
+        for name, value in (self.conditions() | {"seal": arena.seal}).items():
+            if baseline.opens.get(name) == value:
+                continue
+            if name == "machinery":
+                raise Refused(seal.describe_change(baseline.sealed))
+            changed = f"arena {arena.name}" if name == "seal" else name
+            raise Refused(
+                f"{changed} has changed since the calibration: undo that, or {seal.REMEDY}"
+            )
 
     def open_experiment(self, role: str, arms: Sequence[Source], **more: Any) -> int:
         """Open an experiment, or go on with the same one if it never closed; returns its number."""
@@ -247,7 +252,7 @@ def prepare_arena(name: str, tell: Callable[[str], Any]) -> bool:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, encoding="utf-8", errors="replace"
     ) as process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             if not line.startswith(("arena ", "next: ")):  # said where it is all that is wanted
                 tell(f"  {line.rstrip()}")
     return process.returncode == 0

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ratchet.arena.files import Refused
-from ratchet.experiments import sources, verdicts
+from ratchet.experiments import seal, sources, verdicts
 from ratchet.experiments.campaign import CHAMPION, MOST_TEXT, Campaign
 from ratchet.experiments.ledger import Experiment
 from ratchet.experiments.protocol import failed_verdict, next_step
@@ -30,12 +30,13 @@ def calibrate(
                 f"experiment {e.n} stays the champion: give the command again to replace it"
             )
         session.tell(f"  {change}")
-    n = session.open_experiment("calibrate", [source], idea="the baseline", seeds=seeds)
+    remarks = {"idea": "the baseline", "seeds": seeds, "sealed": seal.sealed_files()}
+    n = session.open_experiment("calibrate", [source], **remarks)
     with working_on(session.home, n):
         while len(session.experiment(n).scores(0)) < seeds:
             run = session.run_arm(n, 0, "calibrate", source, is_baseline=True)
-            if run["status"] != "ok":
-                return session.close_experiment(n, failed_verdict([run]))
+            if verdict := failed_verdict([run]):
+                return session.close_experiment(n, verdict)
         return session.close_experiment(n, measured_noise(session.experiment(n).scores(0)))
 
 
@@ -109,7 +110,7 @@ def try_idea(
         if parent and parent != champion:
             return None
         arms = source, sources.read_source(champion)._replace(name="champion")
-        more = {"quick": quick, "baseline": campaign.baseline.n, "idea": idea, "by": by} | remarks
+        more = {"quick": quick, "baseline": campaign.kept[0].n, "idea": idea, "by": by} | remarks
         n = session.open_experiment("try", arms, parent=champion, **more)
     with working_on(session.home, n):
         return run_to_verdict(session, n, arms)

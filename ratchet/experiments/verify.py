@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from ratchet import commits
 from ratchet.arena.files import sha256
+from ratchet.experiments import seal
 from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign, list_campaigns
 from ratchet.experiments.ledger import Experiment, Ledger
 from ratchet.experiments.protocol import next_step
@@ -27,6 +28,14 @@ def find_problems(ledger: Ledger) -> list[str]:
             wrong += wrong_try(e, campaign_of.get(e.n))
         problems += [f"experiment {e.n}: {sentence}" for sentence in wrong]
     return problems + [*wrong_refs(refs, experiments)]
+
+
+def describe_seal_change(ledger: Ledger) -> str:
+    """Which sealed files have changed since the latest calibration, or ""; no verdict is wrong then."""
+    baselines = [e for e in ledger.experiments().values() if e.verdict == "baseline"]
+    if not baselines or baselines[-1].machinery == seal.hash_sealed_files():
+        return ""
+    return seal.describe_change(baselines[-1].sealed)
 
 
 def wrong_runs(e: Experiment) -> Iterator[str]:
