@@ -1,23 +1,19 @@
-"""Comparisons: any sources, or all champions, with the same seeds in turns; they change no
-champion.
-"""
+"""The verbs that change no champion: compare, audit."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from ratchet.arena.budget import Budget, parse_budget
 from ratchet.arena.files import Refused
 from ratchet.experiments import sources, verdicts
 from ratchet.experiments.ledger import Experiment, bpb, is_valid
 from ratchet.experiments.protocol import failed_verdict
 from ratchet.experiments.running import working_on
 from ratchet.experiments.session import MIN_SEEDS, Session, valid_or_failed
-from ratchet.experiments.verdicts import Verdict
+from ratchet.experiments.verdicts import Comparison, Verdict
 from ratchet.referee.source import Source
 
-SPLITS = {
-    "compare": ("val",),
-    "audit": ("val", "test"),
-}  # that experiments on several sources are scored on
+# What experiments on several sources are scored on.
+SPLITS = {"compare": ("val",), "audit": ("val", "test")}
 
 
 def compare(
@@ -38,96 +34,99 @@ def read_arms(names: Sequence[str], seeds: int) -> list[Source]:
     return arms
 
 
-def run_in_turns(session, n, arms, seeds, frame):
-    """A comparison to its end."""
+def run_in_turns(
+    session: Session, n: int, arms: Sequence[Source], seeds: int, frame: str
+) -> Experiment:
+    """A comparison to its end: the arms take turns, and so does who begins."""
     budget = session.budget
-    if frame != "time" and parse_budget(budget).seconds:
+    if frame != "time" and budget.endswith("s"):
         budget = equal_budget(session, n, arms[0], frame)
     for number in range(seeds):
-        order = [*range(len(arms))]
-        for arm in order[number % len(order) :] + order[: number % len(order)]:
-            runs = [
-                run
-                for run in session.experiment(n).runs
-                if run["arm"] == arm and run["phase"] == "compare"
-            ]
-            if not failed_verdict(runs) and sum(map(is_valid, runs)) <= number:
-                compared = [
-                    run
-                    for run in session.experiment(n).runs
-                    if run["phase"] == "compare" and is_valid(run)
-                ]
-                used = [*dict.fromkeys(run["seed"] for run in compared)]
-                seed = used[number] if len(used) > number else None
-                session.run_arm(n, arm, "compare", arms[arm], seed=seed, budget=budget)
-    return session.close_experiment(
-        n, Verdict("compared", f"{seeds} seeds, frame {frame}, budget {budget}")
-    )
+        first = number % len(arms)
+        for arm in [*range(first, len(arms)), *range(first)]:
+            run_next_seed(session, n, arm, arms[arm], number, budget)
+    reason = f"{seeds} seeds, frame {frame}, budget {budget}"
+    return session.close_experiment(n, Verdict("compared", reason))
 
 
-def equal_budget(session, n, source, frame):
-    """The tokens or FLOPs that the first source takes in the budget of seconds: what all then get."""
-    found = [
+def run_next_seed(
+    session: Session, n: int, arm: int, source: Source, number: int, budget: str
+) -> None:
+    """Run an arm with the seed of that number, unless it has been or an earlier one failed."""
+    compared = [run for run in session.experiment(n).runs if run["phase"] == "compare"]
+    runs = [run for run in compared if run["arm"] == arm]
+    if failed_verdict(runs) or sum(map(is_valid, runs)) > number:
+        return
+    seeds = list(dict.fromkeys(run["seed"] for run in compared if is_valid(run)))
+    options: dict[str, Any] = {"budget": budget}
+    if len(seeds) > number:
+        options["seed"] = seeds[number]  # that of the arm that began
+    session.run_arm(n, arm, "compare", source, **options)
+
+
+def equal_budget(session: Session, n: int, source: Source, frame: str) -> str:
+    """What the first source takes in its seconds, which all get then: "12345tok", "1.5e15flop".
+
+    Raises Refused when it fails.
+    """
+    measured = [
         run
         for run in session.experiment(n).runs
         if run["phase"] == "measure" and run["status"] == "ok"
     ]
-    facts = found[0] if found else session.run_arm(n, 0, "measure", source)
-    if facts["status"] != "ok":
+    run = measured[0] if measured else session.run_arm(n, 0, "measure", source)
+    if run["status"] != "ok":
         raise Refused(
-            f"{source.name} ended as {facts['status']} ({facts['reason']}): there is no amount to compare at"
+            f"{source.name} ended as {run['status']} ({run['reason']}): "
+            "there is no amount to compare at"
         )
     if frame == "tokens":
-        return str(Budget(facts["tokens"], "tok"))
-    flops = facts["tokens"] * facts["flops_per_token"]
-    return str(Budget(float(f"{flops:.5e}"), "flop"))
+        return f"{run['tokens']}tok"
+    return f"{run['tokens'] * run['flops_per_token']:.5e}flop".replace("+", "")
 
 
-def compare_with_first(e, split="val"):
-    """[(scores of an arm, Comparison with the first arm or None)] of a comparison or an audit.
+def compare_with_first(
+    e: Experiment, split: str = "val"
+) -> list[tuple[list[float], Comparison | None]]:
+    """(scores, how they compare with those of arm 0) of each arm of a comparison or an audit.
 
-    Sigma is that of its own runs. A gain above 0 means better than the first.
+    Sigma is that of its own runs. A gain above 0 means better than arm 0, for which it is None.
     """
     runs = [run for run in e.runs if is_valid(run) and run["phase"] == e.role]
     scores = [[bpb(run, split) for run in runs if run["arm"] == arm] for arm in range(len(e.arms))]
-    noise = verdicts.pool_noise(scores)
-    rest = [
-        verdicts.compare(own, scores[0], noise) if own and scores[0] and noise.df else None
-        for own in scores[1:]
-    ]
-    return [*zip(scores, [None, *rest])]
+    noise, first = verdicts.pool_noise(scores), scores[0]
+    pairs: list[tuple[list[float], Comparison | None]] = [(first, None)]
+    for others in scores[1:]:
+        is_known = others and first and noise.df
+        pairs.append((others, verdicts.compare(others, first, noise) if is_known else None))
+    return pairs
 
 
-def audit(session, seeds=3):
-    """Score the champions, baseline first, on the locked test split with fresh seeds. Failures are
-    told.
+def audit(session: Session, seeds: int = 3) -> Experiment:
+    """Score the champions, baseline first, on the locked test split with fresh seeds.
+
+    A run that fails is told in the verdict. Raises Refused.
     """
-    campaign = session.read_campaign()
     arms = [
         sources.read_source(e.arms[0]["commit"])._replace(name=f"experiment {e.n}")
-        for e in campaign.kept
+        for e in session.read_campaign().kept
     ]
     n = session.open_experiment("audit", arms, seeds=seeds)
     with working_on(session.home, n):
-        return score_on_test(session, n, arms, seeds)
+        for number in range(seeds):
+            for arm, source in enumerate(arms):
+                if len(valid_or_failed(session.experiment(n), arm)) <= number:
+                    session.run_arm(n, arm, "audit", source, splits=SPLITS["audit"])
+        reason = describe_audit(session.experiment(n), arms, seeds)
+        return session.close_experiment(n, Verdict("audited", reason))
 
 
-def score_on_test(session, n, arms, seeds):
-    """An audit to its end."""
-    for number in range(seeds):
-        for arm, source in enumerate(arms):
-            if len([*valid_or_failed(session.experiment(n), arm)]) <= number:
-                session.run_arm(n, arm, "audit", source, splits=("val", "test"))
-    what = f"{len(arms)} champions, {seeds} seeds"
+def describe_audit(e: Experiment, arms: Sequence[Source], seeds: int) -> str:
+    """In words: "2 champions, 3 seeds; 1 of 3 runs of experiment 2 failed (crash)"."""
+    words = [f"{len(arms)} champions, {seeds} seeds"]
     for arm, source in enumerate(arms):
-        ends = [
-            run["status"]
-            for run in valid_or_failed(session.experiment(n), arm)
-            if run["status"] != "ok"
-        ]
-        what += (
-            f"; {len(ends)} of {seeds} runs of {source.name} failed ({', '.join(ends)})"
-            if ends
-            else ""
-        )
-    return session.close_experiment(n, Verdict("audited", what))
+        runs = valid_or_failed(e, arm)
+        if ends := [run["status"] for run in runs if run["status"] != "ok"]:
+            failed = f"{len(ends)} of {seeds} runs of {source.name} failed"
+            words.append(f"{failed} ({', '.join(ends)})")
+    return "; ".join(words)

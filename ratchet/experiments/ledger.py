@@ -175,7 +175,7 @@ class Ledger:
     while one has it, no other reads or writes through this object.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.path, self.held = Path(folder) / "ledger.jsonl", threading.RLock()
         self._forget()
 
@@ -253,7 +253,7 @@ class Ledger:
             return {**self._experiments}
 
     def check_room(self, *more: Path) -> None:
-        """Raise Full when a run should not begin, for want of room here or in one of more folders."""
+        """Raise Full when there is no room for a run, here or in one of more folders."""
         for folder in filter(Path.exists, (self.path.parent, *more)):
             if shutil.disk_usage(folder).free < FREE_BYTES:
                 raise Full(

@@ -1,12 +1,12 @@
-"""Progress: which run of how many an experiment is at, how much of its limits a night has used,
-time left.
-"""
+"""Progress: how far an experiment or a night has come, how long the rest takes."""
 
 import math
+from collections.abc import Collection
+from typing import Any
 
 from ratchet.arena.progress import format_duration
 from ratchet.experiments import verdicts
-from ratchet.experiments.ledger import is_disturbed
+from ratchet.experiments.ledger import Experiment, is_disturbed
 
 RECENT_RUNS = 8  # whose seconds tell how long the next ones will take
 UNITS = {
@@ -18,19 +18,19 @@ UNITS = {
 }
 
 
-def most_runs(e, phase):
-    """(how many runs an experiment has at most, with one of this phase; whether it may end before)."""
+def most_runs(e: Experiment, phase: str) -> int:
+    """How many runs an experiment has at most, with one of this phase."""
     phases = {run["phase"] for run in e.runs} | {phase}
     if e.role == "try":
-        rest = 0 if e.quick else 2 * verdicts.LOOKS[-1]
-        return 1 + rest + ("reference" in phases), True
-    return len(e.arms) * e.seeds + ("measure" in phases), False
+        confirmation = 0 if e.quick else 2 * verdicts.LOOKS[-1]
+        return 1 + confirmation + ("reference" in phases)
+    return len(e.arms) * e.seeds + ("measure" in phases)
 
 
-def seconds_of_a_run(e, experiments, budget):
-    """Mean seconds of its latest valid runs with that budget, else of others like it; None without
-    any.
-    """
+def mean_run_seconds(
+    e: Experiment, experiments: Collection[Experiment], budget: str
+) -> float | None:
+    """Of its latest valid runs with that budget, else of others like it; None without any."""
     alike = [o for o in experiments if (o.seal, o.device) == (e.seal, e.device)]
     for group in ([e], alike):
         runs = [run for each in group for run in each.runs]
@@ -40,21 +40,26 @@ def seconds_of_a_run(e, experiments, budget):
     return None
 
 
-def experiment_progress(e, experiments, phase, budget):
+def experiment_progress(
+    e: Experiment, experiments: Collection[Experiment], phase: str, budget: str
+) -> str:
     """On the run that begins now: "run 2 of at most 13, at most 55 min left"."""
     number = 1 + sum(not is_disturbed(run) for run in e.runs)
-    most, may_end = most_runs(e, phase)
-    most = max(most, number)  # a run of the champion that failed is made again
-    each = seconds_of_a_run(e, experiments, budget)
-    text = f"run {number} of {'at most ' * may_end}{most}"
-    if each is None:
-        return text
-    left = format_duration((most - number + 1) * each)
-    return f"{text}, {'at most' if may_end else 'about'} {left} left"
+    most = max(most_runs(e, phase), number)  # a run of the champion that failed is made again
+    may_end_before = e.role == "try"
+    words = f"run {number} of {'at most ' * may_end_before}{most}"
+    seconds = mean_run_seconds(e, experiments, budget)
+    if seconds is None:
+        return words
+    left = format_duration((most - number + 1) * seconds)
+    return f"{words}, {'at most' if may_end_before else 'about'} {left} left"
 
 
-def night_progress(spent, limits):
-    """How much of each limit is used: "3 of 30 experiments, 1.2 of 8 h, about 6.8 h left"."""
+def night_progress(spent: Any, limits: Any) -> str:
+    """How much of each limit is used: "3 of 30 experiments, 1.2 of 8 h, about 6.8 h left".
+
+    spent, limits: night.driver.Limits.
+    """
     pairs = [(key, getattr(spent, key), most) for key, most in limits._asdict().items()]
     used = [
         f"{format_figure(used)} of {format_figure(most)} {UNITS[key]}"
@@ -69,6 +74,6 @@ def night_progress(spent, limits):
     return ", ".join(used + [f"about {format_duration(left)} left"] * (0 <= left < math.inf))
 
 
-def format_figure(value):
+def format_figure(value: float) -> str:
     """Three digits of a small number, all whole ones of a large one."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -3,16 +3,19 @@
 import fcntl
 import os
 import time
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from ratchet.arena.files import Refused
+from ratchet.experiments.ledger import Experiment
 from ratchet.referee.devices.lock import try_lock
 
 TRIES = 20  # to get a lock that decides nothing
 
 
 @contextmanager
-def only_command(home):
+def only_command(home: Path) -> Generator[None, None, None]:
     """In this block nobody else experiments in this repository. Raises Refused."""
     (home / "runs").mkdir(exist_ok=True)
     with open(home / "runs/.lock", "ab") as file:
@@ -21,7 +24,7 @@ def only_command(home):
         yield
 
 
-def is_command_running(home):
+def is_command_running(home: Path) -> bool:
     """Whether somebody experiments in this repository."""
     try:
         with only_command(home):
@@ -30,13 +33,13 @@ def is_command_running(home):
         return True
 
 
-def mark_of(home, n):
-    """The file that is locked while experiment n runs; where it is, nothing else follows from it."""
+def mark_of(home: Path, n: int) -> Path:
+    """The file that is locked while experiment n runs; no fact follows from its being there."""
     return home / "runs" / str(n) / ".running"
 
 
 @contextmanager
-def working_on(home, n):
+def working_on(home: Path, n: int) -> Generator[None, None, None]:
     """Hold the lock of experiment n in this block."""
     mark = mark_of(home, n)
     mark.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +56,7 @@ def working_on(home, n):
                 mark.unlink()
 
 
-def is_running(home, n):
+def is_running(home: Path, n: int) -> bool:
     """Whether a living process, this one or another, works on experiment n."""
     try:
         with open(mark_of(home, n), "rb") as file:
@@ -65,12 +68,12 @@ def is_running(home, n):
     return False
 
 
-def all_running(home):
+def all_running(home: Path) -> list[int]:
     """Numbers of all experiments that a living process works on."""
     numbers = (int(mark.parent.name) for mark in (home / "runs").glob("*/.running"))
     return sorted(n for n in numbers if is_running(home, n))
 
 
-def state_of(e, home):
+def state_of(e: Experiment, home: Path) -> str:
     """The verdict of an experiment; without one `running` or `unfinished`."""
     return e.verdict or ("running" if is_running(home, e.n) else "unfinished")

@@ -38,7 +38,7 @@ def describe_change(sealed: Mapping[str, str]) -> str:
     if not sealed:
         return f"the calibration is of an older Ratchet, which judged in its own way: {REMEDY}"
     now = sealed_files()
-    changed = sorted(path for path in sealed | now if sealed.get(path) != now.get(path))
+    changed = sorted(path for path in {*sealed, *now} if sealed.get(path) != now.get(path))
     rest = len(changed) - MOST_NAMES
     names = changed if rest <= 0 else [*changed[:MOST_NAMES], f"{rest} more"]
     words = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "a file"

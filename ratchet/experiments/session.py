@@ -21,9 +21,10 @@ from ratchet.arena.definition import Arena, default_arena, find_arena
 from ratchet.arena.files import ROOT, Refused, sha256, work_folder
 from ratchet.experiments import progress, seal, verdicts
 from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign
-from ratchet.experiments.ledger import Experiment, Ledger, bpb, is_disturbed, is_valid
+from ratchet.experiments.ledger import Experiment, Ledger, Row, bpb, is_disturbed, is_valid
 from ratchet.experiments.verdicts import Verdict
 from ratchet.referee import compiler_cache, early_stopping
+from ratchet.referee.early_stopping import Milestone
 from ratchet.referee.job import Job
 from ratchet.referee.source import Source
 
@@ -96,7 +97,7 @@ class Session:
 
     def open_experiment(self, role: str, arms: Sequence[Source], **more: Any) -> int:
         """Open an experiment, or go on with the same one if it never closed; returns its number."""
-        facts = {
+        line = {
             "role": role,
             "arms": [source.describe_source() for source in arms],
             "arena": self.arena.name,
@@ -104,13 +105,13 @@ class Session:
             "budget": self.budget,
             "busy": self.busy,
         }
-        facts |= self.conditions() | more
+        line |= self.conditions() | more
         for e in self.experiments():
-            same = all(e.opens.get(key) == facts[key] for key in facts if key not in REMARKS)
+            same = all(e.opens.get(key) == line[key] for key in line if key not in REMARKS)
             if same and not e.closes:
                 self.tell(f"going on with experiment {e.n}, which was interrupted")
                 return self.keep_commit(e.n, arms[0])
-        n = self.ledger.append("opens", salt=secrets.token_hex(8), **facts)
+        n = self.ledger.append("opens", salt=secrets.token_hex(8), **line)
         return self.keep_commit(n, arms[0])
 
     def keep_commit(self, n: int, source: Source) -> int:
@@ -126,65 +127,63 @@ class Session:
         same = [e for e in begun if (e.arms[CANDIDATE]["commit"], e.quick, e.busy) == wanted]
         return same[-1].parent if same else campaign.champion["commit"]
 
-    def run_arm(
-        self,
-        n: int,
-        arm: int,
-        phase: str,
-        source: Source,
-        *,
-        seed: int | None = None,
-        budget: str | None = None,
-        splits: Sequence[str] = ("val",),
-        is_baseline: bool = False,
-    ) -> dict[str, Any]:
+    def run_arm(self, n: int, arm: int, phase: str, source: Source, **options: Any) -> Row:
         """Run an arm once, into the ledger; again, some times, if other programs disturbed it.
 
-        Returns the facts of the run. Raises DeviceShared, Full.
+        options: of Job, as seed, budget, splits. Returns the facts of the run. Raises DeviceShared,
+        Full.
         """
         for _ in range(RUN_TRIES):
             self.ledger.check_room(work_folder())
-            e, name = self.experiment(n), f"{phase}-{arm}"
-            seed_now = e.next_seed() if seed is None else seed
-            target = self.home / "runs" / str(n) / f"{len(e.runs)}-{name}"
-            asked = seed_now, budget or self.budget, self.arena
-            at = progress.experiment_progress(e, self.experiments(), phase, asked[1])
-            self.tell(
-                f"experiment {n}, {at}: {phase} run of {source.name}, {asked[1]}, seed {seed_now}"
-            )
-            folders = target, self.compiler_caches()
-            job = Job(source, *asked, *folders, tuple(splits), is_baseline)
-            if self.stop_hopeless and phase == "screen":
-                job = job._replace(milestones=self.reference_curve(e))
-            facts = self.executor.run(job)
-            facts |= {"arm": arm, "phase": phase, "folder": str(target.relative_to(self.home))}
-            facts["busy"] = self.busy
-            self.ledger.append("run", n=n, **facts)
-            self.tell(f"  {n}: {describe_run(facts)}")
-            if not is_disturbed(facts):
-                return facts
+            e = self.experiment(n)
+            job = self.make_job(e, arm, phase, source)._replace(**options)
+            at = progress.experiment_progress(e, self.experiments(), phase, job.budget)
+            words = f"{phase} run of {source.name}, {job.budget}, seed {job.seed}"
+            self.tell(f"experiment {n}, {at}: {words}")
+            run = self.executor.run(job)
+            folder = str(job.target.relative_to(self.home))
+            run |= {"arm": arm, "phase": phase, "folder": folder, "busy": self.busy}
+            self.ledger.append("run", n=n, **run)
+            self.tell(f"  {n}: {describe_run(run)}")
+            if not is_disturbed(run):
+                return run
             self.tell(
                 "  it does not count, as other programs used the machine: again, with its seed"
             )
         raise DeviceShared(
-            f"experiment {n} waits: other programs use this machine ({facts['foreign_cpu']:.0%} of its CPU); "
-            "close them and run the same command again, or calibrate and go on with --busy to count such runs"
+            f"experiment {n} waits: other programs use this machine "
+            f"({run['foreign_cpu']:.0%} of its CPU); close them and run the same command again, "
+            "or calibrate and go on with --busy to count such runs"
         )
 
-    def reference_curve(self, e: Experiment) -> tuple:
-        """The curve of the champion's latest runs, as a job takes it."""
-        same = (other for other in self.experiments() if other.comparison_key == e.comparison_key)
+    def make_job(self, e: Experiment, arm: int, phase: str, source: Source) -> Job:
+        """The next run of an experiment, for the executor."""
+        ends_early = self.stop_hopeless and phase == "screen"
+        return Job(
+            source,
+            seed=e.next_seed(),
+            budget=self.budget,
+            arena=self.arena,
+            target=self.home / "runs" / str(e.n) / f"{len(e.runs)}-{phase}-{arm}",
+            compiled=self.compiler_caches(),
+            milestones=self.champion_milestones(e) if ends_early else (),
+        )
+
+    def champion_milestones(self, e: Experiment) -> tuple[Milestone, ...]:
+        """Of the champion's latest runs: what a run that can catch up has reached by then."""
         source = e.arms[CHAMPION]["source"]
         runs = [
-            run for other in same for run in other.runs if run["source"] == source and is_valid(run)
+            run
+            for other in self.experiments()
+            if other.comparison_key == e.comparison_key
+            for run in other.runs
+            if run["source"] == source and is_valid(run)
         ]
-        paths = [self.home / run["folder"] / "curve.jsonl" for run in runs[-verdicts.RECENT :]]
-        points = (early_stopping.read_curve(path)[0] for path in paths)
-        return tuple(
-            early_stopping.find_milestones(
-                [early_stopping.to_shares(each, self.budget) for each in points]
-            )
-        )
+        curves = []
+        for run in runs[-verdicts.RECENT :]:
+            points, _ = early_stopping.read_curve(self.home / run["folder"] / "curve.jsonl")
+            curves.append(early_stopping.to_shares(points, self.budget))
+        return tuple(early_stopping.find_milestones(curves))
 
     def close_experiment(self, n: int, verdict: Verdict) -> Experiment:
         """Write the verdict, unless there is one, and do what follows from it."""
@@ -237,8 +236,8 @@ def join_campaign(executor: Any, busy: bool = False, **options: Any) -> Session:
         raise Refused(f"there is no baseline on {device}: run `{command}` first")
     if busy and not baseline.busy:
         raise Refused(
-            "the noise was measured without --busy: runs that others disturb can't be held against it; "
-            "leave --busy out, or begin anew with `uv run ratchet calibrate --busy`"
+            "the noise was measured without --busy: runs that others disturb can't be held "
+            "against it; leave --busy out, or begin anew with `uv run ratchet calibrate --busy`"
         )
     arena = find_arena(baseline.arena)
     session = Session(home, ledger, executor, arena, baseline.budget, busy, **options)
@@ -259,7 +258,7 @@ def prepare_arena(name: str, tell: Callable[[str], Any]) -> bool:
 
 
 def latest_campaign(experiments, device: str) -> Campaign:
-    """The campaign that the latest calibration on a kind of device began; its baseline may be None."""
+    """The campaign that the latest calibration on a kind of device began, if there is one."""
     return Campaign([e for e in experiments if e.device == device])
 
 
@@ -273,6 +272,6 @@ def describe_run(run: dict[str, Any]) -> str:
     return f"{end} ({spent})"
 
 
-def valid_or_failed(e: Experiment, arm: int):
+def valid_or_failed(e: Experiment, arm: int) -> list[Row]:
     """The runs of an arm, without those that were disturbed."""
-    return (run for run in e.runs if run["arm"] == arm and not is_disturbed(run))
+    return [run for run in e.runs if run["arm"] == arm and not is_disturbed(run)]

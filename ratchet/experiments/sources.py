@@ -19,21 +19,21 @@ from ratchet.referee.limits import SOURCE_BYTES
 from ratchet.referee.source import Source
 
 
-def read_source(what, files=False):
-    """The train.py of a commit or, where files will do, of a path."""
-    if files and (path := Path(what)).is_file():
-        source = Source(str(what), "", path.read_bytes())
+def read_source(name: str | Path, files: bool = False) -> Source:
+    """The train.py of a commit or, where files will do, of a path. Raises Refused."""
+    if files and Path(name).is_file():
+        source = Source(str(name), "", Path(name).read_bytes())
     else:
-        commit = find_commit(what)
-        source = Source(str(what), commit, contestant_of(commit, what))
+        commit = find_commit(str(name))
+        source = Source(str(name), commit, contestant_of(commit, str(name)))
     if (size := len(source.text)) > SOURCE_BYTES:
         raise Refused(
-            f"train.py of {what} has {size:,} bytes, {SOURCE_BYTES:,} are allowed: no data in it"
+            f"train.py of {name} has {size:,} bytes, {SOURCE_BYTES:,} are allowed: no data in it"
         )
     return source
 
 
-def find_commit(name):
+def find_commit(name: str) -> str:
     """The full hash of what a user calls a commit. Raises Refused."""
     try:
         (commit,) = git_lines(
@@ -47,22 +47,25 @@ def find_commit(name):
         raise Refused(f"{name!r} is neither a file nor a commit: name one of them") from None
 
 
-def contestant_of(commit, name):
+def contestant_of(commit: str, name: str) -> bytes:
     """The text of the train.py of a commit, in bytes. Raises Refused."""
     try:
         return git("cat-file", "blob", f"{commit}:./{CONTESTANT}")
     except Refused:
         path = prefix(project()) + CONTESTANT
         raise Refused(
-            f"{name} has no {path}: give the command in the folder that train.py is in, and commit it there"
+            f"{name} has no {path}: "
+            "give the command in the folder that train.py is in, and commit it there"
         ) from None
 
 
-def check_commit(commit):
+def check_commit(commit: str) -> None:
     """Raise Refused unless train.py is all that a commit changes."""
     if is_cut_off(commit):
-        what = f"what commit {commit[:7]} changes is not known, as this shallow clone ends there"
-        raise Refused(f"{what}: {SHALLOW_REMEDY}, then try again")
+        raise Refused(
+            f"what commit {commit[:7]} changes is not known, as this shallow clone ends there: "
+            f"{SHALLOW_REMEDY}, then try again"
+        )
     shown = git("diff-tree", "--no-commit-id", "--name-only", "-z", "-r", "-m", "--root", commit)
     changed = {os.fsdecode(name) for name in shown.split(b"\0") if name}
     if others := ", ".join(sorted(changed - {prefix(project()) + CONTESTANT})):
@@ -71,7 +74,7 @@ def check_commit(commit):
         )
 
 
-def check_clean():
+def check_clean() -> None:
     """Raise Refused when the project's folder has changes that a commit would lack."""
     if git_lines("ls-files", "ledger.jsonl"):
         raise Refused(

@@ -31,7 +31,7 @@ def find_problems(ledger: Ledger) -> list[str]:
 
 
 def describe_seal_change(ledger: Ledger) -> str:
-    """Which sealed files have changed since the latest calibration, or ""; no verdict is wrong then."""
+    """Which sealed files have changed since the latest calibration, or ""."""
     baselines = [e for e in ledger.experiments().values() if e.verdict == "baseline"]
     if not baselines or baselines[-1].machinery == seal.hash_sealed_files():
         return ""
