@@ -81,7 +81,7 @@ def check_machine(device: str) -> Iterator[Finding]:
     free = "free some space: a night may leave 20 GB"
     yield Finding("disk", disk > DISK_BYTES, f"{disk / 1e9:.0f} GB free", free)
     yield Finding("arenas", bool(arenas), arenas or "none", "run `uv run prepare.py`")
-    yield Finding("git", *commits.examine())
+    yield Finding("git", *commits.examine_repository())
 
 
 def check_sandbox(level: str) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ import pytest
 from ratchet import commits, doctor
 from ratchet.arena.files import Refused
 from ratchet.experiments import ledger, sources
+from ratchet.git import describe_failure, run_git
 from ratchet.night import knobs
 
 NOBODY = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
@@ -118,12 +119,12 @@ def test_the_ledger_and_the_contestant_are_where_they_should(tmp_path, monkeypat
     assert (
         git(folder, "log", "-1", "--format=%s %an", second) == "twice as much, 两倍 ratchet night"
     )
-    assert commits.texts([first.commit, second, "0" * 40]) == {
+    assert commits.read_texts([first.commit, second, "0" * 40]) == {
         first.commit: b"A = 1\n",
         second: b"A = 2\n",
         "0" * 40: None,
     }
-    (shown,) = commits.diffs([(first.commit, second)]).values()
+    (shown,) = commits.read_diffs([(first.commit, second)]).values()
     assert shown.splitlines()[-2:] == ["-A = 1", "+A = 2"] and "--- a/train.py" in shown
     assert b"+A = 2" in commits.git("diff", first.commit, second, "--", "train.py")
     assert knobs.rebased(b"A = 1\n# new\n", first.commit, first.commit) == b"A = 1\n# new\n"
@@ -246,7 +247,7 @@ def test_a_layout_that_can_not_be_served_is_a_sentence(tmp_path, monkeypatch, la
     with pytest.raises(Refused, match=words) as refused:
         commits.home()
     assert "\n" not in str(refused.value)
-    well, seen, advice = commits.examine()
+    well, seen, advice = commits.examine_repository()
     assert not well and seen and advice
 
 
@@ -258,7 +259,7 @@ def test_a_folder_of_somebody_else_names_gits_own_remedy(tmp_path, monkeypatch):
         commits.home()
     remedy = f"run `git config --global --add safe.directory {folder}`"
     assert str(refused.value).endswith(remedy) and str(refused.value).count("\n") == 0
-    assert not commits.examine()[0] and commits.examine()[2].endswith(remedy)
+    assert not commits.examine_repository()[0] and commits.examine_repository()[2].endswith(remedy)
 
 
 def test_where_a_shallow_clone_ends_nothing_can_be_tried(tmp_path, monkeypatch):
@@ -270,7 +271,7 @@ def test_where_a_shallow_clone_ends_nothing_can_be_tried(tmp_path, monkeypatch):
         sources.check_commit(git(".", "rev-parse", "HEAD"))
     sources.check_commit(commit(tmp_path / "shallow", "A = 3\n"))
     git(".", "config", "user.email", "a@b.c")
-    assert commits.examine()[::2] == (False, "run `git fetch --unshallow`")
+    assert commits.examine_repository()[::2] == (False, "run `git fetch --unshallow`")
 
 
 def test_without_a_commit_it_says_so(tmp_path, monkeypatch):
@@ -279,8 +280,8 @@ def test_without_a_commit_it_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Refused, match=r"no commit yet: commit train\.py first \(git add train\.py"):
         sources.read_source("HEAD")
-    assert commits.examine()[:2] == (False, "no commit yet")
-    assert "git add train.py" in commits.examine()[2]
+    assert commits.examine_repository()[:2] == (False, "no commit yet")
+    assert "git add train.py" in commits.examine_repository()[2]
 
 
 def test_without_train_py_it_says_where_one_was_looked_for(tmp_path, monkeypatch):
@@ -299,10 +300,10 @@ def test_without_a_name_ideas_are_committed_all_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     new = commits.commit_text("HEAD", b"A = 2\n", "")
     assert git(folder, "log", "-1", "--format=%s %ae", new) == "an idea night@ratchet.invalid"
-    assert commits.examine()[::2] == (False, commits.IDENTITY_REMEDY)
+    assert commits.examine_repository()[::2] == (False, commits.IDENTITY_REMEDY)
     git(folder, "config", "user.email", "a@b.c")
     git(folder, "config", "user.name", "somebody")
-    assert commits.examine()[0]
+    assert commits.examine_repository()[0]
 
 
 def test_a_detached_head_is_as_good_as_a_branch(tmp_path, monkeypatch):
@@ -313,7 +314,7 @@ def test_a_detached_head_is_as_good_as_a_branch(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     assert sources.read_source("HEAD").commit == new
     sources.check_commit(new)
-    well, seen, _ = commits.examine()
+    well, seen, _ = commits.examine_repository()
     assert well and "HEAD is detached" in seen
 
 
@@ -353,8 +354,8 @@ def everything(folder):
     sources.check_commit(second)
     return (
         sources.read_source(second),
-        commits.texts([first, second]),
-        commits.diffs([(first, second)]),
+        commits.read_texts([first, second]),
+        commits.read_diffs([(first, second)]),
         commits.git("diff", first, second, "--", "train.py"),
         commits.commit_text(first, b"A = 2\n", "é")[:0],
         commits.git_lines("status", "--porcelain", "--untracked-files=no"),
@@ -392,7 +393,7 @@ def test_git_speaks_english_whatever_the_language(tmp_path, monkeypatch):
     monkeypatch.setattr(commits.subprocess, "run", run := Recorder())
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     monkeypatch.setenv("LANGUAGE", "de")
-    commits.git("status", folder=tmp_path)
+    run_git(tmp_path, "status")
     assert (run.env["LC_ALL"], run.env["LANGUAGE"]) == ("C", "")
 
 
@@ -415,8 +416,10 @@ def test_a_hooks_environment_leads_nowhere_else(tmp_path, monkeypatch):
 
 def test_all_that_git_says_is_in_one_line():
     words = "error: one thing\nhint: do this\n\n\tgit fix it\n"
-    assert commits.refusal("x", words) == "git x failed (error: one thing hint: do this git fix it)"
-    assert commits.refusal("x", "") == "git x failed (no reason given)"
+    assert (
+        describe_failure("x", words) == "git x failed (error: one thing hint: do this git fix it)"
+    )
+    assert describe_failure("x", "") == "git x failed (no reason given)"
 
 
 def test_a_ledger_is_found_from_a_linked_working_tree(tmp_path, monkeypatch):

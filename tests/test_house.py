@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 SEALED_PARTS = {
     "ratchet.arena",
     "ratchet.untrusted_text",
+    "ratchet.git",
     "ratchet.commits",
     "ratchet.referee",
     "ratchet.experiments",
@@ -25,7 +26,8 @@ MAY_IMPORT = {
     "train": {"prepare", "ratchet.arena"},
     "ratchet.arena": set(),
     "ratchet.untrusted_text": set(),
-    "ratchet.commits": {"ratchet.arena"},
+    "ratchet.git": {"ratchet.arena"},
+    "ratchet.commits": {"ratchet.arena", "ratchet.git"},
     "ratchet.referee": {"ratchet.arena", "ratchet.untrusted_text"},
     "ratchet.experiments": SEALED_PARTS - {"ratchet.experiments"},
     "ratchet.executors": SEALED_PARTS,
@@ -103,5 +105,11 @@ def test_the_shape_of_the_tree():
 @pytest.mark.parametrize("command", (["check"], ["format", "--check"]), ids=" ".join)
 def test_the_linter_has_nothing_to_say(command):
     argv = [sys.executable, "-m", "ruff", *command]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout
+
+
+def test_types_are_as_they_say():
+    argv = [sys.executable, "-m", "ty", "check", "ratchet/arena", "ratchet/experiments"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout

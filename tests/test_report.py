@@ -115,7 +115,7 @@ def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
 
 def test_diffs_are_those_of_each_pair_and_of_what_git_still_has(repository):  # noqa: F811
     first, second, third = (commit(f"c{n}", quality=n) for n in (1.5, 2.5, 3.5))
-    found = commits.diffs([(first, third), ("0" * 40, third), (second, third), (third, third)])
+    found = commits.read_diffs([(first, third), ("0" * 40, third), (second, third), (third, third)])
     assert "-QUALITY = 1.5" in found[first, third] and "-QUALITY = 2.5" in found[second, third]
     assert found["0" * 40, third] == found[third, third] == ""
 

@@ -10,6 +10,7 @@ SEALED = (
     "ratchet/arena",
     "ratchet/referee",
     "ratchet/experiments",
+    "ratchet/git.py",
     "ratchet/commits.py",
     "ratchet/untrusted_text.py",
 )

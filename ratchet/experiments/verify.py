@@ -61,7 +61,7 @@ def wrong_try(e: Experiment, campaign: Campaign | None) -> Iterator[str]:
 def wrong_sources(experiments: Collection[Experiment]) -> Iterator[str]:
     """Arms whose train.py git doesn't have any more as it ran."""
     arms = [(e, arm) for e in experiments for arm in e.arms if arm["commit"]]
-    texts = commits.texts({arm["commit"] for _, arm in arms})
+    texts = commits.read_texts({arm["commit"] for _, arm in arms})
     hashes = {commit: text and sha256(text) for commit, text in texts.items()}
     for e, arm in arms:
         if not hashes[arm["commit"]]:

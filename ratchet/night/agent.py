@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from ratchet import commits
 from ratchet.arena.files import Refused, cache_folder, replace_file, work_folder
+from ratchet.git import run_git
 from ratchet.referee import limits, sandbox, scoring, supervisor
 from ratchet.referee.environment import agent_environment
 from ratchet.referee.folders import remove_folder
@@ -90,7 +91,7 @@ class Agent:
         for name, data in (self.given | {"train.py": champion}).items():
             (work / name).write_bytes(data)
         for command in ("init -q", "add -A", f"{COMMIT} -qm champion"):
-            commits.git(*command.split(), folder=work)
+            run_git(work, *command.split())
 
     def ask(self, prompt, champion):
         """Have the command edit train.py in its folder, as the prompt says. Returns an Answer."""

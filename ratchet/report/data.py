@@ -51,7 +51,7 @@ def collect_data(ledger: Ledger, home: Path) -> dict[str, Any]:
     """{"campaigns": one for each calibration, ...} and what is said of the whole ledger."""
     experiments = [*ledger.experiments().values()]
     tries = [e for e in experiments if e.role == "try"]
-    diffs = commits.diffs([(e.parent, e.arms[CANDIDATE]["commit"]) for e in tries])
+    diffs = commits.read_diffs([(e.parent, e.arms[CANDIDATE]["commit"]) for e in tries])
     with_curve = choose_curves(experiments)
     all_campaigns = list_campaigns(experiments)
     order = [(bool(campaign.baseline), campaign.all[-1].n) for campaign in all_campaigns]
