@@ -142,7 +142,7 @@ def _home(folder: Path) -> Path:
 
 
 def main_working_tree(common: Path) -> Path:
-    """Top of the main working tree that shares this git folder with a linked one. Raises Refused."""
+    """Top of the main working tree that a git folder belongs to. Raises Refused."""
     more = {"GIT_DIR": str(common)}  # safe.bareRepository may want it named
     is_bare = run_git(common, "rev-parse", "--is-bare-repository", more=more)
     if is_bare.strip() == b"true":
