@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -172,7 +173,7 @@ def test_a_part_is_compiled_where_the_budget_earns_it_back(
     run, monkeypatch, budget, cores, dtype, parts
 ):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    monkeypatch.setattr(run.arena, "seconds", 300)
+    monkeypatch.setattr(run, "arena", replace(run.arena, seconds=300))
     run = Run(run.arena, torch.device("cpu"), 0, budget, run.folder)
     seconds = run.time_limit or run.arena.seconds
     worth = compiling.worth_compiling(declared(dtype), run.device, seconds)
