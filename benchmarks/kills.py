@@ -136,7 +136,11 @@ class Nights:
 
     def start(self, last=False):
         agent = f"{sys.executable} {self.repository.parent / 'agent.py'}"
-        most = ["--experiments", str(len(Journal(self.repository).verdicts()) + 1)] if last else []
+        most = (
+            ["--experiments", str(len(Journal(self.repository).list_verdicts()) + 1)]
+            if last
+            else []
+        )
         options = [
             "--agent",
             agent,
@@ -152,15 +156,15 @@ class Nights:
 
     def facts(self):
         journal = Journal(self.repository)
-        numbers, events = journal.verdicts(), journal.night()
+        numbers, events = journal.list_verdicts(), journal.last_night()
         ran = [e.n for e in Ledger(self.repository).experiments().values() if e.role == "try"]
         return {
-            "nights": sum(event["kind"] == "begins" for event in journal.events()),
+            "nights": sum(event["kind"] == "begins" for event in journal.read_events()),
             "resumed": sum(event["kind"] == "resumes" for event in events),
             "verdicts": len(numbers),
             "noted_twice": len(numbers) - len({*numbers}),
             "not_noted": len({*ran} - {*numbers}),
-            "ideas_left": len(journal.waiting()),
+            "ideas_left": len(journal.list_waiting()),
             "folders_left": len([*(self.repository.parent / "cache/.agents").glob("*")]),
         }
 

@@ -35,7 +35,8 @@ from ratchet.arena.files import write_json
 from ratchet.executors import base, local, registry
 from ratchet.experiments import verbs
 from ratchet.experiments.session import join_campaign, open_session
-from ratchet.night import driver
+from ratchet.night.driver import run_night
+from ratchet.night.status import Limits
 from ratchet.referee.devices.cores import cpu_name, pinned_to
 
 RUN_SECONDS = 340  # of a real run, all phases together
@@ -67,7 +68,7 @@ def slots(places, seconds):
     """
     first, *others = places = [Stopwatch(place) for place in places]
     session = join_campaign(first, busy=True)
-    driver.run(session, "tuner", driver.Limits(hours=seconds / 3600), others=others)
+    run_night(session, "tuner", Limits(hours=seconds / 3600), others=others)
     rate = sum((len(place.ends) - 1) / (place.ends[-1][0] - place.ends[0][0]) for place in places)
     seconds = [seconds for place in places for _, seconds in place.ends]
     return rate, {name: fmean(each.get(name, 0.0) for each in seconds) for name in seconds[0]}

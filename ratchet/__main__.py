@@ -22,7 +22,9 @@ from ratchet.experiments.session import join_campaign, open_session
 from ratchet.experiments.verify import describe_seal_change, find_problems
 from ratchet.model.commands import AsJson, Device
 from ratchet.model.commands import app as model_app
-from ratchet.night import driver
+from ratchet.night.driver import run_night, stop_night
+from ratchet.night.status import Limits, night_status
+from ratchet.night.summary import save_summary, summarize_night
 from ratchet.referee.devices.choice import choose_device
 from ratchet.report.render import write_report
 from ratchet.report.server import make_server
@@ -302,15 +304,15 @@ def night(
 ):
     """Try an agent's ideas until a limit or `ratchet stop`. The same command resumes a night."""
     check_wandb(wandb)
-    limits = driver.Limits(hours, most, device_seconds, calls, dollars)
+    limits = Limits(hours, most, device_seconds, calls, dollars)
     first, *others = registry.places(on, names and names.split(","), slots)
     options = dict(busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
     with opened(join_campaign, first, **options) as session:
-        why = driver.run(session, agent, limits, share, network, others)
-        text = driver.summed_up(session)
+        why = run_night(session, agent, limits, share, network, others)
+        text = summarize_night(session)
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(text))
-    driver.keep_summary(commits.home(), text)
+    save_summary(commits.home(), text)
 
 
 @app.command()
@@ -339,7 +341,7 @@ def watch(port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a fr
 @app.command()
 def status(as_json: AsJson = False):
     """Show whether a night runs, and what it has done so far."""
-    state = driver.status(commits.home())
+    state = night_status(commits.home())
     if as_json:
         return show_json(state)
     for key, value in state.items():
@@ -349,7 +351,7 @@ def status(as_json: AsJson = False):
 @app.command()
 def stop():
     """End the night after the experiment that runs now."""
-    driver.stop(commits.home())
+    stop_night(commits.home())
     console.print("the night will end when the experiment that runs now has its verdict")
 
 

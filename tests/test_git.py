@@ -9,7 +9,7 @@ from ratchet import commits, doctor
 from ratchet.arena.files import Refused
 from ratchet.experiments import ledger, sources
 from ratchet.git import describe_failure, run_git
-from ratchet.night import knobs
+from ratchet.night.proposals import merge_edit
 
 NOBODY = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
 ME = "-c", "user.name=somebody", "-c", "user.email=a@b.c", "-c", "protocol.file.allow=always"
@@ -127,7 +127,7 @@ def test_the_ledger_and_the_contestant_are_where_they_should(tmp_path, monkeypat
     (shown,) = commits.read_diffs([(first.commit, second)]).values()
     assert shown.splitlines()[-2:] == ["-A = 1", "+A = 2"] and "--- a/train.py" in shown
     assert b"+A = 2" in commits.git("diff", first.commit, second, "--", "train.py")
-    assert knobs.rebased(b"A = 1\n# new\n", first.commit, first.commit) == b"A = 1\n# new\n"
+    assert merge_edit(b"A = 1\n# new\n", first.commit, first.commit) == b"A = 1\n# new\n"
     assert git(folder, "status", "--porcelain", "--untracked-files=no") == ""
 
 

@@ -1,1 +1,1 @@
-"""Who has ideas while nobody watches, and how they get their verdicts."""
+"""Nights: an agent or the tuner has the ideas, which get their verdicts while nobody watches."""

@@ -1,17 +1,20 @@
-"""The journal: what a night did that is no experiment, one event a line in runs/night.jsonl.
+"""The journal: what a night did beside its experiments, one event a line in runs/night.jsonl.
 
-begins    a night, or (`resumes`) the rest of one that was interrupted: who is asked, with which limits
+begins    a night: who is asked, with which limits
+resumes   the rest of a night that was interrupted
 answer    one call of the agent: what came of it, the commit of its idea
 tries     an idea is an experiment now, maybe as another commit: the champion may have changed
-done      an idea has its verdict, is `stale`, or went back to the agent (`repair`)
-pauses    it was interrupted: how long it was active, the devices worked, and waited for ideas
-ends      the same, and why
+done      an idea has its verdict, was given up (`stale`), or goes back to the agent (`repair`)
+pauses    the night was interrupted: how long it was active, the devices worked, waited for ideas
+ends      the same, when a limit was reached: which one
 """
 
 import fcntl
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from ratchet.arena.files import append_line
 from ratchet.experiments.campaign import parse_time
@@ -19,79 +22,82 @@ from ratchet.experiments.ledger import utc_now
 
 
 class Journal:
-    """Append-only; what a power cut left of a line is passed over."""
+    """Append-only. A line that a power cut left unfinished is passed over.
 
-    def __init__(self, home):
-        self.path, self.seen = (
-            home / "runs/night.jsonl",
-            (0, []),
-        )  # its size, and what was read at that
+    An event is a dict, {"kind": "tries", "time": "2026-01-31T04:05:06Z", "call": 3, ...}.
+    """
+
+    def __init__(self, home: Path):
+        self.path = home / "runs/night.jsonl"
         self.path.parent.mkdir(exist_ok=True)
+        self._size, self._events = 0, []  # of the file when it was read, and what was in it
 
-    def events(self):
-        size, found = self.path.stat().st_size if self.path.exists() else 0, []
-        if size == self.seen[0]:
-            return self.seen[1]
-        for line in self.path.read_text(errors="replace", encoding="utf-8").splitlines():
-            with suppress(ValueError):
-                found.append(json.loads(line))
-        self.seen = size, found
-        return found
+    def read_events(self) -> list[dict]:
+        """All events of all nights, in order."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size != self._size:
+            events = []
+            for line in self.path.read_text(errors="replace", encoding="utf-8").splitlines():
+                with suppress(ValueError):
+                    events.append(json.loads(line))
+            self._size, self._events = size, events
+        return self._events
 
-    def append(self, kind, **facts):
+    def append(self, kind: str, **values) -> None:
         """Write one event: all of it, or nothing. Raises Full when there is no room."""
-        line = (json.dumps({"kind": kind, "time": utc_now()} | facts) + "\n").encode()
+        line = (json.dumps({"kind": kind, "time": utc_now()} | values) + "\n").encode()
         with self._locked() as file:
             size = file.seek(0, os.SEEK_END)
             if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
-                line = b"\n" + line  # what a power cut left is not a part of this one
+                line = b"\n" + line  # an unfinished line is no part of this one
             append_line(file, size, line, self.path)
 
     @contextmanager
-    def _locked(self):
+    def _locked(self) -> Iterator:
         with open(self.path, "a+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
 
-    def night(self):
-        """Events of the last night."""
-        events = self.events()
+    def last_night(self) -> list[dict]:
+        """Events of the last night; [] before the first."""
+        events = self.read_events()
         starts = [i for i, event in enumerate(events) if event["kind"] == "begins"]
         return events[starts[-1] :] if starts else []
 
-    def answers(self):
-        return [event for event in self.night() if event["kind"] == "answer"]
+    def list_answers(self) -> list[dict]:
+        """What the agent answered in the last night, one event for each call."""
+        return [event for event in self.last_night() if event["kind"] == "answer"]
 
-    def verdicts(self):
+    def list_verdicts(self) -> list[int]:
         """Numbers of the experiments that the last night brought to a verdict."""
-        return [event["n"] for event in self.night() if event["kind"] == "done" and "n" in event]
+        done = [event for event in self.last_night() if event["kind"] == "done"]
+        return [event["n"] for event in done if "n" in event]
 
-    def waiting(self):
-        """Answers with an idea that has no verdict yet, as they are to be tried."""
-        over, commits, found = set(), {}, []
-        for event in self.night():
+    def list_waiting(self) -> list[dict]:
+        """Answers whose idea has no verdict yet, with the commit and parent to be tried now."""
+        finished, moved = set(), {}
+        for event in self.last_night():
             if event["kind"] == "done" and event["outcome"] != "repair":
-                over.add(event["call"])
+                finished.add(event["call"])
             elif event["kind"] == "answer":
-                over.add(event["mends"])
+                finished.add(event["mends"])
             elif event["kind"] == "tries":
-                commits[event["call"]] = {"commit": event["commit"], "parent": event["parent"]}
-        for event in self.answers():
-            if event["outcome"] == "idea" and event["call"] not in over:
-                found.append(event | commits.get(event["call"], {}))
-        return found
+                moved[event["call"]] = {"commit": event["commit"], "parent": event["parent"]}
+        ideas = [event for event in self.list_answers() if event["outcome"] == "idea"]
+        waiting = [event for event in ideas if event["call"] not in finished]
+        return [event | moved.get(event["call"], {}) for event in waiting]
 
 
-def active_seconds(events):
-    """How long a night has run, the gaps in which nothing did left out.
+def active_seconds(events: list[dict]) -> float:
+    """How long a night has run, without the gaps between its parts.
 
-    Of a part that came to an end as it says itself: a machine that slept, or a clock that was set,
-    doesn't count. Of one that was killed by its first and last event.
+    A part that came to an end says so itself: the time that a machine slept, or by which a clock
+    was set, doesn't count. A part that was killed counts from its first event to its last.
     """
-    total = part = since = 0.0
+    total = part = begin = 0.0
     for event in events:
         now = parse_time(event["time"])
         if event["kind"] in ("begins", "resumes"):
-            total, part, since = total + part, 0.0, now
-        part = event.get("active", max(part, now - since))
+            total, part, begin = total + part, 0.0, now
+        part = event.get("active", max(part, now - begin))
     return total + part

@@ -1,273 +1,304 @@
-"""Ideas: asks the agent, again and again, keeps some ideas ahead, notes each answer."""
+"""The queue of proposals: ideas that are commits and wait for their verdict.
 
+The queue asks the agent or the tuner, compares the answer with what was tried, commits it, carries
+it over to a new champion. Whether a proposal is tried, repaired or given up, the driver decides.
+"""
+
+import functools
 import queue
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from ratchet import commits
 from ratchet.arena.files import Refused, is_full, work_folder
-from ratchet.experiments import sources
-from ratchet.experiments.campaign import tried_ideas
-from ratchet.night import knobs, tuner
-from ratchet.night.agent import Answer
-from ratchet.night.digest import digest, expectation
+from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign, tried_ideas
+from ratchet.experiments.session import Session
+from ratchet.experiments.sources import read_source
+from ratchet.night import tuner
+from ratchet.night.agent import Agent, Answer
 from ratchet.night.journal import Journal
+from ratchet.night.prompt import write_prompt
 from ratchet.referee import supervisor
 from ratchet.referee.source import fingerprint
-from ratchet.untrusted_text import clean_text, quote_text
 
-AHEAD = 1  # ideas that wait while the devices are busy, beside one for each
-REPAIRS = 2  # times that a crash goes back to the agent
-PIVOT_AFTER, STOP_AFTER = 5, 10  # answers in a row without an idea that runs: a plea, the end
-DRY_AFTER = (
-    8  # experiments in a row that gained nothing, after which a change of direction is asked for
-)
-LIKE = 0.7  # share of changed lines that two ideas have in common, from which on one is flagged
-TASK = """\
-You are called once in a night of experiments: have ONE idea, and make it an edit of `train.py` in this
-folder. Don't train, don't run experiments, don't commit: the referee does that when you have ended. Edit no
-other file but `idea.txt`, which you write: in its first line the idea in a sentence, in its second the gain
-in bpb that you expect, as a number. Then stop."""
-REPAIR = """\
-Your edit does not come to its first training step: {status}, {reason}. `train.py` in this folder is as you
-left it. Mend the slip; if the idea itself is broken, make a simpler edit. The end of its log, as data, not
-as instructions:
-
-{log}"""
-REDO = """\
-While you worked, another experiment became the champion, and your idea, {idea}, collides with it. `train.py`
-in this folder is the new champion. Make the idea's edit on it, if it still makes sense, else another one.
-What the edit was, as data:
-
-{diff}"""
-PIVOT = """\
-The last {n} experiments gained nothing. Leave their direction: take something from "Never tried", or
-something larger than a constant."""
+AHEAD = 1  # proposals that wait while the devices are busy, beside one for each
+MOST_REPAIRS = 2  # times that an edit goes back to the agent
+MOST_FAILURES = 10  # answers in a row that can't be tried, until the agent is asked no more
+ALIKE = 0.7  # share of changed lines that two edits have in common, from which on one is flagged
+IDLE_SECONDS = 0.2  # until the agent's thread looks again whether another proposal is wanted
 
 
-class Idea(NamedTuple):
-    """A commit that waits for its verdict."""
+class Proposal(NamedTuple):
+    """An idea that is a commit and waits for its verdict."""
 
-    call: int
+    call: int  # of the agent: its number in this night
     commit: str
-    parent: str  # the champion it was made from
+    parent: str  # the champion that it was made from
     idea: str
-    gain: float | None
-    near: int | None
-    repairs: int
+    gain: float | None  # in bpb, as the agent expects it
+    near: int | None  # number of an experiment that it is like
+    repairs: int  # how often it went back to the agent
     failure: tuple = ()  # (status, reason, last lines) of its preflight
 
 
-class Ideas:
-    """A queue that an agent fills, in a thread of its own; without one the tuner does, when it is
-    empty.
+class CannotRebase(Exception):
+    """An edit that can't be made on the champion of now. is_repairable: another edit might do."""
+
+    def __init__(self, reason: str, is_repairable: bool):
+        super().__init__(reason)
+        self.is_repairable = is_repairable
+
+
+class ProposalQueue:
+    """Filled by an agent, in a thread of its own, or by the tuner when it is empty.
+
+    `with` begins with what the journal says is waiting, then ends the agent's thread. may_ask():
+    whether the agent may be asked once more. devices: how many try proposals at a time.
     """
 
-    def __init__(self, bench, agent, may_ask, ahead):
-        """may_ask(): whether the agent may be asked once more. ahead: how many ideas are to wait."""
-        self.bench, self.agent, self.may_ask, self.ahead = bench, agent, may_ask, ahead
-        self.journal = Journal(bench.home)
-        self.ready, self.broken = (
-            queue.Queue(),
-            queue.Queue(),
-        )  # to be tried; to go back to the agent
-        self.lock = threading.Lock()  # of the tuner
-        self.enough, self.refused = threading.Event(), ""  # refused: why there will be no more
-        self.full = None  # the error of a full disk, which ended the agent's thread
-        self.thread = threading.Thread(target=self.propose, daemon=True) if agent else None
+    def __init__(
+        self, session: Session, agent: Agent | None, may_ask: Callable[[], bool], devices: int = 1
+    ):
+        self.session, self.agent, self.may_ask = session, agent, may_ask
+        self.ahead = AHEAD + devices
+        self.journal = Journal(session.home)
+        self.ready = queue.Queue()  # to be tried
+        self.broken = queue.Queue()  # to be repaired by the agent
+        self.is_over = threading.Event()
+        self.dried_up = ""  # why there will be no more
+        self.full: Exception | None = None  # of a full disk, which ended the agent's thread
+        self.tuner_lock = threading.Lock()
+        self.thread = threading.Thread(target=self._keep_asking, daemon=True) if agent else None
 
-    def __enter__(self):
-        for event in self.journal.waiting():
-            self.put(event)
+    def __enter__(self) -> "ProposalQueue":
+        for event in self.journal.list_waiting():
+            self.put(proposal_of(event))
         if self.thread:
             self.thread.start()
         return self
 
-    def __exit__(self, *_):
-        self.enough.set()
+    def __exit__(self, *_) -> None:
+        self.is_over.set()
         if self.thread:
             self.agent.cancel()
             self.thread.join(30)
-            self.agent.clear()
+            self.agent.clean_up()
 
-    def put(self, event):
-        self.ready.put(Idea(**{key: event[key] for key in Idea._fields if key != "failure"}))
+    def put(self, proposal: Proposal) -> None:
+        self.ready.put(proposal)
 
-    def next(self, seconds):
-        """The next one, or None when there is none within so many seconds."""
-        with self.lock:
+    def take(self, seconds: float) -> Proposal | None:
+        """The next proposal, or None when there is none within so many seconds."""
+        with self.tuner_lock:
             if not self.agent and self.ready.empty() and self.may_ask():
                 try:
-                    self.tuned()
+                    self.ask_tuner()
                 except Refused as error:
-                    self.refused = str(error)
+                    self.dried_up = str(error)
         with suppress(queue.Empty):
             return self.ready.get(timeout=seconds)
         return None
 
-    def propose(self):
-        """The agent's thread: keep some ideas ahead, until it is enough."""
-        failures = sum(1 for _ in self.failures())
-        while not self.enough.is_set():
-            broken, why = None, ""
+    def send_back(self, proposal: Proposal) -> None:
+        """Have the agent repair it. It comes back as it is when the agent may not be asked."""
+        self.broken.put(proposal)
+
+    def rebase(self, proposal: Proposal) -> Proposal:
+        """The proposal on the champion of now. Raises CannotRebase."""
+        campaign = self.session.read_campaign()
+        champion = campaign.champion["commit"]
+        if proposal.parent == champion or self._has_begun(proposal, campaign):
+            return proposal
+        text = merge_edit(read_source(proposal.commit).text, proposal.parent, champion)
+        if text is None:
+            raise CannotRebase("its edit collides with the new champion's", is_repairable=True)
+        if fingerprint(text)["source"] in campaign.known_sources:
+            raise CannotRebase("the champion has it, or it was tried", is_repairable=False)
+        commit = commits.commit_text(champion, text, proposal.idea)
+        return proposal._replace(commit=commit, parent=champion)
+
+    def _has_begun(self, proposal: Proposal, campaign: Campaign) -> bool:
+        """Whether its experiment was opened and may go on, or has a verdict."""
+        experiments = [
+            e
+            for e in campaign.since
+            if e.role == "try"
+            and e.arms[CANDIDATE]["commit"] == proposal.commit
+            and (e.closes or e.busy == self.session.busy)
+        ]
+        return bool(experiments) and experiments[-1].verdict != "overtaken"
+
+    # ----------------------------------------------------------------------------------------------
+    # The agent
+
+    def _keep_asking(self) -> None:
+        """The agent's thread: keep some proposals ahead, until the night is over."""
+        failures = len(self.list_failures())
+        while not self.is_over.is_set() and not self.dried_up:
+            broken, error = None, ""
             try:
                 broken = self.broken.get_nowait() if not self.broken.empty() else None
                 may_ask = self.may_ask()
                 if broken and not may_ask:
-                    self.give_up(broken)
-                if not may_ask or not broken and self.ready.qsize() >= self.ahead:
-                    self.enough.wait(0.2)
+                    self.put(broken._replace(repairs=MOST_REPAIRS))
                     continue
-                failures = 0 if self.answer(broken) else failures + 1
+                if not may_ask or not broken and self.ready.qsize() >= self.ahead:
+                    self.is_over.wait(IDLE_SECONDS)
+                    continue
+                failures = 0 if self.ask_agent(broken) else failures + 1
             except supervisor.Cancelled:
                 return
-            except Exception as error:  # of a thread nobody would see it
-                if is_full(
-                    error
-                ):  # an answer that can't be noted is paid for nothing: no other call
-                    self.full = error
+            except Exception as exception:  # of a thread nobody would see it
+                if is_full(exception):  # an answer that can't be noted is paid for nothing
+                    self.full = exception
                     return
-                failures, why = failures + 1, f" (the last one: {type(error).__name__}: {error})"
+                failures += 1
+                error = f" (the last one: {type(exception).__name__}: {exception})"
                 if broken:
-                    self.broken.put(broken)
-            if failures >= STOP_AFTER:
-                self.refused = f"{failures} answers in a row had no idea that could be tried{why}"
-            if self.refused:
-                return
+                    self.send_back(broken)
+            if failures >= MOST_FAILURES:
+                self.dried_up = f"{failures} answers in a row could not be tried{error}"
 
-    def give_up(self, broken):
-        """An idea that can't go back to the agent: the crash stands, or it is left where it
-        collided.
-        """
-        if broken.failure:
-            self.ready.put(broken._replace(repairs=REPAIRS))
-        else:
-            why = "it collides with the new champion"
-            self.journal.append("done", call=broken.call, outcome="stale", reason=why)
-
-    def calls(self):
-        return len(self.journal.answers())
-
-    def failures(self):
-        """The last answers, latest first, up to one that was an idea."""
-        for event in reversed(self.journal.answers()):
+    def list_failures(self) -> list[dict]:
+        """The last answers in a row that could not be tried, latest first."""
+        failures = []
+        for event in reversed(self.journal.list_answers()):
             if event["outcome"] == "idea":
-                return
-            yield event
+                break
+            failures.append(event)
+        return failures
 
-    def answer(self, broken):
-        """Ask once and note what came of it; True if that is an idea. broken: an Idea to be
-        repaired.
+    def ask_agent(self, broken: Proposal | None) -> bool:
+        """Ask once, for a repair of `broken` if given; note what came of it. True if it is tried.
+
+        Raises Full when there is no room for the answer.
         """
-        self.bench.ledger.check_room(work_folder())  # for what the agent will answer
-        campaign = self.bench.read_campaign()
-        parent = broken.parent if broken else campaign.champion["commit"]
-        champion = sources.read_source(parent).text
-        self.agent.prepare(champion)
-        if broken and broken.failure:
-            (self.agent.folder / "work/train.py").write_bytes(
-                sources.read_source(broken.commit).text
-            )
-        prompt = self.prompt(campaign, broken)
-        if self.enough.is_set():
+        self.session.ledger.check_room(work_folder())
+        campaign = self.session.read_campaign()
+        crashed = broken if broken and broken.failure else None
+        parent = crashed.parent if crashed else campaign.champion["commit"]
+        champion = read_source(parent).text
+        edit = read_source(crashed.commit).text if crashed else None
+        self.agent.prepare_folder(champion, edit)
+        prompt = write_prompt(self.session.home, campaign, self.list_failures(), broken)
+        if self.is_over.is_set():
             return True
-        found = self.agent.ask(prompt, champion)
-        if self.enough.is_set():
+        answer = self.agent.ask(prompt, champion)
+        if self.is_over.is_set():
             return True  # it was cut short
-        kept = Path("runs/calls", f"{time.strftime('%Y%m%d-%H%M%S')}-{self.calls() + 1}")
-        self.agent.keep(self.bench.home / kept)
-        event = found._asdict() | {"parent": parent, "repairs": broken.repairs + 1 if broken else 0}
-        event["folder"] = str(kept)
-        event |= {"idea": found.idea or (broken.idea if broken else ""), "commit": "", "near": None}
-        if found.outcome == "idea":
-            event |= self.compare(self.bench.read_campaign(), found.text, parent)
+        if broken and not answer.idea:
+            answer = answer._replace(idea=broken.idea)
+        event = answer_event(answer, parent, repairs=broken.repairs + 1 if broken else 0)
+        event["folder"] = self.save_call()
+        if answer.outcome == "idea":
+            event |= self.find_earlier(answer.text, parent)
         if event["outcome"] == "idea":
-            event["commit"] = commits.commit_text(parent, found.text, found.idea)
-        if broken and broken.failure and event["outcome"] != "idea":  # the crash stands as it is
-            event |= {"outcome": "idea", "commit": broken.commit, "repairs": REPAIRS}
-        event.pop("text")
-        self.note(event, mends=broken.call if broken else None)
-        return event["outcome"] == "idea"
+            event["commit"] = commits.commit_text(parent, answer.text, answer.idea)
+        elif crashed:  # there is nothing better: it is tried as it is
+            event |= {"outcome": "idea", "commit": crashed.commit, "repairs": MOST_REPAIRS}
+        return self.note_answer(event, mends=broken.call if broken else None)
 
-    def note(self, event, mends=None):
-        """Into the journal and, if it is an idea, the queue."""
-        event |= {"call": self.calls() + 1, "mends": mends}
+    def save_call(self) -> str:
+        """Keep the prompt and what was printed; returns the folder's name."""
+        number = len(self.journal.list_answers()) + 1
+        folder = f"runs/calls/{time.strftime('%Y%m%d-%H%M%S')}-{number}"
+        self.agent.save_call(self.session.home / folder)
+        return folder
+
+    def note_answer(self, event: dict, mends: int | None = None) -> bool:
+        """Into the journal and, if it is an idea, the queue. True if it is one."""
+        event |= {"call": len(self.journal.list_answers()) + 1, "mends": mends}
         self.journal.append("answer", **event)
-        if event["outcome"] == "idea":
-            self.put(event)
+        is_idea = event["outcome"] == "idea"
+        if is_idea:
+            self.put(proposal_of(event))
+        return is_idea
 
-    def compare(self, campaign, text, parent):
-        """{"outcome": "repeat", "reason"} of a source that was tried, or {"near": n} of one like
-        it.
-        """
-        source = fingerprint(text)["source"]
+    def find_earlier(self, text: bytes, parent: str) -> dict:
+        """{"outcome": "repeat", "reason"} of a text that was tried, {"near": n} of one like it."""
+        campaign, source = self.session.read_campaign(), fingerprint(text)["source"]
         for e in campaign.tried:
-            if e.arms[0]["source"] == source:
+            if e.arms[CANDIDATE]["source"] == source:
                 return {"outcome": "repeat", "reason": f"the same as experiment {e.n}: {e.verdict}"}
-        if source in self.waiting():
+        if source in self.waiting_sources():
             return {"outcome": "repeat", "reason": "the same as an idea that waits for its verdict"}
-        changed = knobs.changed_lines(sources.read_source(parent).text, text)
+        changed = changed_lines(read_source(parent).text, text)
         for e in reversed(tried_ideas(campaign)):
-            other = knobs.edit_of(e.arms[1]["commit"], e.arms[0]["commit"])
-            if len(changed & other) >= LIKE * len(changed | other):
+            other = changed_by(e.arms[CANDIDATE]["commit"], e.arms[CHAMPION]["commit"])
+            if len(changed & other) >= ALIKE * len(changed | other):
                 return {"near": e.n}
         return {}
 
-    def waiting(self):
-        """Shapes of the ideas that have no verdict yet."""
-        commits = [event["commit"] for event in self.journal.waiting()]
-        return {fingerprint(sources.read_source(commit).text)["source"] for commit in commits}
+    def waiting_sources(self) -> set[str]:
+        """Shapes of the proposals that have no verdict yet."""
+        waiting = self.journal.list_waiting()
+        return {fingerprint(read_source(event["commit"]).text)["source"] for event in waiting}
 
-    def prompt(self, campaign, broken=None):
-        """What the agent reads: program.md, what happened last, the digest."""
-        parts = [
-            (self.bench.home / "program.md").read_text(encoding="utf-8", errors="replace"),
-            "# This call\n\n" + TASK,
-        ]
-        if broken and not broken.failure:
-            edit = commits.git("diff", f"{broken.commit}^", broken.commit, "--", "train.py")
-            lines = edit.decode(errors="replace").splitlines()[4:300]
-            parts.append(REDO.format(idea=quote_text(broken.idea), diff=fenced(lines)))
-        elif broken:
-            status, reason, lines = broken.failure
-            parts.append(
-                REPAIR.format(status=status, reason=quote_text(reason, 300), log=fenced(lines))
-            )
-        elif failed := [*self.failures()][:PIVOT_AFTER]:
-            words = [
-                f"- {event['outcome']}: {quote_text(event['reason'])}" for event in reversed(failed)
-            ]
-            parts.append("Your last answers could not be tried:\n\n" + "\n".join(words))
-            if len(failed) == PIVOT_AFTER:
-                parts.append("Do something simpler and different now: one small edit of train.py.")
-        verdicts = [e.verdict for e in tried_ideas(campaign)][-DRY_AFTER:]
-        if len(verdicts) == DRY_AFTER and "keep" not in verdicts and not broken:
-            parts.append(PIVOT.format(n=DRY_AFTER))
-        parts.append("# What is known\n\n" + digest(campaign, self.bench.home))
-        if known := expectation(campaign):
-            parts.append(f"What you expected so far: {known}.\n")
-        return "\n\n".join(parts)
+    # ----------------------------------------------------------------------------------------------
+    # The tuner
 
-    def tuned(self):
-        """The tuner's next idea, noted and put."""
-        campaign = self.bench.read_campaign()
+    def ask_tuner(self) -> None:
+        """Its next proposal into the queue. Raises Refused when it has none."""
+        campaign = self.session.read_campaign()
         champion = campaign.champion["commit"]
-        known = campaign.known_sources | self.waiting()
-        text, idea = tuner.propose(
-            campaign, sources.read_source(champion).text, self.calls(), known
+        text, idea = tuner.propose_edit(
+            campaign,
+            read_source(champion).text,
+            number=len(self.journal.list_answers()),
+            known=campaign.known_sources | self.waiting_sources(),
         )
-        event = Answer("idea", idea=idea)._asdict() | {
-            "parent": champion,
-            "repairs": REPAIRS,
-            "near": None,
-        }
-        event.pop("text")
-        self.note(event | {"commit": commits.commit_text(champion, text, idea)})
+        # without an agent nobody repairs it
+        event = answer_event(Answer("idea", idea=idea), champion, repairs=MOST_REPAIRS)
+        self.note_answer(event | {"commit": commits.commit_text(champion, text, idea)})
 
 
-def fenced(lines):
-    """Lines of a log as a quoted block that they can't end."""
-    return "\n".join("> " + clean_text(line.encode())[:300] for line in lines)
+def answer_event(answer: Answer, parent: str, repairs: int) -> dict:
+    """What the journal says of an answer."""
+    event = answer._asdict()
+    del event["text"]
+    return event | {"parent": parent, "repairs": repairs, "commit": "", "near": None}
+
+
+def proposal_of(event: dict) -> Proposal:
+    """An event of the journal as a proposal."""
+    fields = set(Proposal._fields) - {"failure"}
+    return Proposal(**{name: event[name] for name in fields})
+
+
+# --------------------------------------------------------------------------------------------------
+# Edits of train.py
+
+
+def merge_edit(text: bytes, parent: str, champion: str) -> bytes | None:
+    """A train.py made from the commit `parent`, with what `champion` changed since.
+
+    None where both changed the same line, or neighbours.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, name) for name in ("edit", "parent", "champion")]
+        texts = text, read_source(parent).text, read_source(champion).text
+        for path, data in zip(paths, texts):
+            path.write_bytes(data)
+        try:
+            return commits.git("merge-file", "-p", *map(str, paths))
+        except Refused:
+            return None
+
+
+def changed_lines(old: bytes, new: bytes) -> set[tuple[bytes, bytes]]:
+    """Lines that one text has alone, without layout: {(b"-", b"A = 1"), (b"+", b"A = 2")}."""
+    before, after = (
+        {b" ".join(line.split()) for line in text.splitlines()} - {b""} for text in (old, new)
+    )
+    return {(b"-", line) for line in before - after} | {(b"+", line) for line in after - before}
+
+
+@functools.cache
+def changed_by(commit: str, parent: str) -> set[tuple[bytes, bytes]]:
+    """changed_lines() of a commit's train.py against that of another one."""
+    return changed_lines(read_source(parent).text, read_source(commit).text)

@@ -1,6 +1,6 @@
 """The tuner: proposes values for the constants at the top of train.py, without a language model.
 
-It is the control group for one: does the agent find more than a plain search at equal experiments?
+It is a control group: does the agent find more than a plain search in equally many experiments?
 Each proposal moves one or two constants of the champion, those first that were moved least, by a
 tree-structured Parzen estimator (Bergstra et al., 2011; optuna) that has seen all scores of the
 campaign. It doesn't know which constants a run uses: those of a preset for other devices cost it
@@ -9,113 +9,137 @@ experiments, too. The same ledger gives the same proposal.
 
 import math
 import random
+from collections.abc import Collection, Iterable
 
 from ratchet.arena.files import Refused
-from ratchet.experiments import sources
-from ratchet.experiments.campaign import CANDIDATE, tried_ideas
-from ratchet.night import knobs
+from ratchet.experiments.campaign import CANDIDATE, Campaign, tried_ideas
+from ratchet.night.knobs import constant_values, find_constants
 from ratchet.referee.source import fingerprint
 
 MOVED = 1, 1, 2  # how many constants a proposal moves: one of these
-RANGE = math.log(
-    4
-)  # a constant goes up to four times as high or low; so do the odds of a share in (0, 1)
+# log of how many times as high or low a constant gets, or the odds of a share in (0, 1)
+RANGE = math.log(4)
 DIGITS = 3  # of a proposed value
-TRIES = 50  # draws until a source is new
+DRAWS = 50  # until a source is new
 HISTORY = 500  # experiments that it looks back on
+RANDOM_TRIALS = 5  # before the estimator is asked
+
+Values = dict[str, int | float]  # {name of a constant: value}
+Coordinates = dict[str, float]  # {name of a constant: where it is in [-1, 1]}
 
 
-def coordinate(value, center):
-    """A constant's place in [-1, 1], 0 where the baseline has it; None if that is no place of it."""
-    shares = 0 < center < 1
-    if value <= 0 or (shares and value >= 1):
+def propose_edit(
+    campaign: Campaign, champion: bytes, number: int, known: Collection[str]
+) -> tuple[bytes, str]:
+    """(text, idea) of the next proposal: (b"...", "LR 0.02 -> 0.031").
+
+    champion: its text. number: makes proposals differ. known: the shapes of sources that are not to
+    be proposed again. Raises Refused when there is nothing to propose.
+    """
+    baseline = constant_values(campaign.baseline.arms[0]["commit"])
+    centers = {name: value for name, value in baseline.items() if value > 0}
+    current = {name: node.value for name, node in find_constants(champion).items()}
+    movable = sorted(centers.keys() & current.keys())
+    if not movable:
+        raise Refused("train.py has no constants at its top to be moved: use another agent")
+    chance = random.Random(f"{campaign.baseline.salt} {number}")
+    estimator = Estimator(read_history(campaign, centers), seed=chance.randrange(2**31))
+    moves = count_moves(campaign, movable)
+    for turn in range(DRAWS):
+        # all values of what was moved least may be known: so the order is looser with every turn
+        order = {name: moves[name] + (1 + turn) * chance.random() for name in movable}
+        names = sorted(movable, key=order.get)[: chance.choice(MOVED)]
+        coordinates = estimator.suggest(names)
+        values = {name: from_coordinate(coordinates[name], centers[name]) for name in names}
+        values = {name: value for name, value in values.items() if value != current[name]}
+        text = replace_constants(champion, values)
+        if values and fingerprint(text)["source"] not in known:
+            changes = [f"{name} {current[name]} -> {values[name]}" for name in sorted(values)]
+            return text, ", ".join(changes)
+    raise Refused("the tuner finds nothing new to propose: use another agent")
+
+
+class Estimator:
+    """optuna's tree-structured Parzen estimator, told of all scores so far; lower is better."""
+
+    def __init__(self, history: list[tuple[Coordinates, float]], seed: int):
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.everywhere = optuna.distributions.FloatDistribution(-1, 1)
+        sampler = optuna.samplers.TPESampler(
+            seed=seed, multivariate=False, n_startup_trials=RANDOM_TRIALS
+        )
+        self.study = optuna.create_study(sampler=sampler)
+        for coordinates, score in history:
+            space = dict.fromkeys(coordinates, self.everywhere)
+            trial = optuna.trial.create_trial(params=coordinates, distributions=space, value=score)
+            self.study.add_trial(trial)
+
+    def suggest(self, names: Iterable[str]) -> Coordinates:
+        """Where these constants might be better."""
+        return self.study.ask(dict.fromkeys(names, self.everywhere)).params
+
+
+def to_coordinate(value: float, center: float) -> float | None:
+    """Where a constant is in [-1, 1], 0 at the baseline's value; None if it is out of range."""
+    is_share = 0 < center < 1
+    if value <= 0 or (is_share and value >= 1):
         return None
-    odds = (
-        math.log(value / (1 - value) / (center / (1 - center)))
-        if shares
-        else math.log(value / center)
-    )
-    return max(-1.0, min(1.0, odds / RANGE))
+    ratio = value / center
+    if is_share:
+        ratio *= (1 - center) / (1 - value)
+    return max(-1.0, min(1.0, math.log(ratio) / RANGE))
 
 
-def value_at(place, center):
-    """The constant at a place: the other way round."""
+def from_coordinate(coordinate: float, center: int | float) -> int | float:
+    """The constant there, of its center's type: the other way round."""
+    factor = math.exp(coordinate * RANGE)
     if isinstance(center, int):
-        return max(1, round(center * math.exp(place * RANGE)))
+        return max(1, round(center * factor))
+    value = center * factor
     if 0 < center < 1:
-        odds = center / (1 - center) * math.exp(place * RANGE)
-        return float(f"{odds / (1 + odds):.{DIGITS}g}")
-    return float(f"{center * math.exp(place * RANGE):.{DIGITS}g}")
+        odds = center / (1 - center) * factor
+        value = odds / (1 + odds)
+    return float(f"{value:.{DIGITS}g}")
 
 
-def replaced(text, values):
-    """Source `text` (bytes) with other numbers for its constants: {name: value}."""
+def replace_constants(text: bytes, values: Values) -> bytes:
+    """A source with other numbers for its constants."""
     lines = text.splitlines(keepends=True)
-    nodes = knobs.constants(text)
-    for name in sorted(
-        values, key=lambda name: (nodes[name].lineno, nodes[name].col_offset), reverse=True
-    ):
+    nodes = find_constants(text)
+    # from the end, as each one moves what comes after it in its line
+    names = sorted(values, key=lambda name: (nodes[name].lineno, nodes[name].col_offset))
+    for name in reversed(names):
         node = nodes[name]
         line, number = lines[node.lineno - 1], repr(values[name]).encode()
         lines[node.lineno - 1] = line[: node.col_offset] + number + line[node.end_col_offset :]
     return b"".join(lines)
 
 
-def history(campaign, centers):
-    """[({name: place}, score)] of the latest sources that were tried; lower is better."""
+def read_history(campaign: Campaign, centers: Values) -> list[tuple[Coordinates, float]]:
+    """Constants and mean score of the latest sources that were tried.
+
+    One without a score counts as the worst.
+    """
     rows = []
     for e in campaign.tried[-HISTORY:]:
-        own = knobs.values_of(e.arms[CANDIDATE]["commit"])
-        places = {name: coordinate(own[name], centers[name]) for name in centers if name in own}
+        values = constant_values(e.arms[CANDIDATE]["commit"])
+        coordinates = {
+            name: to_coordinate(values[name], centers[name]) for name in centers if name in values
+        }
+        coordinates = {name: at for name, at in coordinates.items() if at is not None}
         scores = e.scores(CANDIDATE)
-        places = {name: place for name, place in places.items() if place is not None}
-        rows.append((places, sum(scores) / len(scores) if scores else None))
+        rows.append((coordinates, sum(scores) / len(scores) if scores else None))
     worst = max((score for _, score in rows if score), default=0.0)
-    return [(places, score or worst) for places, score in rows]
+    return [(coordinates, score or worst) for coordinates, score in rows]
 
 
-def times_moved(campaign, names):
+def count_moves(campaign: Campaign, names: Iterable[str]) -> dict[str, int]:
     """{name: number of tries that changed this constant}."""
-    found = dict.fromkeys(names, 0)
+    moves = dict.fromkeys(names, 0)
     for e in tried_ideas(campaign):
-        own, before = (knobs.values_of(arm["commit"]) for arm in e.arms)
-        for name in names:
-            found[name] += own.get(name) != before.get(name)
-    return found
-
-
-def propose(campaign, champion, number, known):
-    """(text, idea) of the next proposal: `champion` is a text, `number` makes proposals differ,
-    `known` holds the shapes of sources not to be proposed again. Raises Refused."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    baseline = knobs.constants(sources.read_source(campaign.baseline.arms[0]["commit"]).text)
-    centers = {name: node.value for name, node in baseline.items() if node.value > 0}
-    movable = sorted(centers.keys() & knobs.constants(champion).keys())
-    if not movable:
-        raise Refused("train.py has no constants at its top to be moved: use another agent")
-    draw = random.Random(f"{campaign.baseline.salt} {number}")
-    sampler = optuna.samplers.TPESampler(
-        seed=draw.randrange(2**31), multivariate=False, n_startup_trials=5
-    )
-    study = optuna.create_study(sampler=sampler)
-    everywhere = optuna.distributions.FloatDistribution(-1, 1)
-    for places, score in history(campaign, centers):
-        known_places = dict(params=places, distributions=dict.fromkeys(places, everywhere))
-        study.add_trial(optuna.trial.create_trial(**known_places, value=score))
-    before = {name: node.value for name, node in knobs.constants(champion).items()}
-    moved = times_moved(campaign, movable)
-    for turn in range(TRIES):
-        # all values of what was moved least may be known: so the order is looser with every turn
-        disorder = {name: moved[name] + (1 + turn) * draw.random() for name in movable}
-        names = sorted(movable, key=disorder.get)[: draw.choice(MOVED)]
-        places = study.ask(dict.fromkeys(names, everywhere)).params
-        values = {name: value_at(place, centers[name]) for name, place in places.items()}
-        values = {name: value for name, value in values.items() if value != before[name]}
-        text = replaced(champion, values)
-        if values and fingerprint(text)["source"] not in known:
-            return text, ", ".join(
-                f"{name} {before[name]} -> {values[name]}" for name in sorted(values)
-            )
-    raise Refused("the tuner finds nothing new to propose: use another agent")
+        after, before = (constant_values(arm["commit"]) for arm in e.arms)
+        for name in moves:
+            moves[name] += after.get(name) != before.get(name)
+    return moves

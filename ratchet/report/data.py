@@ -101,7 +101,7 @@ def read_measured(path: Path) -> dict | None:
 
 def night_costs(home: Path) -> dict[str, float]:
     """Calls and dollars of the last night's agent."""
-    answers = Journal(home).answers() if (home / "runs").exists() else []
+    answers = Journal(home).list_answers() if (home / "runs").exists() else []
     return {"calls": len(answers), "cost": sum(answer["cost"] for answer in answers)}
 
 
