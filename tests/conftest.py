@@ -176,7 +176,7 @@ def finished_run(arena, tmp_path):
         save_file({"weight": torch.zeros(4, 4)}, folder / "model.safetensors")
         run = Run(arena, torch.device("cpu"), 0, "1e4tok", folder)
         run.tokens, run.steps = 10_000, 10
-        facts = run.facts() | {"unscored_seconds": 1.0, "train_seconds": 1.0}
+        facts = run.make_record() | {"unscored_seconds": 1.0, "train_seconds": 1.0}
         write_run_record(folder, facts)
         return folder
 

@@ -255,7 +255,7 @@ def test_a_leak_from_far_ahead_is_found(arena, tmp_path, local, monkeypatch):
     wide = prepare("wide", source=str(arena.corpus), context=256, vocab_size=512)
     run = Run(wide, torch.device("cpu"), 0, "1e4tok", tmp_path)
     run.tokens, run.steps = 10_000, 10
-    facts = run.facts() | {"unscored_seconds": 1.0, "train_seconds": 1.0}
+    facts = run.make_record() | {"unscored_seconds": 1.0, "train_seconds": 1.0}
     write_json(tmp_path / "run.json", facts)
     save_file({"weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
     (tmp_path / "train.py").write_text(

@@ -1,5 +1,4 @@
-"""Fused kernels for a contestant to call or to replace, each with a plain twin that says what it
-computes.
+"""Fused kernels for a contestant to call or to replace, each with a plain twin.
 
 Nothing here is compulsory. A test holds every kernel against its twin, gradients included.
 
@@ -53,9 +52,7 @@ def decoding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 
 def blockwise_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Some queries at a time against the keys they may see. Compiled on a CPU it beats PyTorch's
-    kernel.
-    """
+    """Some queries at a time against the keys they may see: fast on a CPU when compiled."""
     q, k, v = (t.transpose(1, 2).contiguous() for t in (q, k, v))
     T, out = q.size(2), []
     # in float32, as integers are slow in compiled code
@@ -78,6 +75,7 @@ def varlen_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     q, k, v = (t.reshape(B * T, *t.shape[2:]) for t in (q, k, v))
     before = window - 1 if window < T else -1  # -1: all, which has a faster kernel
     out = varlen_attn(q, k, v, starts, starts, T, T, window_size=(before, 0))
+    assert isinstance(out, Tensor)  # it is a tuple where more is asked for
     return out.view(B, T, *out.shape[1:])
 
 
@@ -85,9 +83,9 @@ def varlen_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 @functools.cache
 def varlen_works(dtype: torch.dtype) -> bool:
     """Whether varlen_attention() runs on this GPU, both ways, and agrees with its twin."""
-    shape = dict(device="cuda", dtype=dtype, requires_grad=True)
     with torch.enable_grad():
-        q, k, v = (torch.randn(2, 256, 2, 64, **shape) for _ in range(3))
+        random = torch.randn(3, 2, 256, 2, 64, device="cuda", dtype=dtype)
+        q, k, v = (t.requires_grad_() for t in random.unbind())
         try:
             out = varlen_attention(q, k, v, 100)
             out.backward(v)
@@ -139,7 +137,8 @@ class SoftcappedCrossEntropy(torch.autograd.Function):
         return loss * scale
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx, *upstreams):
+        (upstream,) = upstreams
         dx, dweight = (upstream.to(grad.dtype) * grad for grad in ctx.saved_tensors)
         return dx, dweight, None, None
 

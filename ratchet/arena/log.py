@@ -4,8 +4,10 @@ import json
 import math
 import os
 from collections import deque
+from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from ratchet.arena.files import Refused, describe_error
 from ratchet.arena.progress import console
@@ -22,23 +24,22 @@ class TrainingLog:
     a token.
     """
 
-    def __init__(self, run, wandb=None):
-        self.run, self.wandb = run, wandb
-        self.pending, self.smooth, self.next_line = deque(), None, 0.0
+    def __init__(self, run, wandb=None) -> None:
+        self.run = run
+        self.wandb = wandb
+        self.pending: deque[tuple[int, int, float, Tensor]] = deque()  # not written yet
+        self.smooth: float | None = None  # running mean of the loss
+        self.next_line = 0.0  # seconds on the clock
         self.limit = 2 * math.log(run.arena.vocab_size)
         self.curve = open(run.folder / "curve.jsonl", "w", encoding="utf-8")
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
+        text = TextColumn("{task.description}")
+        columns = text, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
         self.live = Progress(*columns, console=console) if console.is_terminal else None
         if self.live:
             self.live.start()
             self.task = self.live.add_task("training", total=1.0)
 
-    def add(self, loss):
+    def add(self, loss: Tensor) -> None:
         """Note the mean loss of the step that has just been made: a tensor of one number, in nats."""
         lag = LAG * (loss.device.type != "cpu")
         loss = loss.detach().to("cpu", non_blocking=True)
@@ -72,7 +73,7 @@ class TrainingLog:
             left = self.run.seconds * (1 / max(progress, 1e-9) - 1)
             print(f"{100 * progress:5.1f}%  {line}  {left:.0f} s left", flush=True)
 
-    def close(self, config=None):
+    def close(self, config: Any = None) -> None:
         """Write what is pending, end the live line. config: that of the model, for wandb."""
         while self.pending:
             self._write(*self.pending.popleft())
@@ -89,33 +90,32 @@ def wandb_is_wanted(wanted: bool = False) -> bool:
     return (wanted or named) and os.environ.get("WANDB_MODE") != "disabled"
 
 
-def wandb_settings(wanted=False):
-    """Settings for wandb.init() if WANDB_PROJECT or WANDB_MODE asks for it, or `wanted`; else None.
+def wandb_settings(wanted: bool = False) -> Any:
+    """Settings for wandb.init() if it is wanted or the environment asks for it; else None.
 
-    With them it asks nobody for a key, and waits for no server longer than WANDB_SECONDS. Exit code
-    2 where wandb is not installed or, unless WANDB_MODE is offline, has no key: call it before
-    anything starts.
+    With them it asks nobody for a key, and waits for no server longer than WANDB_SECONDS. Call it
+    before anything starts: it raises Refused where wandb is not installed or has no key.
     """
     if not wandb_is_wanted(wanted):
         return None
     try:
         import wandb
 
-        waits = dict.fromkeys(("init_timeout", "finish_timeout"), WANDB_SECONDS)
-        mode = wandb.setup(settings := wandb.Settings(silent=True, **waits)).settings.mode
+        settings = wandb.Settings(
+            silent=True, init_timeout=WANDB_SECONDS, finish_timeout=WANDB_SECONDS
+        )
+        mode = wandb.setup(settings).settings.mode
         ready = mode in ("offline", "dryrun", "disabled") or wandb.login(prompt=False, verify=False)
     except ImportError:
-        raise Refused(
-            "wandb is not installed: run `uv sync --extra wandb`, or unset WANDB_PROJECT and WANDB_MODE"
-        ) from None
+        remedy = "run `uv sync --extra wandb`, or unset WANDB_PROJECT and WANDB_MODE"
+        raise Refused(f"wandb is not installed: {remedy}") from None
     except ValueError:  # what it says may hold a key
         raise Refused(
             "wandb does not understand its settings: look at WANDB_MODE and other WANDB_ variables"
         ) from None
     except wandb.Error as error:
-        raise Refused(
-            f"wandb can't log in ({describe_error(error)}): run `uv run wandb login`, or set WANDB_MODE=offline"
-        ) from None
+        remedy = "run `uv run wandb login`, or set WANDB_MODE=offline"
+        raise Refused(f"wandb can't log in ({describe_error(error)}): {remedy}") from None
     if not ready:
         raise Refused(
             "wandb has no key: run `uv run wandb login`, or set WANDB_MODE to offline or disabled"
@@ -123,11 +123,8 @@ def wandb_settings(wanted=False):
     return settings
 
 
-def wandb_run(run):
-    """A run of wandb to log curves to, if it is asked for; else None, also where no server answers.
-
-    The latter is said in a line.
-    """
+def wandb_run(run) -> Any:
+    """A run of wandb to log curves to; None where nobody asks for one, or no server answers."""
     if not (settings := wandb_settings()):
         return None
     import wandb
@@ -138,9 +135,6 @@ def wandb_run(run):
             settings=settings, dir=str(run.folder), name=run.folder.name, config=config
         )
     except Exception as error:  # whatever it is, the run needs no curves
-        console.print(
-            f"wandb gets no curves of this run: {describe_error(error)}",
-            markup=False,
-            soft_wrap=True,
-        )
+        why = describe_error(error)
+        console.print(f"wandb gets no curves of this run: {why}", markup=False, soft_wrap=True)
         return None

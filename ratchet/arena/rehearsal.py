@@ -3,74 +3,80 @@
 import random
 import sys
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from ratchet.arena.progress import format_duration
+from ratchet.arena.progress import ProgressLine, format_duration
 from ratchet.arena.tokenizer import BOS
 
 
-def inspect_model(model, context, vocab_size, device, flops=True):
-    """{"flops_per_token", "lookup"}: both seen in a forward and backward pass over one row; clears
-    gradients.
+def inspect_model(
+    model: torch.nn.Module, context: int, vocab_size: int, device: torch.device, flops: bool = True
+) -> dict[str, float]:
+    """{"flops_per_token", "lookup"} of a model, from a pass over one row; clears gradients.
 
-    FLOPs are those of the matrix products made; PyTorch's own attention counts as the whole T x T
-    square. `lookup` is the number of parameters in tables of which only the rows of the tokens
-    there get a gradient, and of saved integers, which nothing multiplies.
+    flops_per_token: of the matrix products of a forward and a backward pass; PyTorch's own attention
+    counts as the whole T x T square. Left out unless `flops`, as the counter takes seconds to start.
+    lookup: parameters in tables of which only the rows of the row's tokens get a gradient, and saved
+    integers, which nothing multiplies.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    counter = (
-        FlopCounterMode(display=False) if flops else nullcontext()
-    )  # it takes seconds to start
-    ids = torch.nn.functional.pad(
-        torch.randint(vocab_size, (1, context - 1)), (1, 0), value=BOS
-    ).to(device)
-    eager = (
-        torch.compiler.set_stance("force_eager")
-        if "torch._dynamo" in sys.modules
-        else nullcontext()
-    )
-    with eager, sdpa_kernel(SDPBackend.MATH), counter:
-        out = model(ids).float().square().sum()
+    ids = torch.randint(vocab_size, (1, context))
+    ids[:, 0] = BOS
+    counter = FlopCounterMode(display=False)
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if flops:
+            stack.enter_context(counter)
+        out = model(ids.to(device)).float().square().sum()
         if out.requires_grad:
             out.backward()
-    tables = [
-        p for p in model.parameters() if p.grad is not None and p.ndim == 2 and len(p) > context
-    ]
-    looked_up = [t for t in model.state_dict().values() if not t.is_floating_point()]
-    looked_up += [t for t in tables if t.grad.is_sparse or t.grad.any(1).sum() <= context]
+    counts: dict[str, float] = {"lookup": count_lookup(model, context)}
+    if flops:
+        counts["flops_per_token"] = counter.get_total_flops() / context
     model.zero_grad(set_to_none=True)
-    seen = {"flops_per_token": counter.get_total_flops() / context} if flops else {}
-    return seen | {"lookup": sum(t.numel() for t in looked_up)}
+    return counts
 
 
-def snapshot(model, optimizers):
-    """A function that puts model, optimizers and random number generators back, in place and bit
-    for bit.
+def count_lookup(model: torch.nn.Module, context: int) -> int:
+    """Parameters that are looked up: see inspect_model(), whose backward pass has left gradients."""
+    integers = [t for t in model.state_dict().values() if not t.is_floating_point()]
+    matrices = [p for p in model.parameters() if p.ndim == 2 and len(p) > context]
+    tables = [p for p in matrices if touches_few_rows(p.grad, context)]
+    return sum(t.numel() for t in integers + tables)
 
-    What is zero needs no copy: there is no room for a second one of the largest tables.
+
+def touches_few_rows(grad: torch.Tensor | None, most: int) -> bool:
+    if grad is None:
+        return False
+    return grad.is_sparse or int(grad.any(1).sum()) <= most
+
+
+def snapshot(
+    model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> Callable[[], None]:
+    """A function that puts model, optimizers and random number generators back, bit for bit.
+
+    They are put back in place. What is zero needs no copy: there is no room for a second one of the
+    largest tables.
     """
-    states = [
-        {p: dict(values) for p, values in optimizer.state.items()} for optimizer in optimizers
-    ]
-    groups = [(group, {**group}) for optimizer in optimizers for group in optimizer.param_groups]
+    states = [{p: dict(values) for p, values in opt.state.items()} for opt in optimizers]
+    groups = [(group, {**group}) for opt in optimizers for group in opt.param_groups]
     inside = (value for state in states for values in state.values() for value in values.values())
     tensors = [*model.parameters(), *model.buffers(), *filter(torch.is_tensor, inside)]
     copies = [tensor.detach().clone() if tensor.any() else None for tensor in tensors]
-    generators = [
-        (random.setstate, random.getstate()),
-        (np.random.set_state, np.random.get_state()),
-    ]
-    generators += [(torch.set_rng_state, torch.get_rng_state())]
-    if torch.cuda.is_available():
-        generators += [(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())]
+    restore_generators = snapshot_generators()
 
     @torch.no_grad()
-    def restore():
+    def restore() -> None:
         for tensor, copy in zip(tensors, copies):
             tensor.zero_() if copy is None else tensor.copy_(copy)
         for optimizer, state in zip(optimizers, states):
@@ -79,19 +85,33 @@ def snapshot(model, optimizers):
         for group, values in groups:
             group.update(values)
         model.zero_grad(set_to_none=True)
-        for put_back, state in generators:
-            put_back(state)
+        restore_generators()
+
+    return restore
+
+
+def snapshot_generators() -> Callable[[], None]:
+    """A function that puts the random number generators of Python, numpy and torch back."""
+    of_python = random.getstate()
+    of_numpy = np.random.get_state()
+    of_cpu = torch.get_rng_state()
+    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def restore() -> None:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        torch.set_rng_state(of_cpu)
+        if of_gpus:
+            torch.cuda.set_rng_state_all(of_gpus)
 
     return restore
 
 
 @contextmanager
-def compile_events(line, parts):
-    """Have a ProgressLine tell which graph torch.compile works on, of how many, and about how long
-    it takes.
+def compile_events(line: ProgressLine, parts: int) -> Generator[None]:
+    """Have a ProgressLine tell which graph torch.compile works on, of so many, and for how long.
 
-    It listens to the compiler's own events (torch/_dynamo/callback.py); without these it tells
-    less.
+    It listens to the compiler's own events (torch/_dynamo/callback.py); without these it tells less.
     """
     try:
         handler = sys.modules["torch._dynamo.callback"].callback_handler
@@ -123,7 +143,7 @@ def compile_events(line, parts):
             handler.remove_end_callback(on_end)
 
 
-def save_weights(model, folder):
+def save_weights(model: torch.nn.Module, folder: Path) -> float:
     """Write model.safetensors; returns the seconds that it took."""
     from safetensors.torch import save_model
 

@@ -17,17 +17,19 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 import torch.distributed as distributed
+from torch import Tensor
 
 from ratchet.arena.budget import REHEARSAL_SECONDS, parse_budget
-from ratchet.arena.definition import ARENAS, FILES, default_arena, load_arena
+from ratchet.arena.definition import ARENAS, FILES, Arena, default_arena, load_arena
 from ratchet.arena.files import (
     ROOT,
     Refused,
@@ -66,50 +68,61 @@ T0 = time.monotonic()
 
 
 class Run:
-    """The conditions of one run, and its clock. A contestant reads attributes and calls public
-    methods.
-    """
+    """The conditions and the clock of one run: what train.py reads and calls."""
 
-    def __init__(self, arena, device, seed, budget, folder):
-        self.arena, self.device, self.seed, self.folder, self.budget = (
-            arena,
-            device,
-            seed,
-            folder,
-            budget,
-        )
+    def __init__(
+        self, arena: Arena, device: torch.device, seed: int, budget: str, folder: Path
+    ) -> None:
+        self.arena = arena
+        self.device = device
+        self.seed = seed
+        self.budget = budget  # for example 300s
+        self.folder = folder
+        self.steps = 0
+        self.tokens = 0
+        self.interrupted = False
+        self.rehearsal_seconds = 0.0
+        self.flops_per_token = 0.0  # counted by rehearse()
+        self.peak_flops = 0.0  # FLOP/s of the fastest matrix product, measured by rehearse()
+        self.peak_of = ""  # which product that is
         self._budget = parse_budget(budget)
-        self._begin, self.rehearsal_seconds, self.interrupted = None, 0.0, False
-        self._durations, self._saving = (
-            deque(maxlen=8),
-            0.0,
-        )  # seconds of the last steps, of saving the model
-        self._told = (
-            None  # seconds on the clock of the first of several processes when this step began
-        )
-        self.steps, self.tokens, self.flops_per_token, self.peak_flops = 0, 0, 0, 0
-        self.peak_of = ""  # the matrix product that is as fast as that
-        self._epochs, self._piece_rows, self._in_pieces = math.inf, None, False
-        self._log, self._wandb = None, None
-        self._queue = []  # events of the steps that the GPU may still be working on
-        referee = os.environ.get("RATCHET_REFEREE")  # its end of a socket, where there is a referee
-        self._referee = referee and socket.socket(fileno=int(referee))
+        self._epochs = math.inf  # passes over the text, at most
+        self._begin: float | None = None  # when the clock started
+        self._clock_of_first: float | None = None  # of several processes, when this step began
+        self._durations: deque[float] = deque(maxlen=8)  # seconds of the last steps
+        self._saving = 0.0  # seconds that it takes to save the model
+        self._piece_rows = 0  # rows that go through the model at once; 0: all
+        self._in_pieces = False  # whether the step uses pieces()
+        self._queue: list[torch.cuda.Event] = []  # of steps that the GPU may still work on
+        self._log: TrainingLog | None = None
+        self._wandb: Any = None
+        descriptor = os.environ.get("RATCHET_REFEREE")  # of a socket, where there is a referee
+        self._referee = socket.socket(fileno=int(descriptor)) if descriptor else None
 
-    def rehearse(self, step, rows, model, *optimizers, parts=(), calls=3):
-        """Call step(x, y) on random tokens [rows, T], untimed, so that all is compiled before the
-        clock runs.
+    def rehearse(
+        self,
+        step: Callable[[Tensor, Tensor], Any],
+        rows: int,
+        model: torch.nn.Module,
+        *optimizers: torch.optim.Optimizer,
+        parts: Sequence[compiling.Part] = (),
+        calls: int = 3,
+    ) -> None:
+        """Call step(x, y) on random tokens [rows, T]: all is compiled before the clock runs.
 
-        Then model, optimizers and random number generators are put back bit for bit, gradients are
-        cleared. Sets `flops_per_token`, counted, and `peak_flops`, measured; sees how long it takes
-        to save the model, as the budget must have room for that. Ends the run after REHEARSAL_SECONDS
-        seconds. parts: compiling.Part of what torch.compile may make faster; what the budget does
-        not earn back stays as it is, and all where there is no compiler. A step that does not fit
-        into memory goes through pieces() of half as many rows.
+        This is not timed. Then model, optimizers and random number generators are put back bit for
+        bit, and gradients are cleared. A step that does not fit into memory is tried again with
+        pieces() of half as many rows. After REHEARSAL_SECONDS the run ends.
+
+        parts: what torch.compile may make faster. What the budget does not earn back is left as it
+        is, and so is everything where there is no compiler.
+
+        Sets `flops_per_token` and `peak_flops`. Raises Refused where processes can't share rows.
         """
         _, processes = peers()
         if rows % processes:
             what = f"{rows} rows of a step can't be shared by {processes} processes"
-            raise Refused(f"{what}: start another number")
+            raise Refused(f"{what}: start another number of them")
         self._piece_rows = rows // processes
         worth = compiling.worth_compiling(parts, self.device, self.time_limit or self.arena.seconds)
         if eager := ", ".join(part.name for part in parts if part not in worth):
@@ -133,14 +146,17 @@ class Run:
     def _rehearse(self, step, rows, model, optimizers, calls, parts):
         """rehearse() once: raises what the step raises, and leaves everything as it was."""
         begin = time.monotonic()
-        self._tell(phase="rehearsal")
+        self._report(phase="rehearsal")
         restore = snapshot(model, optimizers)
         limit = threading.Timer(REHEARSAL_SECONDS, self._end_rehearsal)
         limit.daemon = True
         limit.start()
-        graphs, name = sum(part.graphs for part in parts), "rehearsing on random tokens, not timed"
+        graphs = sum(part.graphs for part in parts)
         try:
-            with ProgressLine(name) as line, compile_events(line, graphs):
+            with (
+                ProgressLine("rehearsing on random tokens, not timed") as line,
+                compile_events(line, graphs),
+            ):
                 self._try_steps(step, rows, model, calls)
         finally:
             limit.cancel()
@@ -154,8 +170,8 @@ class Run:
         print(f"no memory for {2 * rows} rows at once: a step goes through {rows} rows at a time")
 
     def _try_steps(self, step, rows, model, calls):
-        seen = inspect_model(model, self.arena.context, self.arena.vocab_size, self.device)
-        self.flops_per_token = seen["flops_per_token"]
+        counts = inspect_model(model, self.arena.context, self.arena.vocab_size, self.device)
+        self.flops_per_token = counts["flops_per_token"]
         self.peak_flops, self.peak_of = matmul_peak(self.device)
         self.peak_flops *= peers()[1]
         for _ in range(calls):
@@ -169,114 +185,114 @@ class Run:
                 (self.folder / "model.safetensors").unlink(missing_ok=True)
 
     def _end_rehearsal(self):
-        """Called by a timer, in a thread of its own: what hangs may be in code that no exception
-        reaches.
-        """
+        """Called by a timer, in a thread of its own: no exception may reach what hangs."""
         try:
             console.show_cursor()
-            minutes = REHEARSAL_SECONDS / 60
+            late = f"after {REHEARSAL_SECONDS / 60:g} minutes of rehearsal"
             with suppress(SystemExit):
-                self.fail(
-                    f"it was not ready to train after {minutes:g} minutes of rehearsal: compile less"
-                )
+                self.fail(f"it was not ready to train {late}: compile less")
         finally:
             os._exit(1)
 
-    def _tell(self, **facts):
+    def _report(self, **message: Any) -> None:
+        """Send the referee a message, if there is one."""
         if self._referee:
-            self._referee.sendall(json.dumps(facts).encode() + b"\n")
+            self._referee.sendall(json.dumps(message).encode() + b"\n")
 
     @property
-    def time_limit(self):
+    def time_limit(self) -> float | None:
         """Seconds of the budget, None for one of tokens or FLOPs."""
         return self._budget.seconds
 
     @property
-    def seconds(self):
-        """Seconds on the clock."""
+    def seconds(self) -> float:
+        """Seconds on the clock; 0 before it starts."""
         return time.monotonic() - self._begin if self._begin else 0.0
 
-    def _share(self, tokens, seconds):
+    def _share_used(self, tokens: int, seconds: float) -> float:
         return self._budget.share_used(seconds, tokens, self.flops_per_token)
 
     @property
-    def progress(self):
+    def progress(self) -> float:
         """The share of the training that is over, in [0, 1]: what schedules are made of.
 
-        Of the budget or, if they end sooner, of the epochs that batches() was told.
+        It is a share of the budget or, if they end sooner, of the epochs of batches().
         """
-        spent = self._share(self.tokens, self.seconds if self._told is None else self._told)
-        return min(1.0, max(spent, self.epoch / self._epochs))
+        clock = self.seconds if self._clock_of_first is None else self._clock_of_first
+        share = self._share_used(self.tokens, clock)
+        return min(1.0, max(share, self.epoch / self._epochs))
 
     @property
-    def epoch(self):
+    def epoch(self) -> float:
         """Passes over the training text so far. Example: 1.5 in the middle of the second."""
         return self.tokens / self.arena.train_tokens
 
-    def pieces(self, x, y):
-        """Yield (x, y, share) of this process's rows of a step, in pieces that fit into memory.
+    def pieces(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Yield (x, y, weight): the rows of this process, in pieces that fit into memory.
 
-        share: of the step's loss, rows of the piece / rows of the step. See rehearse().
+        weight: rows of the piece / rows of the step, by which its mean loss counts in the step's.
         """
+        self._in_pieces = True
         rank, processes = peers()
-        rows, self._in_pieces = self._piece_rows or len(x) // processes, True
+        rows = self._piece_rows or len(x) // processes
         pieces = zip(x.split(rows), y.split(rows))
         for piece_x, piece_y in itertools.islice(pieces, rank, None, processes):
             yield piece_x, piece_y, len(piece_x) / len(x)
 
-    def sum_gradients(self, model, *more):
+    def sum_gradients(self, model: torch.nn.Module, *more: Tensor) -> None:
         """Replace gradients, and more tensors, by their sums over all processes of this run.
 
         A sparse gradient has equally many rows in all of them.
         """
         sum_gradients(model, *more)
 
-    def log(self, loss):
-        """Note the mean loss of a step, a tensor, in nats a token; call it within batches().
+    def log(self, loss: Tensor) -> None:
+        """Note the mean loss of a step, in nats a token; call it within batches().
 
-        Writes curve.jsonl, a line for whoever watches, wandb where it is asked for. A loss that is
-        not finite, or twice that of a model that knows nothing, ends the run: status crash, exit
-        code 1.
+        Writes curve.jsonl, a line for whoever watches, and wandb where it is asked for. A loss that
+        is not finite, or twice that of a uniform guess, ends the run: status crash, exit code 1.
         """
         if not self._log:
             self._log = TrainingLog(self, self._wandb)
         self._log.add(loss)
 
-    def _may_step(self, tokens):
-        """True if the budget has room for one more step; there is always room for the first."""
-        ahead = (
-            self.seconds + self._saving + max(self._durations, default=0.0) * (1 + len(self._queue))
-        )
-        going = not self.interrupted and (
-            self.steps == 0 or self._share(self.tokens + tokens, ahead) <= 1
-        )
+    def _may_step(self, tokens: int) -> bool:
+        """Whether the budget has room for one more step; there is always room for the first."""
+        queued_steps = 1 + len(self._queue)
+        step_seconds = max(self._durations, default=0.0)
+        end = self.seconds + queued_steps * step_seconds + self._saving
+        has_room = self.steps == 0 or self._share_used(self.tokens + tokens, end) <= 1
+        may_step = has_room and not self.interrupted
         if distributed.is_initialized():  # all have the first one's clock
-            told = torch.tensor([going, self.seconds], dtype=torch.float64)
-            distributed.broadcast(told, 0)
-            going, self._told = told.tolist()
-        return bool(going)
+            of_first = torch.tensor([may_step, self.seconds], dtype=torch.float64)
+            distributed.broadcast(of_first, 0)
+            may_step, self._clock_of_first = of_first.tolist()
+        return bool(may_step)
 
-    def _stage(self, targets, documents):
+    def _stage(self, targets: np.ndarray, documents: bool) -> list[Tensor]:
         """One batch on the host, made while the step before it runs."""
         y = torch.from_numpy(targets.astype(np.int64))
         x = torch.nn.functional.pad(y[:, :-1], (1, 0), value=BOS)
         batch = [x, y]
         if documents:
-            batch.append(
-                torch.cat([(x.flatten() == BOS).nonzero()[:, 0], torch.tensor([x.numel()])]).int()
-            )
-        # torch hands a pinned buffer out again only when the events of the copies that read it are
-        # done
-        return [tensor.pin_memory() for tensor in batch] if self.device.type == "cuda" else batch
+            starts = (x.flatten() == BOS).nonzero()[:, 0]
+            batch.append(torch.cat([starts, torch.tensor([x.numel()])]).int())
+        if self.device.type == "cuda":
+            # torch reuses a pinned buffer only when the copies that read it are done
+            return [tensor.pin_memory() for tensor in batch]
+        return batch
 
-    def batches(self, rows, documents=False, epochs=math.inf):
-        """Yield (x, y), int64 [rows, T] on the device, until the budget is spent. The first starts
-        the clock.
+    def batches(
+        self, rows: int, documents: bool = False, epochs: float = math.inf
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Yield (x, y), int64 [rows, T] on the device, until the budget is spent.
 
-        Every row begins with BOS (token 0) and every token is a target once an epoch.
-        documents=True adds where documents begin in x.flatten(), then its length: int32 [n + 1],
-        the cu_seqlens of varlen_attn. epochs: passes over the text after which it ends, though
-        there be budget left.
+        The first one starts the clock. Every row begins with BOS (token 0), and every token is a
+        target once an epoch.
+
+        documents: yield (x, y, starts), where documents begin in x.flatten(), then its length:
+        int32 [n + 1], the cu_seqlens of varlen_attn.
+        epochs: passes over the text after which training ends, though budget is left.
         """
         self._epochs = epochs
         if self._budget.unit == "flop" and not self.flops_per_token:
@@ -293,30 +309,26 @@ class Run:
         signal.signal(signal.SIGINT, self._interrupt)
         with ExitStack() as at_the_end, ThreadPoolExecutor(1) as pool:
             at_the_end.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
-            staged = (
-                pool.submit(lambda n: self._stage(table[n], documents), numbers)
-                for numbers in order
-            )
-            ahead = next(staged)
+            staged = (pool.submit(self._stage, table[numbers], documents) for numbers in order)
+            next_batch = next(staged)
             while self._may_step(rows * context):
-                batch, ahead, begin = ahead.result(), next(staged), self.seconds
+                batch, next_batch, begin = next_batch.result(), next(staged), self.seconds
                 yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
                 self._bound_queue()
-                self.steps, self.tokens = self.steps + 1, self.tokens + rows * context
+                self.steps += 1
+                self.tokens += rows * context
                 self._durations.append(self.seconds - begin)
                 if self.epoch >= epochs:
-                    seen = f"the text has been seen {epochs:g} times"
-                    print(f"{seen}: training ends before the budget")
+                    passes = f"the text has been seen {epochs:g} times"
+                    print(f"{passes}: training ends before the budget")
                     return
 
-    def _start_clock(self):
-        """Open train.tokens. A referee starts its own clock and hands it over: it can't be seen
-        before.
-        """
+    def _start_clock(self) -> BinaryIO:
+        """Open train.tokens. A referee starts its own clock when it hands the file over."""
         if not self._referee:
             self._begin = time.monotonic()
             return open(self.arena.folder / "train.tokens", "rb")
-        self._tell(phase="train")
+        self._report(phase="train")
         _, files, _, _ = socket.recv_fds(self._referee, 100, 1)
         self._begin = time.monotonic()
         return os.fdopen(files[0], "rb")
@@ -336,7 +348,7 @@ class Run:
             if len(self._queue) > QUEUED_STEPS:
                 self._queue.pop(0).synchronize()
 
-    def facts(self) -> RunRecord:
+    def make_record(self) -> RunRecord:
         """What is known of the run by now."""
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -365,29 +377,29 @@ class Run:
             torch=torch.__version__,
         )
 
-    def fail(self, why):
-        """End a run that cannot be scored (its loss is not finite, say): status crash, exit code 1."""
-        write_result(self.folder, Result(**self.facts(), status="crash", reason=why))
+    def fail(self, why: str) -> NoReturn:
+        """End a run that can't be scored, as its loss is not finite: status crash, exit code 1."""
+        write_result(self.folder, Result(**self.make_record(), status="crash", reason=why))
         print_error(f"the run failed: {why}")
         raise SystemExit(1)
 
-    def submit(self, model, config=None):
-        """Stop the clock, save what load(folder) needs, have it scored, print the summary, return
-        the result.
+    def submit(self, model: torch.nn.Module, config: Any = None) -> Result:
+        """Stop the clock, save what load(folder) needs, have it scored, print the summary.
 
-        `config` is any JSON value, saved as config.json beside model.safetensors and train.py. The
-        scorer takes the GPU's memory: CUDA tensors of this process are empty afterwards. If
-        invalid, exit code 1. Does not return to a contestant that a referee watches: its process
-        ends when the weights are saved; nor in any but the first of several processes. A run
-        without a step has no score: it fails.
+        config: any JSON value, saved as config.json beside model.safetensors and train.py.
+
+        Returns the result; if that is invalid, exit code 1. CUDA tensors of this process are empty
+        afterwards, as the scorer needs the memory. A run without a step has no score: it fails.
+        Where a referee watches, the process ends when the weights are saved, and so do all but the
+        first of several processes.
         """
         if not self.steps:
-            why = (
-                "it was interrupted first" if self.interrupted else "run.batches() served no batch"
-            )
+            why = "run.batches() served no batch"
+            if self.interrupted:
+                why = "it was interrupted first"
             self.fail(f"no step was trained, so there is nothing to score: {why}; start it again")
         synchronize(self.device)
-        facts = self.facts()
+        record = self.make_record()
         if self._log:
             self._log.close(config)
         if distributed.is_initialized():
@@ -399,25 +411,24 @@ class Run:
         save_weights(model, self.folder)
         write_json(self.folder / "config.json", config)
         if self._referee:
-            self._tell(phase="score", **facts)
+            self._report(phase="score", **record)
             self._referee.recv(1)  # the clock stops, this process ends
             raise SystemExit
-        facts["unscored_seconds"] = time.monotonic() - T0
-        write_run_record(self.folder, facts)
-        return self._have_scored(facts["train_seconds"])
+        record["unscored_seconds"] = time.monotonic() - T0
+        write_run_record(self.folder, record)
+        return self._have_scored(record["train_seconds"])
 
-    def _have_scored(self, train_seconds):
-        """Have prepare.py score what is in the folder, in a process of its own; returns the result."""
+    def _have_scored(self, train_seconds: float) -> Result:
+        """Have prepare.py score what is in the folder, in a process of its own."""
         if self.device.type == "cuda":
             for tensor in tensors_on("cuda"):
                 tensor.untyped_storage().resize_(0)
             torch.cuda.empty_cache()
         steps = f"{self.steps} step{'s' * (self.steps > 1)}"
         console.print(f"trained {steps} in {train_seconds:.1f} s; scoring {self.folder}")
+        argv = [sys.executable, ROOT / "prepare.py", "score", self.folder]
         try:
-            if code := subprocess.run(
-                [sys.executable, ROOT / "prepare.py", "score", self.folder]
-            ).returncode:
+            if code := subprocess.run(argv).returncode:
                 raise SystemExit(code)
         except KeyboardInterrupt:  # the scorer had it, too, and says what to do
             raise SystemExit(130) from None
@@ -442,82 +453,97 @@ class Conditions(NamedTuple):
     is_watched: bool  # by a referee
 
 
-def read_conditions():
-    """Conditions from the environment: the one place where they come from. Exit code 2 where they
-    are wrong.
-    """
+def read_conditions() -> Conditions:
+    """Conditions from the environment, the one place where they come from. Raises Refused."""
     if Path(sys.argv[0]).name == "train.py" and sys.argv[1:]:
-        raise Refused(
-            f"train.py takes no {sys.argv[1]!r}: its conditions are variables, like RATCHET_BUDGET=20s"
-        )
+        what = f"train.py takes no {sys.argv[1]!r}"
+        raise Refused(f"{what}: its conditions are variables, like RATCHET_BUDGET=20s")
     names = ("ARENA", "SEED", "BUDGET", "DEVICE", "RUN")
     name, seed, budget, device, folder = (os.environ.get(f"RATCHET_{key}") for key in names)
-    mps, cuda = torch.backends.mps.is_available(), torch.cuda.device_count()
-    here = [*(f"cuda:{i}" for i in range(cuda)), *["mps"] * mps, "cpu"]
-    rank, local, processes = (
-        int(os.environ.get(key, 0)) for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-    )
-    if processes > 1 and (
-        (device or "cpu") not in ("cuda", "cpu") or 0 < cuda <= local
-    ):  # torchrun
-        raise Refused(
-            f"{processes} processes need a device each, of {cuda} GPUs here: leave RATCHET_DEVICE unset"
-        )
-    device = f"cuda:{local}" if device == "cuda" else device or here[local if cuda else 0]
+    rank, processes = (int(os.environ.get(key, 0)) for key in ("RANK", "WORLD_SIZE"))  # of torchrun
+    device = choose_device(device, processes)
     seed = seed or "0"
-    name = name or default_arena(on_gpu=device.startswith("cuda"))
-    if device not in here:
-        raise Refused(
-            f"there is no device {device!r} here: set RATCHET_DEVICE to one of {', '.join(here)}"
-        )
     if not re.fullmatch(r"\d{1,9}", seed):
-        raise Refused(
-            f"seed {seed!r} is not understood: RATCHET_SEED is a whole number of up to nine digits"
-        )
-    if name != "pocket" and not (cache_folder() / name / "arena.json").exists():
-        how = f"--arena {name}" if name in ARENAS else f"--text YOUR_TEXT --arena {name}"
-        ready = (
-            ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
-            or "none"
-        )
-        raise Refused(
-            f"arena {name!r} is not prepared ({ready} is): run `uv run prepare.py {how}` first"
-        )
+        what = f"seed {seed!r} is not understood"
+        raise Refused(f"{what}: RATCHET_SEED is a whole number of up to nine digits")
+    name = name or default_arena(on_gpu=device.startswith("cuda"))
+    check_arena_is_prepared(name)
     parse_budget(budget or "1s")  # refuses it before anything is prepared
-    is_watched = "RATCHET_REFEREE" in os.environ
     set_cuda_device(torch.device(device))
     if processes > 1:
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-        )
+        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        distributed.init_process_group(backend)
+    is_watched = "RATCHET_REFEREE" in os.environ
     return Conditions(name, int(seed), budget, torch.device(device), folder, rank, is_watched)
 
 
-def open_run(conditions):
+def choose_device(name: str | None, processes: int) -> str:
+    """PyTorch's name of the device of this process. Raises Refused. Example: "cuda:0"."""
+    gpus = torch.cuda.device_count()
+    devices = [f"cuda:{number}" for number in range(gpus)]
+    devices += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))  # of torchrun
+    if processes > 1 and (name not in (None, "", "cuda", "cpu") or 0 < gpus <= local_rank):
+        what = f"{processes} processes need a device each, of {gpus} GPUs here"
+        raise Refused(f"{what}: leave RATCHET_DEVICE unset")
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
+    name = name or devices[local_rank if gpus else 0]
+    if name not in devices:
+        what = f"there is no device {name!r} here"
+        raise Refused(f"{what}: set RATCHET_DEVICE to one of {', '.join(devices)}")
+    return name
+
+
+def check_arena_is_prepared(name: str) -> None:
+    """Raise Refused unless an arena is ready; pocket is prepared where it is needed."""
+    if name == "pocket" or (cache_folder() / name / "arena.json").exists():
+        return
+    option = f"--arena {name}" if name in ARENAS else f"--text YOUR_TEXT --arena {name}"
+    ready = sorted(path.parent.name for path in cache_folder().glob("*/arena.json"))
+    what = f"arena {name!r} is not prepared ({', '.join(ready) or 'none'} is)"
+    raise Refused(f"{what}: run `uv run prepare.py {option}` first")
+
+
+def open_run(conditions: Conditions) -> Run:
     """The Run under these conditions, in a folder of its own with a copy of train.py."""
     name, seed, budget, device, folder, rank, is_watched = conditions
     arena = load_arena(cache_folder() / name, *FILES[: 1 if is_watched else 3])
-    if rank:  # the first one speaks for all, and keeps what there is to keep
-        console.quiet, folder = True, tempfile.mkdtemp()
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.environ["WANDB_MODE"] = "disabled"
+    if rank:
+        folder = be_silent()
     wandb_settings()  # refuses before anything is written
-    folder = Path(folder or time.strftime("runs/%Y-%m-%d_%H%M%S")).resolve()
-    if folder.exists() and {path.name for path in folder.iterdir()} - {
-        "train.py"
-    }:  # of an interrupted start
+    path = make_run_folder(folder or time.strftime("runs/%Y-%m-%d_%H%M%S"))
+    apply_cpu_workarounds()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    run = Run(arena, device, seed, budget or arena.budget, path)
+    run._wandb = wandb_run(run)
+    conditions_text = f"arena {name} ({arena.seal}), seed {seed}, budget {run.budget}"
+    console.print(f"{conditions_text}, output in {path}")
+    return run
+
+
+def be_silent() -> str:
+    """Keep nothing and print nothing, as the first of several processes speaks for all.
+
+    Returns a temporary folder.
+    """
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    console.quiet = True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.environ["WANDB_MODE"] = "disabled"
+    return folder
+
+
+def make_run_folder(name: str) -> Path:
+    """A folder with a copy of the program that runs. Raises Refused where it holds anything else."""
+    folder = Path(name).resolve()
+    if folder.exists() and {path.name for path in folder.iterdir()} - {"train.py"}:
         raise Refused(f"{folder} is not empty: name a new folder in RATCHET_RUN")
-    source = Path(sys.modules["__main__"].__file__).read_bytes()
+    source = Path(str(sys.modules["__main__"].__file__)).read_bytes()
     with exit_on_user_error(variable="RATCHET_RUN"):
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / "train.py", source)
-    apply_cpu_workarounds()
-    for plant in (random.seed, np.random.seed, torch.manual_seed):
-        plant(seed)
-    run = Run(arena, device, seed, budget or arena.budget, folder)
-    run._wandb = wandb_run(run)
-    console.print(
-        f"arena {name} ({arena.seal}), seed {seed}, budget {run.budget}, output in {folder}"
-    )
-    return run
+    return folder

@@ -10,5 +10,5 @@ EXPECT = {"timeout"}
 def main():
     run, stop = prepare.enter(), time.monotonic() + 30
     while time.monotonic() < stop:
-        run._tell(phase="rehearsal")
+        run._report(phase="rehearsal")
         time.sleep(0.01)

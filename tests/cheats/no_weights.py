@@ -6,5 +6,5 @@ EXPECT = {"invalid"}
 def submit(run, model, config):
     (run.folder / "model.safetensors").write_bytes(b"\xff" * 1000)
     (run.folder / "config.json").write_text(json.dumps(config))
-    run._tell(phase="score")
+    run._report(phase="score")
     run._referee.recv(1)

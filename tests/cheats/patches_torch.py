@@ -22,7 +22,7 @@ def submit(run, model, config):
     save_model(model, str(run.folder / "model.safetensors"))
     (run.folder / "config.json").write_text(json.dumps(config))
     patch()
-    run._tell(phase="score")
+    run._report(phase="score")
     run._referee.recv(1)
 
 

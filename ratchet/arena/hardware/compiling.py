@@ -6,7 +6,7 @@ on the compiler's cache: all runs of a comparison compile the same.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ class Part(NamedTuple):
     saves: float  # the share of a step on a CPU
 
 
-def worth_compiling(parts: list[Part], device: torch.device, seconds: float) -> list[Part]:
+def worth_compiling(parts: Sequence[Part], device: torch.device, seconds: float) -> list[Part]:
     """The parts that a training of so many seconds earns back; all of them where it isn't a CPU."""
     if device.type != "cpu":
         return [*parts]
