@@ -19,10 +19,10 @@ def inspect_model(
 ) -> dict[str, float]:
     """{"flops_per_token", "lookup"} of a model, from a pass over one row; clears gradients.
 
-    flops_per_token: of the matrix products of a forward and a backward pass; PyTorch's own attention
-    counts as the whole T x T square. Left out unless `flops`, as the counter takes seconds to start.
-    lookup: parameters in tables of which only the rows of the row's tokens get a gradient, and saved
-    integers, which nothing multiplies.
+    flops_per_token: of the matrix products of a forward and a backward pass; PyTorch's own
+    attention counts as the whole T x T square. Left out unless `flops`, as the counter takes
+    seconds to start. lookup: parameters in tables of which only the rows of the row's tokens get a
+    gradient, and saved integers, which nothing multiplies.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -111,7 +111,8 @@ def snapshot_generators() -> Callable[[], None]:
 def compile_events(line: ProgressLine, parts: int) -> Generator[None]:
     """Have a ProgressLine tell which graph torch.compile works on, of so many, and for how long.
 
-    It listens to the compiler's own events (torch/_dynamo/callback.py); without these it tells less.
+    It listens to the compiler's own events (torch/_dynamo/callback.py); without these it tells
+    less.
     """
     try:
         handler = sys.modules["torch._dynamo.callback"].callback_handler
