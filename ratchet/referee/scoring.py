@@ -44,12 +44,27 @@ def score_submission(
     job: Job, level: str, record: dict[str, Any], claims: dict[str, Any]
 ) -> dict[str, Any]:
     """Raw sums and probes of each split, and figures of the model. Raises EndedEarly("invalid")."""
-    folder, arena, seconds = job.live_folder / "score", job.arena, record["seconds"]
+    folder = job.live_folder / "score"
     for name in ("tmp", "model", "judge"):
         (folder / name).mkdir(parents=True)
     collect_artifacts(job.live_folder / "out", folder / "model")
     (folder / "model/train.py").write_bytes(job.source.text)
-    run_record = RunRecord(
+    write_run_record(folder / "model", known_of_run(job, record, claims))
+    copy_contract(folder / "judge")  # anew: the other one was in the contestant's reach
+    scores: dict[str, Any] = {}
+    for split in job.splits:
+        result = score_split(job, folder, level, split)
+        scores |= {key: number_or_zero(result[key]) for key in FIGURES}
+        scores[split] = {key: result.get(key) for key in SCORES}
+        if result["status"] != "ok":
+            return scores | {"status": "invalid", "reason": result["reason"]}
+    return scores
+
+
+def known_of_run(job: Job, record: dict[str, Any], claims: dict[str, Any]) -> RunRecord:
+    """What run.json tells the scorer; its counts and peak_flops are the contestant's claims."""
+    arena, seconds = job.arena, record["seconds"]
+    return RunRecord(
         arena=arena.name,
         arena_folder=str(arena.folder),
         seal=arena.seal,
@@ -69,16 +84,6 @@ def score_submission(
         device=job.torch_device,
         device_name=record["device"],
     )
-    write_run_record(folder / "model", run_record)
-    copy_contract(folder / "judge")  # anew: the other one was in the contestant's reach
-    scores: dict[str, Any] = {}
-    for split in job.splits:
-        result = score_split(job, folder, level, split)
-        scores |= {key: number_or_zero(result[key]) for key in FIGURES}
-        scores[split] = {key: result.get(key) for key in SCORES}
-        if result["status"] != "ok":
-            return scores | {"status": "invalid", "reason": result["reason"]}
-    return scores
 
 
 def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any]:
