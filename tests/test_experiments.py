@@ -232,7 +232,8 @@ def test_a_night_of_an_older_ratchet_is_told_to_calibrate_anew(calibrated, runs)
     (calibrated / "runs/night.jsonl").write_text(line + "\n", encoding="utf-8")
     said = invoke("night", "--agent", "tuner", "--experiments", 1)
     older = "the calibration is of an older Ratchet, which judged in its own way: begin anew with"
-    assert str(said.exception) == f"{older} `uv run ratchet calibrate`" and len(runs.jobs) == 5
+    assert said.exit_code == 2 and len(runs.jobs) == 5
+    assert f"ratchet: {older} `uv run ratchet calibrate`." in said.stderr
     assert f"note: {older}" in invoke("verify").stdout and problems() == []
     assert invoke("calibrate", "--arena", "tiny", "-n", 2).exit_code == 0
     assert open_session().read_campaign().kept[0].n == 2
