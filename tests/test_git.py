@@ -390,7 +390,7 @@ def section(key):
 
 
 def test_git_speaks_english_whatever_the_language(tmp_path, monkeypatch):
-    monkeypatch.setattr(commits.subprocess, "run", run := Recorder())
+    monkeypatch.setattr(subprocess, "run", run := Recorder())
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     monkeypatch.setenv("LANGUAGE", "de")
     run_git(tmp_path, "status")
