@@ -1,6 +1,8 @@
 """Nights with a scripted agent and with the tuner; runs are drawn from a normal distribution."""
 
+import ast
 import json
+import re
 import sys
 import threading
 import time
@@ -8,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import open_session
+from conftest import ROOT, open_session
 from test_experiments import commit, problems, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
@@ -399,8 +401,14 @@ def test_an_agent_sees_its_folder_and_no_more(place, tmp_path, monkeypatch):
 
 def test_the_contract_names_what_train_py_may_call():
     text = write_contract()
-    assert "### enter()" in text and "### Run.submit(model, config=None)" in text
-    assert "### Run.progress\n" in text and "_tell" not in text and "import" not in text
+    tree = ast.parse((ROOT / "train.py").read_text(encoding="utf-8"))
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    used = {name.split(".")[1] for name in calls if re.match(r"(prepare|run|kernels)\.\w+$", name)}
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    used |= {each.name for node in imported if "ratchet." in node.module for each in node.names}
+    assert len(used) > 10 and used <= {*re.findall(r"\w+", text)}
+    assert "### Run.progress -> float\n" in text and "self.steps = 0\n" in text
+    assert "self._" not in text
     source = '''def plain_f(x):
     """The twin of f()."""
     return x  # as it is
