@@ -16,6 +16,7 @@ import train
 from ratchet.arena.files import Refused
 from ratchet.arena.tokenizer import BOS, load_tokenizer
 from ratchet.model import export
+from ratchet.model.modelling import modelling_source
 
 LOADED = """
 import sys, torch
@@ -125,7 +126,7 @@ def test_a_model_that_needs_the_harness_stays_there(arena, tmp_path):
 
 def test_a_class_from_elsewhere_stays_there():
     with pytest.raises(Refused, match="a Sequential, which is no class of train.py"):
-        export.modelling_source("import torch\nSequential = torch.nn.Sequential\n", "Sequential")
+        modelling_source("import torch\nSequential = torch.nn.Sequential\n", "Sequential")
 
 
 def test_names_are_prefixed_and_data_stays(run, tmp_path):

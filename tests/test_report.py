@@ -16,6 +16,7 @@ from ratchet import __main__, commits
 from ratchet.experiments import comparisons, sources, verbs
 from ratchet.experiments.ledger import Ledger
 from ratchet.model import scaling, serve_bench
+from ratchet.model.links import Links
 from ratchet.report import data as report_data
 from ratchet.report import picture, render
 from ratchet.report import server as report_server
@@ -165,9 +166,7 @@ def write_measured(home):
     decoding |= {"against": {"cached": 0.001, "recomputed": 0.02}}
     decoding |= {"frontier": [p["rows"] for p in serve_bench.pareto_frontier(points)]}
     model = {"step": 0.3, "rows": 8, "gradients": 10**7, "layers": 3, "width": 192, "device": EVIL}
-    links = scaling.Links(
-        {2: {256: 1e-5, 2**20: 1e-3}, 4: {256: 2e-5, 2**20: 3e-3}}, "measured", EVIL
-    )
+    links = Links({2: {256: 1e-5, 2**20: 1e-3}, 4: {256: 2e-5, 2**20: 3e-3}}, "measured", EVIL)
     found = {
         "model": model,
         "tag": "measured",

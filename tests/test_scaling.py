@@ -1,12 +1,13 @@
-"""scaling.py: the ring model against a ring, forecasts by hand, tables from three places."""
+"""The ring model against a ring, forecasts by hand, tables from three places."""
 
 import math
 
 import pytest
 
 from ratchet.arena.files import Refused
+from ratchet.model import links as all_reduce_links
 from ratchet.model import scaling
-from ratchet.model.scaling import Links
+from ratchet.model.links import Links
 
 MODEL = {"step": 0.3, "rows": 8, "gradients": 10**8, "layers": 6, "width": 512, "device": "a test"}
 NCCL = """# nThread 1 nGpus 2 minBytes 256 maxBytes 1048576 step: 4(factor) warmup iters: 5 iters: 20
@@ -36,7 +37,7 @@ def ring_by_hand(n, size, alpha, beta):
 
 @pytest.mark.parametrize("n", [2, 3, 8, 100])
 def test_the_ring_model_is_a_ring(n):
-    assert scaling.ring_seconds(n, 1e9, 1e-5, 3e11) == pytest.approx(
+    assert all_reduce_links.ring_seconds(n, 1e9, 1e-5, 3e11) == pytest.approx(
         ring_by_hand(n, 1e9, 1e-5, 3e11)
     )
 
@@ -44,7 +45,7 @@ def test_the_ring_model_is_a_ring(n):
 @pytest.mark.parametrize("n", [2, 8])
 def test_a_fit_finds_what_a_ring_was_made_of(n):
     times = {2**power: ring_by_hand(n, 2**power, 2e-5, 1e10) for power in range(8, 29, 2)}
-    alpha, beta = scaling.fit_ring(n, times)
+    alpha, beta = all_reduce_links.fit_ring(n, times)
     assert alpha == pytest.approx(2e-5, rel=0.05) and beta == pytest.approx(1e10, rel=0.01)
 
 
@@ -103,19 +104,19 @@ def test_training_and_decoding_are_forecast_by_hand():
 
 
 def test_the_external_table_gives_the_figures_that_it_was_made_of():
-    links = scaling.external_links()
+    links = all_reduce_links.external_links()
     assert links.tag == "external" and links.all_reduce_seconds(8, 8192) == (
         pytest.approx(16e-6),
         "external",
     )
     large = links.all_reduce_seconds(8, 2**29)[0]
     assert 2 * 7 / 8 * 2**29 / large == pytest.approx(460e9)
-    assert links.ring_model(16)[1] == scaling.NETWORK
+    assert links.ring_model(16)[1] == all_reduce_links.NETWORK
 
 
 def test_what_nccl_tests_print_is_read(tmp_path):
     (tmp_path / "out.txt").write_text(NCCL, encoding="utf-8")
-    links = scaling.choose_links(str(tmp_path / "out.txt"), "cpu")
+    links = all_reduce_links.choose_links(str(tmp_path / "out.txt"), "cpu")
     assert links.times == {2: pytest.approx({256: 6.31e-6, 1024: 6.4e-6, 2**20: 15e-6})}
     assert links.tag == "measured"
 
@@ -124,9 +125,9 @@ def test_what_nccl_tests_print_is_read(tmp_path):
 def test_a_file_that_is_no_table_is_one_sentence(tmp_path, text):
     (tmp_path / "out.txt").write_text(text, encoding="utf-8")
     with pytest.raises(Refused, match="isn't what all_reduce_perf"):
-        scaling.read_nccl_tests(tmp_path / "out.txt")
+        all_reduce_links.read_nccl_tests(tmp_path / "out.txt")
     with pytest.raises(Refused, match="can't be read"):
-        scaling.read_nccl_tests(tmp_path / "none.txt")
+        all_reduce_links.read_nccl_tests(tmp_path / "none.txt")
 
 
 def test_a_run_is_described(arena, tmp_path):
@@ -139,6 +140,6 @@ def test_a_run_is_described(arena, tmp_path):
 
 @pytest.mark.slow
 def test_all_reduce_is_measured_between_processes():
-    times = scaling.time_all_reduce(2, "cpu")
+    times = all_reduce_links.measure_all_reduce(2, "cpu")
     assert min(times) == 256 and max(times) == 2**28 and all(0 < t < 60 for t in times.values())
-    assert times[2**28] > 10 * times[256] and math.isfinite(scaling.fit_ring(2, times)[1])
+    assert times[2**28] > 10 * times[256] and math.isfinite(all_reduce_links.fit_ring(2, times)[1])

@@ -80,7 +80,7 @@ def test_time_per_token_is_the_time_after_the_first_over_the_tokens_after_it():
     assert point["bound"] == pytest.approx(
         0.05
     )  # 5e8 bytes at 1e10 a second: more than 1e9 FLOPs at 1e12
-    assert serve_bench.speed_of_light(1e6, 1e12, LIMITS) == pytest.approx(1.0)
+    assert serve_bench.least_seconds(1e6, 1e12, LIMITS) == pytest.approx(1.0)
 
 
 def test_the_frontier_is_what_no_other_point_beats():

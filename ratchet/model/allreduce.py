@@ -1,7 +1,6 @@
-"""Times all-reduce between the processes that torchrun starts; the first one writes {bytes:
-seconds}.
+"""Times all-reduce between processes that torchrun starts: the first writes {bytes: seconds}.
 
-torchrun --standalone --nproc-per-node=2 ratchet/allreduce.py out.json
+torchrun --standalone --nproc-per-node=2 ratchet/model/allreduce.py out.json
 """
 
 import json
@@ -14,51 +13,52 @@ from pathlib import Path
 import torch
 import torch.distributed as distributed
 
-SIZES = [2**power for power in range(8, 29, 2)]  # 256 B to 256 MiB
-REPEATS, SECONDS = 30, 1.0  # of a size at most; three repeats at least
-CALLS, SMALL = 10, 2**20  # of a small message between two looks at the clock
+SIZES = [2**power for power in range(8, 29, 2)]  # bytes: 256 B to 256 MiB
+LEAST_REPEATS = 3  # of a size
+MOST_REPEATS = 30
+SECONDS = 1.0  # of a size, after which there is no further repeat
+SMALL_BYTES = 2**20  # up to this size the clock is read once in some calls
+SMALL_CALLS = 10
+WARM_UP_CALLS = 3  # make connections and buffers
 
 
-def time_one(data, device):
-    """Of one all-reduce, as this process sees it."""
-    calls = CALLS if data.nbytes <= SMALL else 1
+def time_all_reduce(data: torch.Tensor) -> float:
+    """Seconds of one all-reduce, as this process sees it."""
+    calls = SMALL_CALLS if data.nbytes <= SMALL_BYTES else 1
     distributed.barrier()
     begin = time.perf_counter()
     for _ in range(calls):
         distributed.all_reduce(data)
-    if device == "cuda":
+    if data.is_cuda:
         torch.cuda.synchronize()
     return (time.perf_counter() - begin) / calls
 
 
-def slowest_of_all(value, device):
+def largest_of_all(value: float, device: str) -> float:
     """The largest of all processes' values."""
-    told = torch.tensor(value, dtype=torch.float64, device=device)
-    distributed.all_reduce(told, distributed.ReduceOp.MAX)
-    return told.item()
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+    return tensor.item()
 
 
-def measure_sizes(device):
-    """{bytes: median seconds}, float32."""
-    found = {}
-    for size in SIZES:
-        data, times = torch.zeros(size // 4, device=device), []
-        for _ in range(3):
-            time_one(data, device)  # connections, buffers
-        while len(times) < 3 or (len(times) < REPEATS and sum(times) < SECONDS):
-            times.append(slowest_of_all(time_one(data, device), device))
-        found[size] = statistics.median(times)
-    return found
+def time_size(size: int, device: str) -> float:
+    """Median seconds of an all-reduce of so many bytes of float32."""
+    data, times = torch.zeros(size // 4, device=device), []
+    for _ in range(WARM_UP_CALLS):
+        time_all_reduce(data)
+    while len(times) < LEAST_REPEATS or (len(times) < MOST_REPEATS and sum(times) < SECONDS):
+        times.append(largest_of_all(time_all_reduce(data), device))
+    return statistics.median(times)
 
 
-def main():
+def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    found = measure_sizes(device)
+    times = {size: time_size(size, device) for size in SIZES}
     if distributed.get_rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
+        Path(sys.argv[1]).write_text(json.dumps(times), encoding="utf-8")
     distributed.destroy_process_group()
 
 

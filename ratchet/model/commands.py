@@ -10,7 +10,8 @@ from ratchet import commits
 from ratchet.experiments.ledger import Ledger
 from ratchet.model import find, sample
 from ratchet.model.export import export_model
-from ratchet.model.scaling import MOST_DEVICES, choose_links, describe_training, scaling_report
+from ratchet.model.links import choose_links
+from ratchet.model.scaling import MOST_DEVICES, describe_training, scaling_report
 from ratchet.model.serve_bench import MOST_ROWS, measure_decoding
 from ratchet.model.tables import SampleWriter, show_decoding, show_scaling
 from ratchet.referee.devices.choice import choose_device, describe_device

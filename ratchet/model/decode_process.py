@@ -1,8 +1,7 @@
-"""The model's process for `ratchet speak` and its kin: decodes with a run's model, times it, counts
-its work.
+"""The process that decodes with a run's model, for `ratchet speak` and its kin.
 
-Started by speak.py in the sandbox, as the model is the contestant's code. Questions and answers are
-lines of JSON on a socket.
+Started by sample.py in the sandbox, as the model is the contestant's code. Questions and answers
+are lines of JSON on a socket; `do` names the method of DecodeServer that answers.
 
 Letters in shapes: B rows, P tokens of a prompt, T context, V vocabulary.
 """
@@ -13,6 +12,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -36,42 +36,39 @@ PRODUCTS = "mm", "bmm", "addmm", "baddbmm", "_scaled_mm"  # of torch.ops.aten; a
 class CachedDecoding:
     """Decoding through init_cache() and decode(): a token costs a token."""
 
-    def __init__(self, model, decode, prompt, total):
-        """decode: model.decode, or that compiled; prompt int64 [B, P]; total: tokens there will be."""
+    def __init__(self, model, decode: Callable, prompt: torch.Tensor, total: int):
+        """decode: model.decode, or that compiled; prompt int64 [B, P]; total: its tokens in the end."""
         self.model, self.decode, self.prompt = model, decode, prompt
         self.cache = model.init_cache(len(prompt), total)
 
-    def prefill(self, vocab_size):
-        """Logits [B, V] after the prompt. It is taken in pieces: all its logits may not fit into
-        memory.
-        """
+    def prefill(self, vocab_size: int) -> torch.Tensor:
+        """Logits [B, V] after the prompt, in pieces: all its logits may not fit into memory."""
         size = max(1, LOGITS // (len(self.prompt) * vocab_size))
         for piece in self.prompt.split(size, dim=1):
             logits = self.model.decode(self.cache, piece)[:, -1]
         return logits
 
-    def decode_token(self, ids):
+    def decode_token(self, ids: torch.Tensor) -> torch.Tensor:
+        """Logits [B, V] after one more token for each row, int64 [B, 1]."""
         return self.decode(self.cache, ids)[:, -1]
 
 
 class RecomputedDecoding:
     """Decoding for a model that offers no cache: every token costs the whole row."""
 
-    def __init__(self, model, decode, prompt, total):
+    def __init__(self, model, decode: None, prompt: torch.Tensor, total: int):
         self.model, self.tokens, self.prompt = model, prompt[:, :0], prompt
 
-    def prefill(self, vocab_size):
+    def prefill(self, vocab_size: int) -> torch.Tensor:
         return self.decode_token(self.prompt)
 
-    def decode_token(self, ids):
+    def decode_token(self, ids: torch.Tensor) -> torch.Tensor:
         self.tokens = torch.cat([self.tokens, ids], dim=1)
         return self.model(self.tokens)[:, -1]
 
 
 class ReadBytes(TorchDispatchMode):
-    """Bytes of all that products and attention are made of: what decoding has to read, weights
-    above all.
-    """
+    """Counts the bytes of what products and attention read: weights above all."""
 
     def __init__(self):
         super().__init__()
@@ -84,7 +81,9 @@ class ReadBytes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def choose_token(logits, temperature, top_k, generator):
+def choose_token(
+    logits: torch.Tensor, temperature: float, top_k: int, generator: torch.Generator
+) -> torch.Tensor:
     """Token ids [B, 1] from logits [B, V]; temperature 0 takes the likeliest."""
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
@@ -98,7 +97,8 @@ def choose_token(logits, temperature, top_k, generator):
 class DecodeServer:
     """Answers questions about one run's model."""
 
-    def __init__(self, folder, device, say, heard):
+    def __init__(self, folder: Path, device: torch.device, say: Callable, heard: Callable):
+        """say(message) sends one; heard() waits until it was."""
         run = json.loads((folder / "run.json").read_bytes())
         self.arena = load_arena(Path(run["arena_folder"]), "tokenizer.json")
         if self.arena.seal != run["seal"]:
@@ -109,41 +109,37 @@ class DecodeServer:
         self.decode = self.uncompiled = getattr(self.model, "decode", None)
         self.cached = bool(self.decode) and hasattr(self.model, "init_cache")
 
-    def describe_model(self, ask):
+    def describe_model(self, ask: dict) -> dict:
         names = sorted(self.model.state_dict())
         return {"cached": self.cached, "class": type(self.model).__name__, "names": names}
 
-    def new_decoding(self, prompt, total):
-        return (CachedDecoding if self.cached else RecomputedDecoding)(
-            self.model, self.decode, prompt, total
-        )
+    def new_decoding(self, prompt: torch.Tensor, total: int) -> CachedDecoding | RecomputedDecoding:
+        kind = CachedDecoding if self.cached else RecomputedDecoding
+        return kind(self.model, self.decode, prompt, total)
 
-    def compile_step(self, ask):
-        """Compile the step of one token, for any number of rows; without a cache there is no such
-        step.
-        """
+    def compile_step(self, ask: dict) -> dict:
+        """Compile the step of one token, for any number of rows; there is none without a cache."""
         try:
             self.decode = torch.compile(self.model.decode, dynamic=True)
-            decoding = self.new_decoding(
-                self.random_tokens(2, self.arena.context // 2), self.arena.context
-            )
+            prompt = self.random_tokens(2, self.arena.context // 2)
+            decoding = self.new_decoding(prompt, self.arena.context)
             decoding.decode_token(decoding.prefill(self.arena.vocab_size).argmax(-1, keepdim=True))
         except Exception as error:  # a compiler has a hundred types of them
             self.decode = self.uncompiled
             return {"compiled": False, "why": describe_error(error)[:200]}
         return {"compiled": True}
 
-    def sample_text(self, ask):
+    def sample_text(self, ask: dict) -> dict:
         """Continue a prompt `samples` times, one after the other; the text is said as it comes."""
         ids = [BOS, *self.tokenizer.encode(ask["prompt"], add_special_tokens=False).ids]
         room = self.arena.context - len(ids)
         if room < 1:
-            return {
-                "error": f"the prompt has {len(ids)} tokens, the model sees {self.arena.context}: shorten it"
-            }
+            sizes = f"the prompt has {len(ids)} tokens, the model sees {self.arena.context}"
+            return {"error": f"{sizes}: shorten it"}
         most = min(ask["tokens"], room)
         for number in range(ask["samples"]):
-            said, spoken, generator = [], "", torch.Generator().manual_seed(ask["seed"] + number)
+            generator = torch.Generator().manual_seed(ask["seed"] + number)
+            said, spoken = [], ""
             for token in self.continue_tokens(ids, most, ask, generator):
                 said.append(token)
                 text = self.tokenizer.decode(said)
@@ -153,7 +149,9 @@ class DecodeServer:
                     spoken = text
         return {"cut": len(said) == room < ask["tokens"]}
 
-    def continue_tokens(self, ids, most, ask, generator):
+    def continue_tokens(
+        self, ids: list[int], most: int, ask: dict, generator: torch.Generator
+    ) -> Iterator[int]:
         """Tokens after these, until the document ends, `most` at most."""
         decoding = self.new_decoding(torch.tensor([ids], device=self.device), self.arena.context)
         logits = decoding.prefill(self.arena.vocab_size)
@@ -165,18 +163,17 @@ class DecodeServer:
             if left > 1:
                 logits = decoding.decode_token(token)
 
-    def random_tokens(self, rows, length):
-        ids = torch.randint(
-            len(SPECIALS), self.arena.vocab_size, (rows, length), device=self.device
-        )
+    def random_tokens(self, rows: int, length: int) -> torch.Tensor:
+        """int64 [rows, length], BOS first."""
+        shape = rows, length
+        ids = torch.randint(len(SPECIALS), self.arena.vocab_size, shape, device=self.device)
         ids[:, 0] = BOS
         return ids
 
-    def time_batch(self, ask):
-        """Decode some batches greedily: seconds of each to its first token, and from that to its
-        last.
+    def time_batch(self, ask: dict) -> dict:
+        """Decode some batches greedily: seconds of each to its first token, then to its last one.
 
-        Of all gaps between two tokens the one that 99 % don't exceed.
+        slow_gap: the gap between two tokens that 99 % don't exceed.
         """
         length, new = ask["prompt"], ask["new"]
         ids = self.random_tokens(ask["batch"], length)
@@ -199,18 +196,18 @@ class DecodeServer:
         slow = sorted(gaps)[math.ceil(0.99 * len(gaps)) - 1]
         return {"first": first, "spans": spans, "slow_gap": slow} | self.count_work(decoding, token)
 
-    def note_time(self, times):
+    def note_time(self, times: list[float]) -> None:
         synchronize(self.device)
         times.append(time.perf_counter())
 
-    def count_work(self, decoding, token):
+    def count_work(self, decoding, token: torch.Tensor) -> dict:
         """FLOPs of one more step, and bytes that its products read, counted as it is made."""
         decoding.decode = self.uncompiled  # compiled code can't be looked into
         with ReadBytes() as read, FlopCounterMode(display=False) as flops:
             decoding.decode_token(token)
         return {"flops": flops.get_total_flops(), "bytes": read.total}
 
-    def compare_cache(self, ask):
+    def compare_cache(self, ask: dict) -> dict:
         """Seconds of a token near the end of a full row, with the cache and without; medians.
 
         And by how many nats the two predict it differently at most.
@@ -223,33 +220,31 @@ class DecodeServer:
             for token in steps:
                 seconds["cached"].append(self.time_call(decoding.decode_token, token))
             seconds["recomputed"] += [self.time_call(self.model, ids) for _ in range(2)]
-        said = decoding.decode_token(ids[:, -1:]), self.model(ids)[:, -1]
-        nats = [logits.float().log_softmax(-1) for logits in said]
-        found = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
-        return found | {"difference": (nats[0] - nats[1]).abs().max().item()}
+        predictions = decoding.decode_token(ids[:, -1:]), self.model(ids)[:, -1]
+        nats = [logits.float().log_softmax(-1) for logits in predictions]
+        medians = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
+        return medians | {"difference": (nats[0] - nats[1]).abs().max().item()}
 
-    def measure_limits(self, ask):
-        """What the device can do at best: FLOP/s, bytes/s read, seconds to start next to nothing
-        (CUDA).
-        """
-        flops, what = matmul_peak(self.device)
+    def measure_limits(self, ask: dict) -> dict:
+        """The device at best: FLOP/s, bytes/s read, on CUDA seconds to start next to nothing."""
+        flops, kind = matmul_peak(self.device)
         data = torch.ones(BANDWIDTH_BYTES.get(self.device.type, 2**28) // 4, device=self.device)
         best = min(self.time_call(data.sum) for _ in range(10))
         return {
             "peak_flops": flops,
-            "peak_of": what,
+            "peak_of": kind,
             "bandwidth": data.nbytes / best,
             "floor": self.launch_floor(),
         }
 
-    def time_call(self, function, *args):
+    def time_call(self, function: Callable, *args) -> float:
         """Seconds of a call, until the device is done."""
         times = [time.perf_counter()]
         function(*args)
         self.note_time(times)
         return times[1] - times[0]
 
-    def launch_floor(self):
+    def launch_floor(self) -> float | None:
         """Seconds that an empty captured graph takes, where there are graphs; else None."""
         if self.device.type != "cuda":
             return None
@@ -259,12 +254,9 @@ class DecodeServer:
         return sorted(self.time_call(graph.replay) for _ in range(200))[100]
 
 
-def main():
-    folder, device, number = (
-        Path(sys.argv[1]),
-        torch.device(sys.argv[2]),
-        int(os.environ["RATCHET_SOCKET"]),
-    )
+def main() -> None:
+    folder, device = Path(sys.argv[1]), torch.device(sys.argv[2])
+    number = int(os.environ["RATCHET_SOCKET"])
     apply_cpu_workarounds()
     set_cuda_device(device)
     with socket.socket(fileno=number) as channel, channel.makefile("r") as questions:
@@ -272,13 +264,13 @@ def main():
         def say(answer):
             channel.sendall(json.dumps(answer).encode() + b"\n")
 
-        speaker = DecodeServer(folder, device, say, questions.readline)
+        server = DecodeServer(folder, device, say, questions.readline)
         say({"ready": True})
         while line := questions.readline():
             ask = json.loads(line)
             try:
                 with torch.no_grad():  # torch.compile makes slow code of what inference_mode() made
-                    answer = getattr(speaker, ask["do"])(ask)
+                    answer = getattr(server, ask["do"])(ask)
             except (torch.OutOfMemoryError, MemoryError):
                 answer = {"memory": True}
             except RuntimeError as error:

@@ -1,111 +1,106 @@
-"""Which model is meant."""
+"""The trained model that is meant: a run's folder."""
 
 import json
 import os
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from ratchet.arena.files import Refused, replace_file
 from ratchet.experiments.campaign import Campaign
-from ratchet.experiments.ledger import is_valid
+from ratchet.experiments.ledger import Experiment, Ledger, is_valid
 from ratchet.referee.devices.choice import describe_device
 
 NEEDED = "train.py", "model.safetensors", "config.json", "run.json", "result.json"
 
 
-def find_run(ledger, home, name=None):
+def find_run(ledger: Ledger, home: Path, name: str | None = None) -> Path:
     """The folder of a run: a path, an experiment's number, or `champion`. Raises Refused.
 
     By default the champion's, and where there is none the latest that was started by hand.
     """
-    found, experiments = None, ledger.experiments()
+    folder = None
     if name and (Path(name) / "model.safetensors").exists():
-        found = Path(name).resolve()
+        folder = Path(name).resolve()
     elif name and name.isdigit():
-        found = latest_weights([experiments[int(name)]] if int(name) in experiments else [], home)
+        experiment = ledger.experiments().get(int(name))
+        folder = latest_weights(experiment, home) if experiment else None
     elif name in (None, "champion"):
-        bases = [e for e in experiments.values() if e.verdict == "baseline"]
-        kept = Campaign([*experiments.values()], bases[-1].comparison_key).kept if bases else []
-        found = latest_weights(kept[-1:], home) or (
-            None if name or kept else latest_run_by_hand(home)
-        )
-    if not found:
-        if name == "champion":
-            raise Refused(
-                "there is no champion yet: `ratchet calibrate` makes one, or name a run's folder"
-            )
-        what = (
-            f"{name} names no run that has left a model"
-            if name
-            else "there is no trained model yet"
-        )
-        raise Refused(f"{what}: champions keep theirs; `uv run train.py` trains one")
-    if missing := [file for file in NEEDED if not (found / file).exists()]:
-        raise Refused(f"{found} lacks {', '.join(missing)}: choose a run that ended well")
-    return found
+        champion = find_champion(ledger)
+        folder = latest_weights(champion, home) if champion else None
+        if not (folder or name or champion):
+            folder = latest_run_by_hand(home)
+    if not folder:
+        raise Refused(why_none(name))
+    if missing := [file for file in NEEDED if not (folder / file).exists()]:
+        raise Refused(f"{folder} lacks {', '.join(missing)}: choose a run that ended well")
+    return folder
 
 
-def name_and_prompt(words):
-    """(what names a run or None, the prompt) of [RUN] [PROMPT], either of which may be missing."""
+def why_none(name: str | None) -> str:
+    """What to say when a name leads to no trained model."""
+    if name == "champion":
+        return "there is no champion yet: `ratchet calibrate` makes one, or name a run's folder"
+    remedy = "champions keep theirs; `uv run train.py` trains one"
+    if name:
+        return f"{name} names no run that has left a model: {remedy}"
+    return f"there is no trained model yet: {remedy}"
+
+
+def find_champion(ledger: Ledger) -> Experiment | None:
+    """The experiment that made the champion of the latest campaign."""
+    experiments = [*ledger.experiments().values()]
+    baselines = [e for e in experiments if e.verdict == "baseline"]
+    return Campaign(experiments, baselines[-1].comparison_key).kept[-1] if baselines else None
+
+
+def name_and_prompt(words: list[str]) -> tuple[str | None, str]:
+    """(a run's name or None, the prompt) of [RUN] [PROMPT], either of which may be missing.
+
+    Example: ["12", "My", "fellow"] -> ("12", "My fellow").
+    """
     first = words[0] if words else ""
-    named = (
-        first.isdigit() or first == "champion" or os.path.isfile(os.path.join(first, "run.json"))
-    )
-    named = named or (len(words) > 1 and "/" in first)
-    return (first, " ".join(words[1:])) if named else (None, " ".join(words))
+    is_run = first.isdigit() or first == "champion"
+    is_run = is_run or os.path.isfile(os.path.join(first, "run.json"))
+    is_run = is_run or (len(words) > 1 and "/" in first)
+    return (first, " ".join(words[1:])) if is_run else (None, " ".join(words))
 
 
-def run_name(run):
-    """What a run's folder is called in results: 12/3-confirm-0."""
+def run_name(run: Path) -> str:
+    """A run's folder as results name it. Example: "12/3-confirm-0"."""
     return "/".join(run.parts[-2:])
 
 
-def read_header(file):
-    """{name: facts} at the beginning of an open .safetensors file, which is then at its data."""
+def read_header(file: BinaryIO) -> dict[str, Any]:
+    """{tensor: its dtype, shape, place} of an open .safetensors file, which is then at its data."""
     return json.loads(file.read(int.from_bytes(file.read(8), "little")))
 
 
-def latest_weights(experiments, home):
-    """The last run of these experiments' candidates that left its weights, or None."""
-    runs = [
-        run
-        for e in experiments
-        for run in e.runs
-        if is_valid(run) and run["arm"] == 0 and "folder" in run
-    ]
-    found = [
-        home / run["folder"]
-        for run in runs
-        if (home / run["folder"] / "model.safetensors").exists()
-    ]
-    return found[-1] if found else None
+def latest_weights(e: Experiment, home: Path) -> Path | None:
+    """The last run of an experiment's candidate that left its weights."""
+    runs = [run for run in e.runs if is_valid(run) and run["arm"] == 0 and "folder" in run]
+    folders = [home / run["folder"] for run in runs]
+    with_weights = [folder for folder in folders if (folder / "model.safetensors").exists()]
+    return with_weights[-1] if with_weights else None
 
 
-def latest_run_by_hand(home):
-    """The latest run that was started by hand and has a score, or None."""
-    found = sorted((home / "runs").glob("*-*-*_*/result.json"))
-    return next(
-        (
-            path.parent
-            for path in reversed(found)
-            if json.loads(path.read_bytes())["status"] == "ok"
-        ),
-        None,
-    )
+def latest_run_by_hand(home: Path) -> Path | None:
+    """The latest run that was started by hand and has a score."""
+    for path in sorted((home / "runs").glob("*-*-*_*/result.json"), reverse=True):
+        if json.loads(path.read_bytes())["status"] == "ok":
+            return path.parent
+    return None
 
 
-def write_measured(path, found):
-    """Write what was measured, whole or not at all, where the report looks for it."""
+def write_measured(path: Path, result: dict[str, Any]) -> None:
+    """Write a measurement, whole or not at all, where the report looks for it."""
     path.parent.mkdir(exist_ok=True)
-    replace_file(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    replace_file(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
-def measured_token_seconds(path, run, device):
-    """Seconds of a token at batch 1, if what serve_bench() found is there, of this run and such a
-    device.
-    """
-    found = json.loads(path.read_bytes()) if path.exists() else {}
-    same = (found.get("run"), found.get("device")) == (
-        run_name(run),
-        describe_device(device)["device"],
-    )
-    return found["points"][0]["tpot"] if same else None
+def measured_token_seconds(path: Path, run: Path, device: str) -> float | None:
+    """Seconds of a token at batch 1, if serve-bench has measured this run on such a device."""
+    result = json.loads(path.read_bytes()) if path.exists() else {}
+    wanted = run_name(run), describe_device(device)["device"]
+    if (result.get("run"), result.get("device")) != wanted:
+        return None
+    return result["points"][0]["tpot"]

@@ -6,8 +6,10 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ratchet.arena.definition import FILES, load_arena
 from ratchet.arena.files import ROOT, Refused
@@ -18,87 +20,101 @@ from ratchet.referee.devices.lock import hold_device
 from ratchet.referee.environment import copy_contract, decoder_environment
 from ratchet.untrusted_text import clean_text
 
-LOAD_SECONDS, ANSWER_SECONDS = 120, 600
+LOAD_SECONDS = 120
+ANSWER_SECONDS = 600
+WORDS = 300  # characters of what a model's process says
+Tell = Callable[[str], Any]
 
 
 class Decoder:
-    """Asks the model's process, decoder.py, which is confined as a contestant is."""
+    """Asks a model's process, decode_process.py, which is confined as a contestant is."""
 
-    def __init__(self, process, channel, arena, level):
-        self.process, self.channel, self.level = process, channel, level
-        self.context, self.vocab_size = arena["context"], arena["vocab_size"]
+    def __init__(self, process, channel: socket.socket, arena: dict[str, Any], level: str):
+        self.process = process
+        self.channel = channel
+        self.level = level  # of isolation
+        self.context = arena["context"]
+        self.vocab_size = arena["vocab_size"]
 
-    def request(self, do, hear=lambda said: None, **question):
-        """Its answer; hear(message) is called with what it says before. Raises Refused."""
-        stop = time.monotonic() + ANSWER_SECONDS
+    def request(self, do: str, hear: Callable = lambda message: None, **question) -> dict[str, Any]:
+        """The answer; hear(message) is called with what comes before it. Raises Refused."""
+        deadline = time.monotonic() + ANSWER_SECONDS
         self.send_question({"do": do} | question)
         while True:
-            said = self.read_answer(stop - time.monotonic())
-            if "error" in said:
-                raise Refused(clean_words(said["error"]))
-            if said.get("memory") and do != "time_batch":
+            message = self.read_answer(deadline - time.monotonic())
+            if "error" in message:
+                raise Refused(clean_words(message["error"]))
+            if message.get("memory") and do != "time_batch":
                 raise Refused("there is too little memory for this model on this device: free some")
-            if said.get("done"):
-                return said
-            hear(said)
+            if message.get("done"):
+                return message
+            hear(message)
             self.send_question({})  # heard: two messages at once would pass for one
 
-    def send_question(self, question):
-        with suppress(OSError):  # one that has ended is noticed when it is listened to
+    def send_question(self, question: dict[str, Any]) -> None:
+        with suppress(OSError):  # that the process has ended is noticed when an answer is read
             self.channel.sendall(json.dumps(question).encode() + b"\n")
 
-    def read_answer(self, seconds):
+    def read_answer(self, seconds: float) -> dict[str, Any]:
+        too_long = "the model was silent for too long"
         try:
-            return self.process.receive_message(
-                self.channel, seconds, "the model was silent for too long"
-            )[0]
-        except supervisor.EndedEarly as end:
+            return self.process.message(self.channel, seconds, too_long)[0]
+        except supervisor.Ended as end:
             raise Refused(f"the model's process ended: {end}") from None
 
 
-def clean_words(text):
+def clean_words(text: Any) -> str:
     """What a model's process says, as text that no terminal obeys."""
-    return clean_text(str(text).encode(errors="replace"))[:300]
+    return clean_text(str(text).encode(errors="replace"))[:WORDS]
 
 
 @contextmanager
-def open_decoder(run, device=None, tell=lambda text: None):
-    """The Decoder of a run's folder, on a device of this machine; the device is held meanwhile."""
+def open_decoder(
+    run: Path, device: str | None = None, tell: Tell = lambda text: None
+) -> Iterator[Decoder]:
+    """The Decoder of a run's folder; the device of this machine is held meanwhile."""
     device, level = choose_device(device), sandbox.best_level()
-    facts = json.loads((run / "run.json").read_bytes())
-    arena = load_arena(Path(facts["arena_folder"]), *FILES).folder
+    record = json.loads((run / "run.json").read_bytes())
+    arena = load_arena(Path(record["arena_folder"]), *FILES).folder
     with tempfile.TemporaryDirectory() as folder, hold_device(device, tell):
-        code, own = Path(folder) / "code", Path(folder) / "tmp"
-        for place in (code, own):
-            place.mkdir()
+        code, scratch = Path(folder) / "code", Path(folder) / "tmp"
+        code.mkdir()
+        scratch.mkdir()
         copy_contract(code)
         shutil.copy(ROOT / "ratchet/model/decode_process.py", code)
+        readable = [code, *(run / name for name in NEEDED)]
+        readable += [arena / "arena.json", arena / "tokenizer.json"]
+        view = sandbox.View(tuple(readable), (scratch,), device)
+        program = [sys.executable, str(code / "decode_process.py"), str(run), torch_name(device)]
+        argv = sandbox.confined_command(program, view, level)
         ours, theirs = socket.socketpair()
-        read = [run / name for name in NEEDED] + [
-            arena / name for name in ("arena.json", "tokenizer.json")
-        ]
-        view, name = sandbox.View((code, *read), (own,), device), torch_name(device)
-        argv = sandbox.confined_command(
-            [sys.executable, str(code / "decode_process.py"), str(run), name], view, level
-        )
-        env = decoder_environment(Path(folder), theirs.fileno())
-        with (
-            ours,
-            supervisor.WatchedProcess(
-                argv, env, code, Path(folder) / "log", folder, theirs
-            ) as process,
-        ):
-            asked = Decoder(process, ours, json.loads((arena / "arena.json").read_bytes()), level)
-            asked.read_answer(LOAD_SECONDS)
-            yield asked
+        environment = decoder_environment(Path(folder), theirs.fileno())
+        log = Path(folder) / "log"
+        watched = supervisor.WatchedProcess(argv, environment, code, log, folder, theirs)
+        with ours, watched as process:
+            decoder = Decoder(process, ours, json.loads((arena / "arena.json").read_bytes()), level)
+            decoder.read_answer(LOAD_SECONDS)
+            yield decoder
 
 
-def sample_text(run, prompt, samples, device=None, show=print, tell=lambda text: None, **options):
+def sample_text(
+    run: Path,
+    prompt: str,
+    samples: int,
+    device: str | None = None,
+    show: Callable[[int, str], Any] = print,
+    tell: Tell = lambda text: None,
+    **options: float,
+) -> None:
     """Continue a prompt; show(number of the sample, piece of its text) is called as the text comes.
 
-    options: tokens, temperature, top_k, seed.
+    options: tokens, temperature, top_k, seed. Raises Refused.
     """
+
+    def hear(message):
+        show(message.get("sample"), clean_words(message.get("text")))
+
     with open_decoder(run, device, tell) as model:
-        hear = lambda said: show(said.get("sample"), clean_words(said.get("text")))  # noqa: E731
-        if model.request("sample_text", hear, prompt=prompt, samples=samples, **options).get("cut"):
+        answer = model.request("sample_text", hear, prompt=prompt, samples=samples, **options)
+        if answer.get("cut"):
             tell(f"\ncut short: the model sees {model.context} tokens")

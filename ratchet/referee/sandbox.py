@@ -507,7 +507,7 @@ def launch(spec: Spec, argv: list[str]) -> NoReturn:
 def expect(value: object) -> None:
     """Raises PermissionError if there is nothing."""
     if not value:
-        raise PermissionError("nothing to see")
+        raise PermissionError("there is none")
 
 
 def send_datagram(family: int, address: Any) -> None:
