@@ -2,9 +2,10 @@
 
 import math
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markdown import Markdown
@@ -18,7 +19,7 @@ from ratchet.executors import registry
 from ratchet.experiments import comparisons, verbs
 from ratchet.experiments.ledger import Experiment, Ledger
 from ratchet.experiments.running import only_command
-from ratchet.experiments.session import join_campaign, open_session
+from ratchet.experiments.session import Session, join_campaign, open_session
 from ratchet.experiments.verify import describe_seal_change, find_problems
 from ratchet.model.commands import AsJson, Device
 from ratchet.model.commands import app as model_app
@@ -36,7 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Judge changes of train.py: fixed budget, measured noise, scores that a contestant can't touch.\n\n"
+    help="Judge changes of train.py: fixed budget, measured noise, scores that nobody can touch.\n\n"
     "Start with `doctor`, then `calibrate`; then commit a change of train.py and `try` it.",
 )
 Seeds = Annotated[
@@ -69,7 +70,7 @@ Number = Annotated[int, typer.Argument(metavar="N", help="Number of the experime
 Names = typer.Argument(metavar="A B", help="Commits or files; each is compared with the first.")
 
 
-def main():
+def main() -> None:
     """Run the verb; a user's mistake is one sentence and exit code 2."""
     for stream in (sys.stdout, sys.stderr):  # a locale without "±" gets another sign
         if hasattr(stream, "reconfigure"):
@@ -79,14 +80,24 @@ def main():
 
 
 @contextmanager
-def opened(open_in, executor=None, device=None, on=None, wandb=False, **options):
-    """A Session by open_session or join_campaign, alone in this repository; what it does is shown."""
+def shown_session(
+    open_with: Callable[..., Session],
+    executor: Any = None,
+    device: str | None = None,
+    on: str | None = None,
+    wandb: bool = False,
+    **options: Any,
+) -> Iterator[Session]:
+    """A session, alone in this repository, whose work is shown.
+
+    open_with: open_session or join_campaign, which take the options.
+    """
     home = commits.home()
     with LiveLines() as tell:
         executor = executor or registry.places(on, device and [device])[0]
         options |= {"tell": tell, "on_verdict": make_sender(wandb, home, tell)}
         with exit_on_user_error(GO_ON), only_command(home):  # typer would end without a word
-            yield open_in(executor, **options)
+            yield open_with(executor, **options)
 
 
 @app.command()
@@ -114,7 +125,7 @@ def calibrate(
     """Measure the noise of HEAD's train.py, which becomes the first champion. Begin here."""
     options = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
     verbs.read_baseline(seeds)  # refuses before an arena is prepared for nothing
-    with opened(open_session, **options) as session:
+    with shown_session(open_session, **options) as session:
         may_replace = (lambda question: True) if yes else session.tell.confirm
         e = verbs.calibrate(session, seeds, may_replace)
     tables.show_verdict(e, commits.home(), as_json)
@@ -140,11 +151,11 @@ def try_idea(
     busy: Busy = False,
     as_json: AsJson = False,
 ):
-    """Try HEAD's train.py against the champion: screen on one seed, confirm on fresh ones, decide."""
+    """Try HEAD's train.py against the champion: screen it, confirm on fresh seeds, decide."""
     check_wandb(wandb)
     before = {e.n for e in Ledger(commits.home()).experiments().values() if e.closes}
     options = dict(device=device, on=on, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
-    with opened(join_campaign, **options) as session:
+    with shown_session(join_campaign, **options) as session:
         e = verbs.try_idea(session, idea, quick=quick, again=again, by=by)
     if e.n in before:
         notes.print(f"this source was tried before, as experiment {e.n}; --again runs it once more")
@@ -170,7 +181,7 @@ def compare(
         raise Refused(f"frame {frame!r} is not known: say time, tokens or flops")
     comparisons.read_arms(names, seeds)  # refuses before an arena is prepared for nothing
     options = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
-    with opened(open_session, **options) as session:
+    with shown_session(open_session, **options) as session:
         e = comparisons.compare(session, names, seeds, frame)
     if as_json:
         rows = tables.contrast_rows(e, "val")
@@ -191,7 +202,7 @@ def audit(
     as_json: AsJson = False,
 ):
     """Score all champions on the locked test split, with fresh seeds: do their gains hold there?"""
-    with opened(join_campaign, device=device, on=on, busy=busy) as session:
+    with shown_session(join_campaign, device=device, on=on, busy=busy) as session:
         e = comparisons.audit(session, seeds)
     splits = "val", "test"
     if as_json:
@@ -254,7 +265,7 @@ def diff(n: Number):
 
 @app.command()
 def verify(as_json: AsJson = False):
-    """Check the chain of hashes, the sources and every verdict. Exit code 1 if something is wrong."""
+    """Check the chain of hashes, the sources, every verdict. Exit code 1 if one is wrong."""
     ledger = Ledger(commits.home())
     problems, rows = find_problems(ledger), len(ledger.rows())
     seal_change = describe_seal_change(ledger)
@@ -307,7 +318,7 @@ def night(
     limits = Limits(hours, most, device_seconds, calls, dollars)
     first, *others = registry.places(on, names and names.split(","), slots)
     options = dict(busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
-    with opened(join_campaign, first, **options) as session:
+    with shown_session(join_campaign, first, **options) as session:
         why = run_night(session, agent, limits, share, network, others)
         text = summarize_night(session)
     console.print(f"the night ended: {escape(why)}\n")
@@ -349,7 +360,7 @@ def status(as_json: AsJson = False):
 
 
 @app.command()
-def stop():
+def stop() -> None:
     """End the night after the experiment that runs now."""
     stop_night(commits.home())
     console.print("the night will end when the experiment that runs now has its verdict")

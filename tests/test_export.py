@@ -134,7 +134,7 @@ def test_names_are_prefixed_and_data_stays(run, tmp_path):
         open(run / "model.safetensors", "rb") as old,
         open(tmp_path / "renamed.safetensors", "wb") as new,
     ):
-        export.rename(old, new, "model.")
+        export.copy_renamed(old, new, "model.")
     old, new = load_file(run / "model.safetensors"), load_file(tmp_path / "renamed.safetensors")
     assert {f"model.{name}" for name in old} == {*new}
     assert all(torch.equal(value, new[f"model.{name}"]) for name, value in old.items())

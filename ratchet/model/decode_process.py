@@ -37,7 +37,7 @@ class CachedDecoding:
     """Decoding through init_cache() and decode(): a token costs a token."""
 
     def __init__(self, model, decode: Callable, prompt: torch.Tensor, total: int):
-        """decode: model.decode, or that compiled; prompt int64 [B, P]; total: its tokens in the end."""
+        """decode: model.decode, or that compiled; prompt int64 [B, P]; total: tokens in the end."""
         self.model, self.decode, self.prompt = model, decode, prompt
         self.cache = model.init_cache(len(prompt), total)
 

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".", trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(".", trust_remote_code=True)
-ids = tokenizer("My fellow citizens", return_tensors="pt").input_ids  # begins with {bos}, as all rows do
+ids = tokenizer("My fellow citizens", return_tensors="pt").input_ids  # begins with {bos}
 out = model.generate(ids, max_new_tokens=50, do_sample=True, top_k=50)
 print(tokenizer.decode(out[0], skip_special_tokens=True))
 ```

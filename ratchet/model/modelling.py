@@ -25,7 +25,7 @@ class RatchetConfig(PretrainedConfig):
 
 
 class RatchetForCausalLM(PreTrainedModel, GenerationMixin):
-    """Every generated token recomputes the row: up to config.max_position_embeddings tokens, BOS first."""
+    """Every generated token recomputes the row, BOS first."""
 
     config_class = RatchetConfig
 
@@ -42,13 +42,15 @@ class RatchetForCausalLM(PreTrainedModel, GenerationMixin):
         pass  # all of them are in the checkpoint
 
     def forward(self, input_ids, labels=None, **ignored):
-        if input_ids.size(1) > self.config.max_position_embeddings:
-            raise ValueError(f"this model sees at most {self.config.max_position_embeddings} tokens")
+        most = self.config.max_position_embeddings
+        if input_ids.size(1) > most:
+            raise ValueError(f"this model sees at most {most} tokens")
         for name in [*self.fixed]:
             self.model.get_buffer(name).copy_(self.fixed.pop(name))
         logits, loss = self.model(input_ids), None
         if labels is not None:
-            loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+            predicted, targets = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+            loss = torch.nn.functional.cross_entropy(predicted, targets)
         return CausalLMOutput(loss=loss, logits=logits)
 
     def prepare_inputs_for_generation(self, input_ids, **ignored):

@@ -67,8 +67,8 @@ def forecast_scaling(
 ) -> dict[str, list[dict]]:
     """{"training": [...], "decoding": [...]} for 1, 2, 4, ... devices.
 
-    model: as of describe_training(). token_seconds: of a decoded token on one device, batch 1, if it
-    was measured.
+    model: as of describe_training(). token_seconds: of a decoded token on one device, batch 1, if
+    it was measured.
     """
     numbers = powers_of_two(most)
     training = [training_row(model, links, n) for n in numbers]

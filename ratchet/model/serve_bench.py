@@ -43,8 +43,8 @@ def measure_decoding(
     """Measure decoding of a run's model at growing batches, as far as memory and patience reach.
 
     {"points": [batch_figures()], "limits", "against": seconds of a row's last token with and
-    without its cache, ...} The stopwatch is in the model's own process: a train.py that wants to can
-    lie to it. prompt, new: tokens of a row. Raises Refused.
+    without its cache, ...} The stopwatch is in the model's own process: a train.py can lie to it.
+    prompt, new: tokens of a row. Raises Refused.
     """
     device = choose_device(device)
     with open_decoder(run, device, tell) as model:
