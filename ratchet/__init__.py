@@ -1,1 +1,1 @@
-"""The machinery around the three files: referee, sandbox, ledger, night, pool."""
+"""Ratchet: the machinery that judges changes of train.py, from one run to a whole night."""

@@ -1,1 +1,1 @@
-"""What a trained model can do: speak, serve, scale, leave."""
+"""What a trained model can do: speak, be served, be scaled, be exported."""
