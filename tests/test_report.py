@@ -121,6 +121,35 @@ def test_diffs_are_those_of_each_pair_and_of_what_git_still_has(repository):  # 
     assert found["0" * 40, third] == found[third, third] == ""
 
 
+def test_labels_of_kept_steps_cover_neither_each_other_nor_a_mark():
+    import matplotlib
+    from matplotlib import pyplot
+    from matplotlib.text import Text
+
+    matplotlib.use("agg")
+    rows, champions = [], [{"n": 1, "mean": 2.0, "half": 0.004}]
+    for n in range(1, 40):
+        verdict = "keep" if n % 3 == 0 else "discard"
+        row = {"n": n, "mean": 2 - n / 50, "verdict": verdict, "idea": f"idea {n} of $many$: why"}
+        rows.append(row | {"gain": n / 1000, "low": 0, "high": n / 500})
+        if verdict == "keep":
+            champions.append({"n": n, "mean": row["mean"], "half": 0.004})
+    figure, axes = pyplot.subplots(figsize=(10, 4.6), dpi=160)
+    picture.draw_experiments(axes, rows)
+    picture.draw_staircase(axes, champions, 0.006, rows)
+    axes.legend()
+    figure.draw_without_rendering()
+    picture.label_steps(axes, rows, champions)
+    taken = picture.drawn_boxes(axes, rows, champions)
+    assert 3 <= len(axes.texts) <= picture.LABELS
+    for label in axes.texts:
+        assert label.get_text().endswith("bpb better")
+        box = Text.get_window_extent(label)  # without the line to its mark
+        assert picture.is_free(box, taken, axes.bbox)
+        taken.append(box)
+    pyplot.close(figure)
+
+
 @pytest.mark.parametrize("rows", [0, 1])
 def test_an_empty_ledger_and_one_without_a_verdict_make_a_page(repository, runs, rows):  # noqa: F811
     if rows:
