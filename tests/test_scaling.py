@@ -58,8 +58,8 @@ def test_measured_sizes_are_believed_and_what_lies_between_is_interpolated():
     )  # half way between the logarithms
     far = Links({2: {256: 1e-5, 2**20: 1e-3}}, "measured", "here")
     assert (
-        far.seconds(2, 2**20) == (pytest.approx(1e-3), "measured")
-        and far.seconds(2, 4096)[1] == "modelled"
+        far.all_reduce_seconds(2, 2**20) == (pytest.approx(1e-3), "measured")
+        and far.all_reduce_seconds(2, 4096)[1] == "modelled"
     )
     assert (
         links.all_reduce_seconds(2, 2**20)[1] == "modelled"

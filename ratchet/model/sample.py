@@ -58,8 +58,8 @@ class Decoder:
     def read_answer(self, seconds: float) -> dict[str, Any]:
         too_long = "the model was silent for too long"
         try:
-            return self.process.message(self.channel, seconds, too_long)[0]
-        except supervisor.Ended as end:
+            return self.process.receive_message(self.channel, seconds, too_long)[0]
+        except supervisor.EndedEarly as end:
             raise Refused(f"the model's process ended: {end}") from None
 
 

@@ -41,9 +41,16 @@ def describe_training(run: Path) -> dict[str, Any]:
         "rows": result["tokens"] // result["steps"] // arena["context"],
         "gradients": GRADIENT_BYTES * (result["params"] - result["lookup"]),
         "layers": count_layers(run, config),
-        "width": config.get("width", 0) if isinstance(config, dict) else 0,
+        "width": read_width(config),
         "device": result["device_name"],
     }
+
+
+def read_width(config: Any) -> int:
+    """The width that a config names, be it as heads of one size; 0 if it doesn't say."""
+    if not isinstance(config, dict):
+        return 0
+    return config.get("width") or config.get("heads", 0) * config.get("head_size", 0)
 
 
 def count_layers(run: Path, config: Any) -> int:
