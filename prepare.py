@@ -67,7 +67,8 @@ __all__ = ["BOS", "SPECIALS", "enter", "exit_on_user_error", "join_shares", "own
 
 PLAIN_OPTIONS = {"column": "text", "split": "train"}  # arena.json names only others
 MIN_OPTIONS = {"shards": 1, "context": 2, "vocab_size": 256 + len(SPECIALS), "seconds": 1}
-# what a model's process inherits: no secrets that are kept in variables
+# what a model's process inherits: no secrets that are kept in variables; what a referee hands down
+# to it (referee/environment.py) must be here, too
 ENVIRONMENT = tuple(
     "PATH HOME TMPDIR LANG LC_ LD_ PYTHON CUDA_ OMP_ TORCH TRITON_ SLURM_CPUS_"
     " RATCHET_PYTHON RATCHET_RUN".split()

@@ -1,1 +1,1 @@
-"""Ratchet: the machinery that judges changes of train.py, from one run to a whole night."""
+"""Ratchet judges changes of train.py, from one run to a whole night."""

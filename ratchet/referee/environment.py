@@ -11,6 +11,7 @@ from ratchet.referee import bytecode
 from ratchet.referee.devices.cores import cores_of
 from ratchet.referee.job import Job
 
+# A scorer hands on to the model what prepare.ENVIRONMENT names, too.
 INHERITED = "PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP_NUM_THREADS"
 
 

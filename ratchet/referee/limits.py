@@ -1,10 +1,13 @@
-"""All limits of a run: in seconds, shares of them, bytes, counts."""
+"""The limits that the referee sets a run: seconds, bytes, counts.
 
-from ratchet.arena import budget
+The budget itself is of the arena (arena/definition.py) or of `--budget`. A run ends its training by
+itself (arena/run.py); trial.py ends one that does not.
+"""
+
+from ratchet.arena import budget  # where the scorer finds ANSWER_SECONDS, too
 
 # Seconds before the clock starts
-READY_SECONDS = 20 * 60  # to start, import, compile, rehearse: free, but longer ends the run
-REHEARSAL_SECONDS = budget.REHEARSAL_SECONDS  # at which a contestant gives up by itself
+READY_SECONDS = budget.REHEARSAL_SECONDS  # to start, import, compile, rehearse, all of it free
 BYTECODE_SECONDS = 600  # to compile the libraries for all contestants, once
 
 # Seconds on the clock
@@ -18,7 +21,6 @@ WAIT_SECONDS = 10  # and so much besides
 EXIT_SECONDS = 5  # from the end of its messages to its own, for its exit code to be known
 SCORE_SECONDS = 120  # to score one split
 SCORE_SHARE = 0.5  # and this share of the arena's budget besides
-ANSWER_SECONDS = budget.ANSWER_SECONDS  # for a model to load, or to answer one batch
 
 # Bytes
 SOURCE_BYTES = 2**16  # of train.py: a larger one has data in it
