@@ -32,7 +32,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 from prepare import prepare
 from ratchet import commits
 from ratchet.arena.files import write_json
-from ratchet.executors import base, local, registry
+from ratchet.executors import open_executor
+from ratchet.executors.base import OwnTask, Slot
+from ratchet.executors.local import LocalExecutor
 from ratchet.experiments import verbs
 from ratchet.experiments.session import join_campaign, open_session
 from ratchet.night.driver import run_night
@@ -45,39 +47,38 @@ HALVES = "cpu:0/2", "cpu:1/2"
 SHARES = 0.1, 0.3, 1.0  # of the experiments, at which the head is timed
 
 
-class Stopwatch:
-    """A place that notes (when, its phases) of each run that ends."""
+class Stopwatch(Slot):
+    """A slot that notes (when, its phases) of each run that ends."""
 
-    def __init__(self, place):
-        self.place, self.ends = place, []
+    def __init__(self, executor, number):
+        super().__init__(executor, number)
+        self.ends = []
 
-    def __getattr__(self, name):
-        return getattr(self.place, name)
-
-    def run(self, job):
-        facts = self.place.run(job)
+    def run(self, job, tell=print):
+        facts = super().run(job, tell)
         self.ends.append((time.monotonic(), facts["seconds"]))
         return facts
 
 
-def slots(places, seconds):
-    """(runs a second, mean seconds of each phase) of a night with the tuner on these places.
+def slots(executor, seconds):
+    """(runs a second, mean seconds of each phase) of a night with the tuner on an executor.
 
     Each slot from the end of its first run to that of its last: when the hours are over, a slot
     ends what it is at, and another one that is at nothing hasn't lost that time to the pool.
     """
-    first, *others = places = [Stopwatch(place) for place in places]
-    session = join_campaign(first, busy=True)
-    run_night(session, "tuner", Limits(hours=seconds / 3600), others=others)
-    rate = sum((len(place.ends) - 1) / (place.ends[-1][0] - place.ends[0][0]) for place in places)
-    seconds = [seconds for place in places for _, seconds in place.ends]
+    timed = [Stopwatch(executor, number) for number in range(executor.slot_count)]
+    executor.slots = lambda: timed
+    session = join_campaign(timed[0], busy=True)
+    run_night(session, "tuner", Limits(hours=seconds / 3600))
+    rate = sum((len(slot.ends) - 1) / (slot.ends[-1][0] - slot.ends[0][0]) for slot in timed)
+    seconds = [seconds for slot in timed for _, seconds in slot.ends]
     return rate, {name: fmean(each.get(name, 0.0) for each in seconds) for name in seconds[0]}
 
 
 def efficiency(choose, budget, seconds):
-    """Nights on one and on two slots, in turns; choose(number) -> so many places."""
+    """Nights on one and on two slots, in turns; choose(number) -> an executor with so many slots."""
     fresh()
-    session = open_session(choose(1)[0], "tiny", f"{budget}s", busy=True)
+    session = open_session(choose(1).slots()[0], "tiny", f"{budget}s", busy=True)
     verbs.calibrate(session, 3)
     rates, phases = {1: [], 2: []}, {1: [], 2: []}
     for number in (1, 2, 1, 2):
@@ -90,7 +91,7 @@ def efficiency(choose, budget, seconds):
 
 @contextmanager
 def ray_nodes(folder):
-    """choose(number) -> places of a Ray cluster whose two nodes have half of the CPU's cores each."""
+    """choose(number) -> so many slots of a Ray cluster; its nodes have half of the cores each."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     from ray import cluster_utils
 
@@ -103,22 +104,28 @@ def ray_nodes(folder):
         cluster.add_node(**node, env_vars={"RATCHET_CACHE": str(folder / "other")})
     os.environ["RAY_ADDRESS"] = cluster.address
     try:
-        yield lambda number: registry.places("ray", slots=number)
+        yield lambda number: open_executor("ray", slots=number)
     finally:
-        base.imported("ray", "ray").shutdown()
+        import ray
+
+        ray.shutdown()
         cluster.shutdown()
 
 
-class Nothing:
-    """A place whose runs take no time: a score from the source's number and the seed."""
+class Instant(LocalExecutor):
+    """Runs take no time: a score from the source's number and the seed."""
 
     def __init__(self):
-        self.known = local.Local().conditions()
+        super().__init__()
+        self.known = super().conditions()
 
     def conditions(self):
         return self.known
 
-    def run(self, job):
+    def submit(self, verb, job, slot):
+        return OwnTask(lambda: self.draw(job))
+
+    def draw(self, job):
         draw = random.Random(f"{job.source.text[-20:]} {job.seed}")
         bpb = 1.2 + draw.gauss(0, SIGMA)
         facts = {
@@ -147,7 +154,7 @@ class Nothing:
 
 def calibrated():
     """The session of a fresh campaign whose runs take no time."""
-    session = open_session(Nothing(), "tiny", "300s", busy=True)
+    session = open_session(Instant().slots()[0], "tiny", "300s", busy=True)
     verbs.calibrate(session, 5)
     return session
 
@@ -252,7 +259,7 @@ def main():
         place_to_work(Path(folder))
         with chdir(Path(folder) / "repository"):
             if args.seconds:
-                halves = lambda number: registry.places(names=HALVES[:number])  # noqa: E731
+                halves = lambda number: open_executor(devices=HALVES[:number])  # noqa: E731
                 found["slots"] = efficiency(halves, args.budget, args.seconds)
                 write_json(path, found)
                 with ray_nodes(Path(folder)) as nodes:

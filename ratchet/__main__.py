@@ -15,7 +15,7 @@ from rich.syntax import Syntax
 from ratchet import commits, tables
 from ratchet.arena.files import Refused, exit_on_user_error
 from ratchet.doctor import examine_machine, findings_table
-from ratchet.executors import registry
+from ratchet.executors import list_executors, open_executor
 from ratchet.experiments import comparisons, verbs
 from ratchet.experiments.ledger import Experiment, Ledger
 from ratchet.experiments.running import only_command
@@ -46,9 +46,7 @@ Seeds = Annotated[
 Budget = Annotated[
     str, typer.Option(help="What a run gets: 20s, 20e6tok, 1e15flop. Default: the arena's seconds.")
 ]
-On = Annotated[
-    str, typer.Option("--on", help="Run on a cluster instead of this machine: ray or slurm.")
-]
+On = Annotated[str, typer.Option("--on", help=f"Where runs execute. {list_executors()}.")]
 Arena = Annotated[
     str, typer.Option(help="pocket, climbmix, or one of yours. Default: what fits the device.")
 ]
@@ -82,22 +80,24 @@ def main() -> None:
 @contextmanager
 def shown_session(
     open_with: Callable[..., Session],
-    executor: Any = None,
     device: str | None = None,
+    names: str | None = None,
     on: str | None = None,
+    slots: int | None = None,
     wandb: bool = False,
     **options: Any,
 ) -> Iterator[Session]:
     """A session, alone in this repository, whose work is shown.
 
-    open_with: open_session or join_campaign, which take the options.
+    open_with: open_session or join_campaign, which take the options. device: of --device; names:
+    of --devices.
     """
     home = commits.home()
     with LiveLines() as tell:
-        executor = executor or registry.places(on, device and [device])[0]
         options |= {"tell": tell, "on_verdict": make_sender(wandb, home, tell)}
         with exit_on_user_error(GO_ON), only_command(home):  # typer would end without a word
-            yield open_with(executor, **options)
+            devices = names.split(",") if names else device and [device]
+            yield open_with(open_executor(on, devices, slots, tell).slots()[0], **options)
 
 
 @app.command()
@@ -316,10 +316,10 @@ def night(
     """Try an agent's ideas until a limit or `ratchet stop`. The same command resumes a night."""
     check_wandb(wandb)
     limits = Limits(hours, most, device_seconds, calls, dollars)
-    first, *others = registry.places(on, names and names.split(","), slots)
+    where = dict(names=names, on=on, slots=slots)
     options = dict(busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
-    with shown_session(join_campaign, first, **options) as session:
-        why = run_night(session, agent, limits, share, network, others)
+    with shown_session(join_campaign, **where, **options) as session:
+        why = run_night(session, agent, limits, share, network)
         text = summarize_night(session)
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(text))

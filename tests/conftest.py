@@ -29,7 +29,7 @@ from ratchet.arena.results import read_result, write_run_record
 from ratchet.arena.run import Run
 from ratchet.arena.score import score as score_run
 from ratchet.arena.text.readers import cut_into_documents
-from ratchet.executors.local import Local
+from ratchet.executors import open_executor
 from ratchet.experiments import session
 from ratchet.referee import bytecode
 from ratchet.referee.devices.cores import cores_of
@@ -116,11 +116,12 @@ def arena(cache, tmp_path_factory):
         return arena
 
 
-def open_session(executor=None, wandb=False, tell=lambda text: None, **options):
+def open_session(slot=None, wandb=False, tell=lambda text: None, **options):
     """A Session on this machine: of the campaign, or in the arena that is named."""
     open_in = session.open_session if "arena" in options else session.join_campaign
     on_verdict = wandb_relay.make_sender(wandb, commits.home(), tell)
-    return open_in(executor or Local(), tell=tell, on_verdict=on_verdict, **options)
+    slot = slot or open_executor().slots()[0]
+    return open_in(slot, tell=tell, on_verdict=on_verdict, **options)
 
 
 class LocalModel:

@@ -544,14 +544,14 @@ def test_a_champion_that_is_kept_meanwhile_overtakes_a_try(calibrated, runs):
     base = commit("faster", quality=1.1), commit("better", quality=1.2)
     session, found = open_session(), {}
 
-    def meanwhile(job):
+    def meanwhile(job, tell):
         """While the first one has its confirmation, the second one is tried and kept."""
         if len(runs.jobs) == 7 and not found:
             found["second"] = None
             found["second"] = verbs.try_idea(session, "the second", base[1])
         return runs(job)
 
-    session.executor.run = meanwhile
+    session.slot.run = meanwhile
     first = verbs.try_idea(session, "the first", base[0])
     assert found["second"].verdict == "keep" and champion() == base[1]
     assert first.verdict == "overtaken" and f"experiment {found['second'].n} became" in first.reason

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ratchet import __main__, commits
 from ratchet.arena.files import Full, Refused, append_line, cache_folder, cannot_write
-from ratchet.executors import registry
+from ratchet.executors import open_executor
 from ratchet.experiments import progress as run_progress
 from ratchet.experiments import sources, verbs
 from ratchet.experiments.running import only_command
@@ -238,17 +238,17 @@ def test_two_devices_try_two_ideas_at_a_time(place, tmp_path, monkeypatch, halve
         both.wait(60)
         return quick(job)
 
-    executors = registry.places(names=halves)
+    slot = open_executor(devices=halves).slots()[0]
     with pytest.raises(Refused, match="calibrate --device cpu:0/2"):
-        run_night(open_session(executor=executors[0]), "tuner", Limits(experiments=6))
-    verbs.calibrate(open_session(arena="tiny", executor=executors[0]), 5)
+        run_night(open_session(slot=slot), "tuner", Limits(experiments=6))
+    verbs.calibrate(open_session(arena="tiny", slot=slot), 5)
     session, (command, state) = (
-        open_session(executor=executors[0]),
+        open_session(slot=slot),
         script(tmp_path, last=ALWAYS_NEW),
     )
     monkeypatch.setattr("ratchet.referee.trial.run_trial", together)
     limits = Limits(experiments=6)
-    run_night(session, command, limits, share=[state.parent], others=executors[1:])
+    run_night(session, command, limits, share=[state.parent])
     assert both.is_set()
     assert problems() == [] and len(Journal(place).list_verdicts()) == 6
     final = [e for e in tried() if e.verdict != "overtaken"]

@@ -195,6 +195,7 @@ def test_every_option_is_known():
         code |= set(re.findall(pattern, path.read_text(encoding="utf-8")))
     others = {"--all-extras", "--extra", "--group"}  # of uv
     others |= {"--head", "--address", "--nproc-per-node", "--cpuset-cpus", "--cpus", "--help"}
+    others |= {"--cpus-per-task", "--mem"}  # of sbatch
     others |= {"--permission-mode", "--output-format", "--sandbox", "--approval-mode"}  # of agents
     for name, page in PAGES.items():
         unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page)) - verbs - code - others

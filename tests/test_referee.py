@@ -20,7 +20,7 @@ from conftest import ROOT, make_repository
 from ratchet.arena.definition import find_arena
 from ratchet.arena.files import Refused, cache_folder
 from ratchet.arena.hardware.quota import cpu_quota
-from ratchet.executors import registry
+from ratchet.executors import open_executor
 from ratchet.experiments import sources
 from ratchet.referee import (
     compiler_cache,
@@ -364,7 +364,7 @@ def test_cores_that_are_not_alike_and_quotas_are_told(halves, tmp_path, monkeypa
     assert describe_device(first)["device"] == f"{plain} ({len(cores_of(first))} fast)"
     assert describe_device(second)["device"] == f"{plain} ({len(slow)} slow)"
     with pytest.raises(Refused, match="of one kind"):
-        registry.places(names=halves)
+        open_executor(devices=halves)
     (tmp_path / "fs/cgroup").mkdir(parents=True)
     (tmp_path / "fs/cgroup/cpu.max").write_text("max 100000\n", encoding="utf-8")
     assert choose_device(first) == first and cpu_quota() == math.inf

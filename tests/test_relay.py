@@ -38,14 +38,14 @@ def test_a_run_there_for_each_run_here(calibrated, monkeypatch):  # noqa: F811
     commit("breaks", quality=1.2, more='STATUS = "crash"')
     session = open_session(wandb=True)
 
-    def run(job, quick=session.executor.run):
+    def run(job, tell, quick=session.slot.run):
         facts = quick(job)
         job.target.mkdir(parents=True)
         line = json.dumps({"seconds": 1.5, "tokens": 77, "loss": 3.25})
         (job.target / "curve.jsonl").write_text(line + "\n", encoding="utf-8")
         return facts
 
-    session.executor.run = run
+    session.slot.run = run
     e = verbs.try_idea(session, "an idea like no other", by="somebody")
     wandb.teardown()  # its process has written all, as when this one ends
     folders = [*(calibrated / "runs/wandb").glob("offline-run-*")]

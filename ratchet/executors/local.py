@@ -1,28 +1,64 @@
-"""This machine: each run has one of its devices."""
+"""Runs on the devices of this machine."""
 
+import functools
+import itertools
+from collections.abc import Sequence
+
+from ratchet.arena.files import Refused
+from ratchet.executors.base import (
+    Conditions,
+    Executor,
+    OwnTask,
+    Task,
+    Tell,
+    Verb,
+    say_nothing,
+)
 from ratchet.experiments import seal
 from ratchet.referee import sandbox, trial
 from ratchet.referee.devices.choice import choose_device, describe_device
+from ratchet.referee.devices.lock import share_a_part
+from ratchet.referee.job import Job
 
 
-class Local:
-    """A device of this machine."""
+class LocalExecutor(Executor):
+    """Devices of this machine, one slot for each; by default the best one alone."""
 
-    def __init__(self, device=None):
-        self.device = choose_device(device)
+    name = "local"
+    location = "this machine"
 
-    @property
-    def option(self):
-        """How a command line chooses this place."""
-        return f" --device {self.device}" * (self.device != choose_device())
+    def __init__(self, devices: Sequence[str] = (), slots: int | None = None,
+                 tell: Tell = say_nothing) -> None:  # fmt: skip
+        if slots:
+            raise Refused("--slots is for clusters: name devices with --devices instead")
+        self.devices = [choose_device(name) for name in devices or [None]]
+        self.slot_count = len(self.devices)
+        refuse_shared(self.devices)
+        kinds = {describe_device(device)["device"] for device in self.devices}
+        if len(kinds) > 1:
+            listed = "; ".join(sorted(kinds))
+            raise Refused(f"choose devices of one kind, others can't be compared: {listed}")
 
-    def conditions(self):
-        """What must be the same when scores are compared, beside the arena and the budget."""
+    def conditions(self) -> Conditions:
         seals = {"isolation": sandbox.best_level(), "machinery": seal.hash_sealed_files()}
-        return describe_device(self.device) | seals
+        return describe_device(self.devices[0]) | seals
 
-    def run(self, job):
-        return trial.run_trial(job._replace(device=self.device))
+    def submit(self, verb: Verb, job: Job, slot: int) -> Task:
+        work = trial.run_trial if verb == "run" else trial.preflight
+        return OwnTask(functools.partial(work, job._replace(device=self.devices[slot])))
 
-    def preflight(self, job):
-        return trial.preflight(job._replace(device=self.device))
+    def device(self, slot: int) -> str:
+        return self.devices[slot]
+
+    def option(self, slot: int) -> str:
+        is_default = self.devices[slot] == choose_device()
+        return "" if is_default else f" --device {self.devices[slot]}"
+
+
+def refuse_shared(devices: Sequence[str]) -> None:
+    """Raises Refused when two devices are one, or share cores."""
+    names = ", ".join(devices)
+    if len({*devices}) < len(devices):
+        raise Refused(f"a device is named twice in {names}: one run at a time has it")
+    if any(share_a_part(*pair) for pair in itertools.combinations(devices, 2)):
+        raise Refused(f"{names} share cores: choose devices that don't, like cpu:0/2,cpu:1/2")

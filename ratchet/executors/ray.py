@@ -1,153 +1,213 @@
-"""Ray: each run is a task on a node of the cluster."""
+"""Runs on the nodes of the Ray cluster that this machine belongs to."""
 
 import os
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from ratchet.arena.definition import Arena
 from ratchet.arena.files import ROOT, Refused
-from ratchet.executors.base import LOOK_SECONDS, NODE_TRIES, Remote, imported
-from ratchet.executors.travel import carry_out, conditions_here, read_arena
-from ratchet.referee import supervisor
+from ratchet.executors.base import (
+    Conditions,
+    Executor,
+    NodeDied,
+    Outcome,
+    Task,
+    Tell,
+    Verb,
+    import_extra,
+    refuse_devices,
+    say_nothing,
+)
+from ratchet.executors.travel import Files, execute_here, local_executor, read_arena, unpack_files
+from ratchet.referee.job import Job
 
-LONELY_SECONDS = 600  # without any node of the kind, after which a night gives up
-STAYS = (
-    ".git .venv runs ledger.jsonl benchmarks tests".split()
-)  # of the repository, when its code travels
+LONELY_SECONDS = 600  # without any node of the kind, after which a job is given up
+ANSWER_SECONDS = 120  # for a node to say what it is
+TRAVEL_BYTES = 2**28  # larger files that a run leaves stay behind: the weights of a large model
+STAYS = ".git .venv runs ledger.jsonl benchmarks tests".split()  # when the code travels
 
 
-class RayCluster:
-    """The Ray cluster that this machine belongs to. A node offers its GPUs or, if it has none, its
-    CPU.
-    """
+class RayTask(Task):
+    """A job that waits for a node with room, then runs there."""
 
-    def __init__(self):
-        os.environ.setdefault(
-            "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"
-        )  # nodes use the Python that they have
-        ray = imported("ray", "ray")
-        code = {"working_dir": str(ROOT), "excludes": STAYS}
-        code["env_vars"] = {
-            "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"
-        }  # a device has one name
+    def __init__(self, executor: "RayExecutor", verb: Verb, job: Job) -> None:
+        self.executor, self.verb, self.job = executor, verb, job
+        self.node, self.reference = None, None
+        self.deadline = time.monotonic() + LONELY_SECONDS
+
+    def is_done(self) -> bool:
+        if not self.reference and not self.start_if_free():
+            return False
+        return bool(self.executor.ray.wait([self.reference], timeout=0)[0])
+
+    def start_if_free(self) -> bool:
+        """Start it if a node has room. Raises Refused when none has for long."""
+        kind = self.executor.kind
+        self.node = self.executor.take_node()
+        if not self.node:
+            if time.monotonic() > self.deadline:
+                raise Refused(f"no node with {kind['device']} is left in the Ray cluster")
+            return False
+        files = [self.executor.store_arena(self.job.arena)]  # in a list it travels as a name
+        call = execute_on_node, self.verb, self.job, kind, files
+        self.reference = self.executor.call_node(self.node, *call)
+        return True
+
+    def outcome(self) -> Outcome:
+        errors = self.executor.ray.exceptions
         try:
-            ray.init("auto", runtime_env=code, log_to_driver=False, ignore_reinit_error=True)
-        except ConnectionError:
-            raise Refused(
-                "no Ray cluster is here: run `ray start --head`, or set RAY_ADDRESS"
-            ) from None
-        self.ray, self.lock, self.busy, self.known, self.arenas = (
-            ray,
-            threading.Lock(),
-            Counter(),
-            {},
-            {},
-        )
-        self.kind, self.name = None, "ray"
+            outcome, files = self.executor.ray.get(self.reference)
+        except errors.RayTaskError as error:
+            raise error.cause from None
+        except errors.RayError as error:
+            self.executor.forget_node(self.node)
+            raise NodeDied(f"a node of the Ray cluster died ({type(error).__name__})") from None
+        finally:
+            self.release()
+        unpack_files(files, self.job.target)
+        return outcome
 
-    def nodes(self):
-        """{id: how many runs at a time} of the nodes that are there now."""
+    def cancel(self) -> None:
+        if self.reference:
+            self.executor.ray.cancel(self.reference, force=True)
+        self.release()
+
+    def release(self) -> None:
+        """Let another job have the node."""
+        if self.node:
+            self.executor.release_node(self.node)
+        self.node = None
+
+    def waiting_for(self) -> str:
+        device = self.executor.kind["device"]
+        return "" if self.reference else f"no node of the Ray cluster with {device} is free"
+
+
+class RayExecutor(Executor):
+    """A Ray cluster. A node offers its GPUs or, if it has none, its CPU."""
+
+    name = "ray"
+    location = "a device of this machine's Ray cluster"
+
+    def __init__(self, devices: Sequence[str] = (), slots: int | None = None,
+                 tell: Tell = say_nothing) -> None:  # fmt: skip
+        refuse_devices(type(self), devices)
+        self.ray = connect_to_cluster()
+        self.lock, self.busy = threading.Lock(), Counter()
+        self.known, self.arenas = {}, {}  # conditions of each node, stored files of each seal
+        kinds = Counter()
+        for node, number in self.nodes().items():
+            if conditions := self.ask_conditions(node):
+                kinds[tuple(conditions.items())] += number
+        if not kinds:
+            raise Refused("no node of the Ray cluster answers: see `ray status`")
+        best = max(kinds, key=lambda kind: (is_accelerator(dict(kind)), kinds[kind]))
+        self.kind = dict(best)
+        self.slot_count = min(slots or kinds[best], kinds[best])
+
+    def conditions(self) -> Conditions:
+        return self.kind
+
+    def submit(self, verb: Verb, job: Job, slot: int) -> Task:
+        return RayTask(self, verb, job)
+
+    def nodes(self) -> dict[str, int]:
+        """{id: how many runs at a time} of the nodes that are alive."""
         alive = [node for node in self.ray.nodes() if node["Alive"]]
         return {node["NodeID"]: int(node["Resources"].get("GPU", 0)) or 1 for node in alive}
 
-    def options(self, node):
-        """Of a task on that node."""
+    def call_node(self, node: str, *call: Any) -> Any:
+        """Have a node call a function; returns Ray's reference. A dead node fails at once."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        gpus = next(n["Resources"].get("GPU", 0) for n in self.ray.nodes() if n["NodeID"] == node)
-        share = {"num_gpus": 1} if gpus else {"num_cpus": 1}
-        where = NodeAffinitySchedulingStrategy(node, soft=False)
-        return share | {"scheduling_strategy": where, "max_retries": 0}
+        resources = [n["Resources"] for n in self.ray.nodes() if n["NodeID"] == node]
+        has_gpu = bool(resources and resources[0].get("GPU", 0))
+        options = {"num_gpus": 1} if has_gpu else {"num_cpus": 1}
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+        return self.ray.remote(call_on_node).options(max_retries=0, **options).remote(*call)
 
-    def conditions(self, node):
-        """Of a node, asked once; None when it does not answer."""
+    def ask_conditions(self, node: str) -> Conditions | None:
+        """Conditions of a node, asked once; None when it does not answer."""
         if node not in self.known:
             try:
-                task = self.ray.remote(on_ray).options(**self.options(node)).remote(conditions_here)
-                self.known[node] = self.ray.get(task, timeout=120)
-            except (self.ray.exceptions.RayError, StopIteration):
+                reference = self.call_node(node, describe_node)
+                self.known[node] = self.ray.get(reference, timeout=ANSWER_SECONDS)
+            except self.ray.exceptions.RayError:
                 return None
         return self.known[node]
 
-    def places(self, slots=None):
-        """As many places as nodes of one kind offer: that of GPUs if there are any."""
-        kinds = Counter()
-        for node, number in self.nodes().items():
-            if found := self.conditions(node):
-                kinds[tuple(found.items())] += number
-        if not kinds:
-            raise Refused("no node of the Ray cluster answers: see `ray status`")
-        best = max(
-            kinds, key=lambda kind: (not dict(kind)["device"].startswith("cpu"), kinds[kind])
-        )
-        self.kind = dict(best)
-        return [Remote(self) for _ in range(min(slots or kinds[best], kinds[best]))]
-
-    @contextmanager
-    def node(self):
-        """A node of the kind that has room for one more run, held until the block ends. Raises
-        Refused.
-        """
-        stop = time.monotonic() + LONELY_SECONDS
-        while not (chosen := self.take()):
-            if time.monotonic() > stop:
-                raise Refused(f"no node with {self.kind['device']} is left in the Ray cluster")
-            supervisor.sleep_or_cancel(LOOK_SECONDS)
-        try:
-            yield chosen
-        finally:
-            with self.lock:
-                self.busy[chosen] -= 1
-
-    def take(self):
+    def take_node(self) -> str | None:
+        """A node of the kind with room for one more run, which it is held for; or None."""
         with self.lock:
             for node, number in self.nodes().items():
-                if self.busy[node] < number and self.conditions(node) == self.kind:
+                if self.busy[node] < number and self.ask_conditions(node) == self.kind:
                     self.busy[node] += 1
                     return node
         return None
 
-    def files(self, arena):
-        """The arena's files in the object store, put there once."""
+    def release_node(self, node: str) -> None:
+        """A run that a node was held for has ended."""
+        with self.lock:
+            self.busy[node] -= 1
+
+    def forget_node(self, node: str) -> None:
+        """A node died: ask it again if it comes back."""
+        self.known.pop(node, None)
+
+    def store_arena(self, arena: Arena) -> Any:
+        """Ray's reference to the files of an arena, which are stored once."""
         with self.lock:
             if arena.seal not in self.arenas:
                 self.arenas[arena.seal] = self.ray.put(read_arena(arena))
             return self.arenas[arena.seal]
 
-    def carry_out(self, verb, job):
-        """Have a node do a job; when it dies, another one. Raises Refused."""
-        ray, files = self.ray, [self.files(job.arena)]  # in a list it travels as a name
-        for _ in range(NODE_TRIES):
-            with self.node() as node:
-                try:
-                    task = ray.remote(on_ray).options(**self.options(node))
-                    return self.result(task.remote(carry_out, verb, job, self.kind, files))
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from None
-                except (ray.exceptions.RayError, StopIteration):
-                    self.known.pop(node, None)
-        raise Refused(f"{NODE_TRIES} nodes of the Ray cluster died under one run: see `ray status`")
 
-    def result(self, task):
-        try:
-            while not self.ray.wait([task], timeout=LOOK_SECONDS)[0]:
-                supervisor.sleep_or_cancel(0)
-        except supervisor.Cancelled:
-            self.ray.cancel(task, force=True)
-            raise
-        return self.ray.get(task)
+def connect_to_cluster() -> Any:
+    """Ray, connected to its cluster. Raises Refused."""
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # nodes use their own Python
+    ray = import_extra("ray", "ray")
+    code = {"working_dir": str(ROOT), "excludes": STAYS}
+    code["env_vars"] = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}  # a device has one name
+    try:
+        ray.init("auto", runtime_env=code, log_to_driver=False, ignore_reinit_error=True)
+    except ConnectionError:
+        raise Refused(
+            "no Ray cluster is here: run `ray start --head`, or set RAY_ADDRESS"
+        ) from None
+    return ray
 
 
-def on_ray(function, *args):
-    """The task: a function of this module, with the GPU that Ray gave it; files last, by their
-    name.
-    """
+def is_accelerator(conditions: Conditions) -> bool:
+    """Whether a device is better than a CPU."""
+    return not conditions["device"].startswith("cpu")
+
+
+# ----------------------------------------------------------------------------------------------------
+# On a node
+
+
+def call_on_node(function: Callable[..., Any], *args: Any) -> Any:
+    """The Ray task: call a function of this module with the GPU that Ray gave, or None."""
     import ray
 
     gpus = ray.get_gpu_ids()
-    more = {"gpu": int(gpus[0])} if gpus else {}
-    if args:
-        *args, (files,) = args
-        args.append(lambda: ray.get(files))
-    return function(*args, **more)
+    return function(*args, gpu=int(gpus[0]) if gpus else None)
+
+
+def describe_node(gpu: int | None) -> Conditions:
+    """The conditions of a node."""
+    return local_executor(gpu).conditions()
+
+
+def execute_on_node(
+    verb: Verb, job: Job, kind: Conditions, files: list[Any], gpu: int | None
+) -> tuple[Outcome, Files]:
+    """(the outcome of a job, what it left); files: Ray's reference to the files of the arena."""
+    import ray
+
+    with execute_here(verb, job, kind, lambda: ray.get(files[0]), gpu) as (outcome, folder):
+        small = (path for path in folder.iterdir() if path.stat().st_size <= TRAVEL_BYTES)
+        return outcome, {path.name: path.read_bytes() for path in small}

@@ -1,4 +1,4 @@
-"""A session runs experiments in one arena, with one budget, on one executor.
+"""A session runs experiments in one arena, with one budget, in a slot of an executor.
 
 `open_session` begins anew in any arena; `join_campaign` takes arena and budget from the latest
 calibration. An interrupted experiment goes on where it stopped, since what it does next follows
@@ -41,11 +41,11 @@ class DeviceShared(Refused):
 
 @dataclass
 class Session:
-    """What all runs of a verb share; executor: has run(job), preflight(job), conditions()."""
+    """What all runs of a verb share; slot: where they execute, an executors.base.Slot."""
 
     home: Path  # of the repository, its ledger and runs/
     ledger: Ledger
-    executor: Any
+    slot: Any
     arena: Arena
     budget: str  # of each run, as "300s"
     busy: bool = False  # whether runs count that other programs disturb
@@ -53,15 +53,15 @@ class Session:
     tell: Callable[[str], Any] = lambda text: None
     on_verdict: Callable[[Experiment], Any] = lambda experiment: None
 
-    def with_executor(self, executor: Any) -> "Session":
-        """The same session on another executor, with the same ledger."""
+    def with_slot(self, slot: Any) -> "Session":
+        """The same session on another slot, with the same ledger."""
         other = copy.copy(self)
-        other.executor = executor
+        other.slot = slot
         return other
 
     def conditions(self) -> dict[str, Any]:
         """What must be the same when scores are compared, beside arena and budget."""
-        return self.executor.conditions()
+        return self.slot.conditions()
 
     def compiler_caches(self) -> Path:
         """Folder of kept compiler caches: they are of no use on another kind of device."""
@@ -140,7 +140,7 @@ class Session:
             at = progress.experiment_progress(e, self.experiments(), phase, job.budget)
             words = f"{phase} run of {source.name}, {job.budget}, seed {job.seed}"
             self.tell(f"experiment {n}, {at}: {words}")
-            run = self.executor.run(job)
+            run = self.slot.run(job, self.tell)
             folder = str(job.target.relative_to(self.home))
             run |= {"arm": arm, "phase": phase, "folder": folder, "busy": self.busy}
             self.ledger.append("run", n=n, **run)
@@ -157,7 +157,7 @@ class Session:
         )
 
     def make_job(self, e: Experiment, arm: int, phase: str, source: Source) -> Job:
-        """The next run of an experiment, for the executor."""
+        """The next run of an experiment, for the slot."""
         ends_early = self.stop_hopeless and phase == "screen"
         return Job(
             source,
@@ -205,7 +205,7 @@ class Session:
         return e
 
 
-def open_session(executor: Any, arena: str | None = None, budget: str | None = None, **options):
+def open_session(slot: Any, arena: str | None = None, budget: str | None = None, **options):
     """A Session in an arena; by default in the one that fits the device, for the arena's seconds.
 
     options: busy, stop_hopeless, tell, on_verdict of Session. The smallest arena is prepared if it
@@ -214,25 +214,25 @@ def open_session(executor: Any, arena: str | None = None, budget: str | None = N
     if budget:
         parse_budget(budget)
     home, tell = commits.home(), options.get("tell", lambda text: None)
-    on_gpu = not executor.conditions()["device"].startswith(("cpu", "mps"))
+    on_gpu = not slot.conditions()["device"].startswith(("cpu", "mps"))
     name = arena or default_arena(on_gpu)
     if name == "pocket" and not prepare_arena(name, tell):
         raise Refused("arena pocket can't be prepared: see above, then give the same command again")
     loaded = find_arena(name)
-    return Session(home, Ledger(home), executor, loaded, budget or loaded.budget, **options)
+    return Session(home, Ledger(home), slot, loaded, budget or loaded.budget, **options)
 
 
-def join_campaign(executor: Any, busy: bool = False, **options: Any) -> Session:
+def join_campaign(slot: Any, busy: bool = False, **options: Any) -> Session:
     """A Session with the arena and the budget of the latest calibration on this kind of device.
 
     options: stop_hopeless, tell, on_verdict of Session. Raises Refused when there is no
     calibration, when it was without --busy, or when what judges has changed since.
     """
     home = commits.home()
-    ledger, device = Ledger(home), executor.conditions()["device"]
+    ledger, device = Ledger(home), slot.conditions()["device"]
     baseline = latest_campaign(ledger.experiments().values(), device).baseline
     if not baseline:
-        command = f"uv run ratchet calibrate{getattr(executor, 'option', '')}"
+        command = f"uv run ratchet calibrate{slot.option}"
         raise Refused(f"there is no baseline on {device}: run `{command}` first")
     if busy and not baseline.busy:
         raise Refused(
@@ -240,7 +240,7 @@ def join_campaign(executor: Any, busy: bool = False, **options: Any) -> Session:
             "against it; leave --busy out, or begin anew with `uv run ratchet calibrate --busy`"
         )
     arena = find_arena(baseline.arena)
-    session = Session(home, ledger, executor, arena, baseline.budget, busy, **options)
+    session = Session(home, ledger, slot, arena, baseline.budget, busy, **options)
     session.check_seal()
     return session
 

@@ -222,7 +222,7 @@ class Night:
             session.home / "runs/.preflight",
             session.compiler_caches(),
         )
-        return session.executor.preflight(job)
+        return session.slot.preflight(job, session.tell)
 
     def try_when_free(self, session: Session, proposal: Proposal) -> Experiment | None:
         """Its experiment; None: the champion has changed, or the night ends while it waits."""
@@ -275,10 +275,9 @@ class Night:
             return
         if unjudged:
             self.queue.put(unjudged)
-        device = getattr(session.executor, "device", None) or session.conditions()["device"]
+        where = f"on {session.slot.device} any more ({failure[1]})"
         raise Lost(
-            f"not even the champion gets to its first step on {device} any more ({failure[1]}): "
-            "mend that, then give the same command again"
+            f"not even the champion gets to its first step {where}: mend that, then give the same command again"
         )
 
 
@@ -292,15 +291,14 @@ def run_night(
     limits: Limits,
     share: Sequence[str] = (),
     network: bool = True,
-    others: Sequence = (),
 ) -> str:
     """A night from its beginning, or where it was left, to its end; returns why it ended.
 
-    name: the agent's command, or tuner. others: executors that work beside that of the session.
+    name: the agent's command, or tuner. All slots of the session's executor work on it.
     Raises Refused when what judges has changed, Lost when no device is left, Full without room.
     """
     name = clean_text(name.encode(errors="replace"))
-    sessions = [session, *map(session.with_executor, others)]
+    sessions = [session.with_slot(slot) for slot in session.slot.executor.slots()]
     for each in sessions:
         each.check_seal()  # refuses before an agent is asked
     (session.home / STOP_FILE).unlink(missing_ok=True)

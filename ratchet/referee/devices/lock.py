@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO
 
+import psutil
+
 from ratchet.arena.files import work_folder
 from ratchet.referee.devices.cores import cores_of, pinned_to
 from ratchet.referee.devices.nvidia import open_gpu
@@ -18,9 +20,13 @@ LOOK_SECONDS = 0.2  # between two looks at a device that somebody else holds
 def unique_name(device: str) -> str:
     """A name that no other device has, on no machine that shares this home folder.
 
-    Example: "node7-cpu0of2", "node7-GPU-5fd4f087-86f3-7a43-b711-4771313afc50".
+    A CPU of which this process has a part, as a Slurm job may, is named by its first core, too.
+    Example: "node7-cpu", "node7-cpu0of2-0", "node7-GPU-5fd4f087-86f3-7a43-b711-4771313afc50".
     """
     name = device.replace("/", "of")
+    numbers = cores_of(device) if device.startswith("cpu") else set()
+    if 0 < len(numbers) < psutil.cpu_count():
+        name += f"-{min(numbers)}"
     if gpu := open_gpu(device):
         nvml, handle = gpu
         name = nvml.nvmlDeviceGetUUID(handle)
