@@ -1,4 +1,5 @@
-"""Tries every known cheat of tests/cheats at every isolation level of this machine, and tells how each ends.
+"""Tries every known cheat of tests/cheats at every isolation level of this machine, and tells how
+each ends.
 
     uv run benchmarks/cheats.py [--level L] [--json] [name ...]
 
@@ -17,7 +18,12 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+sys.path[:0] = [
+    str(HERE.parent),
+    str(HERE.parent / "tests"),
+    str(HERE.parent / "tests/referee"),
+    str(HERE.parent / "tests/arena"),
+]
 
 import test_cheats as cheats
 from cheats_table import competing_table
@@ -49,7 +55,9 @@ def attempt(name, level, honest):
 
 
 def honest_run(level):
-    """facts of an honest run at a level, in the budget in which most cheats compete; found out once."""
+    """facts of an honest run at a level, in the budget in which most cheats compete; found out
+    once.
+    """
 
     @functools.cache
     def run():

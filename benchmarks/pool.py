@@ -27,7 +27,7 @@ from recipe import ROOT, results
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests/executors"))
 
 from prepare import prepare
 from ratchet import commits

@@ -3,8 +3,9 @@
     uv run benchmarks/price.py OLD NEW                              60 s on pocket, 3 seeds
     uv run benchmarks/price.py OLD NEW --arena corpus --budget 300s --seeds 3
 
-OLD and NEW are folders with train.py and all that it imports, two worktrees say. What is done is kept in
-results/price.json beside this file: the same command goes on, and a changed source is run again.
+OLD and NEW are folders with train.py and all that it imports, two worktrees say. What is done is
+kept in results/price.json beside this file: the same command goes on, and a changed source is run
+again.
 """
 
 import argparse

@@ -37,7 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Judge changes of train.py: fixed budget, measured noise, scores that nobody can touch.\n\n"
+    help="Judge changes of train.py: a fixed budget, measured noise, scores that are guarded.\n\n"
     "Start with `doctor`, then `calibrate`; then commit a change of train.py and `try` it.",
 )
 Seeds = Annotated[

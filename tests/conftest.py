@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), *map(str, (ROOT / "tests").glob("*/"))]  # tests share fixtures
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # of models as small as these, threads would mostly wait

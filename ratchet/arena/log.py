@@ -40,7 +40,7 @@ class TrainingLog:
             self.task = self.live.add_task("training", total=1.0)
 
     def add(self, loss: Tensor) -> None:
-        """Note the mean loss of the step that has just been made: a tensor of one number, in nats."""
+        """Note the mean loss of the step that was just made: a tensor of one number, in nats."""
         lag = LAG * (loss.device.type != "cpu")
         loss = loss.detach().to("cpu", non_blocking=True)
         self.pending.append((self.run.steps, self.run.tokens, self.run.seconds, loss))

@@ -47,7 +47,7 @@ def inspect_model(
 
 
 def count_lookup(model: torch.nn.Module, context: int) -> int:
-    """Parameters that are looked up: see inspect_model(), whose backward pass has left gradients."""
+    """Parameters that are looked up, by the gradients that inspect_model() has left."""
     integers = [t for t in model.state_dict().values() if not t.is_floating_point()]
     matrices = [p for p in model.parameters() if p.ndim == 2 and len(p) > context]
     tables = [p for p in matrices if touches_few_rows(p.grad, context)]

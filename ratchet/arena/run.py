@@ -538,7 +538,7 @@ def be_silent() -> str:
 
 
 def make_run_folder(name: str) -> Path:
-    """A folder with a copy of the program that runs. Raises Refused where it holds anything else."""
+    """A folder with a copy of the program that runs, and nothing else. Raises Refused."""
     folder = Path(name).resolve()
     if folder.exists() and {path.name for path in folder.iterdir()} - {"train.py"}:
         raise Refused(f"{folder} is not empty: name a new folder in RATCHET_RUN")

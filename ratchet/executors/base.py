@@ -38,9 +38,9 @@ class NodeDied(Exception):
 
 
 class Task(ABC):
-    """A job that was submitted to an executor. poll_seconds: between two looks whether it is done."""
+    """A job that was submitted to an executor."""
 
-    poll_seconds: ClassVar[float] = 0.1
+    poll_seconds: ClassVar[float] = 0.1  # between two looks whether it is done
 
     @abstractmethod
     def is_done(self) -> bool:
@@ -50,9 +50,9 @@ class Task(ABC):
     def outcome(self) -> Outcome:
         """What the job came to; what a run leaves is in job.target then.
 
-        run: the facts of the run, as trial.run_trial() gives them. preflight: None when the contestant
-        comes to its first step, else (status, reason, last lines of its log).
-        Raises NodeDied when another node should do the job, Refused when none can.
+        run: the facts of the run, as trial.run_trial() gives them. preflight: None when the
+        contestant comes to its first step, else (status, reason, last lines of its log). Raises
+        NodeDied when another node should do the job, Refused when none can.
         """
 
     @abstractmethod

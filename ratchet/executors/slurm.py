@@ -1,9 +1,9 @@
 """Runs as jobs of a Slurm cluster, each with one GPU where the cluster has GPUs.
 
 The head talks to Slurm with sbatch, squeue, scancel and sinfo alone: a cluster needs no accounting.
-Repository, Python and arenas lie on a file system that all nodes see; job and outcome travel through
-a folder in runs/.slurm. SBATCH_* variables choose partition, account and so on, and RATCHET_SBATCH
-holds further options of sbatch, like "--cpus-per-task=8 --mem=32G".
+Repository, Python and arenas lie on a file system that all nodes see; job and outcome travel
+through a folder in runs/.slurm. SBATCH_* variables choose partition, account and so on, and
+RATCHET_SBATCH holds further options of sbatch, like "--cpus-per-task=8 --mem=32G".
 """
 
 import base64
@@ -59,7 +59,7 @@ PROGRAM = "import sys; from ratchet.executors import slurm; slurm.main(sys.argv[
 ADVICE = {  # by how the reason begins
     "ReqNodeNotAvail": "nodes are down, drained or reserved: `sinfo --list-reasons` says why",
     "Nodes required": "nodes are down, drained or reserved: `sinfo --list-reasons` says why",
-    "PartitionTimeLimit": "the partition allows less time: set SBATCH_TIMELIMIT or SBATCH_PARTITION",
+    "PartitionTimeLimit": "the partition allows less: set SBATCH_TIMELIMIT or SBATCH_PARTITION",
     "PartitionConfig": "the partition has no such node, or allows less time: set SBATCH_PARTITION",
     "BadConstraints": "no node is like that: look at SBATCH_CONSTRAINT and RATCHET_SBATCH",
     "JobHeldUser": "it is held: `scontrol release` lets it go",
@@ -194,7 +194,7 @@ class SlurmExecutor(Executor):
                 cancel_job(folder)
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Slurm's commands
 
 
@@ -296,14 +296,14 @@ def write_script(folder: Path, seconds: float, gpu: bool) -> str:
 
 
 def list_folder(folder: Path) -> set[str]:
-    """Names in a folder, read anew where a network's file system would remember that one is absent."""
+    """Names in a folder, read anew: a network's file system may remember that one is absent."""
     try:
         return {*os.listdir(folder)}
     except FileNotFoundError:
         return set()
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # On a node
 
 

@@ -277,7 +277,8 @@ class Night:
             self.queue.put(unjudged)
         where = f"on {session.slot.device} any more ({failure[1]})"
         raise Lost(
-            f"not even the champion gets to its first step {where}: mend that, then give the same command again"
+            f"not even the champion gets to its first step {where}: "
+            "mend that, then give the same command again"
         )
 
 

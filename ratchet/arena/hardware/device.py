@@ -57,7 +57,8 @@ def matmul_peak(device):
 
 
 def tensors_on(device_type):
-    """All tensors of this process on such a device. isinstance() would raise on a dead weak proxy."""
+    """All tensors of this process on such a device."""
+    # isinstance() would raise on a dead weak proxy
     tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
     return [tensor for tensor in tensors if tensor.device.type == device_type]
 

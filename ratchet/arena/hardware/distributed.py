@@ -21,7 +21,7 @@ def gather(tensor):
 
 
 def own_share(stack: torch.Tensor) -> torch.Tensor:
-    """What of stack [K, ...] is this process's work: every n-th of n processes, all if it is alone."""
+    """The part of stack [K, ...] that is this process's work: every n-th of n processes."""
     rank, processes = peers()
     return stack[rank::processes]
 

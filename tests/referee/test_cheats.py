@@ -6,12 +6,11 @@ import ast
 import subprocess
 import types
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from conftest import LocalModel, score
+from conftest import ROOT, LocalModel, score
 from safetensors.torch import save_file
 from test_prepare import CHEATS as SCORED_BY_PREPARE
 
@@ -23,7 +22,7 @@ from ratchet.experiments import sources
 from ratchet.referee import limits, sandbox, supervisor, trial
 from ratchet.referee.job import Job
 
-FOLDER = Path(__file__).parent / "cheats"
+FOLDER = ROOT / "tests/cheats"
 HONEST = (FOLDER.parent / "contestant.py").read_text(encoding="utf-8")
 HERE = "# what a cheat replaces comes here\n"
 SEED, BUDGET = 3, "20000tok"  # of a budget in tokens, scores are equal to the last bit
@@ -209,8 +208,8 @@ def test_every_cheat_says_where_it_was_seen_and_what_is_expected():
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
-    """apply_cpu_workarounds() forks where processors have matrix tiles, and a fork of a process with threads can
-    hang.
+    """apply_cpu_workarounds() forks where processors have matrix tiles, and a fork of a process
+    with threads can hang.
 
     Without it, no matrix product in bfloat16 may be tried here.
     """

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import types
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -170,18 +169,18 @@ def test_logits_too_large_for_the_logarithm_of_their_sum_are_scored_right():
 
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_every_known_cheat_is_invalid(cheat, finished_run, local):
-    result = score(finished_run(Path(__file__).parent / "cheats" / f"{cheat}.py"))
+    result = score(finished_run(ROOT / "tests/cheats" / f"{cheat}.py"))
     assert result["status"] == "invalid" and CHEATS[cheat] in result["reason"], result
 
 
 def test_a_cheat_is_caught_in_a_process_of_its_own(finished_run):
     """The same with nothing replaced: two model processes, shared memory."""
-    result = score(finished_run(Path(__file__).parent / "cheats" / "peek_one.py"))
+    result = score(finished_run(ROOT / "tests/cheats" / "peek_one.py"))
     assert "causality" in result["reason"], result
 
 
 def test_a_model_that_returns_losses_instead_of_logits_is_invalid(finished_run):
-    result = score(finished_run(Path(__file__).parent / "cheats" / "own_loss.py"))
+    result = score(finished_run(ROOT / "tests/cheats" / "own_loss.py"))
     assert "logits of shape [4, 64], not [4, 64, 512]" in result["reason"], result
 
 
@@ -220,7 +219,7 @@ def test_scoring_without_memory_goes_on_with_half_the_rows():
 
 
 def test_an_invalid_run_stays_invalid_however_often_it_is_scored(finished_run, tmp_path, local):
-    folder = finished_run(Path(__file__).parent / "cheats" / "peek_one.py")
+    folder = finished_run(ROOT / "tests/cheats" / "peek_one.py")
     assert score(folder)["status"] == "invalid"
     (folder / "train.py").write_text(UNIFORM, encoding="utf-8")
     assert score(folder)["status"] == "invalid"

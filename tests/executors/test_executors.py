@@ -39,7 +39,9 @@ def job(folder, budget="20000tok", seed=7):
 
 @pytest.fixture(scope="module")
 def nodes(arena, tmp_path_factory):
-    """A Ray cluster of two nodes, each with a CPU and a cache of its own; the first one has the arena."""
+    """A Ray cluster of two nodes, each with a CPU and a cache of its own; the first one has the
+    arena.
+    """
     other = tmp_path_factory.mktemp("other node")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("USAGE_STATS_ENABLED", "ENABLE_UV_RUN_RUNTIME_ENV"):
@@ -204,7 +206,7 @@ def test_a_job_whose_nodes_die_is_given_up_and_waiting_is_told(monkeypatch):
     assert Doomed.ended == 1
 
 
-# ----------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Slurm
 
 
@@ -295,7 +297,9 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def on_slurm(cluster, arena, tmp_path, monkeypatch):
-    """start(budget, ...) -> (thread, list that its facts or error go to), each in a slot of the cluster."""
+    """start(budget, ...) -> (thread, list that its facts or error go to), each in a slot of the
+    cluster.
+    """
     for name in [name for name in os.environ if name.startswith(("SBATCH_", "SLURM_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
@@ -393,7 +397,7 @@ def test_a_head_that_is_interrupted_or_killed_leaves_no_job(
     supervisor.cancelled.clear()
     wait_until(lambda: not cluster.jobs() and not is_training(cluster))
     assert isinstance(ended[0], supervisor.Cancelled) and not (tmp_path / "cancelled/run").exists()
-    code = "import pathlib, sys; sys.path[:0] = [sys.argv[1] + '/tests', sys.argv[1]]; import test_pool as t;"
+    code = "import pathlib, sys; sys.path[:0] = [sys.argv[1] + '/tests/executors', sys.argv[1] + '/tests', sys.argv[1]]; import test_executors as t;"
     code += "t.commits.home = lambda: pathlib.Path(sys.argv[2]);"
     code += "e = t.open_executor('slurm'); e.execute('run', t.job(pathlib.Path(sys.argv[2]) / 'x', '60s'))"
     command = [sys.executable, "-c", code, str(ROOT), str(tmp_path)]

@@ -14,14 +14,14 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pyarrow
 import pyarrow.parquet as parquet
 import pytest
+from conftest import ROOT
 
-PREPARE = Path(__file__).resolve().parent.parent / "prepare.py"
+PREPARE = ROOT / "prepare.py"
 CLIMBMIX, COMMIT = "karpathy/climbmix-400b-shuffle", "0123456789" * 4
 OWN = "--text someone/small --arena mine --vocab-size 512 --context 64".split()
 # of the API, or of a file: id of the dataset, what is wanted, revision, name of the file
