@@ -27,7 +27,7 @@ import prepare
 from ratchet.arena import kernels
 from ratchet.arena.hardware.compiling import Part
 from ratchet.arena.hardware.device import fastest_dtype
-from ratchet.arena.kernels import causal_attention, softcapped_cross_entropy
+from ratchet.arena.kernels import causal_attention, find_followers, softcapped_cross_entropy
 
 # --- Knobs ----------------------------------------------------------------------------------------
 
@@ -50,6 +50,7 @@ PRESETS = {
     ),
 }
 NGRAMS = 3  # the longest n-gram that has an embedding; two at least
+COPY = 4  # repeats of up to so many tokens tell what followed them before in the row
 ROPE_BASE = 100_000
 SOFTCAP = 15.0  # logits stay within +-SOFTCAP
 INIT_SCALE = 0.68  # of qkv, up and the value embeddings; the other matrices begin at zero
@@ -65,7 +66,7 @@ EMBEDDING_LR = 0.6  # the next four are for width 768 and scale as width**-0.5
 VALUE_LR = 0.6
 TABLE_LR = 0.6
 HEAD_LR = 0.012
-X0_SCALE_LR = 0.05
+SCALAR_LR = 0.05
 ADAM_WEIGHT_DECAY = 0.003
 TABLE_WEIGHT_DECAY = 0.003
 TABLE_BETA2 = 0.98
@@ -189,6 +190,8 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.x0_scales = nn.Parameter(torch.full((depth,), X0_SCALE))
         self.head = Linear(width, vocab_size)
+        self.copy = Linear(width, COPY)
+        self.copy_bias = nn.Parameter(torch.zeros(COPY))
         bound = INIT_SCALE * math.sqrt(3 / width)
         for block, embedding in zip(self.blocks, self.value_embeddings):
             for module in (block.qkv, block.up, embedding):
@@ -206,8 +209,8 @@ class GPT(nn.Module):
         T = tokens.size(1)
         cache = cache or self.init_cache(len(tokens), 0)  # an empty one: nothing is kept
         text = torch.cat([cache.text, tokens], dim=1)
-        ngrams = self.ngrams(text)
-        cache.text = text[:, 1 - NGRAMS :]
+        ngrams = self.ngrams(text[:, 1 - NGRAMS - T :])
+        cache.text = text
         rotary = self.rotary[:, cache.length : cache.length + T]
         cache.length += T
         x = self.embedding(tokens) + ngrams
@@ -217,9 +220,12 @@ class GPT(nn.Module):
             value = embedding(tokens) + ngrams
             x = block(x + x0_scale * x0, value.to(self.dtype), rotary, kv_cache)
         x = norm(x)
+        # copying: what followed the last tokens before in the row gets a bonus (arXiv:1704.04368)
+        copied, exist = find_followers(text[:, NGRAMS - 1 :], T, COPY)  # [B, T, COPY]
+        bonus = (self.copy(x) + self.copy_bias.to(x.dtype)) * exist
         if targets is not None:
-            return softcapped_cross_entropy(x, self.head.weight, targets, SOFTCAP)
-        logits = self.head(x).float()
+            return softcapped_cross_entropy(x, self.head.weight, targets, SOFTCAP, copied, bonus)
+        logits = self.head(x).scatter_add(-1, copied, bonus).float()
         return SOFTCAP * torch.tanh(logits / SOFTCAP)
 
     def init_cache(self, B, T):
@@ -358,8 +364,8 @@ def make_optimizers(model):
     groups = [
         dict(params=model.embedding.parameters(), lr=EMBEDDING_LR * scale),
         dict(params=model.value_embeddings.parameters(), lr=VALUE_LR * scale),
-        dict(params=model.head.parameters(), lr=HEAD_LR * scale),
-        dict(params=[model.x0_scales], lr=X0_SCALE_LR),
+        dict(params=[model.head.weight, model.copy.weight], lr=HEAD_LR * scale),
+        dict(params=[model.x0_scales, model.copy_bias], lr=SCALAR_LR),
     ]
     options = dict(betas=ADAM_BETAS, weight_decay=ADAM_WEIGHT_DECAY, eps=1e-10)
     adam = torch.optim.AdamW(groups, **options, fused=True)
@@ -421,18 +427,15 @@ def choose_config(arena, device):
     """The arguments of GPT() and batch_size."""
     large = device.type == "cuda" and arena.name != "pocket"
     config = dict(PRESETS["large" if large else "small"])
-    config["vocab_size"] = arena.vocab_size
-    config["context"] = arena.context
-    config["dtype"] = fastest_dtype(device)
-    return config
+    sizes = dict(vocab_size=arena.vocab_size, context=arena.context)
+    return config | sizes | dict(dtype=fastest_dtype(device))
 
 
 def main():
     run = prepare.enter()
     config = choose_config(run.arena, run.device)
     batch_size = config.pop("batch_size")
-    model = GPT(**config)
-    model.to(run.device)
+    model = GPT(**config).to(run.device)
     optimizers = make_optimizers(model)
     step = partial(train_step, run, model, optimizers)
     parts = compilable_parts(model, optimizers[0])

@@ -6,6 +6,7 @@ Letters in shapes: B rows, T context, n latest tokens, H heads, D head size, C w
 """
 
 import functools
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -98,49 +99,107 @@ def varlen_works(dtype: torch.dtype) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------
+# Copying
+
+
+def plain_followers(tokens: Tensor, n: int, longest: int) -> tuple[Tensor, Tensor]:
+    """The twin of find_followers()."""
+    B, T = tokens.shape
+    followers = torch.zeros(B, T, longest, dtype=torch.int64)
+    exist = torch.zeros(B, T, longest, dtype=torch.bool)
+    rows = tokens.tolist()
+    for b, t, length in itertools.product(range(B), range(T), range(1, longest + 1)):
+        row = [0] * (length - 1) + rows[b]  # what stands before a row is token 0
+        words = row[t : t + length]
+        for earlier in range(t - 1, -1, -1):
+            if row[earlier : earlier + length] == words:
+                followers[b, t, length - 1] = rows[b][earlier + 1]
+                exist[b, t, length - 1] = True
+                break
+    return followers[:, -n:], exist[:, -n:]
+
+
+def find_followers(tokens: Tensor, n: int, longest: int) -> tuple[Tensor, Tensor]:
+    """What followed the last 1, 2, ... `longest` tokens when they last stood in the row.
+
+    tokens int64 [B, T] -> followers int64 [B, n, longest], and whether there are any, bool; both
+    for the latest n tokens of the row. Where there are none the follower is the first token.
+    Example: the row 5 7 9 5 -> 7 at its last token, for length 1.
+
+    Induction heads (arXiv:2209.11895) learn this in time; five minutes on a CPU are too few.
+    """
+    key, places = tokens, []
+    for back in range(longest):
+        if back:
+            key = key * 31337 + F.pad(tokens, (back, 0))[:, :-back]
+        places.append(find_last_place(key, n))
+    place = torch.stack(places, dim=-1)
+    following = F.pad(tokens, (0, 1))[..., None].expand(-1, -1, longest)
+    return following.gather(1, place + 1), place >= 0
+
+
+def find_last_place(keys: Tensor, n: int) -> Tensor:
+    """The latest earlier position of the same key, or -1: keys int64 [B, T] -> [B, n]."""
+    if n == 1:
+        position = torch.arange(keys.size(1) - 1, device=keys.device)
+        places = torch.where(keys[:, :-1] == keys[:, -1:], position, -1)
+        return F.pad(places, (1, 0), value=-1).amax(1, keepdim=True)
+    order = keys.argsort(dim=1, stable=True)  # equal keys side by side, in the order of the row
+    ordered = keys.gather(1, order)
+    same = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
+    earlier = torch.where(same, order.roll(1, 1), -1)
+    return torch.empty_like(order).scatter_(1, order, earlier)[:, -n:]
+
+
+# --------------------------------------------------------------------------------------------------
 # The loss
 
 
-def plain_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
+def plain_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, cap: float, tokens: Tensor, bonus: Tensor
+) -> Tensor:
     """The twin of softcapped_cross_entropy()."""
-    logits = x @ weight.to(x.dtype).T
+    logits = (x @ weight.to(x.dtype).T).scatter_add(-1, tokens, bonus)
     capped = cap * torch.tanh(logits.float() / cap)
     return F.cross_entropy(capped.flatten(0, 1), targets.flatten())
 
 
-def softcapped_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
-    """Mean loss in nats of the logits cap x tanh(x weight' / cap).
+def softcapped_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, cap: float, tokens: Tensor, bonus: Tensor
+) -> Tensor:
+    """Mean loss in nats of the logits cap x tanh((x weight' + bonus of some tokens) / cap).
 
-    x [B, T, C], weight [V, C], targets int64 [B, T]. The logits are never whole: a piece of them is
-    made, used for the loss and its gradients, and dropped while it is still in the processor's
-    cache.
+    x [B, T, C], weight [V, C], targets int64 [B, T], tokens int64 [B, T, n], whose logits get
+    bonus [B, T, n]; n may be 0. The logits are never whole: a piece of them is made, used for the
+    loss and its gradients, and dropped while it is still in the processor's cache.
     """
-    return SoftcappedCrossEntropy.apply(x, weight, targets, cap)
+    return SoftcappedCrossEntropy.apply(x, weight, targets, cap, tokens, bonus)
 
 
 class SoftcappedCrossEntropy(torch.autograd.Function):
     """Makes the gradients in its forward pass, as Liger's kernel does (arXiv:2410.10989)."""
 
     @staticmethod
-    def forward(ctx, x, weight, targets, cap):
-        flat, w, scale, loss = x.flatten(0, 1), weight.to(x.dtype), 1 / targets.numel(), 0.0
-        dx, dweight = torch.empty_like(flat), torch.zeros_like(weight)
-        pieces = (
-            t.split(LOSS_TOKENS.get(x.device.type, 2**14)) for t in (flat, targets.flatten(), dx)
-        )
-        for part, target, dpart in zip(*pieces):
-            nats, slope = loss_and_slope(part @ w.T, target, cap, scale)
+    def forward(ctx, x, weight, targets, cap, tokens, bonus):
+        w, scale, loss = weight.to(x.dtype), 1 / targets.numel(), 0.0
+        dx, dweight, dbonus = torch.empty_like(x), torch.zeros_like(weight), torch.empty_like(bonus)
+        size = LOSS_TOKENS.get(x.device.type, 2**14)
+        whole = (t.flatten(0, 1) for t in (x, targets[..., None], tokens, bonus, dx, dbonus))
+        for part, target, token, extra, dpart, dextra in zip(*(t.split(size) for t in whole)):
+            logits = (part @ w.T).scatter_add_(1, token, extra)
+            nats, slope = loss_and_slope(logits, target[:, 0], cap, scale)
             torch.matmul(slope, w, out=dpart)
+            dextra.copy_(slope.gather(1, token))
             dweight.add_(slope.T @ part)
             loss = loss + nats
-        ctx.save_for_backward(dx.view_as(x), dweight)
+        ctx.save_for_backward(dx, dweight, dbonus)
         return loss * scale
 
     @staticmethod
     def backward(ctx, *upstreams):
         (upstream,) = upstreams
-        dx, dweight = (upstream.to(grad.dtype) * grad for grad in ctx.saved_tensors)
-        return dx, dweight, None, None
+        dx, dweight, dbonus = (upstream.to(grad.dtype) * grad for grad in ctx.saved_tensors)
+        return dx, dweight, None, None, None, dbonus
 
 
 def loss_and_slope(

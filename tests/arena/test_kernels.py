@@ -56,10 +56,27 @@ def test_the_loss_and_its_gradients_are_those_of_its_twin(
         monkeypatch.setattr(kernels, "loss_and_slope", made)
     inputs = torch.randn(rows, context, 24), torch.randn(vocab_size, 24)
     inputs[1][0] *= 100  # logits far beyond the cap
-    targets, results = torch.randint(vocab_size, (rows, context)), []
+    inputs += (torch.randn(rows, context, 3),)  # the bonus of three tokens, one maybe twice
+    targets, *tokens = torch.randint(vocab_size, (4, rows, context))
+    results = []
     for loss_of in (kernels.softcapped_cross_entropy, kernels.plain_cross_entropy):
-        x, weight = (t.clone().requires_grad_() for t in inputs)
-        loss = loss_of(x, weight, targets, 15.0)
+        x, weight, bonus = (t.clone().requires_grad_() for t in inputs)
+        loss = loss_of(x, weight, targets, 15.0, torch.stack(tokens, -1), bonus)
         (3 * loss).backward()
-        results.append((loss.detach(), x.grad, weight.grad))
+        results.append((loss.detach(), x.grad, weight.grad, bonus.grad))
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n", [17, 5, 1])
+def test_followers_are_those_of_their_twin(n):
+    torch.manual_seed(0)
+    tokens = torch.randint(6, (3, 17))
+    followers, exist = kernels.find_followers(tokens, n, 4)
+    known, known_exist = kernels.plain_followers(tokens, n, 4)
+    assert torch.equal(exist, known_exist) and exist.any() and not exist.all()
+    assert torch.equal(followers[exist], known[exist])
+
+
+def test_a_follower_worked_by_hand():
+    followers, exist = kernels.find_followers(torch.tensor([[5, 7, 9, 5]]), 4, 2)
+    assert followers[0, -1, 0] == 7 and exist[0].tolist() == [[False, False]] * 3 + [[True, False]]
