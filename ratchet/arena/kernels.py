@@ -133,9 +133,9 @@ def find_followers(tokens: Tensor, n: int, longest: int) -> tuple[Tensor, Tensor
         if back:
             key = key * 31337 + F.pad(tokens, (back, 0))[:, :-back]
         places.append(find_last_place(key, n))
-    place = torch.stack(places, dim=-1)
+    positions = torch.stack(places, dim=-1)
     following = F.pad(tokens, (0, 1))[..., None].expand(-1, -1, longest)
-    return following.gather(1, place + 1), place >= 0
+    return following.gather(1, positions + 1), positions >= 0
 
 
 def find_last_place(keys: Tensor, n: int) -> Tensor:

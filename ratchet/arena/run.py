@@ -121,8 +121,8 @@ class Run:
         """
         _, processes = peers()
         if rows % processes:
-            what = f"{rows} rows of a step can't be shared by {processes} processes"
-            raise Refused(f"{what}: start another number of them")
+            problem = f"{rows} rows of a step can't be shared by {processes} processes"
+            raise Refused(f"{problem}: start another number of them")
         self._piece_rows = rows // processes
         worth = compiling.worth_compiling(parts, self.device, self.time_limit or self.arena.seconds)
         if eager := ", ".join(part.name for part in parts if part not in worth):
@@ -456,16 +456,16 @@ class Conditions(NamedTuple):
 def read_conditions() -> Conditions:
     """Conditions from the environment, the one place where they come from. Raises Refused."""
     if Path(sys.argv[0]).name == "train.py" and sys.argv[1:]:
-        what = f"train.py takes no {sys.argv[1]!r}"
-        raise Refused(f"{what}: its conditions are variables, like RATCHET_BUDGET=20s")
+        problem = f"train.py takes no {sys.argv[1]!r}"
+        raise Refused(f"{problem}: its conditions are variables, like RATCHET_BUDGET=20s")
     names = ("ARENA", "SEED", "BUDGET", "DEVICE", "RUN")
     name, seed, budget, device, folder = (os.environ.get(f"RATCHET_{key}") for key in names)
     rank, processes = (int(os.environ.get(key, 0)) for key in ("RANK", "WORLD_SIZE"))  # of torchrun
     device = choose_device(device, processes)
     seed = seed or "0"
     if not re.fullmatch(r"\d{1,9}", seed):
-        what = f"seed {seed!r} is not understood"
-        raise Refused(f"{what}: RATCHET_SEED is a whole number of up to nine digits")
+        problem = f"seed {seed!r} is not understood"
+        raise Refused(f"{problem}: RATCHET_SEED is a whole number of up to nine digits")
     name = name or default_arena(on_gpu=device.startswith("cuda"))
     check_arena_is_prepared(name)
     parse_budget(budget or "1s")  # refuses it before anything is prepared
@@ -484,14 +484,14 @@ def choose_device(name: str | None, processes: int) -> str:
     devices += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     local_rank = int(os.environ.get("LOCAL_RANK", 0))  # of torchrun
     if processes > 1 and (name not in (None, "", "cuda", "cpu") or 0 < gpus <= local_rank):
-        what = f"{processes} processes need a device each, of {gpus} GPUs here"
-        raise Refused(f"{what}: leave RATCHET_DEVICE unset")
+        problem = f"{processes} processes need a device each, of {gpus} GPUs here"
+        raise Refused(f"{problem}: leave RATCHET_DEVICE unset")
     if name == "cuda":
         name = f"cuda:{local_rank}"
     name = name or devices[local_rank if gpus else 0]
     if name not in devices:
-        what = f"there is no device {name!r} here"
-        raise Refused(f"{what}: set RATCHET_DEVICE to one of {', '.join(devices)}")
+        problem = f"there is no device {name!r} here"
+        raise Refused(f"{problem}: set RATCHET_DEVICE to one of {', '.join(devices)}")
     return name
 
 
@@ -501,8 +501,8 @@ def check_arena_is_prepared(name: str) -> None:
         return
     option = f"--arena {name}" if name in ARENAS else f"--text YOUR_TEXT --arena {name}"
     ready = sorted(path.parent.name for path in cache_folder().glob("*/arena.json"))
-    what = f"arena {name!r} is not prepared ({', '.join(ready) or 'none'} is)"
-    raise Refused(f"{what}: run `uv run prepare.py {option}` first")
+    problem = f"arena {name!r} is not prepared ({', '.join(ready) or 'none'} is)"
+    raise Refused(f"{problem}: run `uv run prepare.py {option}` first")
 
 
 def open_run(conditions: Conditions) -> Run:
