@@ -1,16 +1,20 @@
 """The log of a training: curve.jsonl, a line for whoever watches, wandb where it is asked for."""
 
+from __future__ import annotations
+
 import json
 import math
 import os
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from ratchet.arena.files import Refused, describe_error
 from ratchet.arena.progress import console
+
+if TYPE_CHECKING:  # the command line asks for wandb, and shall not wait for torch
+    from torch import Tensor
 
 WANDB_SECONDS = 15  # longest wait for a server of wandb, before and after the training
 LAG = 3  # steps after which the loss of a GPU is read: by then its copy is there, nothing waits

@@ -95,8 +95,9 @@ class Executor(ABC):
     slot_count: int = 1
 
     @abstractmethod
-    def __init__(self, devices: Sequence[str] = (), slots: int | None = None,
-                 tell: Tell = say_nothing) -> None:  # fmt: skip
+    def __init__(
+        self, devices: Sequence[str] = (), slots: int | None = None, tell: Tell = say_nothing
+    ) -> None:
         """Find the devices and what kind they are of. Raises Refused.
 
         devices: names of devices of this machine, like "cuda:0" (--device and --devices).

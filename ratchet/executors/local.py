@@ -27,8 +27,9 @@ class LocalExecutor(Executor):
     name = "local"
     location = "this machine"
 
-    def __init__(self, devices: Sequence[str] = (), slots: int | None = None,
-                 tell: Tell = say_nothing) -> None:  # fmt: skip
+    def __init__(
+        self, devices: Sequence[str] = (), slots: int | None = None, tell: Tell = say_nothing
+    ) -> None:
         if slots:
             raise Refused("--slots is for clusters: name devices with --devices instead")
         self.devices = [choose_device(name) for name in devices or [None]]

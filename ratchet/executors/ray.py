@@ -92,8 +92,9 @@ class RayExecutor(Executor):
     name = "ray"
     location = "a device of this machine's Ray cluster"
 
-    def __init__(self, devices: Sequence[str] = (), slots: int | None = None,
-                 tell: Tell = say_nothing) -> None:  # fmt: skip
+    def __init__(
+        self, devices: Sequence[str] = (), slots: int | None = None, tell: Tell = say_nothing
+    ) -> None:
         refuse_devices(type(self), devices)
         self.ray = connect_to_cluster()
         self.lock, self.busy = threading.Lock(), Counter()

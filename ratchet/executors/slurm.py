@@ -51,8 +51,18 @@ MARGIN_SECONDS = 3600  # of a job, beside its training: start, rehearsal, scorin
 ASK_SECONDS = 3  # between two questions to Slurm's controller, for all jobs together
 ARRIVAL_SECONDS = 10  # for an outcome to be seen on a shared file system after its job has ended
 COMMAND_SECONDS = 60  # for a command of Slurm to answer
-ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
-         "PREEMPTED", "REVOKED", "TIMEOUT"}  # fmt: skip
+ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+}
 NO_ANSWER = "Unable to contact slurm controller"
 GPU_OPTIONS = "GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK", "GRES"  # with these the user asks himself
 PROGRAM = "import sys; from ratchet.executors import slurm; slurm.main(sys.argv[1])"  # of a job
@@ -150,8 +160,9 @@ class SlurmExecutor(Executor):
     name = "slurm"
     location = "jobs of a Slurm cluster"
 
-    def __init__(self, devices: Sequence[str] = (), slots: int | None = None,
-                 tell: Tell = say_nothing) -> None:  # fmt: skip
+    def __init__(
+        self, devices: Sequence[str] = (), slots: int | None = None, tell: Tell = say_nothing
+    ) -> None:
         refuse_devices(type(self), devices)
         if not shutil.which("sbatch"):
             raise Refused(
@@ -245,8 +256,13 @@ def call_slurm(*command: str | Path) -> subprocess.CompletedProcess[str]:
     }
     try:
         return subprocess.run(
-            [*map(str, command)], capture_output=True, encoding="utf-8", errors="replace",
-            env=environment, timeout=COMMAND_SECONDS)  # fmt: skip
+            [*map(str, command)],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+            timeout=COMMAND_SECONDS,
+        )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", NO_ANSWER)
 
