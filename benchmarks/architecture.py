@@ -120,8 +120,7 @@ def make_table(edges: Counter, levels: dict[str, int]) -> str:
     """Markdown: a row for each package, top first."""
     lines = ["| package | what it is | imports |", "|---|---|---|"]
     for package in sorted(levels, key=lambda name: (-levels[name], name)):
-        targets = sorted((b, count) for (a, b), count in edges.items() if a == package)
-        names = ", ".join(f"{name} ({count})" for name, count in targets) or "nothing"
+        names = ", ".join(sorted(b for a, b in edges if a == package)) or "nothing"
         lines.append(f"| {package} | {describe_package(package)} | {names} |")
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """The shape of the house: which package may import which, what is sealed, how much code there is."""
 
 import ast
+import json
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from ratchet.experiments import seal
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import style
 
 # What each part may import of the others. Arrows point downwards only.
 SEALED_PARTS = {
@@ -107,6 +109,14 @@ def test_the_linter_has_nothing_to_say(command):
     argv = [sys.executable, "-m", "ruff", *command]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout
+
+
+def test_no_file_grows():
+    """The counts may only fall: `uv run benchmarks/style.py --tokens tests/tokens.json`."""
+    budget = json.loads((ROOT / "tests/tokens.json").read_text(encoding="utf-8"))
+    counts = style.token_counts(ROOT)
+    assert counts.keys() == budget.keys()
+    assert {name: count for name, count in counts.items() if count > budget[name]} == {}
 
 
 def test_types_are_as_they_say():
