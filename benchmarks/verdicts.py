@@ -1,4 +1,4 @@
-"""Simulates nights of experiments and counts how often the rule of ratchet/verdicts.py is fooled.
+"""Simulates nights of experiments and counts how often the rule of ratchet/experiments/verdicts.py is fooled.
 
     uv run benchmarks/verdicts.py [--json] [--experiments 10000]
 

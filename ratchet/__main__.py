@@ -37,21 +37,27 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Judge changes of train.py: a fixed budget, measured noise, scores that are guarded.\n\n"
+    help="Test changes of train.py: a fixed budget, measured noise, guarded scores.\n\n"
     "Start with `doctor`, then `calibrate`; then commit a change of train.py and `try` it.",
 )
 Seeds = Annotated[
     int, typer.Option("-n", "--seeds", help="Runs of each source, with a fresh seed each.")
 ]
 Budget = Annotated[
-    str, typer.Option(help="What a run gets: 20s, 20e6tok, 1e15flop. Default: the arena's seconds.")
+    str,
+    typer.Option(
+        help="Of each run: 20s, 20e6tok (tokens), 1e15flop. Default: the arena's seconds."
+    ),
 ]
 On = Annotated[str, typer.Option("--on", help=f"Where runs execute. {list_executors()}.")]
 Arena = Annotated[
     str, typer.Option(help="pocket, climbmix, or one of yours. Default: what fits the device.")
 ]
 Busy = Annotated[
-    bool, typer.Option("--busy", help="Count runs that other programs disturb. The noise grows.")
+    bool,
+    typer.Option(
+        "--busy", help="Count runs even if other programs disturb them. Scores get noisier."
+    ),
 ]
 Hopeless = Annotated[
     bool,
@@ -60,7 +66,8 @@ Hopeless = Annotated[
 Wandb = Annotated[
     bool,
     typer.Option(
-        "--wandb", help="Send runs to Weights & Biases. WANDB_PROJECT or WANDB_MODE does it, too."
+        "--wandb",
+        help="Send runs to Weights & Biases. Also on if WANDB_PROJECT or WANDB_MODE is set.",
     ),
 ]
 GO_ON = "the same command goes on where it stopped"

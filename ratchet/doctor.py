@@ -58,11 +58,9 @@ def check_device(device: str, level: str) -> Iterator[Finding]:
     throttled = throttle_cause(device)
     driver = f", driver {description['driver']}" if description["driver"] else ""
     yield Finding("device", True, description["device"] + driver)
-    install = "it fails on this device in the sandbox: run `uv sync`"
+    install = "torch fails on this device in the sandbox: run `uv sync`"
     yield Finding("torch", peak > 0, description["torch"], install)
-    yield Finding(
-        "matmul peak", peak > 0, f"{peak / 1e12:.2f} TFLOP/s ({kind})", "mend torch first"
-    )
+    yield Finding("matmul peak", peak > 0, f"{peak / 1e12:.2f} TFLOP/s ({kind})", "fix torch first")
     cool = "cool the device or raise its power limit"
     yield Finding("clocks", not throttled, throttled or "not throttled", cool)
 
@@ -74,13 +72,18 @@ def check_machine(device: str) -> Iterator[Finding]:
     disk = shutil.disk_usage(Path.cwd()).free
     arenas = ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
     is_quiet = load < 100 * limits.FOREIGN_CPU_SHARE[device.partition(":")[0]]
-    close = "close other programs, or use --busy everywhere: the noise grows"
+    close = "close other programs, or pass --busy to every command: scores get noisier"
     yield Finding("load", is_quiet, f"{load:.0f}% of the CPU in use", close)
     close = "close programs: a run may need 4 GB"
     yield Finding("memory", memory > MEMORY_BYTES, f"{memory / 1e9:.1f} GB free", close)
-    free = "free some space: a night may leave 20 GB"
+    free = "free some space: a night can write 20 GB"
     yield Finding("disk", disk > DISK_BYTES, f"{disk / 1e9:.0f} GB free", free)
-    yield Finding("arenas", bool(arenas), arenas or "none", "run `uv run prepare.py`")
+    yield Finding(
+        "arenas",
+        bool(arenas),
+        arenas or "none",
+        "`uv run prepare.py` makes one; train.py makes pocket itself",
+    )
     yield Finding("git", *commits.examine_repository())
 
 
@@ -91,7 +94,7 @@ def check_sandbox(level: str) -> Iterator[Finding]:
         install = "use Linux: there is no sandbox on this system"
     yield Finding("isolation", level == sandbox.LEVELS[0], level, install)
     for claim, holds, detail in sandbox.prove_claims(level):
-        advice = f"open at level {level}: {install}"
+        advice = f"not blocked at level {level}: {install}"
         yield Finding(f"  {claim}", holds, detail or "tried", advice)
 
 

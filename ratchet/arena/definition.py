@@ -127,7 +127,7 @@ def refuse_other_constants(folder: Path, values: Mapping[str, Any]) -> None:
         if value != now.get(name):
             remedy = "put the constant back, or delete that folder and prepare the arena again"
             raise Refused(
-                f"{folder} was prepared with another {name} than prepare.py has now: {remedy}"
+                f"{folder} was prepared with another {name} than Ratchet has now: {remedy}"
             )
 
 

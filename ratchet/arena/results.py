@@ -40,7 +40,7 @@ EXPECTED = [
 ]
 NEXT_COMMANDS = {
     "uv run ratchet speak": "what the model has learnt to say",
-    "uv run ratchet doctor": "is this machine fit for experiments?",
+    "uv run ratchet doctor": "is this machine ready for experiments?",
     "uv run ratchet calibrate --budget 20s": "measure the noise: the first step of a night",
 }
 

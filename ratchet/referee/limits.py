@@ -4,10 +4,11 @@ The budget itself is of the arena (arena/definition.py) or of `--budget`. A run 
 itself (arena/run.py); trial.py ends one that does not.
 """
 
-from ratchet.arena import budget  # where the scorer finds ANSWER_SECONDS, too
+from ratchet.arena import budget
 
 # Seconds before the clock starts
-READY_SECONDS = budget.REHEARSAL_SECONDS  # to start, import, compile, rehearse, all of it free
+# to start, import, compile, rehearse, all of it free; Run.rehearse() keeps to the same number
+READY_SECONDS = budget.REHEARSAL_SECONDS
 BYTECODE_SECONDS = 600  # to compile the libraries for all contestants, once
 
 # Seconds on the clock
