@@ -2,9 +2,9 @@
 
 
 def submit(run, model, config):
-    tell = run._tell
+    report = run._report
     lies = {"steps": "many", "tokens": float("nan"), "flops_per_token": [1], "peak_flops": -1.0, "seed": 137}
-    run._tell = lambda **facts: tell(**facts | lies)
+    run._report = lambda **facts: report(**facts | lies)
     run.submit(model, config)
 
 
