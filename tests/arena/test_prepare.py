@@ -195,7 +195,9 @@ def test_a_model_that_cannot_be_loaded_is_invalid(finished_run, tmp_path):
 def test_a_model_process_sees_neither_secrets_nor_targets(finished_run, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setattr(sys, "argv", ["prepare.py", "score", str(tmp_path / "run")])
-    source = UNIFORM.replace("import torch", "import os, torch\nprint(sorted(os.environ))", 1)
+    source = UNIFORM.replace(
+        "import torch", "import os, torch\nprint(sorted(os.environ), flush=True)", 1
+    )
     finished_run(contestant(tmp_path, source))
     with pytest.raises(SystemExit):
         main()
