@@ -8,7 +8,7 @@ is yours to change. run.rehearse() tries the step on random tokens, then restore
 optimizers bit for bit. run.progress is the share of the budget, or of EPOCHS passes, that is spent.
 
 Not in nanoGPT: rotary positions, QK-norm, relu^2, embeddings of n-grams and values, softcapped
-logits, Muon, RowAdam. The fused kernels are in ratchet/arena/kernels.py, with their plain twins.
+logits, Muon, RowAdam. The fused kernels are in ratchet/arena/kernels/, with their plain twins.
 
 Letters in shapes: B rows, T tokens, V vocabulary, C width, H heads, D head size, K matrices.
 """
@@ -414,7 +414,7 @@ def train_step(run, model, optimizers, x, y):
 def compilable_parts(model, muon):
     """What torch.compile may make faster, with what that costs and saves on a CPU (LOG.md)."""
     gain = 1.0 if model.dtype == torch.bfloat16 else 0.15  # products take longer in float32
-    loss = kernels, "loss_and_slope"  # of softcapped_cross_entropy(): an owner, its attribute
+    loss = kernels.loss, "loss_and_slope"  # of softcapped_cross_entropy(): an owner, its attribute
     update = muon, "update"  # once for each of five shapes
     return [
         Part("loss", [loss], graphs=1, core_seconds=24, saves=0.25 * gain),

@@ -60,11 +60,14 @@ def pieces(device):
     shape = dict(device=device, dtype=torch.bfloat16, requires_grad=True)
     for window in (512, 1024, 2048):
         q, k, v = (torch.randn(64, 2048, 5, 128, **shape) for _ in range(3))
-        for attention in (kernels.varlen_attention, kernels.blockwise_attention):
+        for attention in (
+            kernels.attention.varlen_attention,
+            kernels.attention.blockwise_attention,
+        ):
             compiled = torch.compile(attention)
             call = functools.partial(forward_and_backward, compiled, q, k, v, window)
             out[f"{attention.__name__}, window {window}, [64, 2048, 5, 128]"] = attempt(call)
-    kernels.loss_and_slope = torch.compile(kernels.loss_and_slope, dynamic=False)
+    kernels.loss.loss_and_slope = torch.compile(kernels.loss.loss_and_slope, dynamic=False)
     x, y = torch.randn(64, 2048, 640, **shape), torch.randint(8192, (64, 2048), device=device)
     weight = torch.randn(8192, 640, device=device, requires_grad=True)
     loss = functools.partial(kernels.softcapped_cross_entropy, x, weight, y, train.SOFTCAP)

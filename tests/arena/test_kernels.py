@@ -1,44 +1,44 @@
-"""kernels.py: every fused kernel against its plain twin, and that against a loop."""
+"""kernels/: every fused kernel against its plain twin, and that against a loop."""
 
 import math
 
 import pytest
 import torch
 
-from ratchet.arena import kernels
+from ratchet.arena.kernels import attention, copying, loss
 
 
 @pytest.mark.parametrize("window", [1, 5, 16, 40])
 def test_attention_equals_a_loop_over_positions(window, monkeypatch):
-    monkeypatch.setattr(kernels, "QUERIES", 6)  # three blocks, the last one shorter
+    monkeypatch.setattr(attention, "QUERIES", 6)  # three blocks, the last one shorter
     q, k, v = torch.randn(3, 2, 16, 3, 8)
-    plain = kernels.plain_attention(q, k, v, window)
+    plain = attention.plain_attention(q, k, v, window)
     for t in range(16):
         seen = slice(max(0, t - window + 1), t + 1)
         scores = torch.einsum("bhd,bshd->bhs", q[:, t], k[:, seen]) / math.sqrt(8)
         expected = torch.einsum("bhs,bshd->bhd", scores.softmax(-1), v[:, seen])
         torch.testing.assert_close(plain[:, t], expected)
-    torch.testing.assert_close(kernels.causal_attention(q, k, v, window), plain)
+    torch.testing.assert_close(attention.causal_attention(q, k, v, window), plain)
 
 
 @pytest.mark.parametrize("window", [1, 5, 16, 40])
 @pytest.mark.parametrize("latest", [1, 3, 15])
 def test_attention_of_the_latest_tokens_is_the_end_of_that_of_all(window, latest):
     q, k, v = torch.randn(3, 2, 16, 3, 8)
-    whole = kernels.causal_attention(q, k, v, window)
-    some = kernels.causal_attention(q[:, -latest:], k, v, window)
+    whole = attention.causal_attention(q, k, v, window)
+    some = attention.causal_attention(q[:, -latest:], k, v, window)
     torch.testing.assert_close(some, whole[:, -latest:])
-    torch.testing.assert_close(kernels.plain_attention(q[:, -latest:], k, v, window), some)
+    torch.testing.assert_close(attention.plain_attention(q[:, -latest:], k, v, window), some)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("window", [100, 200])
 def test_compiled_attention_has_the_gradients_of_its_twin(window):
     inputs, grads = torch.randn(3, 2, 200, 2, 16), []
-    compiled = torch.compile(kernels.causal_attention, dynamic=False)
-    for attention in (compiled, kernels.plain_attention):
+    compiled = torch.compile(attention.causal_attention, dynamic=False)
+    for attend in (compiled, attention.plain_attention):
         leaves = [t.clone().requires_grad_() for t in inputs]
-        attention(*leaves, window).square().sum().backward()
+        attend(*leaves, window).square().sum().backward()
         grads.append([leaf.grad for leaf in leaves])
     torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-4)
 
@@ -50,20 +50,20 @@ def test_the_loss_and_its_gradients_are_those_of_its_twin(
     rows, context, vocab_size, piece, compiled, monkeypatch
 ):
     torch.manual_seed(0)
-    monkeypatch.setitem(kernels.LOSS_TOKENS, "cpu", piece)
+    monkeypatch.setitem(loss.LOSS_TOKENS, "cpu", piece)
     if compiled:
-        made = torch.compile(kernels.loss_and_slope, dynamic=False)
-        monkeypatch.setattr(kernels, "loss_and_slope", made)
+        made = torch.compile(loss.loss_and_slope, dynamic=False)
+        monkeypatch.setattr(loss, "loss_and_slope", made)
     inputs = torch.randn(rows, context, 24), torch.randn(vocab_size, 24)
     inputs[1][0] *= 100  # logits far beyond the cap
     inputs += (torch.randn(rows, context, 3),)  # the bonus of three tokens, one maybe twice
     targets, *tokens = torch.randint(vocab_size, (4, rows, context))
     results = []
-    for loss_of in (kernels.softcapped_cross_entropy, kernels.plain_cross_entropy):
+    for loss_of in (loss.softcapped_cross_entropy, loss.plain_cross_entropy):
         x, weight, bonus = (t.clone().requires_grad_() for t in inputs)
-        loss = loss_of(x, weight, targets, 15.0, torch.stack(tokens, -1), bonus)
-        (3 * loss).backward()
-        results.append((loss.detach(), x.grad, weight.grad, bonus.grad))
+        mean = loss_of(x, weight, targets, 15.0, torch.stack(tokens, -1), bonus)
+        (3 * mean).backward()
+        results.append((mean.detach(), x.grad, weight.grad, bonus.grad))
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
@@ -71,12 +71,12 @@ def test_the_loss_and_its_gradients_are_those_of_its_twin(
 def test_followers_are_those_of_their_twin(n):
     torch.manual_seed(0)
     tokens = torch.randint(6, (3, 17))
-    followers, exist = kernels.find_followers(tokens, n, 4)
-    known, known_exist = kernels.plain_followers(tokens, n, 4)
+    followers, exist = copying.find_followers(tokens, n, 4)
+    known, known_exist = copying.plain_followers(tokens, n, 4)
     assert torch.equal(exist, known_exist) and exist.any() and not exist.all()
     assert torch.equal(followers[exist], known[exist])
 
 
 def test_a_follower_worked_by_hand():
-    followers, exist = kernels.find_followers(torch.tensor([[5, 7, 9, 5]]), 4, 2)
+    followers, exist = copying.find_followers(torch.tensor([[5, 7, 9, 5]]), 4, 2)
     assert followers[0, -1, 0] == 7 and exist[0].tolist() == [[False, False]] * 3 + [[True, False]]

@@ -197,12 +197,12 @@ def test_what_is_compiled_computes_the_same_and_can_be_undone():
     muon, *_ = train.make_optimizers(model)
     x, y = torch.randint(512, (2, 2, 64))
     eager = model(x, y).item()
-    before = kernels.loss_and_slope, muon.update
+    before = kernels.loss.loss_and_slope, muon.update
     undo = compiling.compile_parts(train.compilable_parts(model, muon)[:1])
-    assert kernels.loss_and_slope is not before[0] and muon.update is before[1]
+    assert kernels.loss.loss_and_slope is not before[0] and muon.update is before[1]
     assert model(x, y).item() == pytest.approx(eager, abs=1e-5)
     undo()
-    assert (kernels.loss_and_slope, muon.update) == before
+    assert (kernels.loss.loss_and_slope, muon.update) == before
     assert model(x, y).item() == eager
 
 
