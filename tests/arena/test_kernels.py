@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ratchet.arena.kernels import attention, copying, loss
+from ratchet.arena.kernels import attention, copying, loss, tables
 
 
 @pytest.mark.parametrize("window", [1, 5, 16, 40])
@@ -80,3 +80,19 @@ def test_followers_are_those_of_their_twin(n):
 def test_a_follower_worked_by_hand():
     followers, exist = copying.find_followers(torch.tensor([[5, 7, 9, 5]]), 4, 2)
     assert followers[0, -1, 0] == 7 and exist[0].tolist() == [[False, False]] * 3 + [[True, False]]
+
+
+def test_a_table_moves_by_adam_with_one_second_moment_a_row():
+    torch.manual_seed(0)
+    table, variance, count = torch.randn(10, 4), torch.zeros(10), torch.zeros(10)
+    expected, mean, steps = table.clone(), [0.0] * 10, [0] * 10
+    for rows in ([1, 3, 3], [3, 7, 7], [1, 1, 1]):
+        grads = torch.randn(3, 4)
+        for row in {*rows}:
+            grad = sum(grads[i] for i in range(3) if rows[i] == row)
+            steps[row] += 1
+            share = max(1 - 0.6, 1 / steps[row])
+            mean[row] = (1 - share) * mean[row] + share * grad.square().mean()
+            expected[row] -= 0.1 * (grad / mean[row].sqrt() + 0.01 * expected[row])
+        tables.rowwise_adam_(table, variance, count, torch.tensor(rows), grads, 0.1, 0.6, 0.01)
+        torch.testing.assert_close(table, expected)

@@ -1,0 +1,39 @@
+"""Tries a kernel before it is used: does it run on this GPU, and agree with its plain twin?"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+TOLERANCE = 2e-2  # absolute and relative: of bfloat16
+
+
+def kernel_works(
+    name: str, kernel: Callable[[], Sequence[Tensor]], twin: Callable[[], Sequence[Tensor]]
+) -> bool:
+    """Whether a CUDA kernel runs here and returns what its twin returns; if not, a line says why.
+
+    Both may make gradients, even where the caller makes none, as the scorer does: so a model is
+    scored with the very kernels that it was trained with.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            results = [*kernel()]
+            if gpu_computes():
+                torch.testing.assert_close(results, [*twin()], atol=TOLERANCE, rtol=TOLERANCE)
+            return True
+        except Exception as error:  # there are many types of them
+            why = " ".join(str(error).split())
+            print(f"{name} does not work here, slower without it: {why:.100}")
+            return False
+
+
+def gpu_computes() -> bool:
+    """False for the stand-in for a GPU that the tests have: what is read from it is always zero."""
+    return torch.ones((), device="cuda").item() == 1
+
+
+def random_tensors(count: int, *shape: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    """So many normal tensors on the GPU; the random numbers of a run stay as they are."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    return torch.randn(count, *shape, generator=generator, device="cuda", dtype=dtype).unbind()

@@ -1,0 +1,60 @@
+"""Triton's kernels: right in its interpreter on a CPU, and no spills when compiled for an H100."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+triton = pytest.importorskip("triton")
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import mangle_type
+
+from ratchet.arena.kernels import triton_tables
+
+HOPPER = GPUTarget("cuda", 90, 32)
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+pytestmark = pytest.mark.skipif(not CUOBJDUMP.exists(), reason="Triton has no assembler here")
+
+FLOATS, INTS, LONGS = (torch.zeros(1, dtype=t) for t in (torch.float32, torch.int32, torch.int64))
+KERNELS = [
+    (
+        triton_tables.rowwise_adam_kernel,
+        [FLOATS, FLOATS, FLOATS, INTS, LONGS, FLOATS, 0.1, 0.98, 0.01, 2**18, 640],
+        dict(BLOCK_N=triton_tables.GRADIENTS, BLOCK_C=1024),
+        dict(num_warps=4),
+    ),
+]
+
+
+def compile_for_hopper(kernel, args, constants, options, path):
+    """Write the cubin that `kernel` becomes for arguments such as these; it needs no GPU."""
+    signature = {name: mangle_type(arg) for name, arg in zip(kernel.arg_names, args)}
+    signature |= dict.fromkeys(constants, "constexpr")
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, arg in enumerate(args)
+        if isinstance(arg, torch.Tensor) or isinstance(arg, int) and arg % 16 == 0
+    }
+    source = triton.compiler.ASTSource(kernel, signature, constants, aligned)
+    path.write_bytes(triton.compile(source, target=HOPPER, options=options).asm["cubin"])
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel[0].__name__)
+def test_nothing_spills_on_an_h100(kernel, tmp_path):
+    compile_for_hopper(*kernel, tmp_path / "kernel.cubin")
+    argv = [CUOBJDUMP, "-res-usage", tmp_path / "kernel.cubin"]
+    usage = subprocess.run(argv, capture_output=True, encoding="utf-8", check=True).stdout
+    assert "STACK:0 " in usage and "LOCAL:0 " in usage, usage
+
+
+def test_the_interpreter_agrees_with_the_twins():
+    """In a process of its own: Triton decides at its import whether it interprets."""
+    path = "tests/arena/interpreted_kernels.py"
+    argv = [sys.executable, "-m", "pytest", "-q", "--noconftest", path]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout[-5000:]
