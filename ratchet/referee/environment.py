@@ -9,10 +9,14 @@ from ratchet.arena.files import ROOT
 from ratchet.arena.hardware.quota import cpu_quota
 from ratchet.referee import bytecode
 from ratchet.referee.devices.cores import cores_of
+from ratchet.referee.devices.visible import CUDA_ORDER
 from ratchet.referee.job import Job
 
 # A scorer hands on to the model what prepare.ENVIRONMENT names, too.
-INHERITED = "PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME OMP_NUM_THREADS"
+INHERITED = """
+    PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME TRITON_LIBCUDA_PATH CC
+    OMP_NUM_THREADS
+"""
 
 
 def inherited_environment() -> dict[str, str]:
@@ -21,7 +25,7 @@ def inherited_environment() -> dict[str, str]:
     kept: dict[str, str] = {
         name: os.environ[name] for name in INHERITED.split() if name in os.environ
     }
-    kept["PYTHONDONTWRITEBYTECODE"] = "1"
+    kept |= CUDA_ORDER | {"PYTHONDONTWRITEBYTECODE": "1"}
     quota = cpu_quota()
     if quota < len(cores_of("cpu")):  # in a sandbox it can't be seen
         kept.setdefault("OMP_NUM_THREADS", str(max(1, int(quota))))

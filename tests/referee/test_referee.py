@@ -32,10 +32,9 @@ from ratchet.referee import (
     trial,
 )
 from ratchet.referee.devices import cores
-from ratchet.referee.devices.choice import choose_device, describe_device, list_devices
+from ratchet.referee.devices.choice import choose_device, describe_device
 from ratchet.referee.devices.cores import cores_of, pinned_to
 from ratchet.referee.devices.lock import hold_device
-from ratchet.referee.devices.nvidia import open_gpu
 from ratchet.referee.folders import copy_regular_files, remove_folder
 from ratchet.referee.job import Job
 from ratchet.referee.source import fingerprint
@@ -317,38 +316,6 @@ def test_shares_of_the_cpu_have_cores_of_their_own(halves):
     assert os.sched_getaffinity(0) == cores_of("cpu")
     burner.kill()
     burner.wait()
-
-
-@pytest.mark.parametrize(
-    "visible, names",
-    [
-        (None, ["gpu 0", "gpu 1"]),
-        ("", []),
-        ("1", ["gpu 1"]),
-        ("1, 0", ["gpu 1", "gpu 0"]),
-        ("-1", []),
-    ],
-)
-def test_gpus_are_those_that_cuda_shows(monkeypatch, visible, names):
-    class Error(Exception):
-        pass
-
-    def by_index(index):
-        if index > 1:
-            raise Error
-        return f"gpu {index}"
-
-    def by_uuid(name):
-        raise Error
-
-    stub = SimpleNamespace(NVMLError=Error, nvmlInit=lambda: None)
-    stub.nvmlDeviceGetHandleByIndex, stub.nvmlDeviceGetHandleByUUID = by_index, by_uuid
-    monkeypatch.setitem(sys.modules, "pynvml", stub)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    devices_here = [name for name in list_devices() if name.startswith("cuda")]
-    assert [open_gpu(name)[1] for name in devices_here] == names
 
 
 def test_cores_that_are_not_alike_and_quotas_are_told(halves, tmp_path, monkeypatch):

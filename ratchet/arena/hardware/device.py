@@ -10,6 +10,9 @@ from pathlib import Path
 
 import torch
 
+# as nvidia-smi counts, else the fastest comes first; CUDA reads it when it is first used
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+
 
 def set_cuda_device(device):
     """Make a CUDA device the one that events, streams and waiting are about."""

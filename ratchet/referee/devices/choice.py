@@ -9,7 +9,8 @@ from ratchet.arena.files import Refused
 from ratchet.arena.hardware.quota import cpu_quota
 from ratchet.referee.devices import cores
 from ratchet.referee.devices.cores import cores_of
-from ratchet.referee.devices.nvidia import open_gpu
+from ratchet.referee.devices.nvidia import absence_of_gpus, open_gpu
+from ratchet.referee.devices.visible import CUDA_ORDER
 
 
 def list_devices() -> list[str]:
@@ -33,11 +34,26 @@ def choose_device(name: str | None = None) -> str:
             "leave it out, or have cores granted (docker: --cpuset-cpus, not --cpus)"
         )
     if not name or name in names or cores.is_share(name):
+        refuse_other_order(name or names[0], names)
         return name or names[0]
     advice = f"choose one of {', '.join(names)}"
     if len(cores.CORES) > 1:
         advice += f"; or a share of its {len(cores.CORES)} cores, like cpu:0/2 and cpu:1/2"
+    problem, remedy = absence_of_gpus() if name.startswith("cuda") else ("", "")
+    if problem:
+        raise Refused(f"there is no device {name!r} here ({problem}): {remedy}; or {advice}")
     raise Refused(f"there is no device {name!r} here: {advice}")
+
+
+def refuse_other_order(name: str, names: list[str]) -> None:
+    """Raises Refused where CUDA_DEVICE_ORDER has CUDA count several GPUs otherwise than we do."""
+    order = os.environ.get("CUDA_DEVICE_ORDER")
+    several = name.startswith("cuda") and "cuda:1" in names
+    if several and order not in (None, *CUDA_ORDER.values()):
+        raise Refused(
+            f"CUDA_DEVICE_ORDER is {order}, but {name} is counted here as nvidia-smi counts: unset "
+            "it, and choose by --device, or by a UUID of `nvidia-smi -L` in CUDA_VISIBLE_DEVICES"
+        )
 
 
 def torch_name(device: str) -> str:
