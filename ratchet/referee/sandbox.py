@@ -52,6 +52,7 @@ INTERNET = """
     /etc/resolv.conf /etc/hosts /etc/host.conf /etc/gai.conf /etc/ca-certificates /etc/ssl/certs
     /etc/ssl/openssl.cnf /etc/pki/tls/certs /etc/pki/ca-trust
 """.split()
+DRIVER_FOLDERS = ["/run/opengl-driver/lib", "/.singularity.d/libs"]  # on NixOS, in Apptainer
 CPU_FACTS = ["/sys/devices/system/cpu", "/sys/devices/system/node"]
 GPU_FACTS = ["/sys"]
 NODES = "/dev/null /dev/zero /dev/full /dev/random /dev/urandom".split()
@@ -163,7 +164,8 @@ def confined_command(argv: Iterable[object], view: View, level: str) -> list[str
     shared = cuda and not view.own_pids
     gpu_nodes = [str(path) for name in GPU_NODES for path in Path("/dev").glob(name)]
     nodes = gpu_nodes if cuda else []
-    system = LIBRARIES + (GPU_FACTS if cuda else CPU_FACTS) + (INTERNET if view.network else [])
+    system = LIBRARIES + (GPU_FACTS + driver_libraries() if cuda else CPU_FACTS)
+    system += INTERNET if view.network else []
     python = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.executable, LAUNCHER]
     in_common = {"net": view.network, "ipc": shared, "pid": not view.own_pids}
     spec: Spec = vars(view) | {
@@ -178,6 +180,17 @@ def confined_command(argv: Iterable[object], view: View, level: str) -> list[str
     }
     launch = [*PYTHON, str(LAUNCHER), json.dumps(spec), "--", *map(str, argv)]
     return bubblewrap_command(spec, nodes) + launch if level == "bubblewrap" else launch
+
+
+def driver_libraries() -> list[str]:
+    """Files of the GPU's driver in the folders where libraries are looked for beside LIBRARIES."""
+    variables = (os.environ.get(name, "") for name in ("LD_LIBRARY_PATH", "TRITON_LIBCUDA_PATH"))
+    folders = map(Path, filter(None, [*DRIVER_FOLDERS, *":".join(variables).split(":")]))
+    libraries = []
+    for folder in folders:
+        if (folder / "libcuda.so.1").exists():
+            libraries += [*folder.glob("libcuda*"), *folder.glob("libnvidia*")]
+    return [str(path) for path in libraries]
 
 
 def has_fewer_cores() -> bool:

@@ -186,6 +186,26 @@ def test_a_view_shows_files_folders_and_links(level, tmp_path):
 
 
 @confined
+def test_a_gpus_driver_is_seen_wherever_it_is(level, tmp_path, monkeypatch):
+    """On NixOS by links, in other places by the variable; what lies beside it stays hidden."""
+    store, home = tmp_path / "store/lib", tmp_path / "home"
+    for folder in (store, home):
+        folder.mkdir(parents=True)
+        (folder / "libcuda.so.1").write_text("driver", encoding="utf-8")
+        (folder / "libnvidia-ml.so.1").write_text("nvml", encoding="utf-8")
+        (folder / "secret").write_text("secret", encoding="utf-8")
+    (tmp_path / "opengl-driver").symlink_to(store.parent)
+    monkeypatch.setattr(sandbox, "DRIVER_FOLDERS", [f"{tmp_path}/opengl-driver/lib"])
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}/none::{home}")
+    names = "libcuda.so.1", "libnvidia-ml.so.1", "secret"
+    files = [f"{folder}/{name}" for folder in sandbox.DRIVER_FOLDERS + [home] for name in names]
+    (write := tmp_path / "run").mkdir()
+    for device, shown in (("cuda:0", ["driver", "nvml", None]), ("cpu", [None] * 3)):
+        done = run(LOOK, View(write=(write,), device=device), level, *files, cwd=write)
+        assert json.loads(done.stdout)[:6] == shown * 2
+
+
+@confined
 def test_a_visible_working_folder_stays(level, folder):
     (inner := folder / "inner").mkdir()
     done = run(
