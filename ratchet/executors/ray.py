@@ -195,7 +195,16 @@ def call_on_node(function: Callable[..., Any], *args: Any) -> Any:
     import ray
 
     gpus = ray.get_gpu_ids()
-    return function(*args, gpu=int(gpus[0]) if gpus else None)
+    return function(*args, gpu=gpu_number(gpus[0]) if gpus else None)
+
+
+def gpu_number(name: int | str) -> int:
+    """The number of a GPU in CUDA, given Ray's name for it, which may be of CUDA_VISIBLE_DEVICES.
+
+    Example: with CUDA_VISIBLE_DEVICES=2,3 Ray's "3" is cuda:1.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return visible.index(str(name)) if str(name) in visible else int(name)
 
 
 def describe_node(gpu: int | None) -> Conditions:

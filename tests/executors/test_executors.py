@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from ratchet import __main__, commits
 from ratchet.arena.definition import find_arena
 from ratchet.arena.files import Refused
-from ratchet.executors import EXECUTORS, base, open_executor, slurm, travel
+from ratchet.executors import EXECUTORS, base, open_executor, ray, slurm, travel
 from ratchet.experiments import sources
 from ratchet.experiments.ledger import Ledger, bpb
 from ratchet.referee import supervisor
@@ -252,6 +252,17 @@ def test_a_gpu_is_asked_for_where_there_are_some(rows, environment, asked, comma
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert slurm.gpus_offered() == asked
+
+
+@pytest.mark.parametrize(
+    "visible, name, number",
+    [(None, 1, 1), ("2,3", "3", 1), ("GPU-5fd4f087,GPU-8f2a77c1", "GPU-8f2a77c1", 1)],
+)
+def test_the_gpu_that_ray_gave_is_the_one_that_is_used(visible, name, number, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert ray.gpu_number(name) == number
 
 
 def test_why_a_slurm_job_waits_is_told_and_a_controller_may_be_away(
