@@ -20,6 +20,8 @@ os.environ.pop(
     "PYTHONDONTWRITEBYTECODE", None
 )  # else each program started here compiles its imports anew
 
+import nullgpu
+
 from prepare import prepare
 from ratchet import commits
 from ratchet.arena.files import exit_on_user_error
@@ -114,6 +116,14 @@ def arena(cache, tmp_path_factory):
         arena = prepare("tiny", source=str(corpus), context=64, vocab_size=512)
         object.__setattr__(arena, "corpus", corpus)
         return arena
+
+
+@pytest.fixture(scope="session")
+def null_gpu(tmp_path_factory):
+    """The folder of a machine with one null GPU, to start processes on."""
+    if reason := nullgpu.reason_not_to_build():
+        pytest.skip(reason)
+    return nullgpu.build(tmp_path_factory.mktemp("nullgpu"))
 
 
 def open_session(slot=None, wandb=False, tell=lambda text: None, **options):
