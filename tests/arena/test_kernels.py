@@ -1,5 +1,6 @@
 """kernels/: every fused kernel against its plain twin, and that against a loop."""
 
+import itertools
 import math
 
 import pytest
@@ -96,3 +97,14 @@ def test_a_table_moves_by_adam_with_one_second_moment_a_row():
             expected[row] -= 0.1 * (grad / mean[row].sqrt() + 0.01 * expected[row])
         tables.rowwise_adam_(table, variance, count, torch.tensor(rows), grads, 0.1, 0.6, 0.01)
         torch.testing.assert_close(table, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bonuses_are_added_in_the_order_of_their_columns(dtype):
+    torch.manual_seed(0)
+    logits, tokens = torch.randn(3, 7, 5, dtype=dtype), torch.randint(5, (3, 7, 4))  # many twice
+    bonus = torch.randn(3, 7, 4, dtype=dtype)
+    expected = logits.clone()
+    for b, t, i in itertools.product(range(3), range(7), range(4)):
+        expected[b, t, tokens[b, t, i]] += bonus[b, t, i]
+    assert torch.equal(copying.add_bonus_(logits, tokens, bonus), expected)

@@ -13,19 +13,32 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import mangle_type
 
-from ratchet.arena.kernels import triton_tables
+from ratchet.arena.kernels import triton_loss, triton_tables
 
 HOPPER = GPUTarget("cuda", 90, 32)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 pytestmark = pytest.mark.skipif(not CUOBJDUMP.exists(), reason="Triton has no assembler here")
 
-FLOATS, INTS, LONGS = (torch.zeros(1, dtype=t) for t in (torch.float32, torch.int32, torch.int64))
+HALVES, FLOATS = torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1)
+INTS, LONGS = torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
 KERNELS = [
     (
         triton_tables.rowwise_adam_kernel,
         [FLOATS, FLOATS, FLOATS, INTS, LONGS, FLOATS, 0.1, 0.98, 0.01, 2**18, 640],
         dict(BLOCK_N=triton_tables.GRADIENTS, BLOCK_C=1024),
         dict(num_warps=4),
+    ),
+    (
+        triton_loss.loss_and_slope_kernel,
+        [HALVES, LONGS, FLOATS, 15.0, 1e-5, 8192],
+        dict(BLOCK=8192),
+        dict(num_warps=8),
+    ),
+    (
+        triton_loss.loss_and_slope_kernel,
+        [HALVES, LONGS, FLOATS, 15.0, 1e-5, 16000],
+        dict(BLOCK=2**14),
+        dict(num_warps=16),
     ),
 ]
 

@@ -1,8 +1,21 @@
 """Fused kernels for a contestant to call or to replace, each with a plain twin."""
 
+import importlib.util
+
 from ratchet.arena.kernels.attention import causal_attention
-from ratchet.arena.kernels.copying import find_followers
+from ratchet.arena.kernels.copying import add_bonus_, find_followers
 from ratchet.arena.kernels.loss import softcapped_cross_entropy
 from ratchet.arena.kernels.tables import rowwise_adam_
 
-__all__ = ["causal_attention", "find_followers", "rowwise_adam_", "softcapped_cross_entropy"]
+if importlib.util.find_spec("triton"):  # not on macOS nor Windows
+    import ratchet.arena.kernels.triton_loss
+    import ratchet.arena.kernels.triton_tables  # noqa: F401
+
+__all__ = [
+    "add_bonus_",
+    "causal_attention",
+    "find_followers",
+    "rowwise_adam_",
+    "softcapped_cross_entropy",
+    "ratchet",
+]

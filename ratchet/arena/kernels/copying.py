@@ -57,3 +57,14 @@ def find_last_place(keys: Tensor, n: int) -> Tensor:
     same = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
     earlier = torch.where(same, order.roll(1, 1), -1)
     return torch.empty_like(order).scatter_(1, order, earlier)[:, -n:]
+
+
+def add_bonus_(logits: Tensor, tokens: Tensor, bonus: Tensor) -> Tensor:
+    """Add bonus [..., n] to the logits [..., V] of tokens int64 [..., n], in place.
+
+    One column after the other: where two tokens are the same, a GPU would else add in any order,
+    and bfloat16 rounds each sum, so that two runs of one model could differ.
+    """
+    for token, extra in zip(tokens.split(1, dim=-1), bonus.split(1, dim=-1)):
+        logits = logits.scatter_add_(-1, token, extra)
+    return logits

@@ -3,11 +3,18 @@
 Letters in shapes: B rows, T context, n tokens that get a bonus, C width, V vocabulary.
 """
 
+import functools
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ratchet.arena.kernels.copying import add_bonus_
+from ratchet.arena.kernels.trial import kernel_works, random_tensors, triton_op
+
 LOSS_TOKENS = {"cpu": 2**10}  # whose logits exist at the same time; else 2**14
+FUSED_LOGITS = 2**14  # of a token at most: more of them would spill out of the registers
 
 
 def plain_cross_entropy(
@@ -41,8 +48,8 @@ class SoftcappedCrossEntropy(torch.autograd.Function):
         size = LOSS_TOKENS.get(x.device.type, 2**14)
         whole = (t.flatten(0, 1) for t in (x, targets[..., None], tokens, bonus, dx, dbonus))
         for part, target, token, extra, dpart, dextra in zip(*(t.split(size) for t in whole)):
-            logits = (part @ w.T).scatter_add_(1, token, extra)
-            nats, slope = loss_and_slope(logits, target[:, 0], cap, scale)
+            logits = add_bonus_(part @ w.T, token, extra)
+            nats, slope = choose_loss(logits)(logits, target[:, 0], cap, scale)
             torch.matmul(slope, w, out=dpart)
             dextra.copy_(slope.gather(1, token))
             dweight.add_(slope.T @ part)
@@ -68,3 +75,30 @@ def loss_and_slope(
     hit = torch.arange(z.size(-1), device=z.device, dtype=torch.float32) == targets[:, None].float()
     slope = ((z - lse).exp() - hit.float()) * (1 - (z / cap).square()) * scale
     return (lse - z.gather(-1, targets[:, None])).sum(), slope.to(logits.dtype)
+
+
+def choose_loss(logits: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The fastest loss_and_slope() of such logits here."""
+    fits = logits.is_cuda and logits.size(1) <= FUSED_LOGITS
+    return fused_loss_and_slope if fits and fused_loss_works(logits.dtype) else loss_and_slope
+
+
+def fused_loss_and_slope(
+    logits: Tensor, targets: Tensor, cap: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    """loss_and_slope() in one kernel, CUDA only; the slope takes the place of the logits."""
+    return torch.ops.ratchet.turn_into_slope_(logits, targets, cap, scale), logits
+
+
+@functools.cache
+def fused_loss_works(dtype: torch.dtype) -> bool:
+    """Whether the Triton kernel runs on this GPU and agrees with its twin."""
+
+    def run(loss):
+        (logits,) = random_tensors(1, 64, 1000, dtype=dtype)
+        targets = torch.arange(64, device="cuda")
+        nats, slope = loss(20 * logits, targets, 15.0, 1.0)
+        return nats / 64, slope
+
+    kernel = triton_op("turn_into_slope_") and fused_loss_and_slope
+    return kernel_works(kernel, loss_and_slope, run)

@@ -8,7 +8,7 @@ import functools
 import torch
 from torch import Tensor
 
-from ratchet.arena.kernels.trial import kernel_works, random_tensors
+from ratchet.arena.kernels.trial import kernel_works, random_tensors, triton_op
 
 
 def plain_rowwise_adam_(
@@ -52,10 +52,9 @@ def rowwise_adam_(
 
     On a GPU nothing waits for the device, and the sums are in the same order in each run.
     """
+    step = plain_rowwise_adam_
     if table.is_cuda and rowwise_adam_works():
-        from ratchet.arena.kernels.triton_tables import rowwise_adam_ as step
-    else:
-        step = plain_rowwise_adam_
+        step = torch.ops.ratchet.rowwise_adam_
     step(table, variance, count, rows, grads, lr, beta2, weight_decay)
 
 
@@ -66,13 +65,8 @@ def rowwise_adam_works() -> bool:
     def run(step):
         (grads,) = random_tensors(1, 100, 40, dtype=torch.float32)
         rows = torch.arange(100, device="cuda") ** 2 % 60
-        state = [grads.new_zeros(60, 40), grads.new_zeros(60), grads.new_zeros(60)]
+        state = grads.new_zeros(60, 40), grads.new_zeros(60), grads.new_zeros(60)
         step(*state, rows, grads, 0.1, 0.98, 0.01)
         return state
 
-    def kernel(*args):
-        from ratchet.arena.kernels.triton_tables import rowwise_adam_
-
-        rowwise_adam_(*args)
-
-    return kernel_works("rowwise_adam_", lambda: run(kernel), lambda: run(plain_rowwise_adam_))
+    return kernel_works(triton_op("rowwise_adam_"), plain_rowwise_adam_, run)

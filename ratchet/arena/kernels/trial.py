@@ -1,6 +1,7 @@
 """Tries a kernel before it is used: does it run on this GPU, and agree with its plain twin?"""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,22 +9,29 @@ from torch import Tensor
 TOLERANCE = 2e-2  # absolute and relative: of bfloat16
 
 
-def kernel_works(
-    name: str, kernel: Callable[[], Sequence[Tensor]], twin: Callable[[], Sequence[Tensor]]
-) -> bool:
-    """Whether a CUDA kernel runs here and returns what its twin returns; if not, a line says why.
+def triton_op(name: str) -> Any:
+    """The operator torch.ops.ratchet.<name>; None where Triton isn't installed."""
+    return getattr(torch.ops.ratchet, name, None)
 
-    Both may make gradients, even where the caller makes none, as the scorer does: so a model is
+
+def kernel_works(
+    kernel: Callable | None, twin: Callable, run: Callable[[Callable], Sequence[Tensor]]
+) -> bool:
+    """Whether run(kernel) gives on this GPU what run(twin) gives; if not, a line says why.
+
+    `run` may make gradients, even where the caller makes none, as the scorer does: so a model is
     scored with the very kernels that it was trained with.
     """
+    if kernel is None:
+        return False
     with torch.inference_mode(False), torch.enable_grad():
         try:
-            results = [*kernel()]
+            results = [*run(kernel)]
             if gpu_computes():
-                torch.testing.assert_close(results, [*twin()], atol=TOLERANCE, rtol=TOLERANCE)
+                torch.testing.assert_close(results, [*run(twin)], atol=TOLERANCE, rtol=TOLERANCE)
             return True
         except Exception as error:  # there are many types of them
-            why = " ".join(str(error).split())
+            name, why = getattr(kernel, "__name__", kernel), " ".join(str(error).split())
             print(f"{name} does not work here, slower without it: {why:.100}")
             return False
 

@@ -1,4 +1,4 @@
-"""The step of a table's optimizer as a Triton kernel: rowwise_adam_() of tables.py on a GPU."""
+"""The step of a table's optimizer as a Triton kernel: rowwise_adam_() on a GPU."""
 
 from typing import Any
 
@@ -68,3 +68,11 @@ def rowwise_adam_(
     args = rows, order, grads.contiguous(), lr, beta2, weight_decay, n, C
     blocks: dict[str, Any] = dict(BLOCK_N=GRADIENTS, BLOCK_C=triton.next_power_of_2(C))
     rowwise_adam_kernel[n,](table, variance, count, *args, **blocks)
+
+
+torch.library.custom_op(
+    "ratchet::rowwise_adam_",
+    rowwise_adam_,
+    mutates_args=("table", "variance", "count"),
+    device_types="cuda",
+)
