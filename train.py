@@ -20,14 +20,17 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_model
+from safetensors.torch import load_file
 from torch import nn
 
 import prepare
 from ratchet.arena import kernels
 from ratchet.arena.hardware.compiling import Part
 from ratchet.arena.hardware.device import fastest_dtype
-from ratchet.arena.kernels import causal_attention, find_followers, softcapped_cross_entropy
+from ratchet.arena.kernels.attention import causal_attention
+from ratchet.arena.kernels.copying import find_followers
+from ratchet.arena.kernels.loss import softcapped_cross_entropy
+from ratchet.arena.kernels.tables import rowwise_adam_
 
 # --- Knobs ----------------------------------------------------------------------------------------
 
@@ -50,6 +53,7 @@ PRESETS = {
     ),
 }
 NGRAMS = 3  # the longest n-gram that has an embedding; two at least
+GATE_INPUTS = 32  # channels that open the gates of the value embeddings
 COPY = 4  # repeats of up to so many tokens tell what followed them before in the row
 ROPE_BASE = 100_000
 SOFTCAP = 15.0  # logits stay within +-SOFTCAP
@@ -104,8 +108,7 @@ class KVCache:
     """The keys and values of one layer while it decodes, [B, T, H, D] each."""
 
     def __init__(self, shape, like):
-        self.k = like.new_zeros(shape)
-        self.v = like.new_zeros(shape)
+        self.k, self.v = like.new_zeros(2, *shape)
         self.length = 0
 
     def update(self, k, v):
@@ -118,9 +121,9 @@ class KVCache:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each on a normed copy of x (pre-norm) and added to it. Matrices only."""
+    """Attention and MLP, each on a normed copy of x (pre-norm) and added to it."""
 
-    def __init__(self, heads, head_size, window):
+    def __init__(self, vocab_size, heads, head_size, window):
         super().__init__()
         self.head_shape = heads, head_size
         self.window = window
@@ -129,10 +132,17 @@ class Block(nn.Module):
         self.out = Linear(width, width)
         self.up = Linear(width, 4 * width)
         self.down = Linear(4 * width, width)
-        self.value_gate = Linear(width, heads)
+        self.value_gate = Linear(GATE_INPUTS, heads)
+        self.value_embedding = nn.Embedding(vocab_size, width)
+        self.x0_scale = nn.Parameter(torch.tensor(X0_SCALE))
+        bound = INIT_SCALE * math.sqrt(3 / width)
+        for module in (self.qkv, self.up, self.value_embedding):
+            nn.init.uniform_(module.weight, -bound, bound)
 
-    def forward(self, x, value, rotary, cache=None):
-        """x and value (the value embeddings) [B, T, C], rotary [2, T, 1, D / 2] -> x [B, T, C]"""
+    def forward(self, x, x0, tokens, ngrams, rotary, cache=None):
+        """x, x0, ngrams [B, T, C], tokens [B, T], rotary [2, T, 1, D / 2] -> x [B, T, C]"""
+        value = self.value_embedding(tokens).to(x.dtype) + ngrams
+        x = x + self.x0_scale.to(x.dtype) * x0
         x = x + self.attention(norm(x), value, rotary, cache)
         hidden = F.relu(self.up(norm(x))).square()  # relu^2: Primer, arXiv:2109.08668
         return x + self.down(hidden)
@@ -140,15 +150,13 @@ class Block(nn.Module):
     def attention(self, x, value, rotary, cache):
         qkv = self.qkv(x).unflatten(-1, (3, *self.head_shape))
         q, k, v = qkv.unbind(2)  # [B, T, H, D] each
-        gate = 2 * self.value_gate(x).sigmoid()
+        gate = 2 * self.value_gate(x[..., :GATE_INPUTS]).sigmoid()
         v = v + gate[..., None] * value.view_as(v)  # value embeddings: ResFormer, arXiv:2410.17897
         q = norm(rotate(q, rotary))  # QK-norm: arXiv:2302.05442
         k = norm(rotate(k, rotary))
         if cache is not None:
             k, v = cache.update(k, v)
-        attended = causal_attention(
-            q, k, v, self.window
-        )  # the last window tokens, itself among them
+        attended = causal_attention(q, k, v, self.window)
         return self.out(attended.flatten(2))
 
 
@@ -183,21 +191,16 @@ class GPT(nn.Module):
         self.dtype = getattr(torch, dtype)
         width = heads * head_size
         divisors = [windows[i % len(windows)] for i in range(depth - 1)] + [1]
-        blocks = [Block(heads, head_size, context // divisor) for divisor in divisors]
+        windows = [context // divisor for divisor in divisors]
         self.embedding = nn.Embedding(vocab_size, width)
         self.ngrams = NGrams(width, table_bits)
-        self.value_embeddings = nn.ModuleList(nn.Embedding(vocab_size, width) for _ in blocks)
-        self.blocks = nn.ModuleList(blocks)
-        self.x0_scales = nn.Parameter(torch.full((depth,), X0_SCALE))
+        self.blocks = nn.ModuleList(Block(vocab_size, heads, head_size, each) for each in windows)
+        self.readout = nn.Parameter(torch.tensor(0.0))
         self.head = Linear(width, vocab_size)
         self.copy = Linear(width, COPY)
         self.copy_bias = nn.Parameter(torch.zeros(COPY))
-        bound = INIT_SCALE * math.sqrt(3 / width)
-        for block, embedding in zip(self.blocks, self.value_embeddings):
-            for module in (block.qkv, block.up, embedding):
-                nn.init.uniform_(module.weight, -bound, bound)
-        frequencies = ROPE_BASE ** -(torch.arange(0, head_size, 2) / head_size)
-        angles = torch.arange(context)[:, None] * frequencies
+        frequencies = ROPE_BASE ** -(torch.arange(0, head_size, 2, device="cpu") / head_size)
+        angles = torch.arange(context, device="cpu")[:, None] * frequencies
         rotary = torch.stack([angles.cos(), angles.sin()])[:, :, None]  # [2, T, 1, D / 2]
         self.register_buffer("rotary", rotary.to(self.dtype), persistent=False)
 
@@ -209,17 +212,11 @@ class GPT(nn.Module):
         T = tokens.size(1)
         cache = cache or self.init_cache(len(tokens), 0)  # an empty one: nothing is kept
         text = torch.cat([cache.text, tokens], dim=1)
-        ngrams = self.ngrams(text[:, 1 - NGRAMS - T :])
+        ngrams = self.ngrams(text[:, 1 - NGRAMS - T :]).to(self.dtype)
         cache.text = text
         rotary = self.rotary[:, cache.length : cache.length + T]
         cache.length += T
-        x = self.embedding(tokens) + ngrams
-        x = x0 = norm(x.to(self.dtype))
-        layers = zip(self.blocks, self.value_embeddings, self.x0_scales, cache.layers)
-        for block, embedding, x0_scale, kv_cache in layers:
-            value = embedding(tokens) + ngrams
-            x = block(x + x0_scale * x0, value.to(self.dtype), rotary, kv_cache)
-        x = norm(x)
+        x = self.trunk(tokens, ngrams, rotary, cache.layers)
         # copying: what followed the last tokens before in the row gets a bonus (arXiv:1704.04368)
         copied, exist = find_followers(text[:, NGRAMS - 1 :], T, COPY)  # [B, T, COPY]
         bonus = (self.copy(x) + self.copy_bias.to(x.dtype)) * exist
@@ -227,6 +224,16 @@ class GPT(nn.Module):
             return softcapped_cross_entropy(x, self.head.weight, targets, SOFTCAP, copied, bonus)
         logits = self.head(x).scatter_add(-1, copied, bonus).float()
         return SOFTCAP * torch.tanh(logits / SOFTCAP)
+
+    def trunk(self, tokens, ngrams, rotary, caches):
+        """What the head reads, [B, T, C]: all that is worth compiling as one."""
+        x0 = norm(self.embedding(tokens).to(self.dtype) + ngrams)
+        x = x0.view_as(x0)  # two names of one tensor would have the first block compiled apart
+        outputs = []
+        for block, kv_cache in zip(self.blocks, caches):
+            x = block(x, x0, tokens, ngrams, rotary, kv_cache)
+            outputs.append(x)
+        return norm(x + self.readout.to(x.dtype) * outputs[(len(outputs) - 1) // 2])
 
     def init_cache(self, B, T):
         """What decode() keeps of B rows of up to T tokens: for `ratchet speak` and serve-bench."""
@@ -243,10 +250,12 @@ class GPT(nn.Module):
 def load(folder):
     """The model that submit() saved in `folder`: weights, and the config it was given."""
     config = json.loads((folder / "config.json").read_bytes())
-    model = GPT(**config)
-    load_model(model, str(folder / "model.safetensors"))
-    model.blocks.to(model.dtype)  # cast once: a decoded token reads half as many bytes
-    model.head.to(model.dtype)
+    with torch.device("meta"):  # no memory is filled that the weights would overwrite
+        model = GPT(**config)
+    model.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.to(model.dtype)  # cast once: a decoded token reads half as many bytes
     return model
 
 
@@ -288,8 +297,7 @@ def muon_update(grads, weights, momentum, variance, lr, beta, decay, dtype):
     momentum += (grads - momentum) * (1 - beta)
     nesterov = grads + (momentum - grads) * beta
     u = orthogonalize(nesterov, dtype)
-    square = u.square().mean(-1, keepdim=True)
-    variance.lerp_(square, 1 - MUON_BETA2)
+    variance.lerp_(u.square().mean(-1, keepdim=True), 1 - MUON_BETA2)
     step = u * variance.clamp_min(1e-10).rsqrt()
     step = step * frobenius(u) / frobenius(step)
     agrees = step * weights > 0
@@ -336,40 +344,31 @@ class RowAdam(torch.optim.Optimizer):
 
     def __init__(self, table, lr):
         super().__init__([table], dict(lr=lr, weight_decay=TABLE_WEIGHT_DECAY))
-        state = self.state[table]
-        state["variance"] = torch.zeros(len(table), device=table.device)
-        state["count"] = torch.zeros_like(state["variance"])
+        for key in ("variance", "count"):
+            self.state[table][key] = torch.zeros(len(table), device=table.device)
 
     @torch.no_grad()
     def step(self):
         (group,) = self.param_groups
         (table,) = group["params"]
-        state = self.state[table]
-        variance = state["variance"]
-        count = state["count"]
-        grad = table.grad.coalesce()
-        rows = grad.indices()[0]  # [n]
-        grad = grad.values()  # [n, C]
-        count[rows] += 1
-        weight = (1 / count[rows]).clamp_min(1 - TABLE_BETA2)  # a plain mean at first
-        variance[rows] = variance[rows].lerp(grad.square().mean(1), weight)
-        step = grad / (variance[rows].sqrt() + 1e-10)[:, None]
-        decay = group["weight_decay"] * table[rows]
-        table.index_add_(0, rows, step + decay, alpha=-group["lr"])
+        (rows,), grads = table.grad._indices(), table.grad._values()  # [n] and [n, C]
+        lr, decay = group["lr"], group["weight_decay"]
+        rowwise_adam_(table, *self.state[table].values(), rows, grads, lr, TABLE_BETA2, decay)
 
 
 def make_optimizers(model):
     """Muon for the matrices of the blocks, RowAdam for n-grams, AdamW for all else."""
     scale = (model.embedding.embedding_dim / 768) ** -0.5
+    matrices = [m.weight for m in model.blocks.modules() if isinstance(m, Linear)]
     groups = [
-        dict(params=model.embedding.parameters(), lr=EMBEDDING_LR * scale),
-        dict(params=model.value_embeddings.parameters(), lr=VALUE_LR * scale),
+        dict(params=[model.embedding.weight], lr=EMBEDDING_LR * scale),
+        dict(params=[b.value_embedding.weight for b in model.blocks], lr=VALUE_LR * scale),
         dict(params=[model.head.weight, model.copy.weight], lr=HEAD_LR * scale),
-        dict(params=[model.x0_scales, model.copy_bias], lr=SCALAR_LR),
+        dict(params=[p for p in model.parameters() if p.ndim < 2], lr=SCALAR_LR),
     ]
     options = dict(betas=ADAM_BETAS, weight_decay=ADAM_WEIGHT_DECAY, eps=1e-10)
     adam = torch.optim.AdamW(groups, **options, fused=True)
-    muon = Muon(model.blocks.parameters(), model.dtype)
+    muon = Muon(matrices, model.dtype)
     row_adam = RowAdam(model.ngrams.table.weight, TABLE_LR * scale)
     optimizers = muon, row_adam, adam
     for optimizer in optimizers:
@@ -414,12 +413,13 @@ def train_step(run, model, optimizers, x, y):
 def compilable_parts(model, muon):
     """What torch.compile may make faster, with what that costs and saves on a CPU (LOG.md)."""
     gain = 1.0 if model.dtype == torch.bfloat16 else 0.15  # products take longer in float32
-    loss = kernels.loss, "loss_and_slope"  # of softcapped_cross_entropy(): an owner, its attribute
-    update = muon, "update"  # once for each of five shapes
+    on_cpu = model.rotary.device.type == "cpu"  # which compiles slowly: one block stands for all
+    layers = [*model.blocks] if on_cpu else [(model, "trunk")]
+    loss = [(kernels.loss, "loss_and_slope")]  # of softcapped_cross_entropy()
     return [
-        Part("loss", [loss], graphs=1, core_seconds=24, saves=0.25 * gain),
-        Part("block", [*model.blocks], graphs=2, core_seconds=40, saves=0.22 * gain),
-        Part("muon", [update], graphs=5, core_seconds=66, saves=0.02 * gain),
+        Part("loss", loss, graphs=1, core_seconds=24, saves=0.25 * gain),
+        Part("layers", layers, graphs=2, core_seconds=40, saves=0.22 * gain),
+        Part("muon", [(muon, "update")], graphs=5, core_seconds=66, saves=0.02 * gain),
     ]
 
 
