@@ -28,7 +28,7 @@ from ratchet.arena import kernels
 from ratchet.arena.hardware.compiling import Part
 from ratchet.arena.hardware.device import fastest_dtype
 from ratchet.arena.kernels.attention import causal_attention
-from ratchet.arena.kernels.copying import find_followers
+from ratchet.arena.kernels.copying import add_bonus_, find_followers
 from ratchet.arena.kernels.loss import softcapped_cross_entropy
 from ratchet.arena.kernels.tables import rowwise_adam_
 
@@ -222,7 +222,7 @@ class GPT(nn.Module):
         bonus = (self.copy(x) + self.copy_bias.to(x.dtype)) * exist
         if targets is not None:
             return softcapped_cross_entropy(x, self.head.weight, targets, SOFTCAP, copied, bonus)
-        logits = self.head(x).scatter_add(-1, copied, bonus).float()
+        logits = add_bonus_(self.head(x), copied, bonus).float()
         return SOFTCAP * torch.tanh(logits / SOFTCAP)
 
     def trunk(self, tokens, ngrams, rotary, caches):
