@@ -14,7 +14,8 @@ from rich.syntax import Syntax
 
 from ratchet import commits, tables
 from ratchet.arena.files import Refused, exit_on_user_error
-from ratchet.doctor import examine_machine, findings_table
+from ratchet.doctor.examination import examine_machine
+from ratchet.doctor.findings import findings_table
 from ratchet.executors import list_executors, open_executor
 from ratchet.experiments import comparisons, verbs
 from ratchet.experiments.ledger import Experiment, Ledger

@@ -5,8 +5,9 @@ import subprocess
 
 import pytest
 
-from ratchet import commits, doctor
+from ratchet import commits
 from ratchet.arena.files import Refused
+from ratchet.doctor.machine import check_machine
 from ratchet.experiments import ledger, sources
 from ratchet.git import describe_failure, run_git
 from ratchet.night.proposals import merge_edit
@@ -442,6 +443,6 @@ def test_linked_working_trees_are_served_where_bare_repositories_are_not_trusted
 def test_the_doctor_has_a_line_on_git(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.chdir(tmp_path)
-    lines = {name: (well, seen, advice) for name, well, seen, advice in doctor.check_machine("cpu")}
+    lines = {name: (well, seen, advice) for name, well, seen, advice in check_machine("cpu")}
     assert lines["git"][:2] == (False, "this folder is in no git repository")
     assert lines["git"][2].startswith("go to yours, or make one here with `git init`")

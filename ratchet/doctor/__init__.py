@@ -1,0 +1,1 @@
+"""What a run depends on, and what to do about each that is wrong."""
