@@ -196,6 +196,7 @@ def test_every_option_is_known():
     others = {"--all-extras", "--extra", "--group"}  # of uv
     others |= {"--head", "--address", "--nproc-per-node", "--cpuset-cpus", "--cpus", "--help"}
     others |= {"--cpus-per-task", "--mem"}  # of sbatch
+    others |= {"--update", "--gpus"}  # of wsl and docker
     others |= {"--permission-mode", "--output-format", "--sandbox", "--approval-mode"}  # of agents
     for name, page in PAGES.items():
         unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page)) - verbs - code - others
