@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from ratchet.arena.files import Refused
 
 REHEARSAL_SECONDS = 20 * 60  # who isn't ready to train by then never will be
-ANSWER_SECONDS = 30  # for a model that is scored to load, or to answer one batch
+START_SECONDS = 120  # for the process of a scored model to import PyTorch from a slow disk
+ANSWER_SECONDS = 30  # for that model to load a small file, or to answer one batch
+LOAD_BYTES_PER_SECOND = 2**26  # of a large file, which a slow disk still reads
 GRAMMAR = r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)"
+
+
+def load_limit(weight_bytes: int) -> float:
+    """Seconds that a model which is scored may take to load, of a file of so many bytes."""
+    return ANSWER_SECONDS + weight_bytes / LOAD_BYTES_PER_SECOND
 
 
 @dataclass(frozen=True)

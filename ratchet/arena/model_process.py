@@ -15,11 +15,12 @@ import numpy as np
 import torch
 import torch.multiprocessing as multiprocessing
 
-from ratchet.arena.budget import ANSWER_SECONDS
+from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit
 from ratchet.arena.definition import Arena
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.hardware.device import set_cuda_device, synchronize
 from ratchet.arena.rehearsal import inspect_model
+from ratchet.arena.results import weight_bytes
 
 NO_MEMORY = "out of memory|can't allocate memory|not enough memory"  # as errors say it
 
@@ -38,6 +39,7 @@ class ModelProcess:
         self, folder: Path, arena: Arena, device: torch.device, batch: int, number: int = 0
     ) -> None:
         self.batch = batch
+        self.load_seconds = load_limit(weight_bytes(folder))
         spawn = multiprocessing.get_context("spawn")
         if "RATCHET_PYTHON" in os.environ:  # starts Python in a sandbox
             spawn.set_executable(os.environ["RATCHET_PYTHON"] + str(number))
@@ -56,9 +58,9 @@ class ModelProcess:
 
     def load_model(self) -> float:
         """Let the contestant's code begin; returns the seconds it takes to load the model."""
-        self._ask({})  # answered by our code: Python and torch are there
+        self._ask({}, START_SECONDS)  # answered by our code: Python and torch are there
         begin = time.monotonic()
-        self._ask({"load": True})
+        self._ask({"load": True}, self.load_seconds)
         return time.monotonic() - begin
 
     def inspect_model(self, count_flops: bool) -> dict[str, Any]:
@@ -83,16 +85,16 @@ class ModelProcess:
         self.process.kill()
         self.process.join()
 
-    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, question: dict[str, Any], seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
         """Send JSON, get JSON: what comes from a contestant is never unpickled."""
-        begin, watchdog = time.monotonic(), threading.Timer(ANSWER_SECONDS, self.process.kill)
+        begin, watchdog = time.monotonic(), threading.Timer(seconds, self.process.kill)
         watchdog.start()
         try:
             self.channel.send_bytes(json.dumps(question).encode())
             answer = json.loads(self.channel.recv_bytes(10_000))
         except (OSError, EOFError, ValueError, RecursionError):
-            silent = time.monotonic() - begin >= ANSWER_SECONDS
-            why = f"was silent for {ANSWER_SECONDS} seconds" if silent else "died"
+            silent = time.monotonic() - begin >= seconds
+            why = f"was silent for {seconds:.0f} seconds" if silent else "died"
             raise Invalid(f"the model's process {why}, see score.log") from None
         finally:
             watchdog.cancel()

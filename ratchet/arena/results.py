@@ -113,6 +113,12 @@ def read_result(folder: Path, split: str = "val") -> Result | None:
 
 # --------------------------------------------------------------------------------------------------
 # For people
+def weight_bytes(folder: Path) -> int:
+    """The size of a run's model.safetensors, 0 if there is none."""
+    path = folder / "model.safetensors"
+    return path.stat().st_size if path.exists() else 0
+
+
 
 
 def print_summary(result: Result) -> None:

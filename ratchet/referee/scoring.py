@@ -5,7 +5,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ratchet.arena.results import RunRecord, read_result, write_run_record
+from ratchet.arena.budget import load_limit
+from ratchet.arena.definition import Arena
+from ratchet.arena.results import (
+    RunRecord,
+    read_result,
+    read_run_record,
+    weight_bytes,
+    write_run_record,
+)
 from ratchet.referee import limits, sandbox
 from ratchet.referee.environment import copy_contract, scorer_environment
 from ratchet.referee.folders import is_plain_file
@@ -86,6 +94,17 @@ def known_of_run(job: Job, record: dict[str, Any], claims: dict[str, Any]) -> Ru
     )
 
 
+def score_limit(arena: Arena, split: str, model: Path) -> float:
+    """Seconds that a split may take to be scored: more for large weights or a slow model."""
+    run = read_run_record(model)
+    rows = {"val": arena.val_rows, "test": arena.test_rows}[split]
+    trained = run["tokens"] or 1  # as it says
+    as_in_training = rows * arena.context * run["train_seconds"] / trained
+    answering = min(limits.SCORE_SLOWNESS * as_in_training, limits.MOST_SCORE_SHARE * arena.seconds)
+    loading = limits.SCORE_LOADS * load_limit(weight_bytes(model))
+    return limits.SCORE_SECONDS + limits.SCORE_SHARE * arena.seconds + loading + answering
+
+
 def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any]:
     """What `prepare.py score` finds out about a model. Raises EndedEarly("invalid").
 
@@ -104,7 +123,7 @@ def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any
     environment, log = scorer_environment(folder), folder / "score.log"
     try:
         with WatchedProcess(argv, environment, folder, log, str(folder)) as process:
-            process.wait(limits.SCORE_SECONDS + limits.SCORE_SHARE * job.arena.seconds)
+            process.wait(score_limit(job.arena, split, folder / "model"))
     except EndedEarly as end:
         raise EndedEarly("invalid", f"scoring: {end}") from None
     result = read_result(folder / "model", split)

@@ -21,6 +21,7 @@ from conftest import ROOT, LocalModel, score, write_corpus
 
 from prepare import enter, main, prepare
 from ratchet.arena import score as scoring
+from ratchet.arena.budget import START_SECONDS, load_limit
 from ratchet.arena.model_process import Invalid, ModelProcess
 from ratchet.arena.rehearsal import inspect_model, save_weights
 from ratchet.arena.run import Run
@@ -251,6 +252,33 @@ def test_what_a_model_says_of_itself_changes_no_other_fact(
 @pytest.mark.parametrize("text", [b"5", b"null", b"[" * 9999, b"not json"])
 def test_an_answer_that_is_none_is_invalid(text, tmp_path):
     class Channel:
+@pytest.mark.parametrize("weights, silence", [(0, 30), (2**26, 31), (2**32, 94)])
+def test_a_large_model_may_be_silent_for_longer_while_it_loads(weights, silence, monkeypatch):
+    """Otherwise a table of gigabytes could not be scored where the disk is slow."""
+
+    class Channel:
+        def send_bytes(self, data):
+            clock.seconds += limits[-1]
+
+        def recv_bytes(self, most):
+            return b"{}" if len(limits) == 1 else b""
+
+    clock, limits = types.SimpleNamespace(seconds=0.0), []
+    monkeypatch.setattr("ratchet.arena.model_process.time.monotonic", lambda: clock.seconds)
+    monkeypatch.setattr(
+        "ratchet.arena.model_process.threading.Timer",
+        lambda seconds, kill: (
+            limits.append(seconds) or types.SimpleNamespace(start=int, cancel=int)
+        ),
+    )
+    process = object.__new__(ModelProcess)
+    process.channel, process.process = Channel(), types.SimpleNamespace(kill=None)
+    process.load_seconds = load_limit(weights)
+    with pytest.raises(Invalid, match=f"was silent for {silence} seconds"):
+        process.load_model()
+    assert limits == [START_SECONDS, silence]
+
+
         def send_bytes(self, data):
             pass
 

@@ -20,6 +20,7 @@ from conftest import ROOT, make_repository
 from ratchet.arena.definition import find_arena
 from ratchet.arena.files import Refused, cache_folder
 from ratchet.arena.hardware.quota import cpu_quota
+from ratchet.arena.results import write_run_record
 from ratchet.executors import open_executor
 from ratchet.experiments import sources
 from ratchet.referee import (
@@ -80,6 +81,20 @@ def test_a_run_is_watched_and_scored(arena, tmp_path):
     }
     assert not [*(cache_folder() / ".live").iterdir()]
     json.dumps(facts, allow_nan=False)
+
+
+def test_large_weights_and_slow_models_get_longer_to_be_scored(arena, tmp_path):
+    def limit(weights=0, tokens=0.0, seconds=1.0):
+        with open(tmp_path / "model.safetensors", "wb") as file:
+            file.truncate(weights)  # a hole: it takes no disk
+        write_run_record(tmp_path, {"tokens": tokens, "train_seconds": seconds})
+        return scoring.score_limit(arena, "val", tmp_path)
+
+    scored, usual = arena.val_rows * arena.context, 60 + 120 + arena.seconds / 2
+    assert limit(tokens=1e12) == pytest.approx(usual)
+    assert limit(tokens=1e12, weights=2**32) == pytest.approx(usual + 2 * 64)
+    assert limit(tokens=scored, seconds=100.0) == pytest.approx(usual + 200)
+    assert limit(tokens=0) == usual + 4 * arena.seconds, "what it says of its tokens has a bound"
 
 
 def test_a_tail_names_no_folder_of_the_machine(tmp_path):
