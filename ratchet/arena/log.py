@@ -14,10 +14,9 @@ from ratchet.arena.files import Refused, describe_error
 from ratchet.arena.progress import console
 
 if TYPE_CHECKING:  # the command line asks for wandb, and shall not wait for torch
-    from torch import Tensor
+    from ratchet.arena.hardware.device import PendingNumber
 
 WANDB_SECONDS = 15  # longest wait for a server of wandb, before and after the training
-LAG = 3  # steps after which the loss of a GPU is read: by then its copy is there, nothing waits
 SECONDS_BETWEEN_LINES = 0.2, 10  # in a terminal, elsewhere
 
 
@@ -31,7 +30,7 @@ class TrainingLog:
     def __init__(self, run, wandb=None) -> None:
         self.run = run
         self.wandb = wandb
-        self.pending: deque[tuple[int, int, float, Tensor]] = deque()  # not written yet
+        self.pending: deque[tuple[int, int, float, PendingNumber]] = deque()  # not written yet
         self.smooth: float | None = None  # running mean of the loss
         self.next_line = 0.0  # seconds on the clock
         self.limit = 2 * math.log(run.arena.vocab_size)
@@ -43,16 +42,17 @@ class TrainingLog:
             self.live.start()
             self.task = self.live.add_task("training", total=1.0)
 
-    def add(self, loss: Tensor) -> None:
-        """Note the mean loss of the step that was just made: a tensor of one number, in nats."""
-        lag = LAG * (loss.device.type != "cpu")
-        loss = loss.detach().to("cpu", non_blocking=True)
+    def add(self, loss: PendingNumber) -> None:
+        """Note the mean loss of the step that was just made, in nats; write those that have come.
+
+        So nothing waits for a GPU, which is some steps behind.
+        """
         self.pending.append((self.run.steps, self.run.tokens, self.run.seconds, loss))
-        if len(self.pending) > lag:
+        while self.pending and self.pending[0][-1].has_come():
             self._write(*self.pending.popleft())
 
-    def _write(self, step, tokens, seconds, loss):
-        loss = loss.item()
+    def _write(self, step, tokens, seconds, pending_loss):
+        loss = pending_loss.item()
         if not loss < self.limit:
             self.pending.clear()
             self.close()

@@ -42,6 +42,7 @@ from ratchet.arena.files import (
 from ratchet.arena.hardware import compiling
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.hardware.device import (
+    PendingNumber,
     device_name,
     matmul_peak,
     set_cuda_device,
@@ -254,7 +255,7 @@ class Run:
         """
         if not self._log:
             self._log = TrainingLog(self, self._wandb)
-        self._log.add(loss)
+        self._log.add(PendingNumber(loss))
 
     def _may_step(self, tokens: int) -> bool:
         """Whether the budget has room for one more step; there is always room for the first."""

@@ -37,6 +37,30 @@ def matmul_rate(size, dtype, device, seconds):
     """FLOP/s of a product of two square matrices, the best seen in so many seconds."""
     matrix, best = torch.randn(size, size, device=device).to(dtype), math.inf
     stop = time.monotonic() + seconds
+class PendingNumber:
+    """A tensor of one number on its way from a device to the host, while the device works on.
+
+    Tensor.item() would wait for all that the device has been given to do.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._copy = tensor.detach().to("cpu", non_blocking=True)  # pinned memory, if from CUDA
+        self._copied = None
+        if tensor.device.type != "cpu":
+            self._copied = getattr(torch, tensor.device.type).Event()
+            self._copied.record()
+
+    def has_come(self) -> bool:
+        """Whether item() would not wait."""
+        return self._copied is None or self._copied.query()
+
+    def item(self) -> float:
+        """The number; waits until it has come, for nothing that was begun later."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._copy.item()
+
+
     while time.monotonic() < stop:
         begin = time.perf_counter()
         torch.mm(matrix, matrix)
