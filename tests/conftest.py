@@ -150,7 +150,7 @@ class LocalModel:
         return 0.0
 
     def _ask(self, question):
-        return {"lookup": 0, "flops_per_token": 1.0}
+        return {"lookup": 0, "flops_per_token": 1.0, "published_flops_per_token": 2.0}
 
     def __call__(self, inputs):
         with torch.no_grad():

@@ -19,7 +19,7 @@ from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit
 from ratchet.arena.definition import Arena
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.hardware.device import set_cuda_device, synchronize
-from ratchet.arena.rehearsal import inspect_model
+from ratchet.arena.inspection import inspect_model
 from ratchet.arena.results import weight_bytes
 
 NO_MEMORY = "out of memory|can't allocate memory|not enough memory"  # as errors say it
@@ -64,9 +64,11 @@ class ModelProcess:
         return time.monotonic() - begin
 
     def inspect_model(self, count_flops: bool) -> dict[str, Any]:
-        """{"lookup"}, with "flops_per_token" if that is counted; 0 if the model tells nonsense."""
+        """The figures of inspection.inspect_model(); 0 if the model tells nonsense."""
         answer = self._ask({"flops": count_flops})
-        keys = ["lookup", "flops_per_token"] if count_flops else ["lookup"]
+        keys = ["lookup"]
+        if count_flops:
+            keys += ["flops_per_token", "published_flops_per_token"]
         figures = {key: answer.get(key) for key in keys}
         return figures if all(map(is_figure, figures.values())) else dict.fromkeys(keys, 0)
 

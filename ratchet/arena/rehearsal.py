@@ -4,60 +4,13 @@ import random
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ratchet.arena.progress import ProgressLine, format_duration
-from ratchet.arena.tokenizer import BOS
-
-
-def inspect_model(
-    model: torch.nn.Module, context: int, vocab_size: int, device: torch.device, flops: bool = True
-) -> dict[str, float]:
-    """{"flops_per_token", "lookup"} of a model, from a pass over one row; clears gradients.
-
-    flops_per_token: of the matrix products of a forward and a backward pass; PyTorch's own
-    attention counts as the whole T x T square. Left out unless `flops`, as the counter takes
-    seconds to start. lookup: parameters in tables of which only the rows of the row's tokens get a
-    gradient, and saved integers, which nothing multiplies.
-    """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    ids = torch.randint(vocab_size, (1, context))
-    ids[:, 0] = BOS
-    counter = FlopCounterMode(display=False)
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if flops:
-            stack.enter_context(counter)
-        out = model(ids.to(device)).float().square().sum()
-        if out.requires_grad:
-            out.backward()
-    counts: dict[str, float] = {"lookup": count_lookup(model, context)}
-    if flops:
-        counts["flops_per_token"] = counter.get_total_flops() / context
-    model.zero_grad(set_to_none=True)
-    return counts
-
-
-def count_lookup(model: torch.nn.Module, context: int) -> int:
-    """Parameters that are looked up, by the gradients that inspect_model() has left."""
-    integers = [t for t in model.state_dict().values() if not t.is_floating_point()]
-    matrices = [p for p in model.parameters() if p.ndim == 2 and len(p) > context]
-    tables = [p for p in matrices if touches_few_rows(p.grad, context)]
-    return sum(t.numel() for t in integers + tables)
-
-
-def touches_few_rows(grad: torch.Tensor | None, most: int) -> bool:
-    if grad is None:
-        return False
-    return grad.is_sparse or int(grad.any(1).sum()) <= most
 
 
 def snapshot(

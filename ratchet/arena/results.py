@@ -23,8 +23,8 @@ SUMMARY = {
     "steps": "",
     "tokens_M": ".3f",
     "tokens_per_second": ".0f",
-    "flops_per_token": ".4g",
-    "mfu_percent": ".1f",
+    "flops_per_token": "",
+    "mfu_percent": "",
     "peak": "",
     "params_M": "",
     "peak_memory_mb": ".0f",
@@ -61,8 +61,10 @@ class RunRecord(TypedDict):
     rehearsal_seconds: float
     unscored_seconds: float  # of the whole run so far
     flops_per_token: float  # 0: nobody has counted them
+    published_flops_per_token: NotRequired[float]  # with attention's windows in full
     peak_flops: float  # FLOP/s of the fastest matrix product here; 0: nobody has measured it
     peak_of: NotRequired[str]  # which product that was
+    data_sheet_flops: NotRequired[float]  # FLOP/s that the device should reach; 0: not known
     peak_memory_mb: float
     device: str  # PyTorch's name for it
     device_name: str
@@ -87,7 +89,7 @@ class Result(RunRecord, total=False):
     score_seconds: float
     total_seconds: float
     tokens_per_second: float
-    mfu_percent: float
+    mfu_percent: float  # of peak_flops, by flops_per_token
 
 
 def write_run_record(folder: Path, record: RunRecord) -> None:
@@ -111,14 +113,14 @@ def read_result(folder: Path, split: str = "val") -> Result | None:
     return read_json(path) if path.exists() else None
 
 
-# --------------------------------------------------------------------------------------------------
-# For people
 def weight_bytes(folder: Path) -> int:
     """The size of a run's model.safetensors, 0 if there is none."""
     path = folder / "model.safetensors"
     return path.stat().st_size if path.exists() else 0
 
 
+# --------------------------------------------------------------------------------------------------
+# For people
 
 
 def print_summary(result: Result) -> None:
@@ -139,16 +141,37 @@ def describe_figures(result: Result) -> dict[str, float | str]:
     trunk, lookup = (result["params"] - result["lookup"]) / 1e6, result["lookup"] / 1e6
     too_low = " while the machine was busy: too low" * (result["mfu_percent"] > 100)
     peak = f"{result['peak_flops'] / 1e12:.2f} TFLOP/s, {result.get('peak_of', '')}, measured"
+    flops_text, mfu_text = describe_flops(result)
     passed = {name: "ok" if ok else "FAILED" for name, (ok, _) in result["probes"].items()}
     return {
         "arena": f"{result['arena']} ({result['seal']})",
         "device": result["device_name"],
         "tokens_M": result["tokens"] / 1e6,
         "budget": describe_budget(result),
+        "flops_per_token": flops_text,
+        "mfu_percent": mfu_text,
         "peak": peak + too_low,
         "params_M": f"{trunk:.2f} trunk, {lookup:.2f} lookup",
         "probes": ", ".join(f"{name} {end}" for name, end in passed.items()),
     }
+
+
+def describe_flops(result: Result) -> tuple[str, str]:
+    """FLOPs a token and MFU, with what published figures would say where that is something else.
+
+    Example: "3.416e+08 (3.68e+08 as published: windows in full)" and
+    "41.7 (32.5 as published: of 989.5 TFLOP/s, the data sheet's)"
+    """
+    flops = result["flops_per_token"]
+    published = result.get("published_flops_per_token") or flops
+    flops_text, mfu_text = f"{flops:.4g}", f"{result['mfu_percent']:.1f}"
+    if published != flops:
+        flops_text += f" ({published:.4g} as published: windows in full)"
+    if promised := result.get("data_sheet_flops"):
+        percent = 100 * published * result["tokens_per_second"] / promised
+        sheet = f"{promised / 1e12:.1f} TFLOP/s, the data sheet's"
+        mfu_text += f" ({percent:.1f} as published: of {sheet})"
+    return flops_text, mfu_text
 
 
 def describe_budget(result: Result) -> str:

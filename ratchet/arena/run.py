@@ -43,6 +43,7 @@ from ratchet.arena.hardware import compiling
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.hardware.device import (
     PendingNumber,
+    data_sheet_flops,
     device_name,
     matmul_peak,
     set_cuda_device,
@@ -50,9 +51,10 @@ from ratchet.arena.hardware.device import (
     tensors_on,
 )
 from ratchet.arena.hardware.distributed import peers, sum_gradients
+from ratchet.arena.inspection import inspect_model
 from ratchet.arena.log import TrainingLog, wandb_run, wandb_settings
 from ratchet.arena.progress import ProgressLine, console
-from ratchet.arena.rehearsal import compile_events, inspect_model, save_weights, snapshot
+from ratchet.arena.rehearsal import compile_events, save_weights, snapshot
 from ratchet.arena.results import (
     Result,
     RunRecord,
@@ -84,6 +86,7 @@ class Run:
         self.interrupted = False
         self.rehearsal_seconds = 0.0
         self.flops_per_token = 0.0  # counted by rehearse()
+        self.published_flops_per_token = 0.0  # the same, with attention's windows in full
         self.peak_flops = 0.0  # FLOP/s of the fastest matrix product, measured by rehearse()
         self.peak_of = ""  # which product that is
         self._budget = parse_budget(budget)
@@ -173,6 +176,7 @@ class Run:
     def _try_steps(self, step, rows, model, calls):
         counts = inspect_model(model, self.arena.context, self.arena.vocab_size, self.device)
         self.flops_per_token = counts["flops_per_token"]
+        self.published_flops_per_token = counts["published_flops_per_token"]
         self.peak_flops, self.peak_of = matmul_peak(self.device)
         self.peak_flops *= peers()[1]
         for _ in range(calls):
@@ -369,8 +373,10 @@ class Run:
             rehearsal_seconds=self.rehearsal_seconds,
             unscored_seconds=time.monotonic() - T0,
             flops_per_token=self.flops_per_token,
+            published_flops_per_token=self.published_flops_per_token,
             peak_flops=self.peak_flops,
             peak_of=self.peak_of,
+            data_sheet_flops=data_sheet_flops(device_name(self.device)) * peers()[1],
             peak_memory_mb=peak / 2**20,
             device=str(self.device),
             device_name=device_name(self.device),

@@ -22,8 +22,10 @@ from conftest import ROOT, LocalModel, score, write_corpus
 from prepare import enter, main, prepare
 from ratchet.arena import score as scoring
 from ratchet.arena.budget import START_SECONDS, load_limit
+from ratchet.arena.inspection import attention_counted, inspect_model
+from ratchet.arena.kernels.attention import causal_attention, plain_attention
 from ratchet.arena.model_process import Invalid, ModelProcess
-from ratchet.arena.rehearsal import inspect_model, save_weights
+from ratchet.arena.rehearsal import save_weights
 from ratchet.arena.run import Run
 from ratchet.arena.score import score_rows
 from ratchet.arena.text.corpus import Corpus, find_corpus, stream_documents
@@ -249,9 +251,6 @@ def test_what_a_model_says_of_itself_changes_no_other_fact(
     assert result["status"] == "ok" and result["val_bpb"] > 1
 
 
-@pytest.mark.parametrize("text", [b"5", b"null", b"[" * 9999, b"not json"])
-def test_an_answer_that_is_none_is_invalid(text, tmp_path):
-    class Channel:
 @pytest.mark.parametrize("weights, silence", [(0, 30), (2**26, 31), (2**32, 94)])
 def test_a_large_model_may_be_silent_for_longer_while_it_loads(weights, silence, monkeypatch):
     """Otherwise a table of gigabytes could not be scored where the disk is slow."""
@@ -279,6 +278,9 @@ def test_a_large_model_may_be_silent_for_longer_while_it_loads(weights, silence,
     assert limits == [START_SECONDS, silence]
 
 
+@pytest.mark.parametrize("text", [b"5", b"null", b"[" * 9999, b"not json"])
+def test_an_answer_that_is_none_is_invalid(text, tmp_path):
+    class Channel:
         def send_bytes(self, data):
             pass
 
@@ -455,7 +457,7 @@ def test_a_budget_of_flops_stops_within_a_step_and_counts_them(arena, tmp_path):
     assert steps == int(1e8 // (128 * run.flops_per_token))
 
 
-def test_attention_is_counted_as_the_whole_square():
+def test_attention_of_pytorch_is_counted_as_the_whole_square():
     class Attention(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -468,6 +470,34 @@ def test_attention_is_counted_as_the_whole_square():
 
     seen = inspect_model(Attention(), 64, 512, torch.device("cpu"))
     assert seen["flops_per_token"] == 12 * 64 * 16 + 6 * 16 * 512
+
+
+@pytest.mark.parametrize("T, window", [(64, 64), (64, 16), (300, 256), (64, 1), (64, 1000)])
+def test_causal_attention_is_counted_by_the_keys_that_its_queries_see(T, window):
+    """Neither what is masked counts, nor what a kernel computes again; published figures differ."""
+
+    class Attention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Parameter(torch.randn(512, 16))
+
+        def forward(self, tokens):
+            x = self.table[tokens].view(1, T, 2, 8)
+            return causal_attention(x, x, x, window).reshape(1, T, 16) @ self.table.T
+
+    seen = inspect_model(Attention(), T, 512, torch.device("cpu"))
+    pairs = sum(min(t + 1, window) for t in range(T))
+    products = 6 * 16 * 512
+    assert seen["flops_per_token"] == 12 * 16 * pairs / T + products
+    assert seen["published_flops_per_token"] == 12 * 16 * min(window, T) + products
+
+
+def test_counting_leaves_attention_as_it_was():
+    q, k, v = torch.randn(3, 1, 8, 2, 4)
+    with pytest.raises(ZeroDivisionError), attention_counted():
+        assert not torch.equal(causal_attention(q, k, v, 8), plain_attention(q, k, v, 8))
+        raise ZeroDivisionError
+    torch.testing.assert_close(causal_attention(q, k, v, 8), plain_attention(q, k, v, 8))
 
 
 @pytest.mark.parametrize("sparse", [False, True])

@@ -21,10 +21,10 @@ from test_train import SMALL, start
 import train
 from ratchet.arena import kernels
 from ratchet.arena.hardware import compiling
-from ratchet.arena.hardware.device import matmul_peak, tensors_on
+from ratchet.arena.hardware.device import data_sheet_flops, matmul_peak, tensors_on
 from ratchet.arena.progress import ProgressLine
-from ratchet.arena.rehearsal import compile_events
-from ratchet.arena.results import describe_budget, print_outlook
+from ratchet.arena.rehearsal import compile_events, release_memory
+from ratchet.arena.results import describe_budget, describe_flops, print_outlook
 from ratchet.arena.run import Run
 
 
@@ -319,6 +319,48 @@ RESULT = dict(arena="pocket", device="cpu", val_bpb=1.2, tokens=4e6, flops_per_t
 def test_a_summary_says_when_little_of_the_budget_was_used(budget, seconds, custom, text):
     result = RESULT | dict(budget=budget, train_seconds=seconds, custom_budget=custom)
     assert describe_budget(result) == text
+@pytest.mark.parametrize(
+    "figures, flops, mfu",
+    [
+        (dict(), "3e+08", "40.0"),
+        (dict(published_flops_per_token=3e8), "3e+08", "40.0"),
+        (
+            dict(published_flops_per_token=4e8),
+            "3e+08 (4e+08 as published: windows in full)",
+            "40.0",
+        ),
+        (
+            dict(published_flops_per_token=4e8, data_sheet_flops=989.5e12),
+            "3e+08 (4e+08 as published: windows in full)",
+            "40.0 (40.4 as published: of 989.5 TFLOP/s, the data sheet's)",
+        ),
+        (
+            dict(data_sheet_flops=1e15),
+            "3e+08",
+            "40.0 (30.0 as published: of 1000.0 TFLOP/s, the data sheet's)",
+        ),
+    ],
+)
+def test_a_summary_says_what_published_figures_would(figures, flops, mfu):
+    result = dict(flops_per_token=3e8, mfu_percent=40.0, tokens_per_second=1e6, **figures)
+    assert describe_flops(result) == (flops, mfu)
+
+
+@pytest.mark.parametrize(
+    "name, flops",
+    [
+        ("NVIDIA H100 80GB HBM3", 989.5e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989.5e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA GeForce GTX 1080", 0.0),
+        ("cpu: AMD EPYC, 2 threads", 0.0),
+    ],
+)
+def test_the_data_sheet_of_a_card_is_known_by_its_name(name, flops):
+    assert data_sheet_flops(name) == flops
+
+
 
 
 @pytest.mark.parametrize(

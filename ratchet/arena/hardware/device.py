@@ -12,6 +12,17 @@ import torch
 
 # as nvidia-smi counts, else the fastest comes first; CUDA reads it when it is first used
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+# FLOP/s of dense products in bfloat16 by NVIDIA's data sheets, for the first part of a card's name
+# that fits. Published figures of MFU are percentages of these.
+DATA_SHEET_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989.5e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989.5e12,
+    "A100": 312e12,
+    "RTX 4090": 165.2e12,
+}
 
 
 def set_cuda_device(device):
@@ -25,18 +36,11 @@ def synchronize(device):
         getattr(torch, device.type).synchronize()
 
 
-def device_name(device):
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if sys.platform == "linux" else ""
-    model = re.findall("model name.*: (.*)", info) or [os.uname().machine]
-    return f"{device.type}: {model[0]}, {torch.get_num_threads()} threads"
+def data_sheet_flops(name: str) -> float:
+    """FLOP/s that a data sheet promises of the card of that name; 0.0 where it isn't known."""
+    return next((flops for part, flops in DATA_SHEET_FLOPS.items() if part in name), 0.0)
 
 
-def matmul_rate(size, dtype, device, seconds):
-    """FLOP/s of a product of two square matrices, the best seen in so many seconds."""
-    matrix, best = torch.randn(size, size, device=device).to(dtype), math.inf
-    stop = time.monotonic() + seconds
 class PendingNumber:
     """A tensor of one number on its way from a device to the host, while the device works on.
 
@@ -61,6 +65,18 @@ class PendingNumber:
         return self._copy.item()
 
 
+def device_name(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if sys.platform == "linux" else ""
+    model = re.findall("model name.*: (.*)", info) or [os.uname().machine]
+    return f"{device.type}: {model[0]}, {torch.get_num_threads()} threads"
+
+
+def matmul_rate(size, dtype, device, seconds):
+    """FLOP/s of a product of two square matrices, the best seen in so many seconds."""
+    matrix, best = torch.randn(size, size, device=device).to(dtype), math.inf
+    stop = time.monotonic() + seconds
     while time.monotonic() < stop:
         begin = time.perf_counter()
         torch.mm(matrix, matrix)

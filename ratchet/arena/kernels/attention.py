@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+work_counter = None  # called instead of a kernel while the FLOPs of a model are counted
 QUERIES = 256  # of blockwise_attention() at a time: 128 are as fast, but twice the code to compile
 
 
@@ -29,9 +30,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """
     if q.size(1) < k.size(1):
         return decoding_attention(q, k, v, window)
-    if q.is_cuda and varlen_works(q.dtype):
-        return varlen_attention(q, k, v, window)
-    return blockwise_attention(q, k, v, window)
+    # chosen even where its work is only counted: before anything is compiled
+    kernel = varlen_attention if q.is_cuda and varlen_works(q.dtype) else blockwise_attention
+    return (work_counter or kernel)(q, k, v, window)
 
 
 def decoding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
