@@ -23,8 +23,7 @@ def snapshot(
     """
     states = [{p: dict(values) for p, values in opt.state.items()} for opt in optimizers]
     groups = [(group, {**group}) for opt in optimizers for group in opt.param_groups]
-    inside = (value for state in states for values in state.values() for value in values.values())
-    tensors = [*model.parameters(), *model.buffers(), *filter(torch.is_tensor, inside)]
+    tensors = tensors_of(model, optimizers)
     copies = [tensor.detach().clone() if tensor.any() else None for tensor in tensors]
     restore_generators = snapshot_generators()
 
@@ -41,6 +40,25 @@ def snapshot(
         restore_generators()
 
     return restore
+
+
+def tensors_of(
+    model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> list[torch.Tensor]:
+    """Parameters and buffers of a model, and what its optimizers remember of them."""
+    states = [values for opt in optimizers for values in opt.state.values()]
+    remembered = [value for values in states for value in values.values()]
+    return [*model.parameters(), *model.buffers(), *filter(torch.is_tensor, remembered)]
+
+
+def release_memory(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Empty the tensors of a model and its optimizers, whoever else may refer to them."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    trained = [p for group in groups for p in group["params"]]  # maybe of another model
+    for tensor in tensors_of(model, optimizers) + trained:
+        tensor.grad = None
+        if tensor.untyped_storage().resizable():
+            tensor.untyped_storage().resize_(0)
 
 
 def snapshot_generators() -> Callable[[], None]:

@@ -45,16 +45,16 @@ from ratchet.arena.hardware.device import (
     PendingNumber,
     data_sheet_flops,
     device_name,
+    free_device_memory,
     matmul_peak,
     set_cuda_device,
     synchronize,
-    tensors_on,
 )
 from ratchet.arena.hardware.distributed import peers, sum_gradients
 from ratchet.arena.inspection import inspect_model
 from ratchet.arena.log import TrainingLog, wandb_run, wandb_settings
 from ratchet.arena.progress import ProgressLine, console
-from ratchet.arena.rehearsal import compile_events, save_weights, snapshot
+from ratchet.arena.rehearsal import compile_events, release_memory, save_weights, snapshot
 from ratchet.arena.results import (
     Result,
     RunRecord,
@@ -95,6 +95,7 @@ class Run:
         self._clock_of_first: float | None = None  # of several processes, when this step began
         self._durations: deque[float] = deque(maxlen=8)  # seconds of the last steps
         self._saving = 0.0  # seconds that it takes to save the model
+        self._optimizers: Sequence[torch.optim.Optimizer] = ()  # that rehearse() was given
         self._piece_rows = 0  # rows that go through the model at once; 0: all
         self._in_pieces = False  # whether the step uses pieces()
         self._queue: list[torch.cuda.Event] = []  # of steps that the GPU may still work on
@@ -123,7 +124,7 @@ class Run:
 
         Sets `flops_per_token` and `peak_flops`. Raises Refused where processes can't share rows.
         """
-        _, processes = peers()
+        self._optimizers, (_, processes) = optimizers, peers()
         if rows % processes:
             problem = f"{rows} rows of a step can't be shared by {processes} processes"
             raise Refused(f"{problem}: start another number of them")
@@ -393,9 +394,10 @@ class Run:
     def submit(self, model: torch.nn.Module, config: Any = None) -> Result:
         """Stop the clock, save what load(folder) needs, have it scored, print the summary.
 
-        config: any JSON value, saved as config.json beside model.safetensors and train.py.
+        config: any JSON value, saved as config.json beside model.safetensors and train.py. What is
+        saved of the model is its state_dict(): a hook there may round a large table to bfloat16.
 
-        Returns the result; if that is invalid, exit code 1. CUDA tensors of this process are empty
+        Returns the result; if that is invalid, exit code 1. On CUDA model and optimizers are empty
         afterwards, as the scorer needs the memory. A run without a step has no score: it fails.
         Where a referee watches, the process ends when the weights are saved, and so do all but the
         first of several processes.
@@ -423,14 +425,13 @@ class Run:
             raise SystemExit
         record["unscored_seconds"] = time.monotonic() - T0
         write_run_record(self.folder, record)
+        if self.device.type == "cuda":
+            release_memory(model, self._optimizers)
+            free_device_memory()
         return self._have_scored(record["train_seconds"])
 
     def _have_scored(self, train_seconds: float) -> Result:
         """Have prepare.py score what is in the folder, in a process of its own."""
-        if self.device.type == "cuda":
-            for tensor in tensors_on("cuda"):
-                tensor.untyped_storage().resize_(0)
-            torch.cuda.empty_cache()
         steps = f"{self.steps} step{'s' * (self.steps > 1)}"
         console.print(f"trained {steps} in {train_seconds:.1f} s; scoring {self.folder}")
         argv = [sys.executable, ROOT / "prepare.py", "score", self.folder]

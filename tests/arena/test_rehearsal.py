@@ -1,6 +1,5 @@
 """A run by hand from its rehearsal to its last line: nothing is silent, nothing misleads."""
 
-import gc
 import json
 import math
 import os
@@ -8,7 +7,6 @@ import re
 import sys
 import threading
 import time
-import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,14 +14,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from test_train import SMALL, start
 
 import train
 from ratchet.arena import kernels
 from ratchet.arena.hardware import compiling
-from ratchet.arena.hardware.device import data_sheet_flops, matmul_peak, tensors_on
+from ratchet.arena.hardware.device import data_sheet_flops, free_device_memory, matmul_peak
 from ratchet.arena.progress import ProgressLine
-from ratchet.arena.rehearsal import compile_events, release_memory
+from ratchet.arena.rehearsal import compile_events, release_memory, save_weights
 from ratchet.arena.results import describe_budget, describe_flops, print_outlook
 from ratchet.arena.run import Run
 
@@ -289,18 +288,47 @@ def test_a_run_without_a_step_has_no_score(run, model, capsys):
     assert not (run.folder / "model.safetensors").exists()
 
 
-def test_a_dead_weak_proxy_hides_no_tensor():
-    """torch.compile leaves such proxies behind, on which isinstance() raises."""
+def test_a_submitted_model_and_its_optimizers_keep_no_memory(model):
+    """They are known: nobody searches a process for tensors, in which compilers leave traps."""
+    average = torch.nn.Linear(8, 512)  # what is submitted may be another than what was trained
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.arange(4)).sum().backward()
+    optimizer.step()
+    table, grad = model[0].weight, model[0].weight.grad
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    release_memory(average, [optimizer])
+    held = [*average.parameters(), *model.parameters(), *moments]
+    assert {tensor.untyped_storage().nbytes() for tensor in held} == {0}
+    assert table.grad is None and grad is not None
 
-    class Referent:
-        pass
 
-    referent, tensor = Referent(), torch.ones(3)
-    proxy = weakref.proxy(referent)
-    del referent
-    assert any(type(thing) is weakref.ProxyType for thing in gc.get_objects())
-    assert any(found is tensor for found in tensors_on("cpu")) and proxy is not None
-    assert tensors_on("cuda") == []
+@pytest.mark.parametrize("held, said", [(2**20, ""), (3 * 2**30, "3.0 GB of the GPU's memory are")])
+def test_what_a_contestant_holds_besides_is_told(monkeypatch, capsys, held, said):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty"))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: calls.append("reserved") or held)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append("reset"))
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)
+    free_device_memory()
+    assert calls == ["reset", "empty", "reserved"]
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_a_hook_says_in_which_type_a_table_is_saved(model, tmp_path):
+    """A table of gigabytes is saved on the clock, and its last digits are worth no second of it."""
+
+    def round_table(module, state, prefix, metadata):
+        state[prefix + "0.weight"] = state[prefix + "0.weight"].bfloat16()
+
+    model.register_state_dict_post_hook(round_table)
+    save_weights(model, tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert {name: tensor.dtype for name, tensor in saved.items()} == {
+        "0.weight": torch.bfloat16,
+        "1.weight": torch.float32,
+        "1.bias": torch.float32,
+    }
+    assert model[0].weight.dtype == torch.float32
 
 
 RESULT = dict(arena="pocket", device="cpu", val_bpb=1.2, tokens=4e6, flops_per_token=1e7)
@@ -319,6 +347,8 @@ RESULT = dict(arena="pocket", device="cpu", val_bpb=1.2, tokens=4e6, flops_per_t
 def test_a_summary_says_when_little_of_the_budget_was_used(budget, seconds, custom, text):
     result = RESULT | dict(budget=budget, train_seconds=seconds, custom_budget=custom)
     assert describe_budget(result) == text
+
+
 @pytest.mark.parametrize(
     "figures, flops, mfu",
     [
@@ -359,8 +389,6 @@ def test_a_summary_says_what_published_figures_would(figures, flops, mfu):
 )
 def test_the_data_sheet_of_a_card_is_known_by_its_name(name, flops):
     assert data_sheet_flops(name) == flops
-
-
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ DATA_SHEET_FLOPS = {
     "A100": 312e12,
     "RTX 4090": 165.2e12,
 }
+NOTED_BYTES = 2**30  # of memory that a run still holds when it is scored
 
 
 def set_cuda_device(device):
@@ -99,11 +100,15 @@ def matmul_peak(device):
     return max(rates), f"{str(rates[max(rates)])[6:]} matmul of {size}"
 
 
-def tensors_on(device_type):
-    """All tensors of this process on such a device."""
-    # isinstance() would raise on a dead weak proxy
-    tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
-    return [tensor for tensor in tensors if tensor.device.type == device_type]
+def free_device_memory() -> None:
+    """Give back the CUDA memory that no tensor holds; tell of what is held, if that is much."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # graphs have memory of their own
+    gc.collect()
+    torch.cuda.empty_cache()
+    if (held := torch.cuda.memory_reserved()) > NOTED_BYTES:
+        who = "held by tensors besides the model and its optimizers"
+        print(f"{held / 2**30:.1f} GB of the GPU's memory are {who}: scoring does without them")
 
 
 def fastest_dtype(device: torch.device) -> str:

@@ -4,12 +4,14 @@ Letters in shapes: B rows, T context, n latest tokens, H heads, D head size.
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-work_counter = None  # called instead of a kernel while the FLOPs of a model are counted
+# called instead of a kernel while the FLOPs of a model are counted
+work_counter: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
 QUERIES = 256  # of blockwise_attention() at a time: 128 are as fast, but twice the code to compile
 
 
