@@ -1,40 +1,132 @@
-"""Measures train.py against the plain control on a CUDA GPU: pieces, speed, quality.
+"""Measures train.py on a CUDA GPU, what matters most first: does it run, how fast, how good.
 
-    uv run benchmarks/gpu.py TEXT [--minutes 9] [--stage pieces|speed|minute|full]
+    uv run benchmarks/gpu.py TEXT [--minutes 9] [--stage hand|doctor|referee|pieces|minute|full]
+    uv run benchmarks/gpu.py TEXT --rehearse            the whole flow with a tiny model
 
-TEXT is a file or folder of text; nothing comes from the network. A call ends within its minutes;
-what is done is kept in results/gpu.json beside this file, and the same command goes on. Ratios to
-the control are what counts: a score on TEXT is no ClimbMix score.
+TEXT is a file or folder of text; nothing comes from the network. In this order: a run of 20 s by
+hand; `ratchet doctor`; a refereed run of 20 s at each level of isolation; parts of a step beside
+what roofline.py models; the plain control, our code on its architecture and the default for 60 s;
+control and default for 300 s. A call ends within its minutes; what is done is kept in
+results/gpu.json beside this file, and the same command goes on. Ratios to the control are what
+counts: a score on TEXT is no ClimbMix score.
 """
 
 import argparse
 import functools
+import json
+import multiprocessing
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from recipe import ROOT, Stage, Variant, carry_out, load, presets, results
+from recipe import ROOT, Stage, Variant, key_of, load, measure, presets, results, show
+from rich.console import Console
+from rich.table import Table
+from roofline import AS_CONTROL, GPUS, seconds_of
 
 import train
-from ratchet.arena import kernels
+from ratchet.arena.definition import find_arena
 from ratchet.arena.files import describe_error, write_json
+from ratchet.arena.kernels import attention, loss
+from ratchet.referee import sandbox
+from ratchet.referee.job import Job
+from ratchet.referee.source import Source
+from ratchet.referee.trial import run_trial
 
-ARENA = "gpu"
-AS_CONTROL = presets(depth=8, heads=4, batch_size=256, windows=[2, 2, 2, 1], table_bits=0)
+NAMES = ["hand", "doctor", "referee", "pieces", "minute", "full"]  # of the stages, in their order
+SECONDS = {"doctor": 40, "referee": 120, "pieces": 90}  # that one takes, about
+TINY = presets(depth=1, heads=1, head_size=64, batch_size=2, table_bits=8)
+RUN_FACTS = "status reason isolation seconds steps tokens peak_memory_mb joules throttled".split()
 
 
-def stages():
+class Scale(NamedTuple):
+    """What is measured: its arena, the sizes of the pieces, the stages made of runs."""
+
+    arena: str
+    options: str  # of prepare.py
+    rows: int
+    context: int
+    heads: int
+    head_size: int
+    vocab_size: int
+    products: tuple  # sizes of square matrix products
+    default: Variant
+    hand: Stage
+    minute: Stage
+    full: Stage
+
+
+def full_scale():
     plain = Variant("plain", "benchmarks/plain.py")
     code = Variant("our code, its architecture", "train.py", AS_CONTROL)
     default = Variant("default", "train.py")
-    dense = Variant("default without tables", "train.py", presets(table_bits=0))
-    memory = Variant("copying and a memory", "examples/contestants/memory.py", presets(memory=24))
-    return [
-        Stage("speed", ARENA, "30s", 2, (plain, code)),
-        Stage("minute", ARENA, "60s", 3, (plain, default, dense, memory)),
-        Stage("full", ARENA, "300s", 3, (plain, default), overhead=120),
-    ]
+    return Scale(
+        arena="gpu",
+        options="--context 2048 --vocab-size 8192",
+        rows=64,
+        context=2048,
+        heads=5,
+        head_size=128,
+        vocab_size=8192,
+        products=(2048, 4096, 8192),
+        default=default,
+        hand=Stage("hand", "gpu", "20s", 1, (default,)),
+        minute=Stage("minute", "gpu", "60s", 3, (plain, default, code)),
+        full=Stage("full", "gpu", "300s", 3, (plain, default), overhead=120),
+    )
+
+
+def tiny_scale():
+    """All of it within minutes on a null GPU; a tiny train.py stands in for the control, too."""
+    arena, tiny = "gpu-rehearsal", Variant("default", "train.py", TINY)
+    stage = functools.partial(Stage, arena=arena, budget="1s", seeds=1, overhead=0)
+    return Scale(
+        arena=arena,
+        options="--context 128 --vocab-size 512",
+        rows=2,
+        context=256,
+        heads=1,
+        head_size=64,
+        vocab_size=512,
+        products=(256,),
+        default=tiny,
+        hand=stage("hand", variants=(tiny,)),
+        minute=stage("minute", variants=(tiny._replace(name="plain"), tiny)),
+        full=stage("full", variants=(tiny._replace(name="plain"), tiny)),
+    )
+
+
+# --- Doctor and referee ---------------------------------------------------------------------------
+
+
+def ask_doctor(device):
+    """The findings of `ratchet doctor`, or why there are none."""
+    argv = [sys.executable, "-m", "ratchet", "doctor", "--device", device, "--json"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, encoding="utf-8")
+    return json.loads(done.stdout) if done.returncode == 0 else done.stderr[-2000:]
+
+
+def run_refereed(scale, level, device):
+    """The facts of a run under the referee at a level of isolation."""
+    if level != "none" and not sandbox.level_works(level):
+        return {"status": "no such sandbox here"}
+    os.environ["RATCHET_ISOLATION"] = level
+    source = Source(scale.default.name, "", scale.default.text().encode())
+    with tempfile.TemporaryDirectory() as folder:
+        left, compiled = Path(folder) / "run", Path(folder) / "compiled"
+        arena, budget = find_arena(scale.arena), scale.hand.budget
+        record = run_trial(Job(source, 0, budget, arena, left, compiled, device=device))
+    facts = {key: record.get(key) for key in RUN_FACTS}
+    return facts if record["status"] == "ok" else facts | {"tail": record.get("tail")}
+
+
+# --- Pieces ---------------------------------------------------------------------------------------
 
 
 def milliseconds(function, calls=20):
@@ -50,37 +142,85 @@ def milliseconds(function, calls=20):
     return begin.elapsed_time(end) / calls
 
 
-def forward_and_backward(function, *inputs):
-    function(*inputs).sum().backward()
+def work(kind, **sizes):
+    """One of those that roofline.py models, in bfloat16."""
+    return dict(kind=kind, bytes=0, launches=1, dtype="bfloat16") | sizes
 
 
-def pieces(device):
-    """{what: milliseconds} of the parts of a step, forward and backward, at the default's sizes."""
-    out = {}
-    shape = dict(device=device, dtype=torch.bfloat16, requires_grad=True)
-    for window in (512, 1024, 2048):
-        q, k, v = (torch.randn(64, 2048, 5, 128, **shape) for _ in range(3))
-        for attention in (
-            kernels.attention.varlen_attention,
-            kernels.attention.blockwise_attention,
-        ):
-            compiled = torch.compile(attention)
-            call = functools.partial(forward_and_backward, compiled, q, k, v, window)
-            out[f"{attention.__name__}, window {window}, [64, 2048, 5, 128]"] = attempt(call)
-    kernels.loss.loss_and_slope = torch.compile(kernels.loss.loss_and_slope, dynamic=False)
-    x, y = torch.randn(64, 2048, 640, **shape), torch.randint(8192, (64, 2048), device=device)
-    weight = torch.randn(8192, 640, device=device, requires_grad=True)
-    loss = functools.partial(kernels.softcapped_cross_entropy, x, weight, y, train.SOFTCAP)
-    out["head and loss, [64, 2048, 640] -> 8192"] = attempt(lambda: loss().backward())
-    for m, n in ((1920, 640), (640, 640), (2560, 640), (640, 2560)):
-        g = torch.randn(9, m, n, device=device)
-        out[f"orthogonalising 9 of [{m}, {n}]"] = attempt(
-            lambda g=g: train.orthogonalize(g, torch.bfloat16)
-        )
-    for size in (2048, 4096, 8192):
+def attention_pieces(scale, device):
+    """{name: (function, its works)} of attention, forward and backward."""
+    shape = scale.rows, scale.context, scale.heads, scale.head_size
+    sizes = dict(zip(("rows", "context", "heads", "head_size"), shape))
+    options = dict(device=device, dtype=torch.bfloat16, requires_grad=True)
+    pieces = {}
+    for window in (scale.context // 4, scale.context // 2, scale.context):
+        q, k, v = (torch.randn(shape, **options) for _ in range(3))
+        works = [work("attention", window=window, backward=b, **sizes) for b in (False, True)]
+        for function in (attention.varlen_attention, attention.blockwise_attention):
+            call = functools.partial(torch.compile(function), q, k, v, window)
+            name = f"{function.__name__}, window {window}, {[*shape]}"
+            pieces[name] = lambda call=call: call().sum().backward(), works
+    return pieces
+
+
+def loss_piece(scale, device):
+    """The head and the loss, forward and backward, each token with train.py's bonuses."""
+    width, V, shape = scale.heads * scale.head_size, scale.vocab_size, (scale.rows, scale.context)
+    options = dict(device=device, dtype=torch.bfloat16, requires_grad=True)
+    x, bonus = torch.randn(*shape, width, **options), torch.randn(*shape, train.COPY, **options)
+    weight = torch.randn(V, width, device=device, requires_grad=True)
+    targets = torch.randint(V, shape, device=device)
+    tokens = torch.randint(V, (*shape, train.COPY), device=device)
+    arguments = x, weight, targets, train.SOFTCAP, tokens, bonus
+    n = scale.rows * scale.context
+    works = [work("matmul", flops=2 * n * width * V)] * 3 + [work("op", bytes=4 * n * V)]
+
+    def call():
+        loss.softcapped_cross_entropy(*arguments).backward()
+
+    return {f"head and loss, {[*shape, width]} -> {V}": (call, works)}
+
+
+def muon_pieces(scale, device):
+    """Orthogonalizing the matrices of nine layers."""
+    width, pieces = scale.heads * scale.head_size, {}
+    for m, n in ((3 * width, width), (width, width), (4 * width, width), (width, 4 * width)):
+        g, small, large = torch.randn(9, m, n, device=device), min(m, n), max(m, n)
+        flops = 2 * 9 * len(train.POLAR_EXPRESS) * (2 * small**2 * large + small**3)
+        call = functools.partial(train.orthogonalize, g, torch.bfloat16)
+        pieces[f"orthogonalizing 9 of [{m}, {n}]"] = call, [work("matmul", flops=flops)]
+    return pieces
+
+
+def product_pieces(scale, device):
+    pieces = {}
+    for size in scale.products:
         a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-        out[f"matmul {size}, TFLOP/s"] = 2 * size**3 / milliseconds(lambda a=a: a @ a) / 1e9
-    return out
+        works = [work("matmul", flops=2 * size**3, bytes=6 * size**2)]
+        pieces[f"product of two matrices of {size}"] = functools.partial(torch.mm, a, a), works
+    return pieces
+
+
+def measure_pieces(scale, device_name):
+    """{name: {"ms", "modelled_ms"}} of parts of a step, forward and backward."""
+    torch.cuda.set_device(device := torch.device(device_name))
+    loss.loss_and_slope = torch.compile(loss.loss_and_slope, dynamic=False)
+    figures = {}
+    for make in (attention_pieces, loss_piece, muon_pieces, product_pieces):
+        for name, (call, works) in make(scale, device).items():
+            modelled = model_works(works, torch.cuda.get_device_name())
+            figures[name] = {"ms": attempt(call), "modelled_ms": modelled}
+        torch.cuda.empty_cache()
+    return figures
+
+
+def model_works(works, device_name):
+    """Milliseconds that roofline.py models; None of a GPU that it doesn't know."""
+    key = next((key for key in GPUS if key.upper() in device_name.upper()), None)
+    share = load(results("roofline")).get("matmul_share")
+    if key is None or share is None:
+        return None
+    return 1e3 * sum(seconds_of(work, GPUS[key], "fa2", share) for work in works)
 
 
 def attempt(function):
@@ -90,27 +230,83 @@ def attempt(function):
         return f"does not work here: {describe_error(error):.200}"
 
 
+def pieces_table(figures):
+    table = Table(title="pieces", title_justify="left")
+    for column in ("piece", "ms", "modelled ms"):
+        table.add_column(column, justify="left" if column == "piece" else "right")
+    for name, row in figures.items():
+        cells = [f"{row[key]:.3f}" if isinstance(row[key], float) else str(row[key]) for key in row]
+        table.add_row(name, *cells)
+    return table
+
+
+# --- The flow -------------------------------------------------------------------------------------
+
+
+class Flow:
+    """Stages in their order, as far as the minutes reach."""
+
+    def __init__(self, scale, path, device, minutes, rehearse=False):
+        self.scale, self.path, self.device, self.rehearse = scale, path, device, rehearse
+        self.stop = time.monotonic() + 60 * minutes
+        self.complete = True
+
+    @property
+    def minutes(self):
+        """That are left."""
+        return (self.stop - time.monotonic()) / 60
+
+    def keep(self, name, seconds, function):
+        """The result of a function: what is kept of this very code or, if time is left, anew."""
+        stage = self.scale.hand._replace(name=name)
+        key, kept = key_of(stage, self.scale.default, 0), load(self.path)
+        if key not in kept:
+            if 60 * self.minutes < seconds * (not self.rehearse):
+                self.complete = False
+                return None
+            kept[key] = function()
+            write_json(self.path, kept)
+        return kept[key]
+
+    def run_stage(self, name):
+        if name in ("hand", "minute", "full"):
+            stage = getattr(self.scale, name)
+            self.complete &= measure([stage], self.path, self.device, self.minutes)
+            show([stage], self.path)
+        elif name == "doctor":
+            print(self.keep(name, SECONDS[name], lambda: ask_doctor(self.device)))
+        elif name == "referee":
+            for level in sandbox.LEVELS:
+                run = functools.partial(run_refereed, self.scale, level, self.device)
+                print(level, self.keep(f"referee {level}", SECONDS[name], run), flush=True)
+        elif figures := self.keep(name, SECONDS[name], self.measure_pieces):
+            Console(highlight=False, width=110).print(pieces_table(figures))
+
+    def measure_pieces(self):
+        """In a process of its own, that gives its memory back."""
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(measure_pieces, self.scale, self.device).result()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", help="a file or folder of text")
     parser.add_argument(
-        "--minutes", type=float, default=9, help="no run begins that would take longer"
+        "--minutes", type=float, default=9, help="nothing begins that would take longer"
     )
-    parser.add_argument(
-        "--stage", choices=["pieces", "speed", "minute", "full"], help="this one alone"
-    )
+    parser.add_argument("--stage", choices=NAMES, help="this one alone")
     parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--rehearse", action="store_true", help="with a tiny model, for a second")
+    parser.add_argument("--results", type=Path, default=results("gpu"), help="where they are kept")
     args = parser.parse_args()
-    begin, path = time.monotonic(), results("gpu")
-    options = ["--arena", ARENA, "--text", args.text, "--context", "2048", "--vocab-size", "8192"]
+    scale = tiny_scale() if args.rehearse else full_scale()
+    flow = Flow(scale, args.results, args.device, args.minutes, args.rehearse)
+    options = ["--arena", scale.arena, "--text", args.text, *scale.options.split()]
     subprocess.run([sys.executable, ROOT / "prepare.py", *options], check=True)
-    if args.stage in (None, "pieces") and not (runs := load(path)).get("pieces"):
-        runs["pieces"] = pieces(torch.device(args.device))
-        write_json(path, runs)
-    for what, value in load(path).get("pieces", {}).items():
-        print(f"{what:<60} {value if isinstance(value, str) else format(value, '.3f')}")
-    wanted = [stage for stage in stages() if args.stage in (None, stage.name)]
-    carry_out(wanted, path, args.device, args.minutes - (time.monotonic() - begin) / 60)
+    for name in NAMES:
+        if args.stage in (None, name):
+            flow.run_stage(name)
+    print("all done" if flow.complete else "not all done: the same command goes on")
 
 
 if __name__ == "__main__":
