@@ -7,7 +7,7 @@
 
 #include "machine.h"
 
-void note_triton(const char *name, dim3 grid, unsigned threads);  // in runtime.cpp
+extern "C" void note_triton(const char *name, dim3 grid, unsigned threads);  // in runtime.cpp
 
 static CUresult answer() { return card_health() ? CUDA_ERROR_ECC_UNCORRECTABLE : CUDA_SUCCESS; }
 
