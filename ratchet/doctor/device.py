@@ -61,7 +61,8 @@ def run_confined(code: str, device: str, level: str) -> tuple[bytes | None, str]
 
 def error_line(errors: str) -> str:
     """The line of a program's stderr that says why it failed: PyTorch says more below it."""
-    lines = errors.strip().splitlines() or ["no reason given"]
+    lines = [line for line in errors.strip().splitlines() if not line.startswith("[W")]  # warnings
+    lines = lines or ["no reason given"]
     reasons = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
     return (reasons or lines)[-1]
 

@@ -4,6 +4,7 @@ The second is started by a script that stands in for Python. On some systems all
 nothing is shared (pytorch/pytorch issue 112340, WSL2); so what one writes the other reads.
 """
 
+import os
 import sys
 
 import torch
@@ -23,7 +24,7 @@ def main(device: str, python: str) -> None:
     """Exits with a reason if the other process's number doesn't arrive."""
     spawn = multiprocessing.get_context("spawn")
     spawn.set_executable(python)
-    numbers = torch.zeros(1, device=device).share_memory_()
+    numbers = torch.zeros(1, dtype=torch.uint8, device=device).share_memory_()
     process = spawn.Process(target=write_one, args=(numbers,), daemon=True)
     process.start()
     process.join(SECONDS)
@@ -37,3 +38,4 @@ def main(device: str, python: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    os._exit(0)  # at a usual end PyTorch looks for memory that the other never let go of

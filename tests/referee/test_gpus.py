@@ -174,3 +174,5 @@ def test_why_a_gpu_is_not_shown_is_said(gpus, monkeypatch, tmp_path, error, visi
     (card / "class").write_text("0x030200\n", encoding="utf-8")
     with pytest.raises(Refused, match=f"no device 'cuda:0' here .*{said}"):
         choose_device("cuda:0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # who hides it needs no reason
+    assert nvidia.absence_of_gpus() == ("", "")

@@ -89,20 +89,20 @@ def has_nvidia_card() -> bool:
 
 
 def absence_of_gpus() -> tuple[str, str]:
-    """(why CUDA shows no GPU although there is one, what to do); ("", "") if there is none."""
+    """(why CUDA shows no GPU although there is one, what to do); ("", "") if that is no fault."""
     import pynvml
 
-    if not has_nvidia_card():
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1") or not has_nvidia_card():
         return "", ""
     try:
         pynvml.nvmlInit()
         if visible_gpus(pynvml):
             return "", ""
     except pynvml.NVMLError as error:
-        said = str(error)
-        remedies = [remedy for words, remedy in DRIVER_REMEDIES.items() if words in said]
-        return f"NVIDIA's driver: {said}", (remedies or ["see what `nvidia-smi` says"])[0]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        problem, remedies = f"NVIDIA's driver: {error}", [*DRIVER_REMEDIES.items()]
+        fitting = [remedy for words, remedy in remedies if words in problem]
+        return problem, (fitting or ["see what `nvidia-smi` says"])[0]
     if visible is None:
         return "NVIDIA's driver shows no GPU", "see what `nvidia-smi` says"
     return (
