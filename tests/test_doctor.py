@@ -194,7 +194,7 @@ def test_the_large_model_needs_what_the_doctor_says():
 def test_a_gpu_with_a_large_arena_needs_more_memory_and_disk(monkeypatch):
     monkeypatch.setattr(machine, "default_arena", lambda on_gpu: "climbmix" if on_gpu else "pocket")
     monkeypatch.setattr(psutil, "cpu_percent", lambda seconds: 0)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8e9))
+    monkeypatch.setattr(machine, "free_memory", lambda: 8e9)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5e10))
     of_cpu, of_gpu = (
         {finding.name: finding for finding in machine.check_machine(name)}

@@ -11,6 +11,7 @@ from ratchet.arena.definition import default_arena
 from ratchet.arena.files import cache_folder
 from ratchet.doctor.findings import Finding
 from ratchet.referee import limits
+from ratchet.referee.devices.memory import free_memory
 
 LARGE_BYTES = 6e9  # of the weights of train.py's large model; a small one's are nothing
 MEMORY_BYTES = 4e9  # that a run may need beside weights
@@ -28,7 +29,7 @@ def weight_bytes(device: str) -> float:
 def check_machine(device: str) -> Iterator[Finding]:
     """Load, memory, disk, arenas, git."""
     load, weights = psutil.cpu_percent(0.5), weight_bytes(device)
-    memory, least_memory = psutil.virtual_memory().available, MEMORY_BYTES + LOADED_COPIES * weights
+    memory, least_memory = free_memory(), MEMORY_BYTES + LOADED_COPIES * weights
     disk, least_disk = shutil.disk_usage(Path.cwd()).free, DISK_BYTES + KEPT_COPIES * weights
     arenas = ", ".join(sorted(path.parent.name for path in cache_folder().glob("*/arena.json")))
     is_quiet = load < 100 * limits.FOREIGN_CPU_SHARE[device.partition(":")[0]]

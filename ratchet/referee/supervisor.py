@@ -19,6 +19,7 @@ from typing import IO, Any
 import psutil
 
 from ratchet.referee import limits
+from ratchet.referee.devices.memory import free_memory
 from ratchet.untrusted_text import clean_text
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -81,7 +82,7 @@ class WatchedProcess:
     ) -> None:
         self.folder, self.mark, self.log = folder, mark, open(log, "wb")
         self.printed_bytes = self.peak_bytes = 0
-        self.most_bytes = limits.MEMORY_SHARE * psutil.virtual_memory().available
+        self.most_bytes = limits.MEMORY_SHARE * free_memory()
         self.next_check = 0.0
         adopt_orphans()
         self.popen = subprocess.Popen(

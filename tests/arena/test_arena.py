@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from conftest import ROOT, write_corpus
@@ -26,6 +28,7 @@ from ratchet.arena.progress import format_duration, reading_line
 from ratchet.arena.text.child import run_in_child
 from ratchet.arena.text.corpus import WORKERS, Corpus, stream_documents
 from ratchet.referee.devices.lock import hold_device
+from ratchet.referee.devices.memory import free_memory
 from ratchet.referee.environment import inherited_environment
 
 # --------------------------------------------------------------------------------------------------
@@ -195,6 +198,39 @@ def test_the_quota_of_control_groups_is_read_along_their_path(name, tmp_path, mo
     for name, path in zip(("CGROUPS", "MEMBERSHIPS"), groups(tmp_path, member, files)):
         monkeypatch.setattr(f"ratchet.arena.hardware.quota.{name}", path)
     assert cgroup_quota() == expected
+
+
+MEMORIES = {
+    "none": ("0::/\n", {}, 8e9),
+    "v2": (
+        "0::/a/b\n",
+        {
+            "a/b/memory.max": "max\n",
+            "a/memory.max": "5000\n",
+            "a/memory.current": "3000\n",
+            "a/memory.stat": "anon 1000\ninactive_file 1500\n",
+        },
+        3500,
+    ),
+    "v1": (
+        "4:memory:/a\n",
+        {
+            "memory/a/memory.limit_in_bytes": "5000\n",
+            "memory/a/memory.usage_in_bytes": "6000\n",
+            "memory/a/memory.stat": "inactive_file 9\ntotal_inactive_file 0\n",
+        },
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_memory_is_free_that_control_groups_grant(name, tmp_path, monkeypatch):
+    member, files, expected = MEMORIES[name]
+    for name, path in zip(("CGROUPS", "MEMBERSHIPS"), groups(tmp_path, member, files)):
+        monkeypatch.setattr(f"ratchet.arena.hardware.quota.{name}", path)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8e9))
+    assert free_memory() == expected
 
 
 @pytest.mark.parametrize(
