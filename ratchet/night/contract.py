@@ -17,6 +17,7 @@ CONTRACT = {
     "ratchet/arena/kernels/attention.py": ALL,
     "ratchet/arena/kernels/copying.py": ALL,
     "ratchet/arena/kernels/loss.py": ALL,
+    "ratchet/arena/kernels/mlp.py": ALL,
     "ratchet/arena/kernels/tables.py": ALL,
     "ratchet/arena/hardware/distributed.py": ALL,
     "ratchet/arena/hardware/compiling.py": {"Part"},

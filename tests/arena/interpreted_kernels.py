@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from ratchet.arena.kernels import loss, tables, triton_loss, triton_tables
+from ratchet.arena.kernels import loss, mlp, tables, triton_loss, triton_mlp, triton_tables
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,37 @@ def test_the_loss(n, vocab_size, dtype):
     nats, slope = loss.loss_and_slope(logits, targets, 15.0, 0.1)
     torch.testing.assert_close(triton_loss.turn_into_slope_(logits, targets, 15.0, 0.1), nats)
     torch.testing.assert_close(logits, slope, atol=1e-7, rtol=1e-2 if dtype.itemsize < 4 else 1e-5)
+
+
+@pytest.fixture
+def mlp_on_cpu(monkeypatch):
+    """The operators of the MLP, for a CPU too: small tiles, so that there are many of them."""
+    monkeypatch.setattr(triton_mlp, "TILE", (16, 32, 16))
+    for function in (triton_mlp.linear_relu2, triton_mlp.linear_relu2_backward):
+        torch.library.register_kernel(f"ratchet::{function.__name__}", "cpu", function)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+@pytest.mark.parametrize("tokens, width, inner", [(50, 24, 88), (16, 16, 64), (1, 8, 8)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_mlp_and_its_gradients(tokens, width, inner, compiled, mlp_on_cpu):
+    """In float32: the interpreter has no products of bfloat16."""
+    torch.manual_seed(0)
+    inputs = torch.randn(2, tokens, width), torch.randn(inner, width), torch.randn(width, inner)
+    upstream, results = torch.randn(2, tokens, width), []
+    fused = torch.compile(mlp.fused_relu2_mlp, fullgraph=True, backend="aot_eager")
+    for function in (fused if compiled else mlp.fused_relu2_mlp, mlp.plain_relu2_mlp):
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        out = function(*leaves)
+        out.backward(upstream)
+        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    torch.testing.assert_close(*results, atol=1e-3, rtol=1e-4)
+
+
+def test_the_products_of_the_mlp_are_counted(mlp_on_cpu):
+    x, up, down = (
+        t.requires_grad_() for t in (torch.ones(5, 8), torch.ones(16, 8), torch.ones(8, 16))
+    )
+    with FlopCounterMode(display=False) as counter:
+        mlp.fused_relu2_mlp(x, up, down).sum().backward()
+    assert counter.get_total_flops() == 6 * 2 * 5 * 8 * 16

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ratchet.arena.kernels import attention, copying, loss, tables
+from ratchet.arena.kernels import attention, copying, loss, mlp, tables
 
 
 @pytest.mark.parametrize("window", [1, 5, 16, 40])
@@ -108,3 +108,9 @@ def test_bonuses_are_added_in_the_order_of_their_columns(dtype):
     for b, t, i in itertools.product(range(3), range(7), range(4)):
         expected[b, t, tokens[b, t, i]] += bonus[b, t, i]
     assert torch.equal(copying.add_bonus_(logits, tokens, bonus), expected)
+
+
+def test_an_mlp_worked_by_hand():
+    up, down = torch.tensor([[1.0, 2.0], [-1.0, 0.0]]), torch.tensor([[10.0, 1.0], [0.0, 1.0]])
+    x = torch.tensor([[[1.0, 1.0], [-3.0, 0.0]]])  # 3 and -1 after `up`, then -3 and 3
+    assert mlp.relu2_mlp(x, up, down).tolist() == [[[90.0, 0.0], [9.0, 9.0]]]
