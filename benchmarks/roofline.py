@@ -249,6 +249,7 @@ def summarize(recording, gpu, attention, share):
         "flops_per_token": published_flops(recording) / tokens,
         "launches": sum(work["launches"] for work in recording.works),
         "waits": sum(work["waits"] for work in recording.works),
+        "graph_breaks": sum(recording.facts["graph_breaks"].values()),
         "peak_gib": recording.facts["peak_bytes"] / 2**30,
     }
 
@@ -388,6 +389,8 @@ def main():
         console.print(items_table(title, model_step(recording, *model)))
         if args.top:
             console.print(works_table("operations, MODELLED", recording, args.top, model))
+        for reason, count in recording.facts["graph_breaks"].items():
+            print(f"{name}: {count} graph breaks: {' '.join(reason.split()):.150}")
         summaries[name] = summarize(recording, *model)
     fitted = f"matrix products at {100 * share:.0f} % of the peak, fitted on the published baseline"
     console.print(subjects_table(f"{gpu.name}, MODELLED: {fitted}", summaries, measured))

@@ -18,6 +18,7 @@ import ctypes
 import functools
 import json
 import os
+import re
 import runpy
 import statistics
 import sys
@@ -38,8 +39,10 @@ CONTEXT, VOCAB_SIZE, TOKENS = 2048, 8192, 2**23
 FIRST, TIMED = 5, 10  # the step that is noted: queues are full by then; steps that are timed
 LOOKUPS = {"embedding", "index", "index_select", "gather", "_embedding_bag"}
 ROW_UPDATES = {"index_add_", "index_put_", "_index_put_impl_", "scatter_add_", "scatter_", "put_"}
+ROW_UPDATES |= {"rowwise_adam_"}  # of ratchet/arena/kernels
 WRITE_ONLY = {"copy_", "fill_", "zero_"}  # in place, without a look at what was there
 SORT_PASSES = 8  # of a radix sort over 64 bits
+RESUMED = r"torch_dynamo_resume_in_(\w+)_at_\d+"  # a function after a graph break
 MATRIX_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm"}
 
 
@@ -71,8 +74,9 @@ def bytes_moved(name, schema, named, outputs):
         rest = [v for v in named.values() if v is not table]
         return rows + sum(map(size_of, cuda_tensors(rest) + outputs))
     if name in ROW_UPDATES:
-        source = next(named[key] for key in ("source", "values", "src", "value") if key in named)
-        rest = [v for key, v in named.items() if key != "self"]
+        keys = ("source", "values", "src", "value", "grads")
+        source = next(named[key] for key in keys if key in named)
+        rest = [v for key, v in named.items() if key not in written]
         source_size = size_of(source) if isinstance(source, torch.Tensor) else 0
         return 2 * source_size + sum(map(size_of, cuda_tensors(rest)))
     read = cuda_tensors([v for key, v in named.items() if key not in not_read])
@@ -177,7 +181,7 @@ class StepRecorder(TorchDispatchMode):
         frame = sys._getframe(1)
         while frame:
             if is_contestants(frame.f_code.co_filename):
-                return frame.f_code.co_qualname
+                return re.sub(RESUMED, r"\1", frame.f_code.co_qualname)
             frame = frame.f_back
         main = threading.current_thread() is threading.main_thread()
         return "elsewhere" if main else "backward"
@@ -286,7 +290,7 @@ class RecordedRun(SyntheticRun):
             self.recorder.__exit__(None, None, None)
             self.recorder.active = False
             self.recorder.mark("")  # writes the log out
-            self.finish()
+            self.finish(graph_breaks=dict(torch._dynamo.utils.counters["graph_break"]))
 
 
 class TimedRun(SyntheticRun):

@@ -42,7 +42,8 @@ Z 100
 @pytest.fixture
 def recording():
     works = roofline.read_log(LOG.replace(",\n   ", ", "))
-    facts = {"tokens": 4096, "peak_bytes": 2**30, "optimizers": ["Muon"], "torch": "2.13"}
+    facts = {"tokens": 4096, "peak_bytes": 2**30, "optimizers": ["Muon"]}
+    facts |= {"torch": "2.13", "graph_breaks": {"a print": 2}}
     return roofline.Recording(works, facts)
 
 
@@ -92,7 +93,12 @@ def test_the_published_count_of_flops(recording):
     assert summary["modelled_tokens_per_second"] == pytest.approx(4096 / seconds)
     flops = roofline.published_flops(recording)
     assert summary["modelled_mfu_percent"] == pytest.approx(100 * flops / seconds / 100e12)
-    assert summary["launches"] == 7 and summary["waits"] == 1 and summary["peak_gib"] == 1
+    assert (
+        summary["launches"] == 7
+        and summary["waits"] == 1
+        and summary["graph_breaks"] == 2
+        and summary["peak_gib"] == 1
+    )
 
 
 def test_the_share_of_the_peak_is_fitted_on_the_published_step(recording):
