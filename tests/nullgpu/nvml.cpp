@@ -32,6 +32,11 @@ struct Process {  // nvmlProcessInfo_t
   unsigned gpu_instance, compute_instance;
 };
 
+struct OldProcess {  // nvmlProcessInfo_v1_t
+  unsigned pid;
+  unsigned long long used;
+};
+
 struct Pci {  // nvmlPciInfo_t
   char legacy_id[16];
   unsigned domain, bus, device, device_id, subsystem_id;
@@ -147,4 +152,17 @@ Status nvmlDeviceGetComputeRunningProcesses_v3(Card *card, unsigned *count, Proc
   for (unsigned i = 0; i < *count; i++) processes[i] = {card->processes[i], 1 << 30, ~0u, ~0u};
   return SUCCESS;
 }
+
+// PyTorch looks these up before it says that memory is out.
+Status nvmlDeviceGetComputeRunningProcesses(Card *card, unsigned *count, OldProcess *processes) {
+  unsigned room = *count;
+  *count = card->processes.size();
+  if (room < *count) return INSUFFICIENT_SIZE;
+  for (unsigned i = 0; i < *count; i++) processes[i] = {card->processes[i], 1 << 30};
+  return SUCCESS;
+}
+
+Status nvmlDeviceGetGpuFabricInfoV(Card *, void *) { return NOT_SUPPORTED; }
+Status nvmlDeviceGetNvLinkRemoteDeviceType(Card *, unsigned, int *) { return NOT_SUPPORTED; }
+Status nvmlDeviceGetNvLinkRemotePciInfo_v2(Card *, unsigned, Pci *) { return NOT_SUPPORTED; }
 }
