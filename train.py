@@ -40,7 +40,7 @@ PRESETS = {
         depth=9,  # layers
         heads=5,  # the width is heads x head_size
         head_size=128,
-        windows=[4, 4, 4, 1],  # a layer sees context / this, in turn; the last one sees it all
+        windows=[8, 8, 8, 1],  # a layer sees context / this, in turn; the last one sees it all
         table_bits=21,  # log2 of the rows of the n-gram table
     ),
     "small": dict(  # 2^12 tokens of pocket a step
@@ -152,8 +152,8 @@ class Block(nn.Module):
         q, k, v = qkv.unbind(2)  # [B, T, H, D] each
         gate = 2 * self.value_gate(x[..., :GATE_INPUTS]).sigmoid()
         v = v + gate[..., None] * value.view_as(v)  # value embeddings: ResFormer, arXiv:2410.17897
-        q = norm(rotate(q, rotary))  # QK-norm: arXiv:2302.05442
-        k = norm(rotate(k, rotary))
+        q = rotate(norm(q), rotary)  # QK-norm: arXiv:2302.05442
+        k = rotate(norm(k), rotary)
         if cache is not None:
             k, v = cache.update(k, v)
         attended = causal_attention(q, k, v, self.window)
