@@ -1,14 +1,18 @@
 """The doctor says what is wrong with a machine, and what to do about it."""
 
+import json
 import re
 import shutil
 import subprocess
+import sys
 from types import SimpleNamespace
 
+import nullgpu
 import psutil
 import pynvml
 import pytest
 import torch
+from conftest import ROOT
 from fake_nvml import GIB, Card, gpus_fixture, whole  # noqa: F401
 
 import train
@@ -247,3 +251,59 @@ def test_only_a_gpu_is_asked_about_gpus(monkeypatch):
     for name in ("check_compiler", "check_sharing"):
         monkeypatch.setattr(f"ratchet.doctor.examination.{name}", lambda *args: finding)
     assert examine_machine("cpu") == [] and examine_machine("cuda:0") == [finding] * 2
+
+
+# --------------------------------------------------------------------------------------------------
+# On a null GPU
+
+
+# PyTorch brings the runtime of CUDA along, so that no referee hands it on as it does a driver
+DOCTOR = """
+import os
+from ratchet.referee import environment, sandbox
+environment.INHERITED += " LD_PRELOAD"
+sandbox.LIBRARIES.append(os.environ["LD_LIBRARY_PATH"])
+from ratchet.__main__ import main
+main()
+"""
+
+
+@pytest.fixture
+def examine(null_gpu, tmp_path, cache):
+    """examine(level, ...) -> {name: finding} of the second of two null GPUs, which isn't alone."""
+    cards = nullgpu.RTX_4090, nullgpu.H100._replace(compute_mode=3, processes=(1, 2))
+    (folder := tmp_path / "cards").mkdir()
+    folder = nullgpu.make_machine(folder, cards, built=null_gpu)
+
+    def call(level, **variables):
+        if level != "none" and not sandbox.level_works(level):
+            pytest.skip(f"{level} doesn't work on this machine")
+        conditions = dict(RATCHET_ISOLATION=level, RATCHET_CACHE=str(cache), PYTHONPATH=str(ROOT))
+        environment = nullgpu.environment(folder) | conditions | variables
+        argv = [sys.executable, "-c", DOCTOR, "doctor", "--device", "cuda:1", "--json"]
+        done = subprocess.run(argv, env=environment, capture_output=True, check=True)
+        return {finding["name"]: finding for finding in json.loads(done.stdout)}
+
+    return call
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", sandbox.LEVELS[:2])
+def test_a_null_gpu_is_tried_in_the_sandbox(level, examine):
+    findings = examine(level)
+    assert findings["device"]["seen"].startswith("NVIDIA H100 80GB HBM3, driver 580")
+    assert findings["card"]["seen"] == "GPU 1 of nvidia-smi, at 00000000:11:00.0"
+    assert findings["compute mode"]["seen"] == "exclusive process"
+    assert findings["other programs"]["seen"] == "2, it is 0% busy"
+    assert findings["GPU memory"]["seen"] == "79 of 79 GiB free"
+    for name in ("torch", "matmul peak", "torch.compile", "shared memory"):
+        assert findings[name]["well"], findings[name]
+    assert not findings["compute mode"]["well"] and not findings["other programs"]["well"]
+
+
+@pytest.mark.slow
+def test_that_there_is_no_compiler_is_seen(examine, tmp_path):
+    for name in ("git", "sleep"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    finding = examine("none", PATH=str(tmp_path))["torch.compile"]
+    assert not finding["well"] and "apt install gcc" in finding["advice"]
