@@ -7,12 +7,10 @@
 
 #include "machine.h"
 
-extern "C" void note_triton(const char *name, dim3 grid, unsigned threads);  // in runtime.cpp
-
 static CUresult answer() { return card_health() ? CUDA_ERROR_ECC_UNCORRECTABLE : CUDA_SUCCESS; }
 
 static CUresult launch(CUfunction function, dim3 grid, unsigned threads) {
-  note_triton((const char *)function, grid, threads);
+  note("T %u %u %u %u %s", grid.x, grid.y, grid.z, threads, (const char *)function);
   return answer();
 }
 

@@ -16,6 +16,7 @@ A line of a log is a letter and what follows it:
     D card                       what comes next is on this card (0 at first)
     K x y z threads kernel       a kernel of CUDA's: its grid, threads of a block
     T x y z threads kernel       one of Triton's
+    L graph                      a captured graph; what is in it was noted when it was captured
     G m n k batch call type      a product of matrices [m, k] and [k, n], as cuBLAS calls them
     C bytes kind how             a copy: "HtoD pageable", "DtoH pinned", "DtoD"; "sync" or "async"
     S call                       the host waits for the card
@@ -47,7 +48,11 @@ SOURCES = Path(__file__).resolve().parent
 LIBRARY = "nullgpu.so"
 ALIASES = "libcuda.so.1", "libnvidia-ml.so.1"  # names by which programs look for a driver
 REPLACED = "libcudart.so.*", "libcublas.so.*", "libcublasLt.so.*"  # of the CUDA wheels
-NOT_SUPPORTED = {"cublas": 15, "cu": 801}  # what a stub answers, by the beginning of its name
+NOT_SUPPORTED = {
+    "cublas": 15,
+    "cu": 801,
+    "nvml": 3,
+}  # what a stub answers, by the beginning of its name
 
 
 class Card(NamedTuple):
@@ -103,6 +108,14 @@ def driver_functions(header: Path) -> set[str]:
     return {*plain, *re.findall(r"#define cu\w+ +(cu\w+_v\d+)\b", text)}
 
 
+def nvml_functions() -> set[str]:
+    """Names of NVML's functions that PyTorch looks for: it wants all of them, or none."""
+    torch = importlib.util.find_spec("torch")
+    assert torch and torch.origin
+    library = Path(torch.origin).parent / "lib/libc10_cuda.so"
+    return {name.decode() for name in re.findall(rb"\0(nvml[A-Z]\w+)\0", library.read_bytes())}
+
+
 def write_stubs(path: Path, names: set[str]) -> None:
     """Write C++ of functions that note their call and answer that it isn't supported."""
     lines = ['#include "machine.h"', 'extern "C" {']
@@ -119,13 +132,21 @@ def build(folder: Path, cards: Sequence[Card] = (H100,)) -> Path:
     assert wheels, reason_not_to_build()
     objects = [compile_source(source, folder, wheels) for source in sorted(SOURCES.glob("*.cpp"))]
     ours = {name for path in objects for name in defined_symbols(path)}
-    theirs = driver_functions(next(wheels.glob("*/include/cuda.h")))
+    theirs = driver_functions(next(wheels.glob("*/include/cuda.h"))) | nvml_functions()
     for library in (path for name in REPLACED for path in wheels.glob(f"*/lib/{name}")):
         theirs |= defined_symbols(library, "-D")
     stubs = folder / "stubs.cpp"
     write_stubs(stubs, {name for name in theirs - ours if name.startswith(tuple(NOT_SUPPORTED))})
     objects.append(compile_source(stubs, folder, wheels))
-    argv = ["g++", "-shared", *map(str, objects), "-o", str(folder / LIBRARY), "-ldl"]
+    argv = [
+        "g++",
+        "-shared",
+        "-Wl,--no-undefined",
+        *map(str, objects),
+        "-o",
+        str(folder / LIBRARY),
+        "-ldl",
+    ]
     subprocess.run(argv, check=True)
     return make_machine(folder, cards)
 

@@ -26,16 +26,25 @@ static std::string bus_id(const Card &card) {
   return text;
 }
 
-struct Process {  // nvmlProcessInfo_t
+struct Process_v1 {  // nvmlProcessInfo_v1_t
+  unsigned pid;
+  unsigned long long used;
+};
+
+struct Process_v3 {  // nvmlProcessInfo_t
   unsigned pid;
   unsigned long long used;
   unsigned gpu_instance, compute_instance;
 };
 
-struct OldProcess {  // nvmlProcessInfo_v1_t
-  unsigned pid;
-  unsigned long long used;
-};
+template <class Process>
+static Status list_processes(Card *card, unsigned *count, Process *processes) {
+  unsigned room = *count;
+  *count = card->processes.size();
+  if (room < *count) return INSUFFICIENT_SIZE;
+  for (unsigned i = 0; i < *count; i++) processes[i] = {card->processes[i], 1 << 30};
+  return SUCCESS;
+}
 
 struct Pci {  // nvmlPciInfo_t
   char legacy_id[16];
@@ -145,24 +154,12 @@ Status nvmlDeviceGetCurrentClocksEventReasons(Card *card, unsigned long long *re
   return SUCCESS;
 }
 
-Status nvmlDeviceGetComputeRunningProcesses_v3(Card *card, unsigned *count, Process *processes) {
-  unsigned room = *count;
-  *count = card->processes.size();
-  if (room < *count) return INSUFFICIENT_SIZE;
-  for (unsigned i = 0; i < *count; i++) processes[i] = {card->processes[i], 1 << 30, ~0u, ~0u};
-  return SUCCESS;
+// PyTorch asks for this one before it says that memory is out.
+Status nvmlDeviceGetComputeRunningProcesses(Card *card, unsigned *count, Process_v1 *processes) {
+  return list_processes(card, count, processes);
 }
 
-// PyTorch looks these up before it says that memory is out.
-Status nvmlDeviceGetComputeRunningProcesses(Card *card, unsigned *count, OldProcess *processes) {
-  unsigned room = *count;
-  *count = card->processes.size();
-  if (room < *count) return INSUFFICIENT_SIZE;
-  for (unsigned i = 0; i < *count; i++) processes[i] = {card->processes[i], 1 << 30};
-  return SUCCESS;
+Status nvmlDeviceGetComputeRunningProcesses_v3(Card *card, unsigned *count, Process_v3 *processes) {
+  return list_processes(card, count, processes);
 }
-
-Status nvmlDeviceGetGpuFabricInfoV(Card *, void *) { return NOT_SUPPORTED; }
-Status nvmlDeviceGetNvLinkRemoteDeviceType(Card *, unsigned, int *) { return NOT_SUPPORTED; }
-Status nvmlDeviceGetNvLinkRemotePciInfo_v2(Card *, unsigned, Pci *) { return NOT_SUPPORTED; }
 }

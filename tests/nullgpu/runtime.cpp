@@ -255,10 +255,6 @@ static std::unordered_map<const void *, std::string> &kernels() {  // made befor
   return *names;
 }
 
-void note_triton(const char *name, dim3 grid, unsigned threads) {
-  note("T %u %u %u %u %s", grid.x, grid.y, grid.z, threads, name);
-}
-
 static cudaError_t launch(const void *kernel, dim3 grid, dim3 block) {
   {
     std::lock_guard<std::mutex> lock(mutex);
@@ -508,28 +504,6 @@ cudaError_t cudaStreamGetPriority(cudaStream_t, int *priority) {
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *status) {
-  *status = cudaStreamCaptureStatusNone;
-  return cudaSuccess;
-}
-
-// Three versions, alike in their first arguments.
-static cudaError_t capture_info(int *status, unsigned long long *id) {
-  *status = cudaStreamCaptureStatusNone;
-  if (id) *id = 0;
-  return cudaSuccess;
-}
-#define CAPTURE_INFO(function, symbol)                                          \
-  cudaError_t function(cudaStream_t, int *, unsigned long long *) __asm__(symbol); \
-  cudaError_t function(cudaStream_t, int *status, unsigned long long *id) { \
-    return capture_info(status, id); \
-  }
-CAPTURE_INFO(capture_info_1, "cudaStreamGetCaptureInfo")
-CAPTURE_INFO(capture_info_2, "cudaStreamGetCaptureInfo_v2")
-CAPTURE_INFO(capture_info_3, "cudaStreamGetCaptureInfo_v3")
-
-cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *) { return cudaSuccess; }
-
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
   *event = (cudaEvent_t)new_handle();
   return cudaSuccess;
@@ -559,6 +533,68 @@ cudaError_t elapsed_1(float *) __asm__("cudaEventElapsedTime");
 cudaError_t elapsed_1(float *milliseconds) { return elapsed(milliseconds); }
 cudaError_t elapsed_2(float *) __asm__("cudaEventElapsedTime_v2");
 cudaError_t elapsed_2(float *milliseconds) { return elapsed(milliseconds); }
+
+// ---------------------------------------------------------------------------------------------
+// Graphs: what is captured is noted as if it ran, a launch of it is one line
+
+static cudaStream_t captured;
+static bool is_capturing;
+
+static cudaError_t capture_info(cudaStream_t stream, int *status, unsigned long long *id) {
+  bool active = is_capturing && stream == captured;
+  *status = active ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  if (id) *id = active;
+  return cudaSuccess;
+}
+
+// Three versions, alike in their first arguments.
+#define CAPTURE_INFO(function, symbol)                                                          \
+  cudaError_t function(cudaStream_t, int *, unsigned long long *) __asm__(symbol);              \
+  cudaError_t function(cudaStream_t stream, int *status, unsigned long long *id) {              \
+    return capture_info(stream, status, id);                                                    \
+  }
+CAPTURE_INFO(capture_info_1, "cudaStreamGetCaptureInfo")
+CAPTURE_INFO(capture_info_2, "cudaStreamGetCaptureInfo_v2")
+CAPTURE_INFO(capture_info_3, "cudaStreamGetCaptureInfo_v3")
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status) {
+  return capture_info(stream, (int *)status, nullptr);
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *) { return cudaSuccess; }
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  captured = stream;
+  is_capturing = true;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph) {
+  is_capturing = false;
+  *graph = (cudaGraph_t)new_handle();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphGetNodes(cudaGraph_t, cudaGraphNode_t *, size_t *count) {
+  *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *made, cudaGraph_t, unsigned long long) {
+  *made = (cudaGraphExec_t)new_handle();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) {
+  note("L graph");
+  return answer(card_health());
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
+
+// Nothing stands in for cuDNN. With so old a version PyTorch takes another attention.
+size_t cudnnGetVersion() { return 8000; }
 
 // ---------------------------------------------------------------------------------------------
 // Errors
