@@ -2,10 +2,14 @@
 
 import importlib
 import os
+import subprocess
+import sys
 
+import nullgpu
 import pynvml
 import pytest
 import torch
+from conftest import ROOT
 from fake_nvml import Card, gpus_fixture, whole  # noqa: F401
 
 import prepare
@@ -176,3 +180,40 @@ def test_why_a_gpu_is_not_shown_is_said(gpus, monkeypatch, tmp_path, error, visi
         choose_device("cuda:0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # who hides it needs no reason
     assert nvidia.absence_of_gpus() == ("", "")
+
+
+# prints the buses of the cards that a referee means, then those that CUDA means in what it starts
+BUSES = """
+import ctypes, os
+from ratchet.referee import bytecode, environment
+from ratchet.referee.devices.nvidia import open_gpu
+from ratchet.referee.devices.choice import list_devices
+bytecode.compile_libraries = lambda: None
+for name in list_devices()[:-1]:
+    nvml, card = open_gpu(name)
+    print(nvml.nvmlDeviceGetPciInfo(card).busId.lower())
+os.environ |= environment.inherited_environment()
+library, count = ctypes.CDLL(os.environ["LD_PRELOAD"]), ctypes.c_int()
+library.cudaGetDeviceCount(ctypes.byref(count))
+for number in range(count.value):
+    bus = ctypes.create_string_buffer(16)
+    library.cudaDeviceGetPCIBusId(bus, 16, number)
+    print(bus.value.decode().lower())
+"""
+
+
+def test_on_a_machine_of_unlike_cards_a_name_is_that_of_one_card(null_gpu, tmp_path):
+    """The faster card is the second one on the bus, and the first one of CUDA's own count."""
+    machine = nullgpu.make_machine(tmp_path, [nullgpu.RTX_4090, nullgpu.H100], built=null_gpu)
+    environment = nullgpu.environment(machine) | {"PYTHONPATH": str(ROOT)}
+    for visible, expected in (
+        ("0,1", ["10", "11"]),
+        ("1", ["11"]),
+        ("GPU-a2,GPU-a1", ["11", "10"]),
+        ("1,5,0", ["11"]),
+    ):
+        variables = environment | {"CUDA_VISIBLE_DEVICES": visible}
+        argv = [sys.executable, "-c", BUSES]
+        done = subprocess.run(argv, env=variables, capture_output=True, encoding="utf-8")
+        buses = [address.split(":")[1] for address in done.stdout.split()]
+        assert buses == expected * 2, done.stderr
