@@ -86,6 +86,7 @@ OTHERS = [  # of other programs
     r"pip install uv",
     r"uv sync --all-extras --group dev",
     r"uv sync --extra (\w+)",
+    r"uv sync --group flash4",
     r"uv run ray start (--head|--address=HERE:6379)",
     r"git clone \. \.\./pocket-night && cd \.\./pocket-night",
     r'git fetch examples/pocket-night/sources\.bundle "refs/ratchet/\*:refs/ratchet/\*"',

@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from ratchet.arena.kernels import attention, copying, loss, mlp, tables
+from ratchet.arena.kernels import attention, copying, flash4, loss, mlp, tables
 
 
 @pytest.mark.parametrize("window", [1, 5, 16, 40])
@@ -114,3 +116,48 @@ def test_an_mlp_worked_by_hand():
     up, down = torch.tensor([[1.0, 2.0], [-1.0, 0.0]]), torch.tensor([[10.0, 1.0], [0.0, 1.0]])
     x = torch.tensor([[[1.0, 1.0], [-3.0, 0.0]]])  # 3 and -1 after `up`, then -3 and 3
     assert mlp.relu2_mlp(x, up, down).tolist() == [[[90.0, 0.0], [9.0, 9.0]]]
+
+
+@pytest.fixture
+def flash4_on_cpu(monkeypatch):
+    """flash-attn-4 is there, as it computes: it gets what it may get and returns as much."""
+
+    def weights(q, k, left, right):
+        assert right == 0
+        position = torch.arange(q.size(1))
+        distance = position[:, None] - position
+        unseen = (distance < 0) | (distance > (q.size(1) if left is None else left))
+        scores = torch.einsum("bthd,bshd->bhts", q, k) / math.sqrt(q.size(-1))
+        return scores.masked_fill(unseen, -torch.inf).softmax(-1)
+
+    def forward(q, k, v, return_lse, window_size_left, window_size_right):
+        p = weights(q, k, window_size_left, window_size_right)
+        return torch.einsum("bhts,bshd->bthd", p, v), p.new_zeros(p.shape[:3]), None, None, None
+
+    def backward(q, k, v, out, grad, lse, window_size_left, window_size_right):
+        p = weights(q, k, window_size_left, window_size_right)
+        dp = torch.einsum("bthd,bshd->bhts", grad, v)
+        ds = p * (dp - (p * dp).sum(-1, keepdim=True)) / math.sqrt(q.size(-1))
+        terms = ("bhts,bshd->bthd", ds, k), ("bhts,bthd->bshd", ds, q), ("bhts,bthd->bshd", p, grad)
+        return tuple(torch.einsum(*term) for term in terms)
+
+    module = SimpleNamespace(_flash_attn_fwd=forward, _flash_attn_bwd=backward)
+    monkeypatch.setitem(sys.modules, flash4.INTERFACE, module)
+    for operator in (flash4.flash4, flash4.flash4_backward):
+        operator.register_kernel("cpu")(operator._init_fn)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("window", [3, 16])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_flash_attention_4_is_called_as_it_expects(window, compiled, flash4_on_cpu):
+    torch.manual_seed(0)
+    inputs, upstream = torch.randn(3, 2, 16, 3, 8), torch.randn(2, 16, 3, 8)
+    fused = torch.compile(attention.flash4_attention, fullgraph=True, backend="aot_eager")
+    results = []
+    for attend in (fused if compiled else attention.flash4_attention, attention.plain_attention):
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        out = attend(*leaves, window)
+        out.backward(upstream)
+        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    torch.testing.assert_close(*results)

@@ -96,7 +96,14 @@ def test_a_run_by_hand_comes_to_its_summary(finished):
     assert (result["device"], result["device_name"]) == ("cuda:3", nullgpu.H100.name)
     for key in SUMMARY:
         assert f"\n{key}:" in finished.printed
-    assert "slower" not in finished.printed and "Warning" not in finished.printed
+    assert "Warning" not in finished.printed
+
+
+def test_a_model_is_scored_with_the_attention_that_it_was_trained_with(finished):
+    """FlashAttention: there is no cuDNN on a null GPU."""
+    score_log = (finished.folder / "score.log").read_text(encoding="utf-8")
+    for printed in (finished.printed, score_log):
+        assert "attention to all tokens before: varlen_attention\n" in printed
 
 
 def test_it_keeps_to_its_own_card(finished):

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+from ratchet.arena.kernels import flash4  # noqa: F401
 from ratchet.arena.kernels.attention import causal_attention
 from ratchet.arena.kernels.copying import add_bonus_, find_followers
 from ratchet.arena.kernels.loss import softcapped_cross_entropy

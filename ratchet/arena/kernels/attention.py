@@ -3,12 +3,14 @@
 Letters in shapes: B rows, T context, n latest tokens, H heads, D head size.
 """
 
-import functools
+import importlib.util
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ratchet.arena.kernels.trial import kernel_works, once, random_tensors, triton_op
 
 # called instead of a kernel while the FLOPs of a model are counted
 work_counter: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
@@ -32,9 +34,10 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """
     if q.size(1) < k.size(1):
         return decoding_attention(q, k, v, window)
-    # chosen even where its work is only counted: before anything is compiled
-    kernel = varlen_attention if q.is_cuda and varlen_works(q.dtype) else blockwise_attention
-    return (work_counter or kernel)(q, k, v, window)
+    name = "blockwise_attention"
+    if q.is_cuda:  # chosen even where its work is only counted: before anything is compiled
+        name = choose_attention(q.dtype, q.size(-1), window >= q.size(1))
+    return (work_counter or ATTENTIONS[name])(q, k, v, window)
 
 
 def decoding_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
@@ -76,24 +79,56 @@ def varlen_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     return out.view(B, T, *out.shape[1:])
 
 
-@torch.compiler.assume_constant_result
-def varlen_works(dtype: torch.dtype) -> bool:
-    """Whether varlen_attention() runs on this GPU, both ways, and agrees with its twin."""
-    return try_varlen(dtype)  # the compiler would look into a cached function, and break there
+def cudnn_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Attention to all tokens before by cuDNN, CUDA only: window >= T."""
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    attend = torch.ops.aten._scaled_dot_product_cudnn_attention
+    return attend(q, k, v, None, compute_log_sumexp=True, is_causal=True)[0].transpose(1, 2)
 
 
-@functools.cache
-def try_varlen(dtype: torch.dtype) -> bool:
-    """varlen_works(), once."""
-    with torch.enable_grad():
-        random = torch.randn(3, 2, 256, 2, 64, device="cuda", dtype=dtype)
-        q, k, v = (t.requires_grad_() for t in random.unbind())
-        try:
-            out = varlen_attention(q, k, v, 100)
-            out.backward(v)
-            torch.testing.assert_close(out, plain_attention(q, k, v, 100), atol=2e-2, rtol=2e-2)
-            return True
-        except Exception as error:  # there are many types of them
-            why = " ".join(str(error).split())
-            print(f"varlen_attn does not work here, slower attention instead: {why:.100}")
-            return False
+def flash4_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """FlashAttention-4 (flash4.py), an optional package for Hopper and later."""
+    return torch.ops.ratchet.flash4(q, k, v, min(window, q.size(1)))[0]
+
+
+# --------------------------------------------------------------------------------------------------
+# The choice
+
+ATTENTIONS = {
+    "flash4_attention": flash4_attention,
+    "cudnn_attention": cudnn_attention,
+    "varlen_attention": varlen_attention,
+    "blockwise_attention": blockwise_attention,
+}
+
+
+@once
+def choose_attention(dtype: torch.dtype, head_size: int, whole: bool) -> str:
+    """The name of the attention for this GPU: the first that works, by what is published on speed.
+
+    whole: to all tokens before. No stopwatch decides, nor whether there are gradients: the choice
+    is the same in all runs on a machine, and where a model is trained and where it is scored.
+    """
+    names = ["varlen_attention"]
+    if torch.cuda.get_device_capability() >= (9, 0):  # on older GPUs they gain nothing
+        names = ["cudnn_attention"] * whole + names
+        if importlib.util.find_spec("flash_attn") and triton_op("flash4"):
+            names = ["flash4_attention"] + names
+    works = (name for name in names if attention_works(ATTENTIONS[name], dtype, head_size, whole))
+    name = next(works, "blockwise_attention")
+    print(f"attention to {'all tokens before' if whole else 'a window'}: {name}")
+    return name
+
+
+def attention_works(
+    attention: Callable[..., Tensor], dtype: torch.dtype, head_size: int, whole: bool
+) -> bool:
+    """Whether a kernel runs on this GPU, both ways, and agrees with its twin."""
+
+    def run(attention):
+        leaves = [t.requires_grad_() for t in random_tensors(3, 2, 256, 2, head_size, dtype=dtype)]
+        out = attention(*leaves, 256 if whole else 100)
+        out.backward(leaves[2].detach())
+        return out, *(leaf.grad for leaf in leaves)
+
+    return kernel_works(attention, plain_attention, run)

@@ -3,7 +3,6 @@
 Letters in shapes: B rows, T context, n tokens that get a bonus, C width, V vocabulary.
 """
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ratchet.arena.kernels.copying import add_bonus_
-from ratchet.arena.kernels.trial import kernel_works, random_tensors, triton_op
+from ratchet.arena.kernels.trial import kernel_works, once, random_tensors, triton_op
 
 LOSS_TOKENS = {"cpu": 2**10}  # whose logits exist at the same time; else 2**14
 FUSED_LOGITS = 2**14  # of a token at most: more of them would spill out of the registers
@@ -90,7 +89,7 @@ def fused_loss_and_slope(
     return torch.ops.ratchet.turn_into_slope_(logits, targets, cap, scale), logits
 
 
-@functools.cache
+@once
 def fused_loss_works(dtype: torch.dtype) -> bool:
     """Whether the Triton kernel runs on this GPU and agrees with its twin."""
 

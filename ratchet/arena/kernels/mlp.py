@@ -3,13 +3,11 @@
 Letters in shapes: M tokens, C width, F inner width.
 """
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ratchet.arena.kernels.trial import kernel_works, random_tensors, triton_op
+from ratchet.arena.kernels.trial import kernel_works, once, random_tensors, triton_op
 
 
 def plain_relu2_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -51,8 +49,7 @@ class Relu2MLP(torch.autograd.Function):
         return before @ up, before.T @ x, grad.T @ hidden
 
 
-@torch.compiler.assume_constant_result
-@functools.cache
+@once
 def fused_mlp_works(dtype: torch.dtype) -> bool:
     """Whether the Triton kernel runs on this GPU, both ways, and agrees with its twin."""
 

@@ -3,12 +3,10 @@
 Letters in shapes: R rows of the table, C width, n rows with a gradient, the same one maybe often.
 """
 
-import functools
-
 import torch
 from torch import Tensor
 
-from ratchet.arena.kernels.trial import kernel_works, random_tensors, triton_op
+from ratchet.arena.kernels.trial import kernel_works, once, random_tensors, triton_op
 
 
 def plain_rowwise_adam_(
@@ -58,7 +56,7 @@ def rowwise_adam_(
     step(table, variance, count, rows, grads, lr, beta2, weight_decay)
 
 
-@functools.cache
+@once
 def rowwise_adam_works() -> bool:
     """Whether the Triton kernel runs on this GPU and agrees with its twin."""
 

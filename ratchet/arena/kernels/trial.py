@@ -1,5 +1,6 @@
 """Tries a kernel before it is used: does it run on this GPU, and agree with its plain twin?"""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,6 +8,17 @@ import torch
 from torch import Tensor
 
 TOLERANCE = 2e-2  # absolute and relative: of bfloat16
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function of constants called once for each of them; the compiler takes the result."""
+    cached = functools.cache(function)
+
+    @torch.compiler.assume_constant_result
+    def call(*args):
+        return cached(*args)  # the compiler would look into a cached function, and break there
+
+    return call
 
 
 def triton_op(name: str) -> Any:
@@ -32,7 +44,7 @@ def kernel_works(
             return True
         except Exception as error:  # there are many types of them
             name, why = getattr(kernel, "__name__", kernel), " ".join(str(error).split())
-            print(f"{name} does not work here, slower without it: {why:.100}")
+            print(f"{name} does not work on this GPU and is left out: {why:.100}")
             return False
 
 
