@@ -232,15 +232,22 @@ def test_memory_that_is_not_shared_is_noticed(monkeypatch, code, reason):
 
 def test_what_to_do_without_shared_memory_is_told(monkeypatch):
     errors = (
-        b"RuntimeError: CUDA error: operation not supported\nthe other process ended with code 1\n"
+        "RuntimeError: CUDA error: operation not supported\nthe other process ended with code 1"
     )
-    done = SimpleNamespace(returncode=1, stderr=errors)
-    monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
+    monkeypatch.setattr(isolation, "run_program", lambda *args: (None, errors))
     finding = isolation.check_sharing("cuda:0", "none")
     assert not finding.well and finding.seen == "RuntimeError: CUDA error: operation not supported"
     assert "wsl" not in finding.advice
     isolation.WSL_NODE.touch()
     assert "wsl --update" in isolation.check_sharing("cuda:0", "none").advice
+
+
+def test_a_driver_that_hangs_is_not_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "SECONDS", 0.1)
+    assert device.run_program(["sleep", "60"], tmp_path, {}) == (
+        None,
+        "TimeoutError: it took more than 0.1 s",
+    )
 
 
 def test_only_a_gpu_is_asked_about_gpus(monkeypatch):

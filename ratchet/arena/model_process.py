@@ -17,11 +17,13 @@ import torch.multiprocessing as multiprocessing
 
 from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit
 from ratchet.arena.definition import Arena
+from ratchet.arena.files import Refused
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.hardware.device import set_cuda_device, synchronize
 from ratchet.arena.inspection import inspect_model
 from ratchet.arena.results import weight_bytes
 
+MARK = 1.0  # written into the shared logits before the contestant's code is there
 NO_MEMORY = "out of memory|can't allocate memory|not enough memory"  # as errors say it
 
 
@@ -57,8 +59,15 @@ class ModelProcess:
         theirs.close()
 
     def load_model(self) -> float:
-        """Let the contestant's code begin; returns the seconds it takes to load the model."""
-        self._ask({}, START_SECONDS)  # answered by our code: Python and torch are there
+        """Let the contestant's code begin; returns the seconds it takes to load the model.
+
+        Raises Refused where CUDA's calls succeed and share nothing, as under Windows (WSL2): all
+        logits would be zero. See pytorch/pytorch issues 112340 and 156618.
+        """
+        self._ask({"mark": True}, START_SECONDS)  # of our code: Python and torch are there
+        if not (self.logits[0, 0, 0] == MARK).item():
+            problem = "what a process writes into this GPU's memory another one doesn't see"
+            raise Refused(f"{problem}: see `uv run ratchet doctor --device {self.logits.device}`")
         begin = time.monotonic()
         self._ask({"load": True}, self.load_seconds)
         return time.monotonic() - begin
@@ -131,7 +140,10 @@ def serve_model(
         question = json.loads(channel.recv_bytes())
         try:
             answer: dict[str, Any] = {}
-            if "load" in question:
+            if "mark" in question:
+                logits[0, 0, 0] = MARK
+                synchronize(device)
+            elif "load" in question:
                 model = load_contestant(folder, device)
             elif "flops" in question:
                 answer = try_to_inspect(model, logits, device, question["flops"])

@@ -15,6 +15,7 @@ from ratchet.referee.devices.cores import pinned_to
 from ratchet.referee.devices.nvidia import absence_of_gpus, throttle_cause
 from ratchet.referee.environment import copy_contract, matmul_environment
 
+SECONDS = 300  # that a try may take: a broken driver can hang
 PEAK = """
 import json, torch
 from ratchet.arena.hardware import cpu, device
@@ -47,16 +48,28 @@ COMPILER_REMEDIES = {
 }
 
 
+def run_program(
+    argv: list[str], folder: Path, environment: dict[str, str]
+) -> tuple[bytes | None, str]:
+    """(what a program prints, None if it fails; its stderr); it is killed after SECONDS."""
+    try:
+        done = subprocess.run(
+            argv, cwd=folder, env=environment, capture_output=True, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"TimeoutError: it took more than {SECONDS} s"
+    return None if done.returncode else done.stdout, done.stderr.decode(errors="replace")
+
+
 def run_confined(code: str, device: str, level: str) -> tuple[bytes | None, str]:
-    """(what code prints that runs in the sandbox, with the contract; None if it fails; stderr)."""
-    with tempfile.TemporaryDirectory() as folder, pinned_to(device):
-        copy_contract(Path(folder))
-        view = sandbox.View(write=(Path(folder),), device=device)
+    """run_program() of code that runs in the sandbox, with the contract."""
+    with tempfile.TemporaryDirectory() as name, pinned_to(device):
+        folder = Path(name)
+        copy_contract(folder)
+        view = sandbox.View(write=(folder,), device=device)
         program = [sys.executable, "-c", code.format(device=torch_name(device))]
         argv = sandbox.confined_command(program, view, level)
-        environment = matmul_environment(Path(folder))
-        done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True)
-    return None if done.returncode else done.stdout, done.stderr.decode(errors="replace")
+        return run_program(argv, folder, matmul_environment(folder))
 
 
 def error_line(errors: str) -> str:

@@ -1,13 +1,12 @@
 """Tries the sandbox: what it must forbid, and what it must let through."""
 
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ratchet.doctor.device import error_line
+from ratchet.doctor.device import error_line, run_program
 from ratchet.doctor.findings import Finding
 from ratchet.referee import sandbox
 from ratchet.referee.devices.choice import torch_name
@@ -36,10 +35,10 @@ def check_sharing(device: str, level: str) -> Finding:
         view = sandbox.View(write=(folder,), device=device, own_pids=False)
         python = sandbox.write_python(folder / "python", view, level)
         argv = [sys.executable, program, torch_name(device), str(python)]
-        done = subprocess.run(argv, cwd=folder, env=with_home(folder), capture_output=True)
-    errors = done.stderr.decode(errors="replace")
-    seen = error_line(errors) if done.returncode else "it works"
+        printed, errors = run_program(argv, folder, with_home(folder))
+    well = printed is not None
+    seen = "it works" if well else error_line(errors)
     update = "without it no run is scored on this GPU"
     if WSL_NODE.exists():
         update += ": update WSL (`wsl --update`) and the driver of Windows, or use Linux itself"
-    return Finding("shared memory", not done.returncode, seen, update)
+    return Finding("shared memory", well, seen, update)

@@ -22,6 +22,7 @@ from conftest import ROOT, LocalModel, score, write_corpus
 from prepare import enter, main, prepare
 from ratchet.arena import score as scoring
 from ratchet.arena.budget import START_SECONDS, load_limit
+from ratchet.arena.files import Refused
 from ratchet.arena.inspection import attention_counted, inspect_model
 from ratchet.arena.kernels.attention import causal_attention, plain_attention
 from ratchet.arena.model_process import Invalid, ModelProcess
@@ -272,10 +273,18 @@ def test_a_large_model_may_be_silent_for_longer_while_it_loads(weights, silence,
     )
     process = object.__new__(ModelProcess)
     process.channel, process.process = Channel(), types.SimpleNamespace(kill=None)
-    process.load_seconds = load_limit(weights)
+    process.load_seconds, process.logits = load_limit(weights), torch.ones(1, 1, 1)
     with pytest.raises(Invalid, match=f"was silent for {silence} seconds"):
         process.load_model()
     assert limits == [START_SECONDS, silence]
+
+
+def test_where_no_memory_is_shared_nothing_is_scored():
+    """Under WSL2 no call fails, and the logits that arrive are zeros: a uniform model's."""
+    process = object.__new__(ModelProcess)
+    process.logits, process._ask = torch.zeros(1, 2, 2), lambda *question: {}
+    with pytest.raises(Refused, match="another one doesn't see: .* doctor --device cpu"):
+        process.load_model()
 
 
 @pytest.mark.parametrize("text", [b"5", b"null", b"[" * 9999, b"not json"])
