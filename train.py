@@ -30,6 +30,7 @@ from ratchet.arena.hardware.device import fastest_dtype
 from ratchet.arena.kernels.attention import causal_attention
 from ratchet.arena.kernels.copying import add_bonus_, find_followers
 from ratchet.arena.kernels.loss import softcapped_cross_entropy
+from ratchet.arena.kernels.mlp import relu2_mlp
 from ratchet.arena.kernels.tables import rowwise_adam_
 
 # --- Knobs ----------------------------------------------------------------------------------------
@@ -144,8 +145,7 @@ class Block(nn.Module):
         value = self.value_embedding(tokens).to(x.dtype) + ngrams
         x = x + self.x0_scale.to(x.dtype) * x0
         x = x + self.attention(norm(x), value, rotary, cache)
-        hidden = F.relu(self.up(norm(x))).square()  # relu^2: Primer, arXiv:2109.08668
-        return x + self.down(hidden)
+        return x + relu2_mlp(norm(x), self.up.weight, self.down.weight)  # relu(up x)^2, then down
 
     def attention(self, x, value, rotary, cache):
         qkv = self.qkv(x).unflatten(-1, (3, *self.head_shape))
