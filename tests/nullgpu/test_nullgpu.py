@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -10,9 +11,10 @@ from types import SimpleNamespace
 
 import nullgpu
 import pytest
-from conftest import ROOT
+from conftest import ROOT, make_repository
 
 from ratchet.arena.results import SUMMARY
+from ratchet.experiments.ledger import Ledger
 from ratchet.referee import sandbox
 
 MAIN = 'if __name__ == "__main__":'
@@ -49,11 +51,13 @@ def write_contestant(path, added=ADDED):
     return path
 
 
-def run_program(machine, argv, log=None, **variables):
+def run_program(machine, argv, log=None, folder=None, **variables):
     """Run Python on a machine of null GPUs to a good end; returns (what it printed, its errors)."""
     environment = nullgpu.environment(machine, log) | {"PYTHONPATH": str(ROOT)} | variables
     argv = [sys.executable, *map(str, argv)]
-    done = subprocess.run(argv, env=environment, capture_output=True, encoding="utf-8", timeout=300)
+    done = subprocess.run(
+        argv, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, done.stderr
 
@@ -182,6 +186,46 @@ def test_a_model_speaks_and_its_decoding_is_measured(finished, four_cards):
     figures = last_json(run_program(four_cards, argv, **finished.conditions))
     assert figures["cached"] and [point["rows"] for point in figures["points"]] == [1, 2]
     assert figures["limits"]["floor"] > 0  # of a captured graph
+
+
+# --------------------------------------------------------------------------------------------------
+# A night
+
+
+def test_a_night_keeps_each_run_on_its_card_and_goes_on_without_one_that_fails(
+    null_gpu, arena, cache, tmp_path
+):
+    """The cards are numbered backwards, so that no number is right by chance."""
+    (tmp_path / "machine").mkdir()
+    machine = nullgpu.make_machine(tmp_path / "machine", [nullgpu.H100] * 4, built=null_gpu)
+    make_repository(tmp_path / "home")
+    shutil.copy(PROGRAMS / "contestant.py", tmp_path / "home/train.py")
+    subprocess.run(["git", "commit", "-qam", "knobs"], cwd=tmp_path / "home", check=True)
+    variables = {"RATCHET_CACHE": str(tmp_path), "CUDA_VISIBLE_DEVICES": "3,2,1,0"}
+    (tmp_path / "tiny").symlink_to(arena.folder)
+
+    def ratchet(*words):
+        argv = [PROGRAMS / "night.py", *words, "--busy"]
+        return run_program(machine, argv, folder=tmp_path / "home", **variables)[0]
+
+    ratchet("calibrate", "--arena", "tiny", "--budget", "1000tok", "--seeds", "3")
+    nullgpu.break_card(machine, 2)  # cuda:1
+    devices = ",".join(f"cuda:{number}" for number in range(4))
+    printed = ratchet("night", "--agent", "tuner", "--experiments", "10", "--devices", devices)
+    assert "the limit of 10 experiments is reached" in printed
+    events = [
+        *map(json.loads, (tmp_path / "home/runs/night.jsonl").read_text("utf-8").splitlines())
+    ]
+    (lost,) = events[-1]["lost"]
+    assert "on cuda:1 any more" in lost and "CUDA error 214" in lost
+    runs = [run for e in Ledger(tmp_path / "home").experiments().values() for run in e.runs]
+    crashed = {run["on"] for run in runs if run["status"] == "crash"}
+    cards = {(run["on"], *run["tail"]) for run in runs if run["status"] == "ok"}
+    assert crashed == {"cuda:1"} and {run["device"] for run in runs} == {nullgpu.H100.name}
+    own = {(f"cuda:{number}", f"card 0000:1{3 - number}:00.0") for number in (0, 2, 3)}
+    assert cards == own
+    locks = {path.name.split("GPU-")[1][:2] for path in tmp_path.glob("**/.device-*GPU-*.lock")}
+    assert locks == {"a1", "a2", "a3", "a4"}
 
 
 # --------------------------------------------------------------------------------------------------
