@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ratchet.arena.inspection import inspect_model
 from ratchet.arena.results import weight_bytes
 
 MARK = 1.0  # written into the shared logits before the contestant's code is there
+CLOSE_SECONDS = 1  # for which a process that is to end may let go of shared memory
 NO_MEMORY = "out of memory|can't allocate memory|not enough memory"  # as errors say it
 
 
@@ -92,7 +94,10 @@ class ModelProcess:
         return self.logits[: len(inputs)]
 
     def close(self) -> None:
-        """End the process."""
+        """End the process. It lets go of the logits first: else CUDA warns that nobody did."""
+        with suppress(OSError):  # it may have died
+            self.channel.send_bytes(json.dumps({"close": True}).encode())
+            self.channel.poll(CLOSE_SECONDS)
         self.process.kill()
         self.process.join()
 
@@ -150,6 +155,8 @@ def serve_model(
             elif "rows" in question:
                 rows = question["rows"]
                 answer = write_logits(model, tokens[:rows].to(device, copy=True), logits[:rows])
+            elif "close" in question:
+                logits.data = logits.new_empty(0)
         except Exception as error:
             traceback.print_exc()
             no_memory = re.search(NO_MEMORY, str(error))
