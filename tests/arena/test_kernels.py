@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ratchet.arena.kernels import attention, copying, flash4, loss, mlp, tables
+from ratchet.arena.kernels import attention, copying, flash4, loss, mlp, tables, trial
 
 
 @pytest.mark.parametrize("window", [1, 5, 16, 40])
@@ -161,3 +161,50 @@ def test_flash_attention_4_is_called_as_it_expects(window, compiled, flash4_on_c
         out.backward(upstream)
         results.append([out.detach(), *(leaf.grad for leaf in leaves)])
     torch.testing.assert_close(*results)
+
+
+# --------------------------------------------------------------------------------------------------
+# Trying kernels
+
+
+@pytest.fixture
+def gpu_computes(monkeypatch):
+    monkeypatch.setattr(trial, "gpu_computes", lambda: True)
+
+
+def square_with_gradient(square):
+    x = torch.arange(3.0).requires_grad_()
+    square(x).sum().backward()
+    return x.detach() ** 2, x.grad
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_kernel_that_agrees_with_its_twin_is_taken_wherever_it_is_asked_for(
+    around, gpu_computes, capsys
+):
+    with around():
+        assert trial.kernel_works(torch.square, lambda x: x * x, square_with_gradient)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [torch.sin, torch.linalg.inv])
+def test_a_kernel_that_fails_or_computes_something_else_is_left_out(wrong, gpu_computes, capsys):
+    assert not trial.kernel_works(wrong, torch.square, square_with_gradient)
+    assert " does not work on this GPU and is left out: " in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_compiler_takes_what_was_decided_once():
+    asked = []
+
+    @trial.once
+    def is_large(number):
+        asked.append(number)
+        return number > 10
+
+    def double_if_large(x):
+        return 2 * x if is_large(len(x)) else x
+
+    compiled = torch.compile(double_if_large, fullgraph=True, dynamic=False, backend="eager")
+    assert compiled(torch.ones(11)).sum() == 22 and compiled(torch.ones(2)).sum() == 2
+    assert double_if_large(torch.ones(11)).sum() == 22 and asked == [11, 2]
