@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 import prepare
 from ratchet.arena.definition import Arena
@@ -43,7 +44,6 @@ ROW_UPDATES |= {"rowwise_adam_"}  # of ratchet/arena/kernels
 WRITE_ONLY = {"copy_", "fill_", "zero_"}  # in place, without a look at what was there
 SORT_PASSES = 8  # of a radix sort over 64 bits
 RESUMED = r"torch_dynamo_resume_in_(\w+)_at_\d+"  # a function after a graph break
-MATRIX_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm"}
 
 
 # --- The work of one operation --------------------------------------------------------------------
@@ -86,17 +86,17 @@ def bytes_moved(name, schema, named, outputs):
     return total * SORT_PASSES if name == "sort" else total
 
 
-def matrix_product(named):
-    """{"flops", "mnk", "dtype"} of mm, bmm and the like."""
-    a, b = (named.get(key) for key in (("mat1", "mat2") if "mat1" in named else ("self", "mat2")))
-    if b is None:
-        a, b = named.get("batch1", a), named["batch2"]
-    *batch, m, k = a.shape
-    n = b.shape[-1]
+def product(function, args, kwargs, outputs, result):
+    """{"flops", "dtype", "is_ours", "is_head"} of a product of matrices; None if it is none."""
+    count = flop_registry.get(function._overloadpacket)
+    if count is None:
+        return None
+    tensors = cuda_tensors([args, kwargs]) + outputs
     return {
-        "flops": 2 * prod(batch) * m * n * k,
-        "mnk": [m, n, k],
-        "dtype": str(a.dtype).removeprefix("torch."),
+        "flops": count(*args, **kwargs, out_val=result),
+        "dtype": str(tensors[0].dtype).removeprefix("torch."),
+        "is_ours": function.namespace != "aten",
+        "is_head": any(VOCAB_SIZE in tensor.shape for tensor in tensors),
     }
 
 
@@ -124,17 +124,16 @@ def attention_sizes(name, named):
     }
 
 
-def describe(function, args, kwargs, outputs):
+def describe(function, args, kwargs, result):
     """The work of one operation of PyTorch: {"kind", "name", "bytes", ...}."""
-    name = function._schema.name.split("::")[1]
+    name, outputs = function._schema.name.split("::")[1], cuda_tensors(result)
     schema = function._schema.arguments
     named = {argument.name: value for argument, value in zip(schema, args)} | kwargs
     work = {"kind": "op", "name": name, "bytes": bytes_moved(name, schema, named, outputs)}
-    if name in MATRIX_PRODUCTS:
-        return work | {"kind": "matmul"} | matrix_product(named)
     if "attention" in name or "_varlen_attn" in name:
         return work | {"kind": "attention"} | attention_sizes(name, named)
-    return work
+    figures = product(function, args, kwargs, outputs, result)
+    return work | {"kind": "matmul"} | figures if figures else work
 
 
 # --- Noting it ------------------------------------------------------------------------------------
@@ -190,7 +189,7 @@ class StepRecorder(TorchDispatchMode):
         kwargs = kwargs or {}
         return self.note(
             lambda: func(*args, **kwargs),
-            lambda out: describe(func, args, kwargs, cuda_tensors(out)),
+            lambda result: describe(func, args, kwargs, result),
         )
 
     def listen_to_triton(self):
@@ -253,6 +252,7 @@ class SyntheticRun(Run):
 
     def batches(self, rows, **options):
         self.facts["tokens"] = rows * CONTEXT
+        torch.cuda.reset_peak_memory_stats()  # a step that found no room is no matter
         for number, batch in enumerate(super().batches(rows, **options)):
             self.at_step(number)
             yield batch
