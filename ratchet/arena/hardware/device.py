@@ -61,7 +61,7 @@ class PendingNumber:
 
     def item(self) -> float:
         """The number; waits until it has come, for nothing that was begun later."""
-        if self._copied is not None:
+        if not self.has_come():
             self._copied.synchronize()
         return self._copy.item()
 
