@@ -63,6 +63,7 @@ def noted(phase, owner, name):
 if __name__ == "__main__":
     note("imports")
     noted("arena and folder", prepare, "enter")
+    noted("saving rehearsed", ratchet.arena.run, "rehearse_saving")
     noted("saving", ratchet.arena.run, "save_weights")
     noted("counting FLOPs", ratchet.arena.run, "inspect_model")
     noted("rehearsal", ratchet.arena.run.Run, "rehearse")

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -113,12 +112,3 @@ def compile_events(line: ProgressLine, parts: int) -> Generator[None]:
         with suppress(ValueError):  # torch._dynamo.reset() forgets them
             handler.remove_start_callback(on_start)
             handler.remove_end_callback(on_end)
-
-
-def save_weights(model: torch.nn.Module, folder: Path) -> float:
-    """Write model.safetensors; returns the seconds that it took."""
-    from safetensors.torch import save_model
-
-    begin = time.monotonic()
-    save_model(model, str(folder / "model.safetensors"))
-    return time.monotonic() - begin

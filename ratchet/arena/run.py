@@ -51,10 +51,11 @@ from ratchet.arena.hardware.device import (
     synchronize,
 )
 from ratchet.arena.hardware.distributed import peers, sum_gradients
+from ratchet.arena.hardware.weights import rehearse_saving, save_weights
 from ratchet.arena.inspection import inspect_model
 from ratchet.arena.log import TrainingLog, wandb_run, wandb_settings
 from ratchet.arena.progress import ProgressLine, console
-from ratchet.arena.rehearsal import compile_events, release_memory, save_weights, snapshot
+from ratchet.arena.rehearsal import compile_events, release_memory, snapshot
 from ratchet.arena.results import (
     Result,
     RunRecord,
@@ -185,10 +186,7 @@ class Run:
             step(*(tensor.to(self.device) for tensor in self._stage(targets, False)))
             synchronize(self.device)
         if peers()[0] == 0:
-            try:
-                self._saving = save_weights(model, self.folder)
-            finally:  # also after Ctrl-C
-                (self.folder / "model.safetensors").unlink(missing_ok=True)
+            self._saving = rehearse_saving(model, self.folder)
 
     def _end_rehearsal(self):
         """Called by a timer, in a thread of its own: no exception may reach what hangs."""

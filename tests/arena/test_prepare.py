@@ -23,10 +23,10 @@ from prepare import enter, main, prepare
 from ratchet.arena import score as scoring
 from ratchet.arena.budget import START_SECONDS, load_limit
 from ratchet.arena.files import Refused
+from ratchet.arena.hardware.weights import rehearse_saving
 from ratchet.arena.inspection import attention_counted, inspect_model
 from ratchet.arena.kernels.attention import causal_attention, plain_attention
 from ratchet.arena.model_process import Invalid, ModelProcess
-from ratchet.arena.rehearsal import save_weights
 from ratchet.arena.run import Run
 from ratchet.arena.score import score_rows
 from ratchet.arena.text.corpus import Corpus, find_corpus, stream_documents
@@ -440,8 +440,8 @@ def test_a_budget_of_seconds_stops_within_a_step(arena, tmp_path):
 
 
 def test_a_budget_of_seconds_has_room_for_saving_the_model(arena, tmp_path, monkeypatch):
-    run, save = make_run(arena, tmp_path, "1.5s"), save_weights
-    monkeypatch.setattr("ratchet.arena.run.save_weights", lambda *args: save(*args) + 1.0)
+    run, save = make_run(arena, tmp_path, "1.5s"), rehearse_saving
+    monkeypatch.setattr("ratchet.arena.run.rehearse_saving", lambda *args: save(*args) + 1.0)
     run.rehearse(lambda x, y: None, 2, torch.nn.Embedding(512, 16))
     assert not [*tmp_path.glob("*.safetensors")], "weights of no training would pass for a result"
     for _ in run.batches(2):

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
 from test_train import SMALL, start
 
 import train
@@ -22,7 +21,7 @@ from ratchet.arena import kernels
 from ratchet.arena.hardware import compiling
 from ratchet.arena.hardware.device import data_sheet_flops, free_device_memory, matmul_peak
 from ratchet.arena.progress import ProgressLine
-from ratchet.arena.rehearsal import compile_events, release_memory, save_weights
+from ratchet.arena.rehearsal import compile_events, release_memory
 from ratchet.arena.results import describe_budget, describe_flops, print_outlook
 from ratchet.arena.run import Run
 
@@ -312,23 +311,6 @@ def test_what_a_contestant_holds_besides_is_told(monkeypatch, capsys, held, said
     free_device_memory()
     assert calls == ["reset", "empty", "reserved"]
     assert capsys.readouterr().out.startswith(said)
-
-
-def test_a_hook_says_in_which_type_a_table_is_saved(model, tmp_path):
-    """A table of gigabytes is saved on the clock, and its last digits are worth no second of it."""
-
-    def round_table(module, state, prefix, metadata):
-        state[prefix + "0.weight"] = state[prefix + "0.weight"].bfloat16()
-
-    model.register_state_dict_post_hook(round_table)
-    save_weights(model, tmp_path)
-    saved = load_file(tmp_path / "model.safetensors")
-    assert {name: tensor.dtype for name, tensor in saved.items()} == {
-        "0.weight": torch.bfloat16,
-        "1.weight": torch.float32,
-        "1.bias": torch.float32,
-    }
-    assert model[0].weight.dtype == torch.float32
 
 
 RESULT = dict(arena="pocket", device="cpu", val_bpb=1.2, tokens=4e6, flops_per_token=1e7)

@@ -61,7 +61,7 @@ class PendingNumber:
 
     def item(self) -> float:
         """The number; waits until it has come, for nothing that was begun later."""
-        if not self.has_come():
+        if self._copied is not None and not self._copied.query():
             self._copied.synchronize()
         return self._copy.item()
 
