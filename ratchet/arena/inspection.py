@@ -24,17 +24,19 @@ def inspect_model(
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    ids = torch.randint(vocab_size, (1, context))
+    ids = torch.randint(vocab_size, (1, context), device=device)
     ids[:, 0] = BOS
     products = FlopCounterMode(display=False)
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        work = stack.enter_context(attention_counted())
         if flops:  # the counter takes seconds to start
+            with torch.no_grad():
+                model(ids)  # kernels are tried when they are first called: that is no work of it
             stack.enter_context(products)
-        out = model(ids.to(device)).float().square().sum()
+        work = stack.enter_context(attention_counted())
+        out = model(ids).float().square().sum()
         if out.requires_grad:
             out.backward()
     counts: dict[str, float] = {"lookup": count_lookup(model, context)}

@@ -501,6 +501,21 @@ def test_causal_attention_is_counted_by_the_keys_that_its_queries_see(T, window)
     assert seen["published_flops_per_token"] == 12 * 16 * min(window, T) + products
 
 
+def test_trying_a_kernel_is_no_work_of_the_model():
+    class Tries(torch.nn.Linear):
+        tried = False
+
+        def forward(self, x):
+            if not self.tried:
+                torch.randn(64, 64) @ torch.randn(64, 64)
+                self.tried = True
+            return super().forward(x)
+
+    model = torch.nn.Sequential(torch.nn.Embedding(512, 16), Tries(16, 512, bias=False))
+    seen = inspect_model(model, 64, 512, torch.device("cpu"))
+    assert seen["flops_per_token"] == 6 * 16 * 512
+
+
 def test_counting_leaves_attention_as_it_was():
     q, k, v = torch.randn(3, 1, 8, 2, 4)
     with pytest.raises(ZeroDivisionError), attention_counted():
