@@ -264,15 +264,7 @@ def test_only_a_gpu_is_asked_about_gpus(monkeypatch):
 # On a null GPU
 
 
-# PyTorch brings the runtime of CUDA along, so that no referee hands it on as it does a driver
-DOCTOR = """
-import os
-from ratchet.referee import environment, sandbox
-environment.INHERITED += " LD_PRELOAD"
-sandbox.LIBRARIES.append(os.environ["LD_LIBRARY_PATH"])
-from ratchet.__main__ import main
-main()
-"""
+DOCTOR = "import handed_on; from ratchet.__main__ import main; main()"
 
 
 @pytest.fixture
@@ -285,7 +277,8 @@ def examine(null_gpu, tmp_path, cache):
     def call(level, **variables):
         if level != "none" and not sandbox.level_works(level):
             pytest.skip(f"{level} doesn't work on this machine")
-        conditions = dict(RATCHET_ISOLATION=level, RATCHET_CACHE=str(cache), PYTHONPATH=str(ROOT))
+        conditions = {"RATCHET_ISOLATION": level, "RATCHET_CACHE": str(cache)}
+        conditions["PYTHONPATH"] = f"{ROOT}:{ROOT}/tests/nullgpu/programs"
         environment = nullgpu.environment(folder) | conditions | variables
         argv = [sys.executable, "-c", DOCTOR, "doctor", "--device", "cuda:1", "--json"]
         done = subprocess.run(argv, env=environment, capture_output=True, check=True)

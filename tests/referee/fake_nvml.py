@@ -1,5 +1,6 @@
 """Stands in for pynvml: cards, each a dict of what it tells. {"Name": ...}: nvmlDeviceGetName()."""
 
+import ctypes
 import sys
 from types import SimpleNamespace
 
@@ -71,9 +72,10 @@ class FakeNvml:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return card.instances[index]
 
+    def nvmlDeviceIsMigDeviceHandle(self, card):
+        return ctypes.c_uint(card.card is not None)  # as pynvml does
+
     def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, instance):
-        if instance.card is None:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
         return instance.card
 
     def __getattr__(self, name):

@@ -100,5 +100,6 @@ def named_instance(nvml: Any, cards: list[Any], name: str) -> list[Any]:
 def whole_card(nvml: Any, handle: Any) -> Any:
     """The card that an instance of MIG is a part of, or the handle itself."""
     with suppress(nvml.NVMLError):
-        return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+        if nvml.nvmlDeviceIsMigDeviceHandle(handle):
+            return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
     return handle
