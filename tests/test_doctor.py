@@ -51,6 +51,7 @@ def test_a_good_gpu_has_nothing_wrong(gpus):
     assert [finding for finding in findings.values() if not finding.well] == []
     assert findings["card"].seen == "GPU 3 of nvidia-smi, at 00000000:1B:00.0"
     assert findings["GPU memory"].seen == "79 of 80 GiB free"
+    assert findings["energy"].seen == "counted by the driver"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,9 @@ def test_what_the_driver_tells_is_judged(gpus, name, answers, seen, advice):
 def test_what_a_driver_does_not_tell_is_left_out(gpus):
     """WSL's knows little, and no other file than one."""
     gpus(Card("GPU-8f2a77c1", "NVIDIA GeForce RTX 4090"))
-    assert {*seen_of_gpu()} == {"device nodes", "MPS", "GPU errors", "energy"}
+    findings = seen_of_gpu()
+    assert {*findings} == {"device nodes", "MPS", "GPU errors", "energy"}
+    assert findings["energy"].seen == "unknown to this driver"
 
 
 def test_an_instance_is_judged_with_its_card(gpus):

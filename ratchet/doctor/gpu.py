@@ -10,7 +10,7 @@ import psutil
 
 from ratchet.doctor.findings import Finding
 from ratchet.doctor.machine import LOADED_COPIES, weight_bytes
-from ratchet.referee.devices.nvidia import open_gpu
+from ratchet.referee.devices.nvidia import open_gpu, read_joules
 from ratchet.referee.devices.visible import whole_card
 
 DEV = Path("/dev")
@@ -36,9 +36,9 @@ def check_gpu(device: str) -> Iterator[Finding]:
     for check in (check_programs, check_memory):
         with suppress(nvml.NVMLError):
             yield check(nvml, handle, device)
+    energy = "counted by the driver" if read_joules(device) else "unknown to this driver"
     is_part = card is not handle
-    energy = "unknown: this is a part of a card (MIG)" if is_part else "counted by the driver"
-    yield Finding("energy", True, energy)
+    yield Finding("energy", True, "unknown: this is a part of a card (MIG)" if is_part else energy)
 
 
 def check_nodes() -> Finding:
