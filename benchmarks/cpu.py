@@ -9,16 +9,17 @@ Quality takes 7 minutes a run. What is done is kept in results/cpu.json; the sam
 
 import argparse
 
-from recipe import Stage, Variant, carry_out, presets, results
+from recipe import WITHOUT_TABLES, Stage, Variant, carry_out, presets, results
 
-AS_CONTROL = presets(depth=4, heads=4, batch_size=32, windows=[2, 2, 2, 1], table_bits=0)
+CONTROL_SIZES = dict(depth=4, heads=4, batch_size=32, windows=[2, 2, 2, 1], table_bits=0)
+AS_CONTROL = presets(**CONTROL_SIZES) + WITHOUT_TABLES
 PLAIN = Variant("plain", "benchmarks/plain.py")
 DEFAULT = Variant("default", "train.py")
 
 
 def stages(arena):
     code = Variant("our code, its architecture", "train.py", AS_CONTROL)
-    trunk = Variant("our sizes", "train.py", presets(table_bits=0))
+    trunk = Variant("our sizes", "train.py", presets(table_bits=0) + WITHOUT_TABLES)
     memory = Variant("copying and a memory", "examples/contestants/memory.py")
     return [
         Stage("speed", "pocket", "40s", 3, (PLAIN, code)),

@@ -29,7 +29,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from recipe import HERE, ROOT, Stage, Variant, key_of, load, presets, results
+from recipe import HERE, ROOT, WITHOUT_TABLES, Stage, Variant, key_of, load, presets, results
 
 sys.path.append(str(ROOT / "tests/nullgpu"))
 
@@ -46,7 +46,8 @@ MATMUL_SHARE = 0.75  # of the peak, for cuBLAS: 0.8 with large matrices, less as
 OUR_PRODUCTS = 0.9  # the rate of a Triton kernel's products, in cuBLAS's: assumed
 BACKWARD = 2.5  # FLOPs of attention's backward pass, in forward passes
 SMALL = 0.01  # items below this share of a step are shown as one
-AS_CONTROL = presets(depth=8, heads=4, batch_size=256, windows=[2, 2, 2, 1], table_bits=0)
+CONTROL_SIZES = dict(depth=8, heads=4, batch_size=256, windows=[2, 2, 2, 1], table_bits=0)
+AS_CONTROL = presets(**CONTROL_SIZES) + WITHOUT_TABLES
 BASELINE = "published baseline"
 SUBJECTS = {
     BASELINE: Variant("plain", "benchmarks/plain.py"),
