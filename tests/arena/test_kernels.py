@@ -193,6 +193,53 @@ def test_a_kernel_that_fails_or_computes_something_else_is_left_out(wrong, gpu_c
     assert " does not work on this GPU and is left out: " in capsys.readouterr().out
 
 
+@pytest.fixture(params=range(5))
+def random_on_cpu(request, gpu_computes, monkeypatch):
+    """What kernels are tried with, with other seeds too; the GPU that they are tried on is new."""
+
+    def random_tensors(count, *shape, dtype):
+        generator = torch.Generator().manual_seed(request.param)
+        return torch.randn(count, *shape, generator=generator).to(dtype).unbind()
+
+    for module in (attention, loss, mlp):
+        monkeypatch.setattr(module, "random_tensors", random_tensors)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+
+
+def in_float32(function):
+    """What a kernel with exact sums computes."""
+
+    def call(*tensors):
+        floats = [t.float() if isinstance(t, torch.Tensor) else t for t in tensors]
+        return function(*floats).to(tensors[0].dtype)
+
+    return call
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_exact_attention_is_taken(whole, random_on_cpu):
+    exact = in_float32(attention.plain_attention)
+    assert attention.attention_works(exact, torch.bfloat16, 128, whole)
+    wrong = in_float32(lambda q, k, v, window: attention.plain_attention(q, k, v, window - 1))
+    assert whole or not attention.attention_works(wrong, torch.bfloat16, 128, whole)
+
+
+def test_an_exact_mlp_is_taken(random_on_cpu, monkeypatch):
+    monkeypatch.setattr(mlp, "fused_relu2_mlp", in_float32(mlp.plain_relu2_mlp))
+    monkeypatch.setattr(mlp, "triton_op", lambda name: True)
+    assert mlp.fused_mlp_works.__wrapped__(torch.bfloat16)
+
+
+def test_an_exact_loss_is_taken(random_on_cpu, monkeypatch):
+    def exact(logits, targets, cap, scale):
+        nats, slope = loss.loss_and_slope(logits.double(), targets, cap, scale)
+        return nats.float(), slope.to(logits.dtype)
+
+    monkeypatch.setattr(loss, "fused_loss_and_slope", exact)
+    monkeypatch.setattr(loss, "triton_op", lambda name: True)
+    assert loss.fused_loss_works.__wrapped__(torch.bfloat16)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_compiler_takes_what_was_decided_once():
     asked = []

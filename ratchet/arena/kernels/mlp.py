@@ -56,9 +56,10 @@ def fused_mlp_works(dtype: torch.dtype) -> bool:
     def run(mlp):
         x, grad = random_tensors(2, 200, 64, dtype=dtype)
         up, down = random_tensors(2, 320, 64, dtype=dtype)
-        leaves = [t.requires_grad_() for t in (x, up / 8, down.T / 32)]
+        # so small that bfloat16 rounds within the tolerance
+        leaves = [t.requires_grad_() for t in (x, up / 16, down.T / 16)]
         out = mlp(*leaves)
-        out.backward(grad / 32)
+        out.backward(grad / 16)
         return out, *(leaf.grad for leaf in leaves)
 
     if torch.cuda.get_device_capability() < (9, 0) or not triton_op("linear_relu2"):

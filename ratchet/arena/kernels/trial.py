@@ -15,6 +15,7 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
     cached = functools.cache(function)
 
     @torch.compiler.assume_constant_result
+    @functools.wraps(function)
     def call(*args):
         return cached(*args)  # the compiler would look into a cached function, and break there
 
