@@ -52,8 +52,10 @@ def mlp_on_cpu(monkeypatch):
 
 @range_works
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
-@pytest.mark.parametrize("tokens, width, inner", [(50, 24, 88), (16, 16, 64), (1, 8, 8)])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    "tokens, width, inner, compiled",
+    [(50, 24, 88, False), (16, 16, 64, False), (1, 8, 8, False), (3, 16, 40, True)],
+)
 def test_the_mlp_and_its_gradients(tokens, width, inner, compiled, mlp_on_cpu):
     """In float32: the interpreter has no products of bfloat16."""
     torch.manual_seed(0)
