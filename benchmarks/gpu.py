@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,7 @@ from ratchet.referee.trial import run_trial
 NAMES = ["hand", "doctor", "referee", "pieces", "minute", "full"]  # of the stages, in their order
 SECONDS = {"doctor": 40, "referee": 120, "pieces": 90}  # that one takes, about
 TINY = presets(depth=1, heads=1, head_size=64, batch_size=2, table_bits=8)
+RATES = {"flash4_attention": "fa3", "cudnn_attention": "cudnn", "varlen_attention": "fa2"}
 RUN_FACTS = "status reason isolation seconds steps tokens peak_memory_mb joules throttled".split()
 
 
@@ -129,6 +131,15 @@ def run_refereed(scale, level, device):
 # --- Pieces ---------------------------------------------------------------------------------------
 
 
+class Piece(NamedTuple):
+    """A part of a step; works and rates: as roofline.py has them."""
+
+    name: str
+    call: Callable
+    works: list
+    rates: str | None = "fa2"  # of its attention; None: nothing is published
+
+
 def milliseconds(function, calls=20):
     """Of one call on the GPU, warm."""
     for _ in range(3):
@@ -144,26 +155,30 @@ def milliseconds(function, calls=20):
 
 def work(kind, **sizes):
     """One of those that roofline.py models, in bfloat16."""
-    return dict(kind=kind, bytes=0, launches=1, dtype="bfloat16") | sizes
+    return dict(kind=kind, bytes=0, launches=1, dtype="bfloat16", is_ours=False) | sizes
 
 
 def attention_pieces(scale, device):
-    """{name: (function, its works)} of attention, forward and backward."""
+    """Each attention that there is, forward and backward."""
     shape = scale.rows, scale.context, scale.heads, scale.head_size
     sizes = dict(zip(("rows", "context", "heads", "head_size"), shape))
     options = dict(device=device, dtype=torch.bfloat16, requires_grad=True)
-    pieces = {}
     for window in (scale.context // 4, scale.context // 2, scale.context):
         q, k, v = (torch.randn(shape, **options) for _ in range(3))
         works = [work("attention", window=window, backward=b, **sizes) for b in (False, True)]
-        for function in (attention.varlen_attention, attention.blockwise_attention):
+        for name, function in attention.ATTENTIONS.items():
+            if name == "cudnn_attention" and window < scale.context:
+                continue
             call = functools.partial(torch.compile(function), q, k, v, window)
-            name = f"{function.__name__}, window {window}, {[*shape]}"
-            pieces[name] = lambda call=call: call().sum().backward(), works
-    return pieces
+            backward = functools.partial(call_backward, call)
+            yield Piece(f"{name}, window {window}, {[*shape]}", backward, works, RATES.get(name))
 
 
-def loss_piece(scale, device):
+def call_backward(function):
+    function().sum().backward()
+
+
+def loss_pieces(scale, device):
     """The head and the loss, forward and backward, each token with train.py's bonuses."""
     width, V, shape = scale.heads * scale.head_size, scale.vocab_size, (scale.rows, scale.context)
     options = dict(device=device, dtype=torch.bfloat16, requires_grad=True)
@@ -175,30 +190,26 @@ def loss_piece(scale, device):
     n = scale.rows * scale.context
     works = [work("matmul", flops=2 * n * width * V)] * 3 + [work("op", bytes=4 * n * V)]
 
-    def call():
-        loss.softcapped_cross_entropy(*arguments).backward()
-
-    return {f"head and loss, {[*shape, width]} -> {V}": (call, works)}
+    call = functools.partial(loss.softcapped_cross_entropy, *arguments)
+    name = f"head and loss, {[*shape, width]} -> {V}"
+    yield Piece(name, functools.partial(call_backward, call), works)
 
 
 def muon_pieces(scale, device):
     """Orthogonalizing the matrices of nine layers."""
-    width, pieces = scale.heads * scale.head_size, {}
+    width = scale.heads * scale.head_size
     for m, n in ((3 * width, width), (width, width), (4 * width, width), (width, 4 * width)):
         g, small, large = torch.randn(9, m, n, device=device), min(m, n), max(m, n)
         flops = 2 * 9 * len(train.POLAR_EXPRESS) * (2 * small**2 * large + small**3)
         call = functools.partial(train.orthogonalize, g, torch.bfloat16)
-        pieces[f"orthogonalizing 9 of [{m}, {n}]"] = call, [work("matmul", flops=flops)]
-    return pieces
+        yield Piece(f"orthogonalizing 9 of [{m}, {n}]", call, [work("matmul", flops=flops)])
 
 
 def product_pieces(scale, device):
-    pieces = {}
     for size in scale.products:
         a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
         works = [work("matmul", flops=2 * size**3, bytes=6 * size**2)]
-        pieces[f"product of two matrices of {size}"] = functools.partial(torch.mm, a, a), works
-    return pieces
+        yield Piece(f"product of two matrices of {size}", functools.partial(torch.mm, a, a), works)
 
 
 def measure_pieces(scale, device_name):
@@ -206,21 +217,21 @@ def measure_pieces(scale, device_name):
     torch.cuda.set_device(device := torch.device(device_name))
     loss.loss_and_slope = torch.compile(loss.loss_and_slope, dynamic=False)
     figures = {}
-    for make in (attention_pieces, loss_piece, muon_pieces, product_pieces):
-        for name, (call, works) in make(scale, device).items():
-            modelled = model_works(works, torch.cuda.get_device_name())
-            figures[name] = {"ms": attempt(call), "modelled_ms": modelled}
+    for make in (attention_pieces, loss_pieces, muon_pieces, product_pieces):
+        for piece in make(scale, device):
+            modelled = model_piece(piece, torch.cuda.get_device_name())
+            figures[piece.name] = {"ms": attempt(piece.call), "modelled_ms": modelled}
         torch.cuda.empty_cache()
     return figures
 
 
-def model_works(works, device_name):
-    """Milliseconds that roofline.py models; None of a GPU that it doesn't know."""
+def model_piece(piece, device_name):
+    """Milliseconds that roofline.py models; None of what it doesn't know."""
     key = next((key for key in GPUS if key.upper() in device_name.upper()), None)
-    share = load(results("roofline")).get("matmul_share")
-    if key is None or share is None:
+    if key is None or piece.rates not in GPUS[key].attention:
         return None
-    return 1e3 * sum(seconds_of(work, GPUS[key], "fa2", share) for work in works)
+    factor = load(results("roofline")).get("factor", 1.0)
+    return 1e3 * factor * sum(seconds_of(work, GPUS[key], piece.rates) for work in piece.works)
 
 
 def attempt(function):
@@ -235,7 +246,8 @@ def pieces_table(figures):
     for column in ("piece", "ms", "modelled ms"):
         table.add_column(column, justify="left" if column == "piece" else "right")
     for name, row in figures.items():
-        cells = [f"{row[key]:.3f}" if isinstance(row[key], float) else str(row[key]) for key in row]
+        both = (row["ms"], row["modelled_ms"])
+        cells = [f"{x:.3f}" if isinstance(x, float) else str(x or "") for x in both]
         table.add_row(name, *cells)
     return table
 

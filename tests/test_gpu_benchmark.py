@@ -36,6 +36,8 @@ def test_the_whole_flow(null_gpu, arena, cache, tmp_path):
         assert by_name[f"referee {level}"]["status"] == "ok", by_name
         assert by_name[f"referee {level}"]["isolation"] == level
     assert {finding[0] for finding in map(list, map(dict.values, by_name["doctor"]))} >= {"device"}
-    assert all(isinstance(piece["ms"], float) for piece in by_name["pieces"].values()), by_name
+    not_everywhere = "cudnn", "flash4"  # not on a null GPU, or an optional package
+    for name, piece in by_name["pieces"].items():
+        assert name.startswith(not_everywhere) or isinstance(piece["ms"], float), by_name
     assert run_benchmark(null_gpu, *options, **variables).stdout.endswith("all done\n")
     assert json.loads(path.read_text(encoding="utf-8")) == kept, "what is done is kept"
