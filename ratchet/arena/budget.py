@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ratchet.arena.files import Refused
 
 REHEARSAL_SECONDS = 20 * 60  # who isn't ready to train by then never will be
-START_SECONDS = 120  # for the process of a scored model to import PyTorch from a slow disk
+START_SECONDS = 120  # to import PyTorch from a slow disk, or to compile kernels for a first answer
 ANSWER_SECONDS = 30  # for that model to load a small file, or to answer one batch
 LOAD_BYTES_PER_SECOND = 2**26  # of a large file, which a slow disk still reads
 GRAMMAR = r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)"

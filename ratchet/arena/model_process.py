@@ -44,6 +44,8 @@ class ModelProcess:
     ) -> None:
         self.batch = batch
         self.load_seconds = load_limit(weight_bytes(folder))
+        # for the first answer: a GPU's kernels are compiled for it
+        self.answer_seconds = START_SECONDS if device.type == "cuda" else ANSWER_SECONDS
         spawn = multiprocessing.get_context("spawn")
         if "RATCHET_PYTHON" in os.environ:  # starts Python in a sandbox
             spawn.set_executable(os.environ["RATCHET_PYTHON"] + str(number))
@@ -76,7 +78,7 @@ class ModelProcess:
 
     def inspect_model(self, count_flops: bool) -> dict[str, Any]:
         """The figures of inspection.inspect_model(); 0 if the model tells nonsense."""
-        answer = self._ask({"flops": count_flops})
+        answer = self._ask_model({"flops": count_flops})
         keys = ["lookup"]
         if count_flops:
             keys += ["flops_per_token", "published_flops_per_token"]
@@ -89,9 +91,14 @@ class ModelProcess:
         Raises MemoryError, Invalid.
         """
         self.tokens[: len(inputs)] = torch.from_numpy(inputs.astype(np.int64))
-        if self._ask({"rows": len(inputs)}).get("memory"):
+        if self._ask_model({"rows": len(inputs)}).get("memory"):
             raise MemoryError
         return self.logits[: len(inputs)]
+
+    def _ask_model(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Ask what the contestant's code answers."""
+        seconds, self.answer_seconds = self.answer_seconds, ANSWER_SECONDS
+        return self._ask(question, seconds)
 
     def close(self) -> None:
         """End the process. It lets go of the logits first: else CUDA warns that nobody did."""
@@ -101,7 +108,7 @@ class ModelProcess:
         self.process.kill()
         self.process.join()
 
-    def _ask(self, question: dict[str, Any], seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
+    def _ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Send JSON, get JSON: what comes from a contestant is never unpickled."""
         begin, watchdog = time.monotonic(), threading.Timer(seconds, self.process.kill)
         watchdog.start()

@@ -21,7 +21,7 @@ from conftest import ROOT, LocalModel, score, write_corpus
 
 from prepare import enter, main, prepare
 from ratchet.arena import score as scoring
-from ratchet.arena.budget import START_SECONDS, load_limit
+from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit
 from ratchet.arena.files import Refused
 from ratchet.arena.hardware.weights import rehearse_saving
 from ratchet.arena.inspection import attention_counted, inspect_model
@@ -277,6 +277,17 @@ def test_a_large_model_may_be_silent_for_longer_while_it_loads(weights, silence,
     with pytest.raises(Invalid, match=f"was silent for {silence} seconds"):
         process.load_model()
     assert limits == [START_SECONDS, silence]
+
+
+def test_kernels_may_be_compiled_for_the_first_answer_alone():
+    """A GPU's kernels are tried and compiled then, without a cache, in each of two processes."""
+    process, limits = object.__new__(ModelProcess), []
+    process._ask = lambda question, seconds: limits.append(seconds) or {"lookup": 0}
+    process.tokens, process.logits = torch.zeros(1, 2), torch.zeros(1, 2, 2)
+    process.answer_seconds = START_SECONDS
+    process.inspect_model(count_flops=False)
+    process(process.tokens.numpy())
+    assert limits == [START_SECONDS, ANSWER_SECONDS]
 
 
 def test_where_no_memory_is_shared_nothing_is_scored():
