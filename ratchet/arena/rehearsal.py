@@ -50,11 +50,15 @@ def tensors_of(
     return [*model.parameters(), *model.buffers(), *filter(torch.is_tensor, remembered)]
 
 
-def release_memory(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Empty the tensors of a model and its optimizers, whoever else may refer to them."""
+def release_memory(
+    model: torch.nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batch: Sequence[torch.Tensor],
+) -> None:
+    """Empty the tensors of a model, its optimizers and a batch, whoever else may refer to them."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     trained = [p for group in groups for p in group["params"]]  # maybe of another model
-    for tensor in tensors_of(model, optimizers) + trained:
+    for tensor in [*tensors_of(model, optimizers), *trained, *batch]:
         tensor.grad = None
         if tensor.untyped_storage().resizable():
             tensor.untyped_storage().resize_(0)

@@ -97,6 +97,7 @@ class Run:
         self._durations: deque[float] = deque(maxlen=8)  # seconds of the last steps
         self._saving = 0.0  # seconds that it takes to save the model
         self._optimizers: Sequence[torch.optim.Optimizer] = ()  # that rehearse() was given
+        self._batch: Sequence[Tensor] = ()  # the last one, on the device
         self._piece_rows = 0  # rows that go through the model at once; 0: all
         self._in_pieces = False  # whether the step uses pieces()
         self._queue: list[torch.cuda.Event] = []  # of steps that the GPU may still work on
@@ -317,7 +318,8 @@ class Run:
             next_batch = next(staged)
             while self._may_step(rows * context):
                 batch, next_batch, begin = next_batch.result(), next(staged), self.seconds
-                yield tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
+                self._batch = [tensor.to(self.device, non_blocking=True) for tensor in batch]
+                yield tuple(self._batch)
                 self._bound_queue()
                 self.steps += 1
                 self.tokens += rows * context
@@ -424,7 +426,7 @@ class Run:
         record["unscored_seconds"] = time.monotonic() - T0
         write_run_record(self.folder, record)
         if self.device.type == "cuda":
-            release_memory(model, self._optimizers)
+            release_memory(model, self._optimizers, self._batch)
             free_device_memory()
         return self._have_scored(record["train_seconds"])
 

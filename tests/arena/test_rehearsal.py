@@ -295,8 +295,9 @@ def test_a_submitted_model_and_its_optimizers_keep_no_memory(model):
     optimizer.step()
     table, grad = model[0].weight, model[0].weight.grad
     moments = [value for state in optimizer.state.values() for value in state.values()]
-    release_memory(average, [optimizer])
-    held = [*average.parameters(), *model.parameters(), *moments]
+    batch = [torch.arange(4), torch.arange(4)]
+    release_memory(average, [optimizer], batch)
+    held = [*average.parameters(), *model.parameters(), *moments, *batch]
     assert {tensor.untyped_storage().nbytes() for tensor in held} == {0}
     assert table.grad is None and grad is not None
 
