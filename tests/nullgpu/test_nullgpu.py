@@ -11,8 +11,11 @@ from types import SimpleNamespace
 
 import nullgpu
 import pytest
+import torch
 from conftest import ROOT, make_repository
 
+import train
+from ratchet.arena.inspection import inspect_model
 from ratchet.arena.results import SUMMARY
 from ratchet.experiments.ledger import Ledger
 from ratchet.referee import sandbox
@@ -113,6 +116,16 @@ def test_a_model_is_scored_with_the_attention_that_it_was_trained_with(finished)
 def test_it_keeps_to_its_own_card(finished):
     logs = finished.logs.values()
     assert {record.card for log in logs for record in log if record.kind in "KTGM"} == {3}
+
+
+def test_flops_are_those_that_a_cpu_counts(finished, arena):
+    """Whatever kernels there are, fused or not: a budget of FLOPs is the same everywhere."""
+    config = json.loads((finished.folder / "config.json").read_text(encoding="utf-8"))
+    model, cpu = train.GPT(**config), torch.device("cpu")
+    counts = inspect_model(model, arena.context, arena.vocab_size, cpu)
+    result = json.loads((finished.folder / "result.json").read_text(encoding="utf-8"))
+    for key in ("flops_per_token", "published_flops_per_token"):
+        assert result[key] == counts[key]
 
 
 def test_the_scorer_shares_its_memory_with_both_processes_of_the_model(finished):
