@@ -310,7 +310,7 @@ def test_an_answer_that_is_none_is_invalid(text, tmp_path):
     process = object.__new__(ModelProcess)
     process.channel, process.process = Channel(), types.SimpleNamespace(kill=None)
     with pytest.raises(Invalid):
-        process._ask({"rows": 1})
+        process._ask({"rows": 1}, ANSWER_SECONDS)
 
 
 HONEST = {  # models with habits that must not make them invalid
