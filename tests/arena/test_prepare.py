@@ -241,7 +241,7 @@ def test_what_a_model_says_of_itself_changes_no_other_fact(
         "val_bpb": 0.1,
         "flops_per_token": float("nan"),
     }
-    monkeypatch.setattr(LocalModel, "_ask", lambda self, question: lies)
+    monkeypatch.setattr(LocalModel, "_ask_model", lambda self, question: lies)
     result = score(finished_run(contestant(tmp_path, UNIFORM)))
     assert (result["official"], result["seed"], result["lookup"], result["flops_per_token"]) == (
         "no",
