@@ -14,11 +14,12 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Have a function of constants called once for each of them; the compiler takes the result."""
     cached = functools.cache(function)
 
-    @torch.compiler.assume_constant_result
     @functools.wraps(function)
     def call(*args):
         return cached(*args)  # the compiler would look into a cached function, and break there
 
+    # what torch.compiler.assume_constant_result() does; that loads the compiler, for seconds
+    call._dynamo_marked_constant = True  # ty: ignore[missing-attribute]
     return call
 
 
