@@ -160,11 +160,11 @@ def test_a_type_without_units_for_it_is_not_measured_with_large_matrices(monkeyp
     [
         ("20s", 2, "bfloat16", []),
         ("60s", 2, "bfloat16", ["loss"]),
-        ("300s", 2, "bfloat16", ["loss", "block"]),
-        ("300s", 16, "bfloat16", ["loss", "block", "muon"]),
-        ("1e6tok", 2, "bfloat16", ["loss", "block"]),
+        ("300s", 2, "bfloat16", ["loss", "layers"]),
+        ("300s", 16, "bfloat16", ["loss", "layers", "muon"]),
+        ("1e6tok", 2, "bfloat16", ["loss", "layers"]),
         ("300s", 2, "float32", []),
-        ("300s", 8, "float32", ["loss", "block"]),
+        ("300s", 8, "float32", ["loss", "layers"]),
     ],
 )
 def test_a_part_is_compiled_where_the_budget_earns_it_back(
