@@ -104,8 +104,9 @@ def is_verb(command):
 
 
 def is_benchmark(command):
-    """Whether it is a program of benchmarks/ with options that it knows."""
-    match = re.fullmatch(r"uv run (?:--group dev )?(benchmarks/\w+\.py)(.*)", command)
+    """Whether it is a program of benchmarks/, or the null GPU, with options that it knows."""
+    programs = r"benchmarks/\w+\.py|tests/nullgpu/nullgpu\.py"
+    match = re.fullmatch(rf"uv run (?:--group dev )?({programs})(.*)", command)
     if not match or not (ROOT / match[1]).exists():
         return False
     source = (ROOT / match[1]).read_text(encoding="utf-8")
@@ -192,7 +193,7 @@ def test_every_option_is_known():
     }
     pattern = r"""["'](--[a-z][\w-]+)["']"""
     code = {option for source in CODE for option in re.findall(pattern, source)}
-    for path in ROOT.glob("benchmarks/*.py"):
+    for path in [*ROOT.glob("benchmarks/*.py"), ROOT / "tests/nullgpu/nullgpu.py"]:
         code |= set(re.findall(pattern, path.read_text(encoding="utf-8")))
     others = {"--all-extras", "--extra", "--group"}  # of uv
     others |= {"--head", "--address", "--nproc-per-node", "--cpuset-cpus", "--cpus", "--help"}

@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 
 from ratchet.arena.kernels import attention, copying, flash4, loss, mlp, tables, trial
 
@@ -255,3 +257,10 @@ def test_the_compiler_takes_what_was_decided_once():
     compiled = torch.compile(double_if_large, fullgraph=True, dynamic=False, backend="eager")
     assert compiled(torch.ones(11)).sum() == 22 and compiled(torch.ones(2)).sum() == 2
     assert double_if_large(torch.ones(11)).sum() == 22 and asked == [11, 2]
+
+
+def test_the_compiler_is_loaded_by_nobody_who_compiles_nothing():
+    """It takes a second or two, of each of a run's processes."""
+    code = "import sys, train; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
