@@ -366,6 +366,8 @@ def test_a_summary_says_what_published_figures_would(figures, flops, mfu):
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA H200", 989.5e12),
         ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", 0.0),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 0.0),
         ("NVIDIA GeForce GTX 1080", 0.0),
         ("cpu: AMD EPYC, 2 threads", 0.0),
     ],

@@ -39,6 +39,8 @@ def synchronize(device):
 
 def data_sheet_flops(name: str) -> float:
     """FLOP/s that a data sheet promises of the card of that name; 0.0 where it isn't known."""
+    if "MIG" in name or "Laptop" in name:  # a part of a card, a smaller card
+        return 0.0
     return next((flops for part, flops in DATA_SHEET_FLOPS.items() if part in name), 0.0)
 
 
