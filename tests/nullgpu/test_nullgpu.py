@@ -215,8 +215,8 @@ def test_a_night_keeps_each_run_on_its_card_and_goes_on_without_one_that_fails(
     ratchet("calibrate", "--arena", "tiny", "--budget", "1000tok", "--seeds", "3")
     nullgpu.break_card(machine, 2)  # cuda:1
     devices = ",".join(f"cuda:{number}" for number in range(4))
-    printed = ratchet("night", "--agent", "tuner", "--experiments", "10", "--devices", devices)
-    assert "the limit of 10 experiments is reached" in printed
+    printed = ratchet("night", "--agent", "tuner", "--experiments", "8", "--devices", devices)
+    assert "the limit of 8 experiments is reached" in printed
     events = [
         *map(json.loads, (tmp_path / "home/runs/night.jsonl").read_text("utf-8").splitlines())
     ]
