@@ -169,11 +169,6 @@ def test_flash_attention_4_is_called_as_it_expects(window, compiled, flash4_on_c
 # Trying kernels
 
 
-@pytest.fixture
-def gpu_computes(monkeypatch):
-    monkeypatch.setattr(trial, "gpu_computes", lambda: True)
-
-
 def square_with_gradient(square):
     x = torch.arange(3.0).requires_grad_()
     square(x).sum().backward()
@@ -181,22 +176,20 @@ def square_with_gradient(square):
 
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_a_kernel_that_agrees_with_its_twin_is_taken_wherever_it_is_asked_for(
-    around, gpu_computes, capsys
-):
+def test_a_kernel_that_agrees_with_its_twin_is_taken_wherever_it_is_asked_for(around, capsys):
     with around():
         assert trial.kernel_works(torch.square, lambda x: x * x, square_with_gradient)
     assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong", [torch.sin, torch.linalg.inv])
-def test_a_kernel_that_fails_or_computes_something_else_is_left_out(wrong, gpu_computes, capsys):
+def test_a_kernel_that_fails_or_computes_something_else_is_left_out(wrong, capsys):
     assert not trial.kernel_works(wrong, torch.square, square_with_gradient)
     assert " does not work on this GPU and is left out: " in capsys.readouterr().out
 
 
 @pytest.fixture(params=range(5))
-def random_on_cpu(request, gpu_computes, monkeypatch):
+def random_on_cpu(request, monkeypatch):
     """What kernels are tried with, with other seeds too; the GPU that they are tried on is new."""
 
     def random_tensors(count, *shape, dtype):
