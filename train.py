@@ -203,6 +203,7 @@ class GPT(nn.Module):
         angles = torch.arange(context, device="cpu")[:, None] * frequencies
         rotary = torch.stack([angles.cos(), angles.sin()])[:, :, None]  # [2, T, 1, D / 2]
         self.register_buffer("rotary", rotary.to(self.dtype), persistent=False)
+        self.register_state_dict_post_hook(GPT.round_matrices)
 
     def forward(self, tokens, targets=None, cache=None):
         """tokens int64 [B, T] -> logits float32 [B, T, V]; with targets -> their mean loss in nats.
@@ -235,6 +236,11 @@ class GPT(nn.Module):
             outputs.append(x)
         return norm(x + self.readout.to(x.dtype) * outputs[(len(outputs) - 1) // 2])
 
+    def round_matrices(self, weights, *_):
+        """Have matrices saved in the type that forward() rounds them to."""
+        for name, weight in weights.items():
+            weights[name] = weight.to(self.dtype) if weight.ndim > 1 else weight
+
     def init_cache(self, B, T):
         """What decode() keeps of B rows of up to T tokens: for `ratchet speak` and serve-bench."""
         shape = (B, T, *self.blocks[0].head_shape)
@@ -253,9 +259,6 @@ def load(folder):
     with torch.device("meta"):  # no memory is filled that the weights would overwrite
         model = GPT(**config)
     model.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
-    for module in model.modules():
-        if isinstance(module, Linear):
-            module.to(model.dtype)  # cast once: a decoded token reads half as many bytes
     return model
 
 
@@ -331,8 +334,7 @@ class Muon(torch.optim.Optimizer):
             # as tensors: new Python numbers would have a compiled function compiled again
             scalars = [torch.tensor(group[key]) for key in ("lr", "momentum", "weight_decay")]
             change = self.update(grads, weights, *state.values(), *scalars, self.dtype)
-            change = prepare.join_shares(change, len(ps))
-            for p, delta in zip(ps, change):
+            for p, delta in zip(ps, prepare.join_shares(change, len(ps))):
                 p.add_(delta)
 
 
@@ -415,9 +417,8 @@ def compilable_parts(model, muon):
     gain = 1.0 if model.dtype == torch.bfloat16 else 0.15  # products take longer in float32
     on_cpu = model.rotary.device.type == "cpu"  # which compiles slowly: one block stands for all
     layers = [*model.blocks] if on_cpu else [(model, "trunk")]
-    loss = [(kernels.loss, "loss_and_slope")]  # of softcapped_cross_entropy()
     return [
-        Part("loss", loss, graphs=1, core_seconds=24, saves=0.25 * gain),
+        Part("loss", [(kernels.loss, "loss_and_slope")], graphs=1, core_seconds=24, saves=gain / 4),
         Part("layers", layers, graphs=2, core_seconds=40, saves=0.22 * gain),
         Part("muon", [(muon, "update")], graphs=5, core_seconds=66, saves=0.02 * gain),
     ]
@@ -426,9 +427,8 @@ def compilable_parts(model, muon):
 def choose_config(arena, device):
     """The arguments of GPT() and batch_size."""
     large = device.type == "cuda" and arena.name != "pocket"
-    config = dict(PRESETS["large" if large else "small"])
-    sizes = dict(vocab_size=arena.vocab_size, context=arena.context)
-    return config | sizes | dict(dtype=fastest_dtype(device))
+    sizes = dict(vocab_size=arena.vocab_size, context=arena.context, dtype=fastest_dtype(device))
+    return PRESETS["large" if large else "small"] | sizes
 
 
 def main():

@@ -116,8 +116,8 @@ def test_bytes_of_a_step_are_those_of_weights_keys_and_values_by_hand(model, len
     """Windows of 16, 32 and 64 tokens; float32; the activations that products read, too."""
     heads, vocab, batch = SMALL["heads"], SMALL["vocab_size"], 3
     width = heads * SMALL["head_size"]
-    weights = 3 * (12 * width**2 + heads * width) + (vocab + train.COPY) * width
-    inputs = 3 * (1 + 1 + 1 + 4 + 1) * width + 2 * width  # of each linear map, for a token
+    weights = 3 * (12 * width**2 + heads * train.GATE_INPUTS) + (vocab + train.COPY) * width
+    inputs = 3 * (7 * width + train.GATE_INPUTS) + 2 * width  # of each linear map, for a token
     seen = sum(min(window, length + 1) for window in (16, 32, 64))  # the new token sees itself
     attention = 3 * width + 2 * width * seen
     with torch.no_grad(), decode_process.ReadBytes() as read:
