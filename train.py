@@ -134,7 +134,8 @@ class Block(nn.Module):
         self.up = Linear(width, 4 * width)
         self.down = Linear(4 * width, width)
         self.value_gate = Linear(GATE_INPUTS, heads)
-        self.value_embedding = nn.Embedding(vocab_size, width)
+        empty = torch.empty(vocab_size, width)  # nn.Embedding() would load the compiler on "meta"
+        self.value_embedding = nn.Embedding.from_pretrained(empty, freeze=False)
         self.x0_scale = nn.Parameter(torch.tensor(X0_SCALE))
         bound = INIT_SCALE * math.sqrt(3 / width)
         for module in (self.qkv, self.up, self.value_embedding):
@@ -192,7 +193,7 @@ class GPT(nn.Module):
         width = heads * head_size
         divisors = [windows[i % len(windows)] for i in range(depth - 1)] + [1]
         windows = [context // divisor for divisor in divisors]
-        self.embedding = nn.Embedding(vocab_size, width)
+        self.embedding = nn.Embedding.from_pretrained(torch.randn(vocab_size, width), freeze=False)
         self.ngrams = NGrams(width, table_bits)
         self.blocks = nn.ModuleList(Block(vocab_size, heads, head_size, each) for each in windows)
         self.readout = nn.Parameter(torch.tensor(0.0))
@@ -382,13 +383,12 @@ def make_optimizers(model):
 
 def set_schedules(optimizers, progress):
     """Rates are constant, then fall linearly to 0. Weight decay falls, Muon's momentum rises."""
-    left = 1 - progress
-    rate = min(1.0, left / WARMDOWN)
+    rate = min(1.0, (1 - progress) / WARMDOWN)
     warm = min(1.0, progress / MOMENTUM_WARMUP)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["peak_lr"]
-            group["weight_decay"] = left * group["peak_weight_decay"]
+            group["weight_decay"] = (1 - progress) * group["peak_weight_decay"]
             if "momentum" in group:
                 group["momentum"] = MOMENTUM_START + warm * (MOMENTUM - MOMENTUM_START)
 

@@ -104,7 +104,7 @@ def matmul_peak(device):
 
 def free_device_memory() -> None:
     """Give back the CUDA memory that no tensor holds; tell of what is held, if that is much."""
-    if "torch._dynamo" in sys.modules:
+    if "torch._inductor.compile_fx" in sys.modules:  # else there is nothing to forget
         torch.compiler.reset()  # graphs have memory of their own
     gc.collect()
     torch.cuda.empty_cache()
