@@ -12,8 +12,9 @@ from ratchet.referee import sandbox
 
 
 def run_benchmark(machine, *options, **variables):
-    argv = [sys.executable, ROOT / "benchmarks/gpu.py", *map(str, options)]
-    environment = nullgpu.environment(machine) | variables
+    program = ROOT / "tests/nullgpu/programs/gpu_benchmark.py"
+    argv = [sys.executable, program, *map(str, options)]
+    environment = nullgpu.environment(machine) | {"PYTHONPATH": str(ROOT)} | variables
     return subprocess.run(argv, env=environment, capture_output=True, encoding="utf-8")
 
 
@@ -22,7 +23,7 @@ def test_the_whole_flow(null_gpu, arena, cache, tmp_path):
     path = tmp_path / "gpu.json"
     # compiled or not is no difference to the flow, and takes minutes
     variables = {"RATCHET_CACHE": str(cache), "TORCHDYNAMO_DISABLE": "1"}
-    options = arena.corpus, "--rehearse", "--results", path
+    options = arena.corpus, "--rehearse", "--minutes", 60, "--results", path
     done = run_benchmark(null_gpu, *options, **variables)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("all done\n"), done.stdout

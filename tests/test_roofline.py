@@ -220,3 +220,25 @@ def test_an_operation_is_its_optimizers(monkeypatch):
         optimizer.step()
         weight + 1
     assert set(owners[:-1]) == {"SGD"} and owners[-1] != "SGD"
+
+
+@pytest.mark.slow
+def test_a_step_of_train_py_on_the_null_gpu(monkeypatch, tmp_path):
+    """Compiled by the real compilers for an H100; a tiny model, whose products can be counted."""
+    if reason := roofline.nullgpu.reason_not_to_build():
+        pytest.skip(reason)
+    monkeypatch.setattr(roofline, "WORK_FOLDER", tmp_path)
+    sizes = dict(depth=2, heads=1, head_size=64, batch_size=3, table_bits=10, windows=[2])
+    variant = roofline.Variant("tiny", "train.py", roofline.presets(**sizes))
+    recording = roofline.record(variant, roofline.nullgpu.H100)
+    assert recording.facts["tokens"] == 3 * 2048 and recording.facts["graph_breaks"] == {}
+    assert recording.facts["optimizers"] == ["Muon", "RowAdam", "AdamW"]
+    weights = 2 * (12 * 64 * 64 + 32) + 64 * (8192 + 4)  # blocks with a gate, head, copying
+    attention = 12 * 64 * (1024 + 2048)
+    flops = roofline.published_flops(recording) / recording.facts["tokens"]
+    assert flops == pytest.approx(6 * weights + attention, rel=1e-3)  # some become sums
+    items = roofline.model_step(recording, roofline.GPUS["h100"], "fa2", 1)
+    assert {"attention", "matrix products, trunk", "matrix products, head"} <= {*items}
+    assert {"backward, compiled", "Muon, compiled", "AdamW, eager"} <= {*items}
+    assert roofline.summarize(recording, roofline.GPUS["h100"], "fa2", 1)["waits"] == 0
+    assert roofline.record(variant, roofline.nullgpu.H100).works == recording.works  # it is kept
