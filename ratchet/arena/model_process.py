@@ -169,6 +169,7 @@ def serve_model(
             no_memory = re.search(NO_MEMORY, str(error))
             reason = f"{type(error).__name__}: {error}"[:300]
             answer = {"memory": True} if no_memory else {"error": reason}
+        print(end="", flush=True)  # this process will be killed
         channel.send_bytes(json.dumps(answer).encode())
 
 

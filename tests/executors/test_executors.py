@@ -106,6 +106,7 @@ def test_a_job_for_another_kind_of_device_is_not_done(arena, tmp_path):
             pass
 
 
+@pytest.mark.slow
 def test_ray_and_this_machine_give_the_same_score(nodes, run_honestly, tmp_path):  # noqa: F811
     slots = open_executor("ray").slots()
     assert len(slots) == 2 and slots[0].conditions() == open_executor().conditions()

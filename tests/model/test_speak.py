@@ -297,6 +297,7 @@ def verb(arena, tmp_path, monkeypatch):
     return invoke
 
 
+@pytest.mark.slow
 def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path, monkeypatch, capsys):
     assert "My fellow citizens" in verb("speak", "My fellow citizens", "--tokens", "5")
     assert len(verb("speak", "--tokens", "9").split("---")) == 3
