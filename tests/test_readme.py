@@ -78,7 +78,7 @@ TESTED = {  # a pattern of commands: what a test that runs them, or their parts,
     r"(RATCHET_ARENA=corpus )?uv run torchrun --nproc-per-node=\d train\.py": "--nproc-per-node",
     r"git switch -C try/\w+ refs/ratchet/champion": '"switch", "-C"',
     r'git commit -am "[\w ]+"': '"commit", "-qam"',
-    r"uv run --all-extras --group dev pytest( tests/\w+\.py| -m slow)?": "pytest.mark.slow",
+    r"uv run --all-extras --group dev pytest( tests/\w+\.py| -m slow -n 0)?": "pytest.mark.slow",
     r"uv run ratchet watch": "server(night) as server",
     r"uv run --group dev ruff (check|format)": '"-m", "ruff", *command',
 }

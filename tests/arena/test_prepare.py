@@ -736,6 +736,7 @@ def test_a_changed_file_of_the_arena_is_refused(name, arena, refusal, monkeypatc
 def test_a_run_folder_is_not_used_twice(arena, refusal, monkeypatch, tmp_path):
     monkeypatch.setenv("RATCHET_ARENA", "tiny")
     monkeypatch.setenv("RATCHET_RUN", str(tmp_path))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
     (tmp_path / "train.py").write_text("", encoding="utf-8")
     enter()  # an interrupted start left it
     (tmp_path / "model.safetensors").touch()
