@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), *map(str, (ROOT / "tests").glob("*/"))]  # tests share fixtures
+sys.path.append(str(ROOT / "benchmarks"))
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # of models as small as these, threads would mostly wait

@@ -6,13 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import style
 from conftest import ROOT
 
 from ratchet.experiments import seal
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import style
 
 # What each part may import of the others. Arrows point downwards only.
 SEALED_PARTS = {

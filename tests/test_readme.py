@@ -13,16 +13,13 @@ import subprocess
 import sys
 import tomllib
 
+import architecture
+import cheats_table
 import pytest
 import typer
 from conftest import ROOT, write_corpus
 
 from ratchet import __main__
-
-sys.path.append(str(ROOT / "benchmarks"))
-
-import architecture  # noqa: E402
-import cheats_table  # noqa: E402
 
 README = ROOT / "README.md"
 NAMES = "README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md", "program.md"

@@ -2,17 +2,12 @@
 
 import io
 import json
-import sys
 
 import pytest
-import torch
-from conftest import ROOT
-from rich.console import Console
-
-sys.path.append(str(ROOT / "benchmarks"))
-
 import roofline
 import step_recorder
+import torch
+from rich.console import Console
 
 GPU = roofline.GPU(roofline.nullgpu.H100, 100e12, 10e12, 1e12, {"fa2": (50, 25), "fa3": (100, 50)})
 ATTENTION = '"kind": "attention", "rows": 2, "heads": 4, "context": 2048, "head_size": 128'

@@ -1,10 +1,10 @@
 """The counts of style: short sources whose figures are known."""
 
-import importlib.util
 import subprocess
 import sys
 
 import pytest
+import style
 from conftest import ROOT
 
 PREPARE = '''"""Doc of the module.
@@ -38,16 +38,6 @@ TRAIN = """def close():
 def _count_rows(first, *, second): pass  # fmt: skip
 """
 KERNELS = "def close() -> None:\n    pass\n\n\nclass RowAdam: ...\n# " + 99 * "x" + "\n"
-
-
-def load_benchmark():
-    spec = importlib.util.spec_from_file_location("style", ROOT / "benchmarks" / "style.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-style = load_benchmark()
 
 
 @pytest.fixture

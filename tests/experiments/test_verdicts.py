@@ -2,7 +2,6 @@
 simulated.
 """
 
-import importlib.util
 import json
 import math
 import re
@@ -11,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import verdicts as night
 from conftest import ROOT
 from scipy import stats
 
@@ -27,16 +27,6 @@ from ratchet.experiments.verdicts import (
 )
 
 KNOWN = Noise(1.0, 50)
-
-
-def load_benchmark():
-    spec = importlib.util.spec_from_file_location("night", ROOT / "benchmarks" / "verdicts.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-night = load_benchmark()
 
 
 def test_pooled_sigma_worked_by_hand():

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import nullgpu
 import pytest
+import roofline
 import torch
 from conftest import ROOT, make_repository
 
@@ -20,10 +21,6 @@ from ratchet.arena.inspection import inspect_model
 from ratchet.arena.results import SUMMARY
 from ratchet.experiments.ledger import Ledger
 from ratchet.referee import sandbox
-
-sys.path.append(str(ROOT / "benchmarks"))
-
-import roofline
 
 MAIN = 'if __name__ == "__main__":'
 # what is added to a copy of train.py: a tiny model in any arena, not compiled, as that takes a
