@@ -141,13 +141,14 @@ class LocalModel:
     """
 
     def __init__(self, folder, arena, device, batch, number=0):
-        spec = importlib.util.spec_from_file_location("contestant", folder / "train.py")
-        spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
-        self.model, self.batch = module.load(folder).eval(), batch
+        self.folder, self.batch = folder, batch
 
     inspect_model = ModelProcess.inspect_model
 
     def load_model(self):
+        spec = importlib.util.spec_from_file_location("contestant", self.folder / "train.py")
+        spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+        self.model = module.load(self.folder).eval()
         return 0.0
 
     def _ask_model(self, question):

@@ -5,7 +5,7 @@ PROBES, add a cheat that it catches to tests/cheats/.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ from ratchet.arena.tokenizer import BOS, SPECIALS
 CONTROLS = 32  # rows that are scored again unchanged
 CUTS = 112  # rows that are scored again with another future, at least; else one in eight
 CANARIES = 4  # rows of random tokens
+CHANGES = "token", "future"  # of what comes after the cut, in turn
+THIRD_PROCESS = 0.25  # how often a model is asked in three processes, not in two
 TOO_GOOD = 0.3  # bits per byte; the largest models known need more than 0.5 for English
 
 
@@ -23,12 +25,40 @@ TOO_GOOD = 0.3  # bits per byte; the largest models known need more than 0.5 for
 # What is drawn
 
 
+class SecondLook(NamedTuple):
+    """A row that a second process scores again."""
+
+    row: int
+    cut: int  # the last position before the change
+    change: str  # of its inputs: "nothing", "future" (another row's) or "token" (a likely one)
+
+
 class ProbePlan(NamedTuple):
-    """Which rows a model is probed with. Nobody can know them before it is scored."""
+    """What a model is asked, by which of its processes. Nobody can know it before.
+
+    Questions are the n rows, then the canaries, then the second looks. Each process gets some of
+    all kinds, so that the model can't tell which it is.
+    """
 
     canaries: np.ndarray  # [CANARIES, T + 1] random tokens
-    watched: list[int]  # numbers of rows that are scored twice; the first CONTROLS unchanged
-    cuts: dict[int, int]  # of the others: the position after which their inputs change
+    looks: list[SecondLook]  # those without a change first
+    processes: int  # one after the other: 0 is the first
+    dealt: np.ndarray  # [n + CANARIES + len(looks)] the process that each question goes to
+
+    @property
+    def first_look(self) -> int:
+        """The number of the question that is the first of the second looks."""
+        return len(self.dealt) - len(self.looks)
+
+    @property
+    def watched(self) -> list[int]:
+        """Rows that are scored twice."""
+        return [look.row for look in self.looks]
+
+    @property
+    def token_cuts(self) -> dict[int, int]:
+        """{row: cut} where a token must be drawn from the model's prediction."""
+        return {look.row: look.cut for look in self.looks if look.change == "token"}
 
 
 def draw_plan(rows: np.ndarray, vocab_size: int, generator: np.random.Generator) -> ProbePlan:
@@ -37,30 +67,41 @@ def draw_plan(rows: np.ndarray, vocab_size: int, generator: np.random.Generator)
     canaries = generator.integers(len(SPECIALS), vocab_size, (CANARIES, width)).astype(rows.dtype)
     canaries[:, 0] = BOS
     most = min(count, CONTROLS + max(CUTS, count // 8))
-    watched = generator.choice(count, most, replace=False).tolist()
-    cuts = {row: int(generator.integers(width - 2)) for row in watched[CONTROLS:]}
-    return ProbePlan(canaries, watched, cuts)
+    looks = []
+    for number, row in enumerate(generator.choice(count, most, replace=False).tolist()):
+        change = CHANGES[number % len(CHANGES)] if number >= CONTROLS else "nothing"
+        cut = width - 2 if change == "nothing" else int(generator.integers(width - 2))
+        looks.append(SecondLook(row, cut, change))
+    processes = 3 if generator.random() < THIRD_PROCESS else 2
+    dealt = generator.integers(processes, size=count + CANARIES + most)
+    for question, look in enumerate(looks, count + CANARIES):
+        pair = generator.choice(processes, 2, replace=False)
+        if look.change == "token":
+            pair.sort()  # the token is drawn from what the model has answered to the row itself
+        dealt[look.row], dealt[question] = pair
+    return ProbePlan(canaries, looks, processes, dealt)
 
 
-def change_futures(
-    rows: np.ndarray, plan: ProbePlan, drawn: dict[int, int], generator: np.random.Generator
-) -> np.ndarray:
-    """Inputs [w, T] of the watched rows, with another future after the cut.
+def change_futures(rows: np.ndarray, plan: ProbePlan, generator: np.random.Generator) -> np.ndarray:
+    """Inputs [w, T] of the second looks, with another future after the cut.
 
     Every second row takes its future from another row. The others change in one token, to one that
-    the model itself found likely there (`drawn`): so a model that looks ahead only where it sees a
-    plausible token is caught too.
+    the model itself finds likely there: so a model that looks ahead only where it sees a plausible
+    token is caught too. change_tokens() does that when the model has been asked.
     """
     inputs = rows[plan.watched, :-1]
-    for number, row in enumerate(plan.watched):
-        if row not in plan.cuts:
-            continue
-        after = plan.cuts[row] + 1
-        if number % 2:
-            inputs[number, after:] = rows[generator.integers(len(rows)), after:-1]
-        else:
-            inputs[number, after] = drawn[row]
+    for again, look in zip(inputs, plan.looks):
+        if look.change == "future":
+            after = look.cut + 1
+            again[after:] = rows[generator.integers(len(rows)), after:-1]
     return inputs
+
+
+def change_tokens(inputs: np.ndarray, plan: ProbePlan, drawn: Mapping[int, int]) -> None:
+    """Change one token in inputs [w, T] of second looks; drawn: {row: token} as known so far."""
+    for again, look in zip(inputs, plan.looks):
+        if look.change == "token" and look.row in drawn:
+            again[look.cut + 1] = drawn[look.row]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -74,8 +115,8 @@ class Evidence(NamedTuple):
     split: str
     nats: np.ndarray  # [n, T] of the split
     canary_nats: np.ndarray  # [CANARIES, T]
-    moved: np.ndarray  # [w, T] by how much nats of the watched rows changed the second time
-    cuts: list[int]  # of the watched rows after the CONTROLS
+    looks: list[SecondLook]
+    moved: np.ndarray  # [w, T] by how much nats changed at the second look
     text_bytes: int  # of all targets
 
     @property
@@ -110,11 +151,11 @@ def check_independence(seen: Evidence) -> tuple[bool, str]:
 
 def check_causality(seen: Evidence) -> tuple[bool, str]:
     """Another future changes no prediction before it."""
-    noise, changed = seen.moved[:CONTROLS], seen.moved[CONTROLS:]
-    leak = max(row[: cut + 1].max() for row, cut in zip(changed, seen.cuts))
-    edge = np.mean([row[cut] for row, cut in zip(changed, seen.cuts)])
+    noise, changed, cuts = seen.moved[:CONTROLS], seen.moved[CONTROLS:], seen.looks[CONTROLS:]
+    leak = max(row[: look.cut + 1].max() for row, look in zip(changed, cuts))
+    edge = np.mean([row[look.cut] for row, look in zip(changed, cuts)])
     tight = leak <= max(1e-3, 4 * noise.max()) and edge <= 1e-3 + 4 * noise.mean()
-    return tight, f"{leak:.1e} nats from the future, {edge:.1e} at {len(seen.cuts)} cuts"
+    return tight, f"{leak:.1e} nats from the future, {edge:.1e} at {len(cuts)} cuts"
 
 
 def check_canaries(seen: Evidence) -> tuple[bool, str]:

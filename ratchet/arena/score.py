@@ -1,9 +1,12 @@
 """The score: bits per byte of a saved model, from its logits."""
 
 import math
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +17,14 @@ from ratchet.arena.files import Refused
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.hardware.device import matmul_peak, set_cuda_device
 from ratchet.arena.model_process import Invalid, ModelProcess
-from ratchet.arena.probes import Evidence, change_futures, check_probes, draw_plan
+from ratchet.arena.probes import (
+    Evidence,
+    ProbePlan,
+    change_futures,
+    change_tokens,
+    check_probes,
+    draw_plan,
+)
 from ratchet.arena.progress import ProgressLine
 from ratchet.arena.results import (
     Result,
@@ -91,45 +101,74 @@ def measure_split(
 ) -> dict[str, Any]:
     """Score the rows of a split, probe the model. Raises Invalid.
 
-    One process of the model scores them; another, which has no memory of the first, scores some
-    again. line: tells how far it is.
+    line: tells how far it is.
     """
     generator = np.random.default_rng()  # whose seed nobody can know
     rows = read_rows(arena, split)
     plan = draw_plan(rows, arena.vocab_size, generator)
     every = np.concatenate([rows, plan.canaries])
-    count = row_counter(line, len(every) + len(plan.watched))
-    first, second = (ModelProcess(folder, arena, device, batch, number) for number in range(2))
-    try:
-        load_seconds = first.load_model()
-        figures = first.inspect_model(count_flops)
-        order = generator.permutation(len(every))
-        nats, drawn = score_rows(first, every[:, :-1], every[:, 1:], order, plan.cuts, count)
-        changed = change_futures(rows, plan, drawn, generator)
-        second.batch = first.batch
-        first.close()  # before the contestant's code starts in the other: the two can't talk
-        second.load_model()
-        order = generator.permutation(len(plan.watched))
-        again, _ = score_rows(second, changed, rows[plan.watched, 1:], order, count=count)
-    finally:
-        first.close()
-        second.close()
+    inputs = np.concatenate([every[:, :-1], change_futures(rows, plan, generator)])
+    targets = np.concatenate([every[:, 1:], rows[plan.watched, 1:]])
+    count = row_counter(line, len(targets))
+    with closing(models_in_turn(folder, arena, device, batch, plan.processes)) as models:
+        nats, figures = ask_models(models, inputs, targets, plan, generator, count, count_flops)
     sizes = token_bytes(load_tokenizer(arena.folder))
-    nats[sizes[every[:, 1:]] == 0] = 0.0  # specials are no text: what a model makes of them is free
-    again[sizes[rows[plan.watched, 1:]] == 0] = 0.0
-    if not (np.isfinite(nats).all() and np.isfinite(again).all()):
+    nats[sizes[targets] == 0] = 0.0  # specials are no text: what a model makes of them is free
+    if not np.isfinite(nats).all():
         raise Invalid("finite: a probability is zero or not a number")
     text_bytes = int(sizes[rows[:, 1:]].sum())
+    nats, canary_nats, again = np.split(nats, [len(rows), len(every)])
     moved = np.abs(again - nats[plan.watched])
-    nats, canary_nats = nats[: len(rows)], nats[len(rows) :]
-    seen = Evidence(arena, split, nats, canary_nats, moved, [*plan.cuts.values()], text_bytes)
+    seen = Evidence(arena, split, nats, canary_nats, plan.looks, moved, text_bytes)
     return figures | {
         "nats": float(nats.sum(dtype=np.float64)),
         "bytes": text_bytes,
         "val_bpb": seen.bpb,
         "probes": check_probes(seen),
-        "load_seconds": load_seconds,
     }
+
+
+def models_in_turn(
+    folder: Path, arena: Arena, device: torch.device, batch: int, processes: int
+) -> Generator[ModelProcess]:
+    """Processes of a model, one after the other, which can't talk to each other.
+
+    Each one ends before the contestant's code starts in the next, which has its libraries by then.
+    """
+    with ExitStack() as stack:
+        models = []
+        for number in range(processes + 1):
+            if number < processes:
+                models.append(ModelProcess(folder, arena, device, batch, number))
+                stack.callback(models[number].close)
+            if number:
+                yield models[number - 1]
+                models[number - 1].close()
+
+
+def ask_models(
+    models: Iterable[ModelProcess],
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    plan: ProbePlan,
+    generator: np.random.Generator,
+    count: Callable[[int], None],
+    count_flops: bool,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Nats [q, T] of all questions of a plan, figures of the model. Raises Invalid.
+
+    inputs, targets: [q, T]. Each model is asked in the same way for what is dealt to it.
+    """
+    nats, seconds, figures, batch = np.empty(targets.shape, np.float32), [], [], sys.maxsize
+    for number, model in enumerate(models):
+        seconds.append(model.load_model())
+        figures.append(model.inspect_model(count_flops))
+        model.batch = min(batch, model.batch)  # one shape: the same kernels
+        order = generator.permutation(np.flatnonzero(plan.dealt == number))
+        nats[order], drawn = score_rows(model, inputs, targets, order, plan.token_cuts, count)
+        change_tokens(inputs[-len(plan.looks) :], plan, drawn)
+        batch = model.batch
+    return nats, figures[0] | {"load_seconds": max(seconds)}
 
 
 def read_rows(arena: Arena, split: str) -> np.ndarray:
@@ -155,16 +194,16 @@ def score_rows(
     inputs: np.ndarray,
     targets: np.ndarray,
     order: np.ndarray | Sequence[int],
-    cuts: Mapping[int, int] | None = None,
+    cuts: Mapping[int, int] = MappingProxyType({}),
     count: Callable[[int], None] = lambda rows: None,
 ) -> tuple[np.ndarray, dict[int, int]]:
-    """Nats [n, T] of each target, computed here in float32 from the model's logits.
+    """Nats [m, T] of the targets of the m rows in `order`, in float32 from the model's logits.
 
-    Rows are fed in `order`, model.batch at a time; a batch that finds no memory is tried again with
-    half the rows. Also {row: token} for the rows in `cuts`, {row: position}: a token other than the
-    target, drawn from the model's own prediction at that position. Raises Invalid.
+    Rows of inputs and targets [n, T] are fed model.batch at a time; a batch that finds no memory is
+    tried again with half the rows. Also {row: token} for the rows in `cuts`, {row: position}: a
+    token other than the target, drawn from the model's own prediction there. Raises Invalid.
     """
-    nats, drawn, cuts = np.empty(targets.shape, np.float32), {}, cuts or {}
+    nats, drawn = np.empty((len(order), targets.shape[1]), np.float32), {}
     start = 0
     while start < len(order):
         part = order[start : start + model.batch]
@@ -175,10 +214,10 @@ def score_rows(
             if model.batch:
                 continue
             raise Invalid("there is no memory for the logits of one row") from None
-        for row, row_logits in zip(part, logits):
+        for number, (row, row_logits) in enumerate(zip(part, logits), start):
             logs = log_weights(row_logits)
             target = torch.from_numpy(targets[row].astype(np.int64)).to(logs.device)[:, None]
-            nats[row] = (logs.logsumexp(-1) - logs.gather(1, target)[:, 0]).cpu()
+            nats[number] = (logs.logsumexp(-1) - logs.gather(1, target)[:, 0]).cpu()
             if row in cuts:
                 drawn[row] = draw_other(logs[cuts[row]], target[cuts[row]])
         start += len(part)

@@ -22,7 +22,7 @@ WAIT_SECONDS = 10  # and so much besides
 EXIT_SECONDS = 5  # from the end of its messages to its own, for its exit code to be known
 SCORE_SECONDS = 120  # to score one split
 SCORE_SHARE = 0.5  # and this share of the arena's budget besides
-SCORE_LOADS = 2  # and so many times what its weights may take to load
+SCORE_LOADS = 3  # and so many times what its weights may take to load
 SCORE_SLOWNESS = 2.0  # and so many times what it took to train on as many tokens, as it says,
 MOST_SCORE_SHARE = 4.0  # but at most this share of the arena's budget
 

@@ -108,12 +108,12 @@ def score_limit(arena: Arena, split: str, model: Path) -> float:
 def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any]:
     """What `prepare.py score` finds out about a model. Raises EndedEarly("invalid").
 
-    Two processes of the model, which must have nothing in common, answer it.
+    Processes of the model, which must have nothing in common, answer it.
     """
     # the score reads the model's logits in the GPU's memory: that needs process ids in common
     own_pids = not job.device.startswith("cuda")
     readable = folder / "judge", folder / "model"
-    for number in "01":
+    for number in "012":
         writable = folder / f"{split}-{number}"
         writable.mkdir()
         view = sandbox.View(readable, (writable,), job.device, own_pids=own_pids)
