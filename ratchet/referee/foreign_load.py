@@ -69,16 +69,17 @@ class ForeignLoad:
 
     def _snapshot(self) -> Snapshot:
         tree = {process.pid for process in self.process.list_processes()}
-        busy, others = self._busy_seconds(), {}
+        own_seconds, others = 0.0, {}
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 spent = sum(process.cpu_times()[:4])
                 if process.pid in tree or self._is_of_session(process.pid):
-                    busy -= spent
+                    own_seconds += spent
                 elif process.pid != os.getpid():
                     key = process.pid, process.create_time()
                     others[key] = OtherProcess(spent, self._may_use_cores(process))
-        return Snapshot(time.monotonic(), busy, others)
+        own_seconds = max(own_seconds, self.process.looks.cpu_seconds)  # it has ended, at last
+        return Snapshot(time.monotonic(), self._busy_seconds() - own_seconds, others)
 
     def _is_of_session(self, number: int) -> bool:
         """Whether a process, which may have ended, is of the contestant's session."""

@@ -25,6 +25,7 @@ from ratchet.untrusted_text import clean_text
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+MARK_BYTES = 2**16  # of a process's environment, in which its mark is looked for
 KILL_SECONDS = 0.01  # between two rounds of killing
 KILL_ROUNDS = 100  # of one program that forks meanwhile
 KILL_ROUNDS_BEFORE = 500  # of all that a killed referee has left
@@ -63,6 +64,9 @@ def read_tail(log: Path) -> list[str]:
 class WatchedProcess:
     """An untrusted program in a session of its own: bounded while it runs, killed as a whole.
 
+    What it takes is looked at in a thread of its own, so that this delays neither a message nor the
+    kill.
+
     argv, environment, folder: as for subprocess.Popen
     log: file for what it prints
     mark: value of RATCHET_RUN in its environment, by which processes that left its tree are found
@@ -81,9 +85,8 @@ class WatchedProcess:
         stdin: IO[bytes] | int = subprocess.DEVNULL,
     ) -> None:
         self.folder, self.mark, self.log = folder, mark, open(log, "wb")
-        self.printed_bytes = self.peak_bytes = 0
-        self.most_bytes = limits.MEMORY_SHARE * free_memory()
-        self.next_check = 0.0
+        self.printed_bytes = 0
+        self.looks = Looks(self, limits.MEMORY_SHARE * free_memory())
         adopt_orphans()
         self.popen = subprocess.Popen(
             argv,
@@ -100,17 +103,28 @@ class WatchedProcess:
             channel.close()
         self.output = self.popen.stdout.fileno()
         os.set_blocking(self.output, False)
+        self.looks.start()
 
     def __enter__(self) -> "WatchedProcess":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        self.looks.stop()
+        with suppress(EndedEarly):  # what it printed last
+            self.copy_output()
         self.log.close()
         self.popen.stdout.close()
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that it was seen to take."""
+        return self.looks.peak_bytes
+
     def list_processes(self) -> list[psutil.Process]:
         """The process that was started, with its descendants; [] when it has gone."""
+        if self.popen.returncode is not None:  # its number may be another one's by now
+            return []
         with suppress(psutil.Error):
             first = psutil.Process(self.popen.pid)
             return [first, *first.children(recursive=True)]
@@ -126,29 +140,12 @@ class WatchedProcess:
                     raise EndedEarly("output", f"it printed more than {limits.LOG_BYTES >> 20} MB")
         self.log.flush()
 
-    def check_limits(self) -> None:
-        """Raises EndedEarly when it takes too much memory or disk, or has too many processes."""
-        processes = self.list_processes()
-        total = sum(map(resident_bytes, processes))
-        if total > self.most_bytes:  # pages that forks share are in it many times
-            total = sum(map(proportional_bytes, processes))
-        self.peak_bytes = max(self.peak_bytes, total)
-        if total > self.most_bytes:
-            taken, free = total / 2**30, self.most_bytes / 2**30
-            raise EndedEarly("memory", f"it took {taken:.1f} GB of memory, {free:.1f} were free")
-        if len(processes) > limits.MOST_PROCESSES:
-            reason = f"it started more than {limits.MOST_PROCESSES} processes"
-            raise EndedEarly("processes", reason)
-        if shutil.disk_usage(self.folder).free < limits.LEAST_DISK_BYTES:
-            raise EndedEarly("disk", "it filled the disk")
-
     def supervise(self) -> None:
-        """To be called all the while. Raises EndedEarly or Cancelled."""
+        """To be called all the while; takes no time. Raises EndedEarly or Cancelled."""
         sleep_or_cancel(0)
         self.copy_output()
-        if time.monotonic() > self.next_check:
-            self.next_check = time.monotonic() + limits.CHECK_SECONDS
-            self.check_limits()
+        if self.looks.end:
+            raise self.looks.end
 
     def wait(self, seconds: float) -> int:
         """Its exit code. Raises EndedEarly("timeout") after that many seconds."""
@@ -162,47 +159,37 @@ class WatchedProcess:
         return self.popen.returncode
 
     def receive_message(
-        self,
-        channel: socket.socket,
-        seconds: float,
-        too_late: str,
-        look: Callable[[], None] = lambda: None,
+        self, channel: socket.socket, seconds: float, too_late: str
     ) -> tuple[dict[str, Any], float]:
-        """(its next message, when that came). Meanwhile look() is called again and again.
+        """(its next message, when that came). Raises EndedEarly as receive_line() does."""
+        line, arrived = self.receive_line(channel, seconds, too_late)
+        return parse_message(line), arrived
+
+    def receive_line(
+        self, channel: socket.socket, seconds: float, too_late: str
+    ) -> tuple[bytes, float]:
+        """(what it says next, when that was said in full): nothing is done after that moment.
 
         Raises EndedEarly when it ends first or, for the reason `too_late`, after that many seconds.
         """
-        line, arrived = self._receive_line(channel, time.monotonic() + seconds, too_late, look)
-        try:
-            return dict(json.loads(line)), arrived
-        except (ValueError, TypeError, RecursionError):
-            raise EndedEarly("crash", "it sent the referee what is no message") from None
-
-    def _receive_line(
-        self,
-        channel: socket.socket,
-        deadline: float,
-        too_late: str,
-        look: Callable[[], None],
-    ) -> tuple[bytes, float]:
-        data, arrived = b"", 0.0
+        data, deadline = b"", time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(channel, selectors.EVENT_READ)
-            while not data.endswith(b"\n"):
-                if time.monotonic() > deadline:
-                    raise EndedEarly("timeout", too_late)
-                if selector.select(limits.POLL_SECONDS):
+            while True:
+                has_ended = self.popen.poll() is not None
+                if selector.select(0 if has_ended else limits.POLL_SECONDS):
                     piece, arrived = channel.recv(limits.MESSAGE_BYTES), time.monotonic()
                     data += piece
-                    if len(data) > limits.MESSAGE_BYTES:
-                        raise EndedEarly("crash", "it sent the referee too long a message")
-                    if not piece:
-                        raise self._crash()
-                self.supervise()
-                look()
-                if self.popen.poll() is not None and not selector.select(0):
+                    if data.endswith(b"\n"):
+                        return data.splitlines()[-1], arrived
+                    has_ended = not piece
+                if has_ended:
                     raise self._crash()
-        return data.splitlines()[-1], arrived
+                if len(data) > limits.MESSAGE_BYTES:
+                    raise EndedEarly("crash", "it sent the referee too long a message")
+                if time.monotonic() > deadline:
+                    raise EndedEarly("timeout", too_late)
+                self.supervise()
 
     def _crash(self) -> EndedEarly:
         """What to raise when it has ended: its last words, how it ended."""
@@ -216,12 +203,21 @@ class WatchedProcess:
         end = f"killed by {signal_name(-code)}" if code and code < 0 else f"exit code {code}"
         return EndedEarly("crash", f"{last} ({end})")
 
+    def strike(self) -> None:
+        """End it now, with one call to the kernel.
+
+        With its session ends the first process of its namespace, where it has one, and with that
+        all that is in there. Of what has left the session elsewhere ends what a look has seen.
+        """
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        kill_processes(self.looks.processes)
+
     def kill(self) -> None:
         """Kill all of it: the session, the tree, the processes that carry its mark."""
         for _ in range(KILL_ROUNDS):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.popen.pid, signal.SIGKILL)
-            left = [*self.list_processes(), *find_marked(self.mark)]
+            self.strike()
+            left = [*self.looks.processes, *self.list_processes(), *find_marked(self.mark)]
             kill_processes(left)
             self.popen.poll()
             reap_children(left, self.popen.pid)
@@ -229,6 +225,86 @@ class WatchedProcess:
                 break
             time.sleep(KILL_SECONDS)
         self.popen.wait()
+
+
+class Looks:
+    """Looks at what a WatchedProcess takes, again and again, in a thread of their own.
+
+    end: why it must end, once it must
+    processes: that the last look has seen
+    cpu_seconds: that these had used
+    """
+
+    def __init__(self, process: WatchedProcess, most_bytes: float) -> None:
+        self.process, self.most_bytes = process, most_bytes
+        self.end: Exception | None = None
+        self.processes: list[psutil.Process] = []
+        self.peak_bytes, self.cpu_seconds = 0, 0.0
+        self.more: list[Callable[[], None]] = []  # other looks, which may raise EndedEarly
+        self._shared: dict[psutil.Process, int] = {}  # memory, of this round
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._keep_looking, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Called when the processes have ended: no look lasts long then."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _keep_looking(self) -> None:
+        while not self.end:
+            try:
+                self.look_once()
+            except Exception as end:  # raised again by supervise()
+                self.end = end
+            if self._stopped.wait(limits.CHECK_SECONDS):
+                return
+
+    def look_once(self) -> None:
+        """Raises EndedEarly when it takes too much memory or disk, or has too many processes."""
+        self.processes = self.process.list_processes()
+        self.cpu_seconds = sum(map(cpu_seconds, self.processes))
+        if len(self.processes) > limits.MOST_PROCESSES:
+            reason = f"it started more than {limits.MOST_PROCESSES} processes"
+            raise EndedEarly("processes", reason)
+        if shutil.disk_usage(self.process.folder).free < limits.LEAST_DISK_BYTES:
+            raise EndedEarly("disk", "it filled the disk")
+        self._check_memory()
+        for look in self.more:
+            look()
+
+    def _check_memory(self) -> None:
+        total = sum(map(resident_bytes, self.processes))
+        if total > self.most_bytes:  # pages that forks share are in it many times
+            total = self._proportional_bytes(time.monotonic() + limits.CHECK_SECONDS)
+        self.peak_bytes = max(self.peak_bytes, total)
+        if total > self.most_bytes:
+            taken, free = total / 2**30, self.most_bytes / 2**30
+            raise EndedEarly("memory", f"it took {taken:.1f} GB of memory, {free:.1f} were free")
+
+    def _proportional_bytes(self, deadline: float) -> int:
+        """Memory of all, shared pages counted once; 0 while a round over them is not complete.
+
+        To look at one that has many pages takes long: a round goes on at the next look.
+        """
+        for process in self.processes:
+            if process not in self._shared:
+                if self._stopped.is_set() or time.monotonic() > deadline:
+                    return 0
+                self._shared[process] = proportional_bytes(process)
+        total = sum(self._shared[process] for process in self.processes)
+        self._shared.clear()
+        return total
+
+
+def parse_message(line: bytes) -> dict[str, Any]:
+    """What a line of a contestant's says. Raises EndedEarly("crash")."""
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        raise EndedEarly("crash", "it sent the referee what is no message") from None
 
 
 def signal_name(number: int) -> str:
@@ -250,6 +326,13 @@ def proportional_bytes(process: psutil.Process) -> int:
     with suppress(psutil.Error, AttributeError):
         return process.memory_full_info().pss
     return 0
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """What a process and its children that have ended used of the CPU; 0 when it has gone."""
+    with suppress(psutil.Error):
+        return sum(process.cpu_times()[:4])
+    return 0.0
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -281,7 +364,7 @@ def kill_processes(processes: Iterable[psutil.Process]) -> None:
 def reap_children(processes: Iterable[psutil.Process], first: int) -> None:
     """Take note of the end of processes, except the first, which subprocess.Popen waits for."""
     for process in processes:
-        if process.pid != first:
+        if process.pid != first and process.is_running():
             with suppress(ChildProcessError):
                 os.waitpid(process.pid, os.WNOHANG)
 
@@ -298,10 +381,23 @@ def kill_marked(*marks: str) -> None:
 
 
 def find_marked(mark: str) -> list[psutil.Process]:
-    """Processes, other than this one, whose environment says RATCHET_RUN=mark."""
+    """Processes, other than this one, whose environment says RATCHET_RUN=mark near its beginning.
+
+    A contestant could make the rest of it long, so that to read it takes long.
+    """
     marked = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.environ().get("RATCHET_RUN") == mark and process.pid != os.getpid():
+            if process.pid != os.getpid() and read_mark(process) == mark:
                 marked.append(process)
     return marked
+
+
+def read_mark(process: psutil.Process) -> str | None:
+    """RATCHET_RUN in a process's environment, None if it has none. Raises OSError, psutil.Error."""
+    if sys.platform != "linux":
+        return process.environ().get("RATCHET_RUN")
+    with open(f"/proc/{process.pid}/environ", "rb") as file:
+        variables = file.read(MARK_BYTES).split(b"\0")
+    marks = [name for name in variables if name.startswith(b"RATCHET_RUN=")]
+    return os.fsdecode(marks[0].partition(b"=")[2]) if marks else None

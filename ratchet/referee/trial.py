@@ -2,8 +2,9 @@
 
 A contestant is never believed. It gets the training tokens when it says that it is ready: that
 starts the clock. It has its weights on disk when it says that it is done: that stops the clock, and
-it is killed. Its weights go to `prepare.py score`, which runs its model in a second sandbox. Counts
-that only the contestant knows (steps, tokens) are recorded as its claims.
+it is killed before anything else is done. Its weights go to `prepare.py score`, which runs its
+model in a second sandbox. Counts that only the contestant knows (steps, tokens) are recorded as its
+claims.
 """
 
 import shutil
@@ -29,6 +30,7 @@ from ratchet.referee.supervisor import (
     EndedEarly,
     WatchedProcess,
     kill_marked,
+    parse_message,
     read_tail,
     sleep_or_cancel,
 )
@@ -202,17 +204,18 @@ def hand_over_tokens(job: Job, channel: socket.socket, clock: Clock) -> None:
 def wait_for_weights(
     job: Job, process: WatchedProcess, channel: socket.socket, clock: Clock
 ) -> Record:
-    """Stop the clock when the contestant says that they are saved; returns what else it says."""
+    """Stop the clock when it says that they are saved, and its life; returns what else it says."""
     seconds = limits.WAIT_SHARE * job.clock_seconds + limits.WAIT_SECONDS
     too_late = f"it should have stopped after {job.clock_seconds:g} s and did not"
     curve = job.live_folder / "out/curve.jsonl"
-    early_stopping = EarlyStopping(curve, job.budget, job.milestones)
+    process.looks.more.append(EarlyStopping(curve, job.budget, job.milestones))
     now = None
     try:
-        claims, now = process.receive_message(channel, seconds, too_late, early_stopping)
+        line, now = process.receive_line(channel, seconds, too_late)
     finally:
+        process.strike()
         clock.enter_phase("score", now)
-    return claims
+    return parse_message(line)
 
 
 def refuse_late_weights(job: Job, clock: Clock) -> None:

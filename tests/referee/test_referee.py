@@ -4,11 +4,12 @@ import json
 import math
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -244,6 +245,106 @@ def test_nothing_outlives_its_run(tmp_path):
     assert supervisor.find_marked("no mark") == []
 
 
+SAYS_SO = """
+import os, socket, time
+channel = socket.socket(fileno=int(os.environ["RATCHET_REFEREE"]))
+shared = b"1" * 10**7
+for _ in range(20):
+    if not os.fork():
+        os.setsid()
+        time.sleep(60)
+channel.sendall(b'{"phase": "score", "steps": 7}\\n')
+time.sleep(60)
+"""
+
+
+@contextmanager
+def says_that_it_is_done(tmp_path):
+    """(process, the referee's end of its socket) of one with forks that share memory."""
+    ours, theirs = socket.socketpair()
+    program = [sys.executable, "-I", "-S", "-c", SAYS_SO]
+    argv = sandbox.confined_command(program, sandbox.View(), sandbox.best_level())
+    environment = os.environ | {"RATCHET_REFEREE": str(theirs.fileno())}
+    log, mark = tmp_path / "log", "no mark"
+    with ours, supervisor.WatchedProcess(argv, environment, tmp_path, log, mark, theirs) as process:
+        yield process, ours
+
+
+def wait_for_weights(process, channel):
+    job = SimpleNamespace(clock_seconds=20.0, live_folder=Path(), budget="20s", milestones=())
+    return trial.wait_for_weights(job, process, channel, trial.Clock())
+
+
+def test_nothing_is_done_between_the_last_message_and_the_kill(tmp_path):
+    calls = []
+    with says_that_it_is_done(tmp_path) as (process, channel):
+        sys.setprofile(lambda _, event, what: calls.append((event, getattr(what, "__name__", ""))))
+        try:
+            assert wait_for_weights(process, channel) == {"phase": "score", "steps": 7}
+        finally:
+            sys.setprofile(None)
+    names = [name for event, name in calls if event == "c_call"]
+    last_receive = len(names) - names[::-1].index("recv")
+    between = names[last_receive : names.index("killpg", last_receive)]
+    assert {*between} <= {"monotonic", "endswith", "splitlines", "close", "clear"}, between
+
+
+def test_slow_looks_delay_neither_a_message_nor_the_kill(tmp_path, monkeypatch):
+    """Each look lasts until all is over; before, the message waited for it, and so did the kill."""
+    looking, over = threading.Event(), threading.Event()
+
+    def look_for_long(process):
+        looking.set()
+        over.wait()
+        return 0
+
+    monkeypatch.setattr(limits, "MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(supervisor, "proportional_bytes", look_for_long)
+    with says_that_it_is_done(tmp_path) as (process, channel):
+        assert looking.wait(20)
+        wait_for_weights(process, channel)
+        process.kill()
+        assert not supervisor.find_marked("no mark") and process.list_processes() == []
+        assert not over.is_set()
+        over.set()
+
+
+def test_a_round_over_shared_memory_goes_on_at_the_next_look(tmp_path, monkeypatch):
+    """One process a look here, as the time of each is up at once: the limit still holds."""
+    monkeypatch.setattr(limits, "CHECK_SECONDS", 0)
+    sizes = {pid: 100 for pid in range(5)}
+    processes = [SimpleHashable(pid) for pid in sizes]
+    looks = supervisor.Looks(SimpleNamespace(), 350)
+    looks.processes = processes
+    monkeypatch.setattr(supervisor, "resident_bytes", lambda process: 1000)
+    monkeypatch.setattr(supervisor, "proportional_bytes", lambda process: sizes[process.pid])
+    now = iter(range(1000))
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: next(now) // 3))
+    rounds = 0
+    with pytest.raises(supervisor.EndedEarly, match="of memory"):
+        while True:
+            looks._check_memory()
+            rounds += 1
+    assert 1 <= rounds <= len(sizes) and looks.peak_bytes == 500
+
+
+@dataclass(frozen=True)
+class SimpleHashable:
+    pid: int
+
+
+def test_long_environments_are_not_read_to_their_end():
+    """What a look for marks reads has a bound for each process."""
+    long = {f"A{i}": "=" * 100_000 for i in range(10)}
+    near, far = {"RATCHET_RUN": "near"} | long, long | {"RATCHET_RUN": "far"}
+    with ExitStack() as stack:
+        for environment in (near, far):
+            sleeper = subprocess.Popen(["sleep", "60"], env=environment)
+            stack.callback(stack.enter_context(sleeper).kill)
+        assert len(supervisor.find_marked("near")) == 1
+        assert supervisor.find_marked("far") == []
+
+
 def test_a_device_has_one_run_at_a_time(cache):
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom ratchet.referee.devices.lock import hold_device\n"
     code += "with hold_device('cpu'): print('held', flush=True); input()"
@@ -278,7 +379,12 @@ def test_foreign_load_is_seen(tmp_path, monkeypatch):
 def test_a_run_that_ends_early_is_known_to_have_been_disturbed(monkeypatch):
     """Else `hopeless`, for the sake of other programs, would be a verdict."""
     seen = {"foreign_cpu": 0.9, "foreign_gpu": 0, "shared": True}
-    process = SimpleNamespace(peak_bytes=0, list_processes=list, popen=SimpleNamespace(pid=-1))
+    process = SimpleNamespace(
+        peak_bytes=0,
+        list_processes=list,
+        popen=SimpleNamespace(pid=-1),
+        looks=SimpleNamespace(cpu_seconds=0.0),
+    )
     monkeypatch.setattr(
         "ratchet.referee.trial.start_contestant", lambda job, level: nullcontext((process, None))
     )
@@ -403,7 +509,11 @@ def test_only_load_on_its_own_cores_is_foreign(
     monkeypatch.setattr(
         "ratchet.referee.foreign_load.time", SimpleNamespace(monotonic=lambda: now[0])
     )
-    contestant = SimpleNamespace(list_processes=lambda: [own], popen=SimpleNamespace(pid=-1))
+    contestant = SimpleNamespace(
+        list_processes=lambda: [own],
+        popen=SimpleNamespace(pid=-1),
+        looks=SimpleNamespace(cpu_seconds=0.0),
+    )
     load = foreign_load.ForeignLoad("cpu:1/2", contestant)
     load.begin()
     stranger.spent, stranger.goes = stranger.spent + 10, goes_at_last
