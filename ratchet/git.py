@@ -44,17 +44,20 @@ PLAIN_ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",  # nothing is asked for
     "GIT_NO_LAZY_FETCH": "1",  # nothing is fetched
 }
-# A hook that calls Ratchet hands these down; the folder that git runs in is what counts.
-REPOSITORY_VARIABLES = {
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_PREFIX",
-    "GIT_COMMON_DIR",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_NAMESPACE",
-    "GIT_EXTERNAL_DIFF",
-    "GIT_DIFF_OPTS",
+# All that passes of the environment's GIT_*: a hook or an alias hands down others, such as GIT_DIR,
+# by which git would work in another repository than the one of its folder.
+PASSED = {
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_SYSTEM",
+    "GIT_CONFIG_NOSYSTEM",
+    "GIT_CEILING_DIRECTORIES",
+    "GIT_DISCOVERY_ACROSS_FILESYSTEM",
+    "GIT_EXEC_PATH",
+    "GIT_AUTHOR_NAME",
+    "GIT_AUTHOR_EMAIL",
+    "GIT_COMMITTER_NAME",
+    "GIT_COMMITTER_EMAIL",
+    "GIT_TEST_ASSUME_DIFFERENT_OWNER",
 }
 REMEDIES = {  # what git says, in part: what to do about it
     "not a git repository": "this folder is in no git repository: go to yours, or make one here "
@@ -73,8 +76,7 @@ def run_git(
     config = [word for key, value in PLAIN_CONFIG.items() for word in ("-c", f"{key}={value}")]
     plain = PLAIN_DIFF if args[0] in DIFFS else ()
     command = ["git", "--no-pager", *config, args[0], *plain, *args[1:]]
-    env = {key: value for key, value in os.environ.items() if key not in REPOSITORY_VARIABLES}
-    env |= PLAIN_ENVIRONMENT | dict(more or {})
+    env = inherited_environment() | PLAIN_ENVIRONMENT | dict(more or {})
     try:
         done = subprocess.run(command, input=given, capture_output=True, cwd=folder, env=env)
     except FileNotFoundError:
@@ -82,6 +84,15 @@ def run_git(
     if done.returncode:
         raise Refused(describe_failure(args[0], done.stderr.decode(errors="replace")))
     return done.stdout
+
+
+def inherited_environment() -> dict[str, str]:
+    """What git inherits: nothing that leads it to another repository than that of its folder."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or name in PASSED
+    }
 
 
 def describe_failure(command: str, stderr: str) -> str:

@@ -25,6 +25,7 @@ import nullgpu
 
 from prepare import prepare
 from ratchet import commits
+from ratchet import git as ratchet_git
 from ratchet.arena.files import exit_on_user_error
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.model_process import ModelProcess
@@ -44,6 +45,8 @@ import torch
 from safetensors.torch import save_file
 
 apply_cpu_workarounds()  # before any other thread or product
+for name in {*os.environ} - {*ratchet_git.inherited_environment()}:
+    del os.environ[name]  # of a hook that runs the tests: it names the user's repository
 
 
 @pytest.fixture(scope="session")
