@@ -311,6 +311,10 @@ def night(
     share: Annotated[
         list[str], typer.Option(help="A further path that the agent may read and write.")
     ] = (),
+    passed: Annotated[
+        list[str],
+        typer.Option("--pass", help="A further environment variable that the agent gets."),
+    ] = (),
     network: Annotated[bool, typer.Option(help="Let the agent use the network.")] = True,
     names: Annotated[
         str, typer.Option("--devices", help="Work on several devices at once: cuda:0,cuda:1.")
@@ -327,7 +331,7 @@ def night(
     where = dict(names=names, on=on, slots=slots)
     options = dict(busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
     with shown_session(join_campaign, **where, **options) as session:
-        why = run_night(session, agent, limits, share, network)
+        why = run_night(session, agent, limits, share, network, passed)
         text = summarize_night(session)
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(text))

@@ -197,6 +197,7 @@ def test_every_option_is_known():
     others |= {"--cpus-per-task", "--mem"}  # of sbatch
     others |= {"--update", "--gpus"}  # of wsl and docker
     others |= {"--permission-mode", "--output-format", "--sandbox", "--approval-mode"}  # of agents
+    others |= {"--model"}
     for name, page in PAGES.items():
         unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page)) - verbs - code - others
         assert not unknown, name

@@ -18,56 +18,36 @@ import shlex
 import shutil
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from ratchet import commits
 from ratchet.arena.files import Refused, cache_folder, replace_file, work_folder
-from ratchet.git import run_git
+from ratchet.git import read_path, run_git
 from ratchet.night.contract import write_contract
+from ratchet.night.programs.environment import (
+    agent_environment,
+    certificate_files,
+    check_passed,
+    git_variables,
+    own_variables,
+)
+from ratchet.night.programs.home import PrivateHome
+from ratchet.night.programs.known import PROGRAM_FOLDERS, find_program
 from ratchet.referee import limits, sandbox, scoring, supervisor
-from ratchet.referee.environment import agent_environment
 from ratchet.referee.folders import remove_folder
 from ratchet.referee.source import fingerprint
 from ratchet.untrusted_text import clean_text
 
-# whatever the user's git is set to sign or to run
-GIT_OPTIONS = (
-    "-c user.name=ratchet -c user.email=@ -c commit.gpgsign=false -c core.hooksPath=/dev/null"
-)
+# of the first commit: its hash is the same in all calls, so that a provider's cache finds a prompt
+COMMIT_DATE = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), "2000-01-01T00:00:00Z")
 IDEA_FILE = "idea.txt"  # first line: the idea; second: the gain in bpb that is expected of it
 ANSWER_SECONDS = 1800
 IDEA_CHARACTERS = 500
 LAST_CHARACTERS = 100_000  # of what it said, in which an idea is looked for
 FILE_BYTES = 2**22  # of a file that is read from its folder
-# where agents keep their settings and sessions: seen and written by them, if they exist
-SETTINGS = (
-    ".aider.conf.yml",
-    ".claude",
-    ".claude.json",
-    ".codex",
-    ".config/claude",
-    ".config/gh-copilot",
-    ".config/opencode",
-    ".cursor",
-    ".gemini",
-    ".local/share/opencode",
-    ".qwen",
-)
-# where their programs are installed
-PROGRAMS = (
-    ".bun",
-    ".cargo/bin",
-    ".deno",
-    ".local/bin",
-    ".local/lib",
-    ".local/share/claude",
-    ".npm-global",
-    ".nvm",
-    ".volta",
-)
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
@@ -98,22 +78,35 @@ class Output(NamedTuple):
 
 
 class Agent:
-    """A command that is asked again and again. share: more paths that it may read and write.
+    """A command that is asked again and again.
 
-    Raises Refused when the command is not installed.
+    share: more paths that it may read and write. passed: names of variables of the environment that
+    it gets beside those that its program needs. tell(sentence): what the user should know of it.
+    Raises Refused when the command is not installed, or a variable can't be passed.
     """
 
     def __init__(
-        self, command: str, folder: Path, share: Sequence[str | Path] = (), network: bool = True
+        self,
+        command: str,
+        folder: Path,
+        share: Sequence[str | Path] = (),
+        network: bool = True,
+        passed: Sequence[str] = (),
+        tell: Callable[[str], None] = lambda sentence: None,
     ):
         self.argv, self.folder = shlex.split(command), Path(folder)
         program = shutil.which(self.argv[0]) if self.argv else None
         if not program:
             name = self.argv[0] if self.argv else command
             raise Refused(f"the agent {name!r} is not installed: name a command that is, or tuner")
+        check_passed(passed)
+        self.program = find_program(self.argv)
+        self.variables = own_variables(self.program, self.argv, passed, commits.project())
+        self.home = PrivateHome(self.folder, self.program, share)
         self.argv[0] = os.path.abspath(program)
-        self.share, self.network = share, network
+        self.share, self.network, self.tell = share, network, tell
         self.level = sandbox.best_level()
+        self.told = set()  # sentences, each once
         self.given = {}  # files beside train.py, not to be edited: {name: bytes}
         self.process, self.is_cancelled = None, False
 
@@ -121,6 +114,28 @@ class Agent:
     def edit_folder(self) -> Path:
         """The folder that it edits train.py in."""
         return self.folder / "work"
+
+    def tell_once(self, sentences: Iterable[str]) -> None:
+        for sentence in sentences:
+            if sentence not in self.told:
+                self.told.add(sentence)
+                self.tell(f"  {sentence}")
+
+    def describe_view(self) -> list[str]:
+        """What of the user's it sees, in sentences."""
+        name = Path(self.argv[0]).name
+        if self.program.names:
+            name = self.program.names[0]
+            sentences = [f"{name} gets a copy of its settings and logins (docs/nights.md)"]
+        else:
+            sentences = [f"{name} is no program known here: its home is empty but for --share"]
+        if self.variables:
+            sentences.append(f"passes {', '.join(self.variables)} to the agent")
+        if self.level == "none":
+            sentences.append(
+                "there is no sandbox here: nothing but its good will keeps the agent in its folder"
+            )
+        return sentences
 
     # ----------------------------------------------------------------------------------------------
     # One call
@@ -133,13 +148,13 @@ class Agent:
         self.clean_up()
         self.edit_folder.mkdir(parents=True)
         (self.folder / "tmp").mkdir()
+        self.tell_once(self.home.make())
         home = commits.home()
         self.given = {name: (home / name).read_bytes() for name in ("prepare.py", "program.md")}
         self.given["contract.md"] = write_contract().encode()
         for name, data in (self.given | {"train.py": champion}).items():
             (self.edit_folder / name).write_bytes(data)
-        for command in ("init -q", "add -A", f"{GIT_OPTIONS} commit -qm champion"):
-            run_git(self.edit_folder, *command.split())
+        commit_all(self.edit_folder)
         if edit is not None:
             (self.edit_folder / "train.py").write_bytes(edit)
 
@@ -153,8 +168,11 @@ class Agent:
             answer = self.inspect_folder(champion, self.run_command(log), log)
         except supervisor.EndedEarly as end:
             answer = Answer(end.status, str(end))
+        finally:
+            self.take_leave()
         seconds = time.monotonic() - begin
-        printed = mask_secrets(log.read_text(encoding="utf-8"))
+        secrets = self.home.list_secrets()
+        printed = mask_secrets(log.read_text(encoding="utf-8"), secrets)
         log.write_text(printed, encoding="utf-8")
         output = parse_output(printed)
         idea, gain = read_idea(self.edit_folder / IDEA_FILE, output.text)
@@ -162,7 +180,7 @@ class Agent:
         return answer._replace(
             idea=idea,
             gain=gain,
-            reason=mask_secrets(reason)[:300],
+            reason=mask_secrets(reason, secrets)[:300],
             seconds=seconds,
             cost=output.cost,
             tokens=output.tokens,
@@ -175,7 +193,7 @@ class Agent:
         argv = sandbox.confined_command(argv, self._view(), self.level)
         supervisor.kill_marked(mark)
         with open(prompt, "rb") as stdin:
-            environment = agent_environment(self.folder)
+            environment = agent_environment(self.folder, self.variables, self.home.roots())
             with supervisor.WatchedProcess(
                 argv, environment, self.edit_folder, log, mark, stdin=stdin
             ) as process:
@@ -187,14 +205,21 @@ class Agent:
                 finally:
                     self.process = None
 
+    def take_leave(self) -> None:
+        """When all of it has ended: keep what it may leave in the user's home, tell the rest."""
+        changed = self.home.list_changes()
+        self.tell_once(f"{name} was changed in the agent's copy: thrown away" for name in changed)
+        self.tell_once(self.home.keep_logins())
+
     def _view(self) -> sandbox.View:
         """What of the machine it sees."""
-        program, home = Path(self.argv[0]), Path.home()
-        programs = [home / name for name in PROGRAMS]
-        settings = [home / name for name in SETTINGS]
+        program = Path(self.argv[0])
+        programs = [Path.home() / name for name in PROGRAM_FOLDERS]
+        started = self.folder / "prompt", program, *readable_for(program.resolve())
+        own = self.edit_folder, self.folder / "tmp", self.home.path
         return sandbox.View(
-            read=(self.folder / "prompt", program, readable_for(program.resolve()), *programs),
-            write=(self.edit_folder, self.folder / "tmp", *settings, *map(Path, self.share)),
+            read=(*started, *programs, *certificate_files()),
+            write=(*own, *map(Path, self.share)),
             network=self.network,
         )
 
@@ -206,6 +231,8 @@ class Agent:
         replace_file(folder / "log.txt", printed[-LAST_CHARACTERS:])
 
     def clean_up(self) -> None:
+        """Delete its folder, with its home; of a night that was killed, too."""
+        self.home.keep_logins()
         remove_folder(self.folder)
 
     def cancel(self) -> None:
@@ -232,24 +259,47 @@ class Agent:
         )
 
 
-def readable_for(program: Path) -> Path:
-    """What a program may read to start: its folder, or itself where its folder holds more.
+def commit_all(folder: Path) -> None:
+    """Make a folder a repository with one commit. Raises Refused: git works in another one."""
+    more = git_variables(folder.parent) | COMMIT_DATE
+    run_git(folder, "init", "-q", "-b", "main", more=more)
+    top = read_path(run_git(folder, "rev-parse", "--show-toplevel", more=more))
+    if Path(top) != folder.resolve():
+        raise Refused(f"git takes {folder} for a part of {top}: see `git config --list`")
+    run_git(folder, "add", "-A", more=more)
+    run_git(folder, "commit", "-q", "-m", "champion", more=more)
 
-    A script in the repository or in somebody's home stands alone: beside it are the ledger, or
-    keys.
+
+def readable_for(program: Path) -> list[Path]:
+    """What a program, without links on the way, may read to start: its folder, its installation.
+
+    Not where more than that is inside: a script in the repository or in somebody's home stands
+    alone, as beside it are the ledger, or keys.
     """
     private = commits.home(), cache_folder(), work_folder(), Path.home()
-    holds_private = any(path.is_relative_to(program.parent) for path in private)
-    return program if holds_private or program.is_relative_to(private[0]) else program.parent
+    beside = [] if program.is_relative_to(private[0]) else [program.parent]
+    return [program] + [
+        folder
+        for folder in beside + installation_of(program)
+        if not any(path.is_relative_to(folder) for path in private)
+    ]
+
+
+def installation_of(program: Path) -> list[Path]:
+    """The node_modules that a program is in, or its virtual environment and the Python of that."""
+    modules = [folder for folder in program.parents if folder.name == "node_modules"]
+    environments = [folder for folder in program.parents if (folder / "pyvenv.cfg").is_file()]
+    pythons = [(folder / "bin/python").resolve().parent.parent for folder in environments]
+    return modules[-1:] + environments + pythons
 
 
 # --------------------------------------------------------------------------------------------------
 # What it printed, what it wrote
 
 
-def mask_secrets(text: str) -> str:
-    """Without the values of environment variables that look like secrets."""
-    secrets = [value for key, value in os.environ.items() if SECRET.search(key)]
+def mask_secrets(text: str, others: Iterable[str] = ()) -> str:
+    """Without the values of environment variables that look like secrets, and without others."""
+    secrets = [value for key, value in os.environ.items() if SECRET.search(key)] + [*others]
     for value in sorted(secrets, key=len, reverse=True):
         if len(value) >= 8:
             text = text.replace(value, "***")

@@ -292,10 +292,12 @@ def run_night(
     limits: Limits,
     share: Sequence[str] = (),
     network: bool = True,
+    passed: Sequence[str] = (),
 ) -> str:
     """A night from its beginning, or where it was left, to its end; returns why it ended.
 
-    name: the agent's command, or tuner. All slots of the session's executor work on it.
+    name: the agent's command, or tuner; share, network, passed: as of Agent. All slots of the
+    session's executor work on it.
     Raises Refused when what judges has changed, Lost when no device is left, Full without room.
     """
     name = clean_text(name.encode(errors="replace"))
@@ -304,7 +306,10 @@ def run_night(
         each.check_seal()  # refuses before an agent is asked
     (session.home / STOP_FILE).unlink(missing_ok=True)
     folder = work_folder() / ".agents" / sha256(str(session.home).encode())[:12]
-    agent = None if name == "tuner" else Agent(name, folder, share, network)
+    agent = None
+    if name != "tuner":
+        agent = Agent(name, folder, share, network, passed, session.tell)
+        agent.tell_once(agent.describe_view())
     try:
         return Night(sessions, name, limits, agent).run()
     except BaseException:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 from ratchet.arena.files import ROOT
@@ -83,13 +82,6 @@ def allreduce_environment(folder: Path, device: str) -> dict[str, str]:
     if not device.startswith("cuda"):
         added["CUDA_VISIBLE_DEVICES"] = ""
     return inherited_environment() | added
-
-
-def agent_environment(folder: Path) -> dict[str, str]:
-    """Of an agent: the user's own, as it needs keys and settings; of Ratchet's only its mark."""
-    users = {name: value for name, value in os.environ.items() if not name.startswith("RATCHET_")}
-    path = os.pathsep.join([str(Path(sys.executable).parent), users.get("PATH", "")])
-    return users | {"PATH": path, "TMPDIR": str(folder / "tmp"), "RATCHET_RUN": str(folder)}
 
 
 def copy_contract(folder: Path) -> None:

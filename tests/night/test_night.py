@@ -388,7 +388,8 @@ def test_an_agent_sees_its_folder_and_no_more(place, tmp_path, monkeypatch):
     seen = f"[path for path in {[*map(str, secrets)]} if opens(path)]"  # Landlock hides no names
     look = f"{opens}print({seen}, os.environ['SOME_API_KEY'], sorted(os.listdir('.')))"
     command, state = script(tmp_path, last=look)
-    agent = night_agent.Agent(command, tmp_path / "agent", share=[state.parent])
+    options = {"share": [state.parent], "passed": ["SOME_API_KEY"]}
+    agent = night_agent.Agent(command, tmp_path / "agent", **options)
     agent.prepare_folder(b"QUALITY = 1\n")
     assert agent.ask("prompt", b"QUALITY = 1\n").outcome == "nothing"
     said = (tmp_path / "agent/log").read_text(encoding="utf-8")
@@ -430,9 +431,21 @@ def test_an_agents_program_stands_alone_where_more_than_it_is_beside_it(place, t
     (script_here := place / "agent.sh").write_text("#!/bin/sh\n", encoding="utf-8")
     script_here.chmod(0o755)
     assert night_agent.Agent("./agent.sh -x", tmp_path / "agent").argv == [str(script_here), "-x"]
-    assert night_agent.readable_for(script_here) == script_here
-    assert night_agent.readable_for(Path.home() / "agent.sh") == Path.home() / "agent.sh"
-    assert night_agent.readable_for(Path("/opt/tool/bin/agent")) == Path("/opt/tool/bin")
+    readable_for, home = night_agent.readable_for, Path.home()
+    assert readable_for(script_here) == [script_here]
+    assert readable_for(home / "agent.sh") == [home / "agent.sh"]
+    assert readable_for(Path("/opt/tool/bin/agent"))[1:] == [Path("/opt/tool/bin")]
+    modules = tmp_path / "npm/node_modules"
+    assert readable_for(modules / "a/node_modules/b/cli.js")[2:] == [modules]
+    (python := tmp_path / "python/bin/python").parent.mkdir(parents=True)
+    python.touch()
+    (environment := tmp_path / "tools/aider").mkdir(parents=True)
+    (environment / "pyvenv.cfg").touch()
+    (environment / "bin").mkdir()
+    (environment / "bin/python").symlink_to(python)
+    seen = readable_for(environment / "bin/aider")
+    assert seen[1:] == [environment / "bin", environment, tmp_path / "python"]
+    assert modules.parent not in readable_for(modules / "x.js")
 
 
 def test_an_idea_is_found_in_whatever_an_agent_prints(tmp_path):

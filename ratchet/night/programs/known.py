@@ -1,0 +1,187 @@
+"""The table of programs that are known as agents: whatever of a user's each of them needs.
+
+Seen of claude-code 2.1, codex-cli 0.169, gemini-cli 0.61, opencode 1.18, aider 0.86; of qwen-code
+and cursor-agent from their manuals.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import NamedTuple
+
+
+class Program(NamedTuple):
+    """What one program needs. Its paths are relative to the home folder.
+
+    names: of its executable, of its packages
+    variables: patterns of environment variables: the keys of its provider, its options
+    settings: what it obeys: hooks, servers of tools, instructions, rules
+    state: what it writes by itself, and needs from one call to the next
+    logins: JSON files with tokens that it must refresh
+    roots: {variable that names another folder: the folder of the home that it stands for}
+    has_many_providers: which keys it needs is said by its --model, "provider/model"
+    """
+
+    names: tuple[str, ...]
+    variables: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+    logins: tuple[str, ...] = ()
+    roots: dict[str, str] = {}
+    has_many_providers: bool = False
+
+
+def in_folder(folder: str, names: str) -> tuple[str, ...]:
+    """Example: (".codex", "rules prompts") -> (".codex/rules", ".codex/prompts")."""
+    return tuple(f"{folder}/{name}" for name in names.split())
+
+
+XDG = {"XDG_CONFIG_HOME": ".config", "XDG_DATA_HOME": ".local/share", "XDG_CACHE_HOME": ".cache"}
+SKILLS = (".agents/skills",)
+PROGRAMS = (
+    Program(
+        names=("claude", "claude-code"),
+        variables=("ANTHROPIC_*", "CLAUDE_*"),
+        settings=in_folder(
+            ".claude",
+            "CLAUDE.md agents commands hooks keybindings.json output-styles plugins rules "
+            "settings.json settings.local.json skills themes workflows",
+        ),
+        state=(".claude.json", ".claude/.claude.json"),  # the latter with CLAUDE_CONFIG_DIR
+        logins=(".claude/.credentials.json",),
+        roots={"CLAUDE_CONFIG_DIR": ".claude"},
+    ),
+    Program(
+        names=("codex",),
+        variables=("OPENAI_*", "CODEX_*"),
+        settings=in_folder(
+            ".codex",
+            "AGENTS.md AGENTS.override.md agents config.toml hooks.json plugins prompts rules "
+            "skills",
+        )
+        + SKILLS,
+        state=in_folder(".codex", "installation_id models_cache.json version.json"),
+        logins=in_folder(".codex", "auth.json .credentials.json"),
+        roots={"CODEX_HOME": ".codex"},
+    ),
+    Program(
+        names=("gemini", "gemini-cli"),
+        variables=("GEMINI_*", "GOOGLE_*"),
+        settings=in_folder(
+            ".gemini",
+            ".env GEMINI.md agents commands extensions hooks keybindings.json "
+            "mcp-server-enablement.json policies policy_integrity.json settings.json skills "
+            "trustedFolders.json trusted_hooks.json",
+        ),
+        state=in_folder(".gemini", "gemini-credentials.json google_accounts.json installation_id"),
+        logins=in_folder(".gemini", "oauth_creds.json mcp-oauth-tokens.json"),
+        roots={"GEMINI_CLI_HOME": "."},
+    ),
+    Program(
+        names=("opencode", "opencode-ai"),
+        variables=("OPENCODE_*",),
+        settings=in_folder(
+            ".config/opencode",
+            "AGENTS.md agent agents command commands config.json mode modes opencode.json "
+            "opencode.jsonc package.json plugin plugins skill skills themes tool tools tui.json",
+        )
+        + SKILLS,
+        state=(".cache/opencode",),
+        logins=in_folder(".local/share/opencode", "auth.json mcp-auth.json"),
+        roots=XDG,
+        has_many_providers=True,
+    ),
+    Program(
+        names=("aider", "aider-chat"),
+        variables=("AIDER_*",),
+        settings=(".aider.conf.yml", ".aider.model.settings.yml", ".aider.model.metadata.json"),
+        state=in_folder(".aider", "analytics.json caches installs.json oauth-keys.env"),
+        has_many_providers=True,
+    ),
+    Program(
+        names=("qwen", "qwen-code"),
+        variables=("QWEN_*", "DASHSCOPE_*", "OPENAI_*"),
+        settings=in_folder(".qwen", ".env QWEN.md agents commands extensions settings.json skills"),
+        state=(".qwen/installation_id",),
+        logins=(".qwen/oauth_creds.json",),
+    ),
+    Program(
+        names=("cursor-agent",),
+        variables=("CURSOR_*",),
+        settings=in_folder(".cursor", "cli-config.json commands hooks.json mcp.json rules"),
+        logins=(".config/cursor/auth.json",),
+        roots=XDG,
+    ),
+)
+
+# Where programs are installed in a home folder; seen, not written.
+PROGRAM_FOLDERS = (
+    ".asdf",
+    ".bun",
+    ".cargo/bin",
+    ".deno",
+    ".local/bin",
+    ".local/lib",
+    ".local/share/claude",
+    ".local/share/mise",
+    ".local/share/pipx",
+    ".local/share/uv/python",
+    ".local/share/uv/tools",
+    ".npm-global",
+    ".nvm",
+    ".pyenv",
+    ".volta",
+)
+# What starts another program, which is named further on in the command.
+STARTERS = {*"bunx env nice node npx pipx pnpm python python3 run timeout tool uv uvx x".split()}
+# Providers whose variables are not called as they are in --model, and models without a provider.
+OTHER_VARIABLES = {
+    "google": ("GOOGLE_*", "GEMINI_*"),
+    "gemini": ("GOOGLE_*", "GEMINI_*"),
+    "vertex_ai": ("GOOGLE_*", "VERTEX*"),
+    "google-vertex": ("GOOGLE_*", "VERTEX*"),
+    "bedrock": ("AWS_*",),
+    "amazon-bedrock": ("AWS_*",),
+    **dict.fromkeys(("claude", "sonnet", "opus", "haiku"), ("ANTHROPIC_*",)),
+    **dict.fromkeys(("gpt", "chatgpt", "o1", "o3", "o4"), ("OPENAI_*",)),
+}
+
+
+def find_program(argv: Sequence[str]) -> Program:
+    """What is known of the program that a command starts; Program(names=()) if nothing is.
+
+    Examples: `claude -p`, `/usr/bin/codex exec -`, `npx -y @google/gemini-cli`, `uvx aider-chat`.
+    """
+    for word in argv:
+        name = PurePath(word).name.partition("@")[0]
+        for program in PROGRAMS:
+            if name in program.names:
+                return program
+        is_option = word.startswith("-") or "=" in word or word.isdigit()
+        if not is_option and name not in STARTERS:
+            break
+    return Program(names=())
+
+
+def variables_for(program: Program, argv: Sequence[str]) -> tuple[str, ...]:
+    """Patterns of the environment variables that a program needs, given its command.
+
+    Example: opencode with `--model groq/llama` needs OPENCODE_* and GROQ_*.
+    """
+    if not program.has_many_providers:
+        return program.variables
+    command = " ".join(argv)
+    return program.variables + tuple(
+        pattern
+        for model in re.findall(r"(?:^| )(?:--model|-m)[ =](\S+)", command)
+        for pattern in variables_of_model(model)
+    )
+
+
+def variables_of_model(model: str) -> tuple[str, ...]:
+    """Examples: "openrouter/x/y" -> ("OPENROUTER_*",), "sonnet" -> ("ANTHROPIC_*",)."""
+    provider, slash, _ = model.lower().partition("/")
+    if not slash:
+        provider = re.split(r"[-.:]", provider)[0]
+        return OTHER_VARIABLES.get(provider, (f"{provider.upper()}_*",))
+    return OTHER_VARIABLES.get(provider, (provider.upper().replace("-", "_") + "_*",))
