@@ -10,12 +10,24 @@ REHEARSAL_SECONDS = 20 * 60  # who isn't ready to train by then never will be
 START_SECONDS = 120  # to import PyTorch from a slow disk, or to compile kernels for a first answer
 ANSWER_SECONDS = 30  # for that model to load a small file, or to answer one batch
 LOAD_BYTES_PER_SECOND = 2**26  # of a large file, which a slow disk still reads
+KERNEL_SECONDS = 60  # for a GPU's kernels to be compiled when they are first called
+WORK_SHARE = 0.2  # of the CPU seconds that PyTorch takes to start, for load() and slow answers
+WORK_BYTES_PER_SECOND = 2**28  # of weights that are read and copied
 GRAMMAR = r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)"
 
 
 def load_limit(weight_bytes: int) -> float:
     """Seconds that a model which is scored may take to load, of a file of so many bytes."""
     return ANSWER_SECONDS + weight_bytes / LOAD_BYTES_PER_SECOND
+
+
+def work_limit(weight_bytes: int, start_seconds: float, on_gpu: bool) -> float:
+    """Seconds that a model which is scored may work beside its answers: no time to train in.
+
+    start_seconds: CPU seconds that its process took to import PyTorch: more on a slow machine.
+    """
+    kernels = KERNEL_SECONDS * on_gpu
+    return kernels + WORK_SHARE * start_seconds + weight_bytes / WORK_BYTES_PER_SECOND
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,39 @@
 """The saved model in a process of its own, which never sees a target."""
 
-import importlib.util
 import json
 import os
 import re
-import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
-import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-import torch.multiprocessing as multiprocessing
 
-from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit
+from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit, work_limit
 from ratchet.arena.definition import Arena
 from ratchet.arena.files import Refused
-from ratchet.arena.hardware.cpu import apply_cpu_workarounds
-from ratchet.arena.hardware.device import set_cuda_device, synchronize
-from ratchet.arena.inspection import inspect_model
+from ratchet.arena.hardware.shared_memory import (
+    create_cuda_tensor,
+    create_host_tensor,
+    free_cuda_tensor,
+)
+from ratchet.arena.hardware.usage import busiest_process, cpu_seconds, tree_seconds
+from ratchet.arena.model_server import MARK
 from ratchet.arena.results import weight_bytes
+from ratchet.arena.rooms import VARIABLE, remove_room, take_room
 
-MARK = 1.0  # written into the shared logits before the contestant's code is there
-CLOSE_SECONDS = 1  # for which a process that is to end may let go of shared memory
-NO_MEMORY = "out of memory|can't allocate memory|not enough memory"  # as errors say it
+SLOW_ANSWER = 3  # times the median, from which on an answer is more than an answer
+WAITING = {"OMP_WAIT_POLICY": "passive"}  # else threads that wait would count as work
+ANSWER_BYTES = 10_000  # of one answer, which is JSON
+LOG_BYTES = 2**22  # of what a model may print
 
 
 class Invalid(Exception):
@@ -34,33 +41,54 @@ class Invalid(Exception):
 
 
 class ModelProcess:
-    """The scorer's end: token rows go in, logits come out through a shared buffer.
+    """The scorer's end: token rows go in, logits come out through shared memory.
 
-    number: of this process, 0 or 1; where a referee runs, each has a sandbox of its own.
+    A process has a room of its own (rooms.py) and shares nothing with another one of the model:
+    beside its standard input, a socket, and its output, a pipe, it inherits no descriptor. All of
+    them look alike, so that a model can't know which one it is in.
     """
 
-    def __init__(
-        self, folder: Path, arena: Arena, device: torch.device, batch: int, number: int = 0
-    ) -> None:
-        self.batch = batch
-        self.load_seconds = load_limit(weight_bytes(folder))
+    def __init__(self, folder: Path, arena: Arena, device: torch.device, batch: int) -> None:
+        self.batch, self.device = batch, device
+        self.weight_bytes = weight_bytes(folder)
         # for the first answer: a GPU's kernels are compiled for it
         self.answer_seconds = START_SECONDS if device.type == "cuda" else ANSWER_SECONDS
-        spawn = multiprocessing.get_context("spawn")
-        if "RATCHET_PYTHON" in os.environ:  # starts Python in a sandbox
-            spawn.set_executable(os.environ["RATCHET_PYTHON"] + str(number))
+        self.work: WorkMeter | None = None  # from load_model() on
+        self.left_before = list_shared_memory(device)
+        self.room = take_room(folder)
         shape = batch, arena.context, arena.vocab_size
-        shared = device if device.type == "cuda" else "cpu"
-        self.tokens = torch.zeros(shape[:2], dtype=torch.int64).share_memory_()
-        self.logits = torch.zeros(shape, device=shared).share_memory_()
-        self.channel, theirs = spawn.Pipe()
-        args = folder, device, theirs, self.tokens, self.logits, number
-        self.process = spawn.Process(target=serve_model, args=args, daemon=True)
-        # it inherits this: Ctrl-C is for the scorer
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self.process.start()
-        signal.signal(signal.SIGINT, handler)
+        self.tokens, descriptor = create_host_tensor(shape[:2], torch.int64)
+        descriptors, handle = [descriptor], b""
+        if device.type == "cuda":
+            self.logits, handle = create_cuda_tensor(shape, torch.float32, device)
+        else:
+            self.logits, descriptor = create_host_tensor(shape, torch.float32)
+            descriptors.append(descriptor)
+        setting = {"folder": str(self.room / "model"), "device": str(device), "shape": shape}
+        self.channel = self._start(setting | {"handle": handle.hex()}, folder / "score.log")
+        with suppress(OSError):  # that it is dead is noticed when it is asked
+            socket.send_fds(self.channel, [b"x"], descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _start(self, setting: dict[str, Any], log: Path) -> socket.socket:
+        """Start Python in the room; returns the scorer's end of its socket."""
+        python, output = sys.executable, open(log, "ab")
+        if VARIABLE in os.environ:  # a sandbox, and a log of the referee's
+            python, output = str(self.room / "python"), open(os.dup(1), "ab")
+        ours, theirs = socket.socketpair()
+        self.process = subprocess.Popen(
+            [python, "-m", "ratchet.arena.model_server", json.dumps(setting)],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=self.room / "code",
+            env=os.environ | WAITING,
+            start_new_session=True,  # Ctrl-C is for the scorer
+        )
         theirs.close()
+        threading.Thread(target=copy_output, args=(self.process, output), daemon=True).start()
+        return ours
 
     def load_model(self) -> float:
         """Let the contestant's code begin; returns the seconds it takes to load the model.
@@ -68,22 +96,15 @@ class ModelProcess:
         Raises Refused where CUDA's calls succeed and share nothing, as under Windows (WSL2): all
         logits would be zero. See pytorch/pytorch issues 112340 and 156618.
         """
-        self._ask({"mark": True}, START_SECONDS)  # of our code: Python and torch are there
+        self._ask({"do": "write_mark"}, START_SECONDS)  # of our code: Python and torch are there
         if not (self.logits[0, 0, 0] == MARK).item():
             problem = "what a process writes into this GPU's memory another one doesn't see"
-            raise Refused(f"{problem}: see `uv run ratchet doctor --device {self.logits.device}`")
+            raise Refused(f"{problem}: see `uv run ratchet doctor --device {self.device}`")
+        self.work = WorkMeter(self.process.pid, self.device.type != "cpu")
         begin = time.monotonic()
-        self._ask({"load": True}, self.load_seconds)
+        with self.work.measured():
+            self._ask({"do": "load_model"}, load_limit(self.weight_bytes))
         return time.monotonic() - begin
-
-    def inspect_model(self, count_flops: bool) -> dict[str, Any]:
-        """The figures of inspection.inspect_model(); 0 if the model tells nonsense."""
-        answer = self._ask_model({"flops": count_flops})
-        keys = ["lookup"]
-        if count_flops:
-            keys += ["flops_per_token", "published_flops_per_token"]
-        figures = {key: answer.get(key) for key in keys}
-        return figures if all(map(is_figure, figures.values())) else dict.fromkeys(keys, 0)
 
     def __call__(self, inputs: np.ndarray) -> torch.Tensor:
         """[n, T] tokens -> [n, T, V] float32 logits, in memory that the model can still write to.
@@ -91,39 +112,71 @@ class ModelProcess:
         Raises MemoryError, Invalid.
         """
         self.tokens[: len(inputs)] = torch.from_numpy(inputs.astype(np.int64))
-        if self._ask_model({"rows": len(inputs)}).get("memory"):
+        seconds, self.answer_seconds = self.answer_seconds, ANSWER_SECONDS
+        with self.work.measured(an_answer=True):
+            answer = self._ask({"do": "answer_rows", "rows": len(inputs)}, seconds)
+        if answer.get("memory"):
             raise MemoryError
         return self.logits[: len(inputs)]
 
-    def _ask_model(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Ask what the contestant's code answers."""
-        seconds, self.answer_seconds = self.answer_seconds, ANSWER_SECONDS
-        return self._ask(question, seconds)
+    def inspect_model(self, count_flops: bool) -> dict[str, Any]:
+        """The figures of inspection.inspect_model(); 0 if the model tells nonsense.
+
+        For when all rows have been answered: the model may train here.
+        """
+        answer = self._ask({"do": "inspect_model", "count_flops": count_flops}, START_SECONDS)
+        keys = ["lookup"]
+        if count_flops:
+            keys += ["flops_per_token", "published_flops_per_token"]
+        figures = {key: answer.get(key) for key in keys}
+        return figures if all(map(is_figure, figures.values())) else dict.fromkeys(keys, 0)
+
+    def check_work(self) -> None:
+        """Raises Invalid if it has worked on more than its answers: it may have trained."""
+        surplus, on_gpu = self.work.surplus(), self.device.type != "cpu"
+        most = work_limit(self.weight_bytes, self.work.start_seconds, on_gpu)
+        if surplus > most:
+            did = f"load() and slow answers took {surplus:.1f} s of {self.work.unit}"
+            raise Invalid(f"{did} beside what the answers need, {most:.1f} s are allowed")
 
     def close(self) -> None:
-        """End the process. It lets go of the logits first: else CUDA warns that nobody did."""
-        with suppress(OSError):  # it may have died
-            self.channel.send_bytes(json.dumps({"close": True}).encode())
-            self.channel.poll(CLOSE_SECONDS)
+        """End the process, remove its room. Raises Invalid if something of it is left."""
+        self.channel.close()
         self.process.kill()
-        self.process.join()
+        self.process.wait()
+        if self.device.type == "cuda" and self.logits.numel():
+            free_cuda_tensor(self.logits)
+            self.logits = self.logits.new_empty(0)
+        for path in list_shared_memory(self.device) - self.left_before:
+            path.unlink(missing_ok=True)
+        if not remove_room(self.room):
+            raise Invalid("it left folders that can't be removed")
 
     def _ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Send JSON, get JSON: what comes from a contestant is never unpickled."""
-        begin, watchdog = time.monotonic(), threading.Timer(seconds, self.process.kill)
-        watchdog.start()
+        begin = time.monotonic()
         try:
-            self.channel.send_bytes(json.dumps(question).encode())
-            answer = json.loads(self.channel.recv_bytes(10_000))
-        except (OSError, EOFError, ValueError, RecursionError):
-            silent = time.monotonic() - begin >= seconds
+            self.channel.sendall(json.dumps(question).encode() + b"\n")
+            answer = json.loads(self._receive_line(begin + seconds))
+        except (OSError, ValueError, RecursionError) as error:
+            silent = isinstance(error, TimeoutError)
             why = f"was silent for {seconds:.0f} seconds" if silent else "died"
             raise Invalid(f"the model's process {why}, see score.log") from None
-        finally:
-            watchdog.cancel()
         if not isinstance(answer, dict) or "error" in answer:
             raise Invalid(re.sub(r"[^ -~]", "?", str(answer))[:300])
         return answer
+
+    def _receive_line(self, deadline: float) -> bytes:
+        """The next line. Raises OSError, as it is silent or dead; ValueError if it is too long."""
+        line = b""
+        while not line.endswith(b"\n"):
+            self.channel.settimeout(max(0.001, deadline - time.monotonic()))
+            line += (piece := self.channel.recv(ANSWER_BYTES))
+            if not piece:
+                raise OSError("it has gone")
+            if len(line) > ANSWER_BYTES:
+                raise ValueError("too long")
+        return line
 
 
 def is_figure(value: Any) -> bool:
@@ -131,84 +184,55 @@ def is_figure(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < 1e18
 
 
-# --------------------------------------------------------------------------------------------------
-# In the model's process
+def list_shared_memory(device: torch.device) -> set[Path]:
+    """What lies in /dev/shm, which a GPU's processes have in common, or nothing."""
+    folder = Path("/dev/shm")
+    return {*folder.iterdir()} if device.type == "cuda" and folder.exists() else set()
 
 
-def serve_model(
-    folder: Path,
-    device: torch.device,
-    channel: Any,
-    tokens: torch.Tensor,
-    logits: torch.Tensor,
-    number: int = 0,
-) -> None:
-    """Import the saved train.py, load the weights, answer. It never sees a target."""
-    apply_cpu_workarounds()
-    set_cuda_device(device)
-    redirect_output(folder, number)
-    model = None
-    while True:
-        question = json.loads(channel.recv_bytes())
-        try:
-            answer: dict[str, Any] = {}
-            if "mark" in question:
-                logits[0, 0, 0] = MARK
-                synchronize(device)
-            elif "load" in question:
-                model = load_contestant(folder, device)
-            elif "flops" in question:
-                answer = try_to_inspect(model, logits, device, question["flops"])
-            elif "rows" in question:
-                rows = question["rows"]
-                answer = write_logits(model, tokens[:rows].to(device, copy=True), logits[:rows])
-            elif "close" in question:
-                logits.data = logits.new_empty(0)
-        except Exception as error:
-            traceback.print_exc()
-            no_memory = re.search(NO_MEMORY, str(error))
-            reason = f"{type(error).__name__}: {error}"[:300]
-            answer = {"memory": True} if no_memory else {"error": reason}
-        print(end="", flush=True)  # this process will be killed
-        channel.send_bytes(json.dumps(answer).encode())
+def copy_output(process: subprocess.Popen[bytes], log: BinaryIO) -> None:
+    """Copy what a process prints to a log; one that prints too much is killed."""
+    left = LOG_BYTES
+    with log, suppress(OSError, ValueError):
+        while left > 0 and (piece := os.read(process.stdout.fileno(), 2**16)):
+            log.write(piece)
+            log.flush()
+            left -= len(piece)
+        process.kill()
 
 
-def redirect_output(folder: Path, number: int) -> None:
-    """Send what the model prints to score.log, where no referee does so."""
-    if number or "RATCHET_PYTHON" not in os.environ:
-        # the second process has nothing to read that the first wrote
-        log = os.devnull if number else folder / "score.log"
-        for stream in (1, 2):
-            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+class WorkMeter:
+    """Measures how much a process works, from the moment that it is made.
 
+    by_clock: in seconds, as on a GPU; else in CPU seconds, which other programs don't change much.
+    """
 
-def load_contestant(folder: Path, device: torch.device) -> torch.nn.Module:
-    """The model that the train.py of a run's folder loads."""
-    spec = importlib.util.spec_from_file_location("train", folder / "train.py")
-    assert spec and spec.loader
-    train = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train)
-    return train.load(folder).to(device).eval()
+    def __init__(self, pid: int, by_clock: bool) -> None:
+        self.pid, self.by_clock = pid, by_clock
+        self.start_seconds = tree_seconds(pid)  # that it took to import PyTorch
+        self.process = busiest_process(pid)  # of the sandbox's processes the model's
+        self.total, self.answers = 0.0, []
 
+    @property
+    def unit(self) -> str:
+        """What is measured, in words."""
+        return "time" if self.by_clock else "CPU time"
 
-def try_to_inspect(
-    model: Any, logits: torch.Tensor, device: torch.device, count_flops: bool
-) -> dict[str, Any]:
-    """What inspect_model() sees; {} for a model that can't be inspected, which may be scored."""
-    _, context, vocab_size = logits.shape
-    try:
-        return inspect_model(model, context, vocab_size, device, count_flops)
-    except Exception:
-        traceback.print_exc()
-        return {}
+    def _now(self) -> float:
+        return time.monotonic() if self.by_clock else cpu_seconds(self.process)
 
+    @contextmanager
+    def measured(self, an_answer: bool = False) -> Iterator[None]:
+        """Count what is worked meanwhile; that of an answer may be needed."""
+        begin = self._now()
+        yield
+        seconds = self._now() - begin
+        self.total += seconds
+        self.answers += [seconds] * an_answer
 
-def write_logits(model: Any, tokens: torch.Tensor, logits: torch.Tensor) -> dict[str, Any]:
-    """Run the model on tokens [n, T], into logits [n, T, V]."""
-    with torch.inference_mode():
-        out = model(tokens)
-    if out.shape != logits.shape:
-        return {"error": f"logits of shape {[*out.shape]}, not {[*logits.shape]}"}
-    logits[:] = out
-    synchronize(tokens.device)
-    return {}
+    def surplus(self) -> float:
+        """Seconds of all else: of load(), of answers much slower than others, of children."""
+        usual = SLOW_ANSWER * median(self.answers or [0.0])
+        needed = sum(min(seconds, usual) for seconds in self.answers)
+        with_children = tree_seconds(self.pid) - self.start_seconds
+        return (self.total if self.by_clock else with_children) - needed

@@ -133,17 +133,23 @@ def models_in_turn(
 ) -> Generator[ModelProcess]:
     """Processes of a model, one after the other, which can't talk to each other.
 
-    Each one ends before the contestant's code starts in the next, which has its libraries by then.
+    Each one ends before the contestant's code starts in the next. That has its libraries by then,
+    but on a GPU: what the first leaves in /dev/shm is removed before the next looks there.
     """
     with ExitStack() as stack:
-        models = []
-        for number in range(processes + 1):
-            if number < processes:
-                models.append(ModelProcess(folder, arena, device, batch, number))
-                stack.callback(models[number].close)
-            if number:
-                yield models[number - 1]
-                models[number - 1].close()
+
+        def start_next() -> ModelProcess:
+            model = ModelProcess(folder, arena, device, batch)
+            stack.callback(model.close)
+            return model
+
+        model = start_next()
+        for left in reversed(range(processes)):
+            coming = start_next() if left and device.type != "cuda" else None
+            yield model
+            model.close()
+            if left:
+                model = coming or start_next()
 
 
 def ask_models(
@@ -159,16 +165,18 @@ def ask_models(
 
     inputs, targets: [q, T]. Each model is asked in the same way for what is dealt to it.
     """
-    nats, seconds, figures, batch = np.empty(targets.shape, np.float32), [], [], sys.maxsize
+    nats, seconds, batch = np.empty(targets.shape, np.float32), [], sys.maxsize
     for number, model in enumerate(models):
         seconds.append(model.load_model())
-        figures.append(model.inspect_model(count_flops))
         model.batch = min(batch, model.batch)  # one shape: the same kernels
         order = generator.permutation(np.flatnonzero(plan.dealt == number))
         nats[order], drawn = score_rows(model, inputs, targets, order, plan.token_cuts, count)
         change_tokens(inputs[-len(plan.looks) :], plan, drawn)
         batch = model.batch
-    return nats, figures[0] | {"load_seconds": max(seconds)}
+        model.check_work()
+        if number + 1 == plan.processes:
+            figures = model.inspect_model(count_flops) | {"load_seconds": max(seconds)}
+    return nats, figures
 
 
 def read_rows(arena: Arena, split: str) -> np.ndarray:

@@ -8,12 +8,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ratchet.arena.rooms import copy_contract
 from ratchet.doctor.findings import Finding, first_remedy
 from ratchet.referee import sandbox
 from ratchet.referee.devices.choice import describe_device, torch_name
 from ratchet.referee.devices.cores import pinned_to
 from ratchet.referee.devices.nvidia import absence_of_gpus, throttle_cause
-from ratchet.referee.environment import copy_contract, matmul_environment
+from ratchet.referee.environment import matmul_environment
 
 SECONDS = 300  # that a try may take: a broken driver can hang
 PEAK = """

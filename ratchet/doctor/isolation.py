@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ratchet.arena.rooms import copy_contract
 from ratchet.doctor.device import error_line, run_program
 from ratchet.doctor.findings import Finding
 from ratchet.referee import sandbox
@@ -32,6 +33,7 @@ def check_sharing(device: str, level: str) -> Finding:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         program = shutil.copy(SHARING, folder)
+        copy_contract(folder)
         view = sandbox.View(write=(folder,), device=device, own_pids=False)
         python = sandbox.write_python(folder / "python", view, level)
         argv = [sys.executable, program, torch_name(device), str(python)]

@@ -13,11 +13,12 @@ from typing import Any
 
 from ratchet.arena.definition import FILES, load_arena
 from ratchet.arena.files import ROOT, Refused
+from ratchet.arena.rooms import copy_contract
 from ratchet.model.find import NEEDED
 from ratchet.referee import sandbox, supervisor
 from ratchet.referee.devices.choice import choose_device, torch_name
 from ratchet.referee.devices.lock import hold_device
-from ratchet.referee.environment import copy_contract, decoder_environment
+from ratchet.referee.environment import decoder_environment
 from ratchet.untrusted_text import clean_text
 
 LOAD_SECONDS = 120

@@ -1,10 +1,9 @@
 """What a process that runs foreign code inherits: its variables, its copy of the contract."""
 
 import os
-import shutil
 from pathlib import Path
 
-from ratchet.arena.files import ROOT
+from ratchet.arena import rooms
 from ratchet.arena.hardware.quota import cpu_quota
 from ratchet.referee import bytecode
 from ratchet.referee.devices.cores import cores_of
@@ -60,8 +59,8 @@ def contestant_environment(job: Job) -> dict[str, str]:
 
 
 def scorer_environment(folder: Path) -> dict[str, str]:
-    """Of `prepare.py score` in a folder, whose models run by the scripts python-0, python-1."""
-    added = {"RATCHET_PYTHON": str(folder / "python-"), "RATCHET_RUN": str(folder)}
+    """Of `prepare.py score` in a folder, whose models run in the folder's rooms."""
+    added = {rooms.VARIABLE: str(folder / "rooms"), "RATCHET_RUN": str(folder)}
     return with_home(folder / "tmp") | added
 
 
@@ -82,12 +81,3 @@ def allreduce_environment(folder: Path, device: str) -> dict[str, str]:
     if not device.startswith("cuda"):
         added["CUDA_VISIBLE_DEVICES"] = ""
     return inherited_environment() | added
-
-
-def copy_contract(folder: Path) -> None:
-    """Copy what a contestant, or its scorer, imports of Ratchet: prepare.py, ratchet/arena/."""
-    shutil.copy(ROOT / "prepare.py", folder)
-    (folder / "ratchet").mkdir()
-    shutil.copy(ROOT / "ratchet/__init__.py", folder / "ratchet")
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "ratchet/arena", folder / "ratchet/arena", ignore=ignored)

@@ -62,6 +62,15 @@ TEXTS = "/usr/share/doc /usr/share/man /usr/share/info /usr/share/dict".split()
 # root may write them without a capability
 HOST_WIDE = "/proc/sys /proc/sysrq-trigger /proc/irq /proc/bus".split()
 
+# of the whole machine, so that one process could tell another something by what it does
+COUNTERS = """
+    /proc/stat /proc/vmstat /proc/loadavg /proc/interrupts /proc/softirqs /proc/diskstats
+    /proc/schedstat /proc/zoneinfo /proc/buddyinfo /proc/pagetypeinfo /proc/slabinfo
+    /proc/key-users /proc/locks /proc/swaps /proc/pressure/cpu /proc/pressure/io
+    /proc/pressure/memory /proc/sys/fs/file-nr /proc/sys/fs/inode-nr /proc/sys/fs/inode-state
+    /proc/sys/fs/dentry-state /proc/sys/fs/aio-nr /proc/sys/kernel/random/entropy_avail
+""".split()
+
 # CLONE_NEW*
 NEW = {
     "net": 0x40000000,
@@ -92,25 +101,29 @@ FS_READ = 0b1101
 FS_FILE = 0b1100_0000_0000_0111  # of what is no folder
 FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15}  # how many a version knows, if not all
 
-# by machine: AUDIT_ARCH_*; socket, ioctl, clone; to be refused: sched_setaffinity where it has its
-# cores; ptrace, process_vm_readv, process_vm_writev, kcmp, bpf, perf_event_open, userfaultfd,
-# add_key, request_key, keyctl, unshare, setns, mount, umount2, pivot_root, chroot
+# by machine: AUDIT_ARCH_*; socket, ioctl, clone, madvise; to be refused: sched_setaffinity where it
+# has its cores; ptrace, process_vm_readv, process_vm_writev, kcmp, bpf, perf_event_open,
+# userfaultfd, add_key, request_key, keyctl, unshare, setns, mount, umount2, pivot_root, chroot;
+# what drops or looks for pages of files that others read, too: mincore, fadvise64, readahead,
+# preadv2
 CALLS = {
     "x86_64": (
         0xC000003E,
-        (41, 16, 56),
-        "203 101 310 311 312 321 298 323 248 249 250 272 308 165 166 155 161",
+        (41, 16, 56, 28),
+        "203 101 310 311 312 321 298 323 248 249 250 272 308 165 166 155 161 27 221 187 327",
     ),
     "aarch64": (
         0xC00000B7,
-        (198, 29, 220),
-        "122 117 270 271 272 280 241 282 217 218 219 97 268 40 39 41 51",
+        (198, 29, 220, 233),
+        "122 117 270 271 272 280 241 282 217 218 219 97 268 40 39 41 51 232 223 213 286",
     ),
 }
-# to be refused by all: io_uring_*, open_tree, move_mount, fs*; pidfd_getfd; mount_setattr,
-# open_tree_attr
-CALLS_ANYWHERE = [*range(425, 434), 438, 442, 467]
+# to be refused by all: io_uring_*, open_tree, move_mount, fs*; pidfd_getfd; process_madvise;
+# mount_setattr; cachestat; open_tree_attr
+CALLS_ANYWHERE = [*range(425, 434), 438, 440, 442, 451, 467]
 CLONE3 = 435
+MADV_COLD = 20
+MADV_PAGEOUT = 21
 
 Spec = dict[str, Any]  # what the launcher is told, as JSON: a View and what follows from it
 
@@ -121,6 +134,7 @@ class View:
 
     read: files and folders; Python imports only from a folder that it may list
     write: folders or files, to read as well
+    private: those of the write folders that are in memory, where mounts work: they go with it
     device: the nodes of GPUs are visible for "cuda:0" and the like only
     own_pids: process ids of its own; False where it shares CUDA memory with another process
     file_bytes: the longest file it may write
@@ -129,6 +143,7 @@ class View:
 
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
+    private: tuple[Path, ...] = ()
     device: str = "cpu"
     network: bool = False
     own_pids: bool = True
@@ -175,6 +190,7 @@ def confined_command(argv: Iterable[object], view: View, level: str) -> list[str
         "nodes": NODES + nodes,
         "stays": not cuda and has_fewer_cores(),
         "read": existing_paths([*system, *python, *view.read]),
+        "private": existing_paths(view.private),
         "write": existing_paths([*view.write, *(["/dev/shm"] if shared else [])]),
         "apart": [name for name in in_common if not in_common[name]],
     }
@@ -238,8 +254,10 @@ def bubblewrap_command(spec: Spec, nodes: list[str]) -> list[str]:
         outer = next((outer for outer in path.parents if outer in binds), None)
         if outer is None or binds[outer] != binds[path]:
             args += [binds[path], path, path]
-    for path in spec["hidden"]:
+    for path in [*spec["hidden"], *spec["private"]]:
         args += ["--tmpfs", os.path.realpath(path)]
+    for path in existing_paths(COUNTERS):
+        args += ["--ro-bind", "/dev/null", path]
     return [shutil.which("bwrap") or "bwrap", *map(str, args), "--"]
 
 
@@ -251,10 +269,7 @@ def real_path(path: str) -> Path:
 def write_python(path: Path, view: View, level: str) -> Path:
     """Write a shell script that stands in for sys.executable; returns its path.
 
-    It is for multiprocessing.set_executable. A child reaches the pipes and shared tensors that are
-    its arguments, but no lock or queue of its parent's: these have names in /dev/shm. Its view must
-    hold the parent's main file and the folder that the parent was started in, where multiprocessing
-    goes. Its home, which is its TMPDIR, is the first folder that it may write.
+    Its home, which is its TMPDIR, is the first folder that it may write.
     """
     home = shlex.quote(str(view.write[0]))
     program = shlex.join(confined_command([sys.executable], view, level))
@@ -361,11 +376,13 @@ def cover_mounts(spec: Spec) -> None:
     if not any(path.startswith("/dev/shm") for path in spec["read"] + spec["write"]):
         mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV)
         spec["nodes"].append("/dev/shm")
-    for path in spec["hidden"]:
+    for path in [*spec["hidden"], *spec["private"]]:
         mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV)
     with suppress(OSError):  # not where parts of /proc are masked, as in containers
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     set_read_only("/proc", not spec["cuda"])
+    for path in existing_paths(COUNTERS):
+        mount("/dev/null", path, None, MS_BIND)
     for path in existing_paths(HOST_WIDE):
         mount(path, path, None, MS_REC | MS_BIND)
         set_read_only(path)
@@ -420,6 +437,7 @@ NUMBER = (0x20, 0, 0, 0)  # load the number of the call
 ARCH = (0x20, 0, 0, 4)
 FIRST_ARGUMENT = (0x20, 0, 0, 16)  # its lower half
 SECOND_ARGUMENT = (0x20, 0, 0, 24)
+THIRD_ARGUMENT = (0x20, 0, 0, 32)
 
 
 def when(value: int, *then: Instruction) -> list[Instruction]:
@@ -429,7 +447,7 @@ def when(value: int, *then: Instruction) -> list[Instruction]:
 
 def refusing_filter(spec: Spec) -> list[Instruction]:
     """Classic BPF over struct seccomp_data. Raises KeyError: no such machine is known."""
-    arch, (sockets, ioctl, clone), refused = CALLS[os.uname().machine]
+    arch, (sockets, ioctl, clone, madvise), refused = CALLS[os.uname().machine]
     program = [ARCH, (0x15, 1, 0, arch), KILL, NUMBER]  # all calls of another machine
     program += [(0x35, 0, 1, 0x40000000), REFUSE]  # x32: the same calls by other numbers
     numbers = list(map(int, refused.split()))
@@ -440,6 +458,8 @@ def refusing_filter(spec: Spec) -> list[Instruction]:
     program += when(clone, FIRST_ARGUMENT, (0x45, 0, 1, NEW["any"]), REFUSE, ALLOW)
     typing = [*when(TIOCSTI, REFUSE), *when(TIOCLINUX, REFUSE)]
     program += when(ioctl, SECOND_ARGUMENT, *typing, ALLOW)
+    dropping = [*when(MADV_COLD, REFUSE), *when(MADV_PAGEOUT, REFUSE)]
+    program += when(madvise, THIRD_ARGUMENT, *dropping, ALLOW)
     if not spec["network"]:
         daemon = when(socket.AF_UNIX, ALLOW) if spec["cuda"] else []  # CUDA may talk to one
         program += when(sockets, FIRST_ARGUMENT, *daemon, REFUSE)

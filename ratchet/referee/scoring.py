@@ -14,13 +14,15 @@ from ratchet.arena.results import (
     weight_bytes,
     write_run_record,
 )
+from ratchet.arena.rooms import copy_contract, make_room
 from ratchet.referee import limits, sandbox
-from ratchet.referee.environment import copy_contract, scorer_environment
+from ratchet.referee.environment import scorer_environment
 from ratchet.referee.folders import is_plain_file
 from ratchet.referee.job import Job
 from ratchet.referee.supervisor import EndedEarly, WatchedProcess, read_tail
 
 FIGURES = "params", "lookup", "flops_per_token", "mfu_percent"  # of the model, in any result
+ROOMS = 4  # more than a split needs
 SCORES = "nats", "bytes", "probes", "load_seconds"  # of a split
 
 
@@ -105,19 +107,24 @@ def score_limit(arena: Arena, split: str, model: Path) -> float:
     return limits.SCORE_SECONDS + limits.SCORE_SHARE * arena.seconds + loading + answering
 
 
+def make_rooms(job: Job, folder: Path, level: str) -> None:
+    """Rooms for the processes of a model, each with a script that starts Python in a sandbox."""
+    # the score reads the model's logits in the GPU's memory: that needs process ids in common
+    own_pids = not job.device.startswith("cuda")
+    (folder / "rooms").mkdir(exist_ok=True)
+    for _ in range(ROOMS):
+        room = make_room(folder / "rooms")
+        readable, writable = (room / "code", room / "model"), (room / "tmp",)
+        view = sandbox.View(readable, writable, job.device, own_pids=own_pids, private=writable)
+        sandbox.write_python(room / "python", view, level)
+
+
 def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any]:
     """What `prepare.py score` finds out about a model. Raises EndedEarly("invalid").
 
-    Processes of the model, which must have nothing in common, answer it.
+    Processes of the model, which have nothing in common, answer it: each has a room.
     """
-    # the score reads the model's logits in the GPU's memory: that needs process ids in common
-    own_pids = not job.device.startswith("cuda")
-    readable = folder / "judge", folder / "model"
-    for number in "012":
-        writable = folder / f"{split}-{number}"
-        writable.mkdir()
-        view = sandbox.View(readable, (writable,), job.device, own_pids=own_pids)
-        sandbox.write_python(folder / f"python-{number}", view, level)
+    make_rooms(job, folder, level)
     program, model = str(folder / "judge/prepare.py"), str(folder / "model")
     argv = [sys.executable, program, "score", model, "--split", split]
     environment, log = scorer_environment(folder), folder / "score.log"

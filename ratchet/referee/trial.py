@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ratchet.arena.rooms import copy_contract
 from ratchet.referee import limits, sandbox
 from ratchet.referee.compiler_cache import give_compiler_cache, keep_compiler_cache
 from ratchet.referee.devices.choice import describe_device
 from ratchet.referee.devices.lock import hold_device
 from ratchet.referee.devices.nvidia import read_joules, throttle_cause
 from ratchet.referee.early_stopping import EarlyStopping
-from ratchet.referee.environment import contestant_environment, copy_contract
+from ratchet.referee.environment import contestant_environment
 from ratchet.referee.folders import all_at_once, remove_folder
 from ratchet.referee.foreign_load import ForeignLoad
 from ratchet.referee.job import Job

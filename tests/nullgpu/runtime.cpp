@@ -32,8 +32,7 @@ static cudaError_t answer(cudaError_t error) {
 
 struct Block {
   size_t bytes;
-  Card *card;         // null: pinned memory of the host
-  std::string handle;  // the file that another process opens it by
+  Card *card;  // null: pinned memory of the host
 };
 static std::map<uintptr_t, Block> blocks;
 
@@ -54,14 +53,6 @@ static void *reserve(size_t bytes) {  // addresses alone: who touches them dies
   return pointer == MAP_FAILED ? nullptr : pointer;
 }
 
-// Handles of memory that its process never freed.
-static struct Handles {
-  ~Handles() {
-    for (auto &[start, block] : blocks)
-      if (!block.handle.empty()) unlink(block.handle.c_str());
-  }
-} handles;
-
 extern "C" {
 cudaError_t cudaMalloc(void **pointer, size_t bytes) {
   if (auto error = card_health()) return answer(error);
@@ -73,7 +64,7 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes) {
   }
   *pointer = reserve(bytes);
   if (!*pointer) return answer(cudaErrorMemoryAllocation);
-  blocks[(uintptr_t)*pointer] = {bytes, &card, ""};
+  blocks[(uintptr_t)*pointer] = {bytes, &card};
   card.used += bytes;
   card.peak = std::max(card.peak, card.used);
   note("M %zu used %zu", bytes, card.used);
@@ -86,7 +77,6 @@ cudaError_t cudaFree(void *pointer) {
   if (at == blocks.end()) return cudaSuccess;
   Block &block = at->second;
   block.card->used -= block.bytes;
-  if (!block.handle.empty()) unlink(block.handle.c_str());
   munmap(pointer, reserved_bytes(block.bytes));
   note("F %zu", block.bytes);
   blocks.erase(at);
@@ -103,7 +93,7 @@ cudaError_t cudaMemGetInfo(size_t *unused, size_t *total) {
 cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned) {
   *pointer = aligned_alloc(4096, (bytes + 4095) & ~size_t(4095));
   std::lock_guard<std::mutex> lock(mutex);
-  blocks[(uintptr_t)*pointer] = {bytes, nullptr, ""};
+  blocks[(uintptr_t)*pointer] = {bytes, nullptr};
   note("H pinned %zu", bytes);
   return *pointer ? cudaSuccess : answer(cudaErrorMemoryAllocation);
 }
@@ -133,41 +123,32 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attributes, const vo
 }
 
 // ---------------------------------------------------------------------------------------------
-// Memory of another process: its handle is a file in /dev/shm that holds the size
+// Memory of another process: its handle says how large it is, of which card
 
 cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *pointer) {
   std::lock_guard<std::mutex> lock(mutex);
-  static int serial;
   auto at = blocks.find((uintptr_t)pointer);
   if (at == blocks.end() || !at->second.card) return answer(cudaErrorInvalidValue);
   Block &block = at->second;
-  if (block.handle.empty()) {
-    block.handle = "/dev/shm/nullgpu-" + std::to_string(getpid()) + "-" + std::to_string(serial++);
-    FILE *file = fopen(block.handle.c_str(), "w");
-    if (!file) return answer(cudaErrorMapBufferObjectFailed);
-    fprintf(file, "%zu %s", block.bytes, block.card->uuid.c_str());
-    fclose(file);
-  }
   memset(handle, 0, sizeof *handle);
-  snprintf(handle->reserved, sizeof handle->reserved, "%s", block.handle.c_str());
+  snprintf(handle->reserved, sizeof handle->reserved, "%zu %s", block.bytes,
+           block.card->uuid.c_str());
   note("I handle %zu", block.bytes);
   return cudaSuccess;
 }
 
 cudaError_t cudaIpcOpenMemHandle(void **pointer, cudaIpcMemHandle_t handle, unsigned) {
   if (auto error = card_health()) return answer(error);
-  FILE *file = fopen(handle.reserved, "r");
   size_t bytes = 0;
   char uuid[64] = "";
-  if (!file || fscanf(file, "%zu %63s", &bytes, uuid) != 2) {
-    fprintf(stderr, "nullgpu: no such memory to share: %s\n", handle.reserved);
+  if (sscanf(handle.reserved, "%zu %63s", &bytes, uuid) != 2) {
+    fprintf(stderr, "nullgpu: no such memory to share: %.63s\n", handle.reserved);
     return answer(cudaErrorMapBufferObjectFailed);
   }
-  fclose(file);
   if (current_card()->uuid != uuid) return answer(cudaErrorInvalidDevice);
   std::lock_guard<std::mutex> lock(mutex);
   *pointer = reserve(bytes);
-  blocks[(uintptr_t)*pointer] = {bytes, current_card(), ""};
+  blocks[(uintptr_t)*pointer] = {bytes, current_card()};
   note("I open %zu", bytes);
   return cudaSuccess;
 }

@@ -1,0 +1,142 @@
+"""The end of the model's process: imports the saved train.py, loads the weights, answers.
+
+Started by model_process.py. Its standard input is a socket: lines of JSON come in, a line goes out
+for each. Token rows and logits lie in shared memory. There is no target anywhere.
+"""
+
+import importlib.util
+import json
+import re
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ratchet.arena.hardware.cpu import apply_cpu_workarounds
+from ratchet.arena.hardware.device import set_cuda_device, synchronize
+from ratchet.arena.hardware.shared_memory import open_cuda_tensor, open_host_tensor
+from ratchet.arena.inspection import inspect_model
+
+MARK = 1.0  # written into the shared logits before the contestant's code is there
+NO_MEMORY = "out of memory|can't allocate memory|not enough memory"  # as errors say it
+MOST_DESCRIPTORS = 2  # of shared memory that come with the first message
+
+Answer = dict[str, Any]
+
+
+class ModelServer:
+    """Answers questions about one model: each method but the first is one."""
+
+    def __init__(self, setting: dict[str, Any], descriptors: list[int]) -> None:
+        self.device = torch.device(setting["device"])
+        apply_cpu_workarounds()
+        set_cuda_device(self.device)
+        import_what_models_need()
+        self.tokens = open_host_tensor(descriptors[0], setting["shape"][:2], torch.int64)
+        if handle := setting["handle"]:
+            handle = bytes.fromhex(handle)
+            self.logits = open_cuda_tensor(handle, setting["shape"], torch.float32, self.device)
+        else:
+            self.logits = open_host_tensor(descriptors[1], setting["shape"], torch.float32)
+        self.folder = Path(setting["folder"])
+        self.model: Any = None
+
+    def write_mark(self) -> Answer:
+        """Show that the memory is shared."""
+        self.logits[0, 0, 0] = MARK
+        synchronize(self.device)
+        return {}
+
+    def load_model(self) -> Answer:
+        """Run the contestant's code for the first time. From here on nothing may be learned."""
+        allow_gradients(False)
+        self.model = load_contestant(self.folder, self.device)
+        return {}
+
+    def answer_rows(self, rows: int) -> Answer:
+        """Run the model on the first rows of tokens [n, T], into logits [n, T, V]."""
+        tokens = self.tokens[:rows].to(self.device, copy=True)
+        with torch.inference_mode():
+            out = self.model(tokens)
+        logits = self.logits[:rows]
+        if out.shape != logits.shape:
+            return {"error": f"logits of shape {[*out.shape]}, not {[*logits.shape]}"}
+        logits[:] = out
+        synchronize(self.device)
+        return {}
+
+    def inspect_model(self, count_flops: bool) -> Answer:
+        """The figures of inspection.inspect_model(); {} for a model that can't be inspected.
+
+        It needs gradients, so it is the last question: what a model learns here is of no use.
+        """
+        _, context, vocab_size = self.logits.shape
+        allow_gradients(True)
+        try:
+            return inspect_model(self.model, context, vocab_size, self.device, count_flops)
+        except Exception:
+            traceback.print_exc()
+            return {}
+
+
+BACKWARD = torch.autograd.backward, torch.autograd.grad
+
+
+def allow_gradients(on: bool) -> None:
+    """Let the model train, or not. What gets round this has no time: model_process.py counts it."""
+    torch.set_grad_enabled(on)
+    backward = BACKWARD if on else (refuse_gradients, refuse_gradients)
+    torch.autograd.backward, torch.autograd.grad = backward
+
+
+def refuse_gradients(*_: Any, **__: Any) -> None:
+    """In place of a backward pass."""
+    raise RuntimeError("a model that is scored can't be trained")
+
+
+def import_what_models_need() -> None:
+    """Import what load() of an ordinary train.py would, so that this isn't counted as its work."""
+    import safetensors.torch  # noqa: F401
+    import torch.fx.experimental.symbolic_shapes  # noqa: F401  as parameters on "meta" do
+
+    import prepare  # noqa: F401
+
+
+def load_contestant(folder: Path, device: torch.device) -> torch.nn.Module:
+    """The model that the train.py of a run's folder loads."""
+    spec = importlib.util.spec_from_file_location("train", folder / "train.py")
+    assert spec and spec.loader
+    train = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train)
+    return train.load(folder).to(device).eval()
+
+
+def answer_question(ask: Callable[..., Answer], arguments: dict[str, Any]) -> Answer:
+    """What a question's method answers, or what went wrong."""
+    try:
+        return ask(**arguments)
+    except Exception as error:
+        traceback.print_exc()
+        if re.search(NO_MEMORY, str(error)):
+            return {"memory": True}
+        return {"error": f"{type(error).__name__}: {error}"[:300]}
+
+
+def main() -> None:
+    """Answer until the other end has gone."""
+    channel = socket.socket(fileno=0)
+    _, descriptors, _, _ = socket.recv_fds(channel, 1, MOST_DESCRIPTORS)
+    server = ModelServer(json.loads(sys.argv[1]), descriptors)
+    for line in channel.makefile("rb"):
+        question = json.loads(line)
+        answer = answer_question(getattr(server, question.pop("do")), question)
+        print(end="", flush=True)  # this process will be killed
+        channel.sendall(json.dumps(answer).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
