@@ -225,11 +225,14 @@ def test_memory_is_shared_with_a_process_in_the_sandbox():
     ],
 )
 def test_memory_that_is_not_shared_is_noticed(monkeypatch, code, reason):
-    process = SimpleNamespace(start=lambda: None, join=lambda seconds: None, exitcode=code)
-    spawn = SimpleNamespace(set_executable=lambda path: None, Process=lambda **options: process)
-    monkeypatch.setattr(sharing.multiprocessing, "get_context", lambda method: spawn)
+    def run(argv, timeout, pass_fds):
+        if code is None:
+            raise subprocess.TimeoutExpired(argv, timeout)
+        return SimpleNamespace(returncode=code)
+
+    monkeypatch.setattr(sharing.subprocess, "run", run)
     with pytest.raises(SystemExit, match=reason):
-        sharing.main("cpu", "python")
+        sharing.share(torch.device("cpu"), "python")
 
 
 def test_what_to_do_without_shared_memory_is_told(monkeypatch):

@@ -20,11 +20,7 @@ import torch
 from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit, work_limit
 from ratchet.arena.definition import Arena
 from ratchet.arena.files import Refused
-from ratchet.arena.hardware.shared_memory import (
-    create_cuda_tensor,
-    create_host_tensor,
-    free_cuda_tensor,
-)
+from ratchet.arena.hardware.shared_memory import create_shared, free_cuda_tensor
 from ratchet.arena.hardware.usage import busiest_process, cpu_seconds, tree_seconds
 from ratchet.arena.model_server import MARK
 from ratchet.arena.results import weight_bytes
@@ -57,15 +53,12 @@ class ModelProcess:
         self.left_before = list_shared_memory(device)
         self.room = take_room(folder)
         shape = batch, arena.context, arena.vocab_size
-        self.tokens, descriptor = create_host_tensor(shape[:2], torch.int64)
-        descriptors, handle = [descriptor], b""
-        if device.type == "cuda":
-            self.logits, handle = create_cuda_tensor(shape, torch.float32, device)
-        else:
-            self.logits, descriptor = create_host_tensor(shape, torch.float32)
-            descriptors.append(descriptor)
+        tokens = create_shared(shape[:2], torch.int64, torch.device("cpu"))
+        logits = create_shared(shape, torch.float32, device)
+        self.tokens, self.logits = tokens.tensor, logits.tensor
         setting = {"folder": str(self.room / "model"), "device": str(device), "shape": shape}
-        self.channel = self._start(setting | {"handle": handle.hex()}, folder / "score.log")
+        self.channel = self._start(setting | {"handle": logits.handle}, folder / "score.log")
+        descriptors = [one.descriptor for one in (tokens, logits) if one.descriptor is not None]
         with suppress(OSError):  # that it is dead is noticed when it is asked
             socket.send_fds(self.channel, [b"x"], descriptors)
         for descriptor in descriptors:
@@ -193,11 +186,12 @@ def list_shared_memory(device: torch.device) -> set[Path]:
 def copy_output(process: subprocess.Popen[bytes], log: BinaryIO) -> None:
     """Copy what a process prints to a log; one that prints too much is killed."""
     left = LOG_BYTES
-    with log, suppress(OSError, ValueError):
-        while left > 0 and (piece := os.read(process.stdout.fileno(), 2**16)):
+    with log, process.stdout as output:
+        while left > 0 and (piece := os.read(output.fileno(), 2**16)):
             log.write(piece)
             log.flush()
             left -= len(piece)
+    if left <= 0:
         process.kill()
 
 

@@ -18,7 +18,7 @@ import torch
 
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.hardware.device import set_cuda_device, synchronize
-from ratchet.arena.hardware.shared_memory import open_cuda_tensor, open_host_tensor
+from ratchet.arena.hardware.shared_memory import open_shared
 from ratchet.arena.inspection import inspect_model
 
 MARK = 1.0  # written into the shared logits before the contestant's code is there
@@ -36,12 +36,9 @@ class ModelServer:
         apply_cpu_workarounds()
         set_cuda_device(self.device)
         import_what_models_need()
-        self.tokens = open_host_tensor(descriptors[0], setting["shape"][:2], torch.int64)
-        if handle := setting["handle"]:
-            handle = bytes.fromhex(handle)
-            self.logits = open_cuda_tensor(handle, setting["shape"], torch.float32, self.device)
-        else:
-            self.logits = open_host_tensor(descriptors[1], setting["shape"], torch.float32)
+        shape, given = setting["shape"], iter(descriptors)
+        self.tokens = open_shared(shape[:2], torch.int64, torch.device("cpu"), "", given)
+        self.logits = open_shared(shape, torch.float32, self.device, setting["handle"], given)
         self.folder = Path(setting["folder"])
         self.model: Any = None
 

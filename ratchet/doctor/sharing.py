@@ -1,4 +1,4 @@
-"""Shares memory of a GPU between two processes, as scorer and model do: sharing.py cuda:0 python.
+"""Shares a device's memory between two processes, as scorer and model do: sharing.py cuda:0 python.
 
 The second, this file again, is started by a script that stands in for Python. On some systems all
 calls succeed and nothing is shared (pytorch/pytorch issue 112340, WSL2); so what one writes the
@@ -10,24 +10,26 @@ import sys
 
 import torch
 
-from ratchet.arena.hardware.shared_memory import create_cuda_tensor, open_cuda_tensor
+from ratchet.arena.hardware.device import synchronize
+from ratchet.arena.hardware.shared_memory import create_shared, open_shared
 
 SECONDS = 120  # for the other process to start, import PyTorch and write
 SHAPE = (1,)
 
 
-def write_one(device: torch.device, handle: bytes) -> None:
+def write_one(device: torch.device, handle: str, descriptors: list[str]) -> None:
     """In the other process."""
-    open_cuda_tensor(handle, SHAPE, torch.float32, device).fill_(1)
-    torch.cuda.synchronize(device)
+    open_shared(SHAPE, torch.float32, device, handle, map(int, descriptors)).fill_(1)
+    synchronize(device)
 
 
 def share(device: torch.device, python: str) -> None:
     """Exits with a reason if the other process's number doesn't arrive."""
-    numbers, handle = create_cuda_tensor(SHAPE, torch.float32, device)
-    argv = [python, __file__, str(device), "", handle.hex()]
+    numbers, descriptor, handle = create_shared(SHAPE, torch.float32, device)
+    descriptors = [] if descriptor is None else [descriptor]
+    argv = [python, __file__, str(device), "", handle, *map(str, descriptors)]
     try:
-        code = subprocess.run(argv, timeout=SECONDS).returncode
+        code = subprocess.run(argv, timeout=SECONDS, pass_fds=descriptors).returncode
     except subprocess.TimeoutExpired:
         sys.exit(f"the other process was silent for {SECONDS} seconds")
     if code:
@@ -37,8 +39,8 @@ def share(device: torch.device, python: str) -> None:
 
 
 if __name__ == "__main__":
-    _, name, script, *rest = sys.argv
-    if rest:
-        write_one(torch.device(name), bytes.fromhex(rest[0]))
+    _, device_name, script, *given = sys.argv
+    if given:
+        write_one(torch.device(device_name), given[0], given[1:])
     else:
-        share(torch.device(name), script)
+        share(torch.device(device_name), script)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from contextlib import closing
 
 import numpy as np
@@ -22,12 +21,10 @@ from conftest import ROOT, LocalModel, score, write_corpus
 
 from prepare import enter, main, prepare
 from ratchet.arena import score as scoring
-from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit
-from ratchet.arena.files import Refused
 from ratchet.arena.hardware.weights import rehearse_saving
 from ratchet.arena.inspection import attention_counted, inspect_model
 from ratchet.arena.kernels.attention import causal_attention, plain_attention
-from ratchet.arena.model_process import Invalid, ModelProcess
+from ratchet.arena.model_process import Invalid
 from ratchet.arena.probes import (
     CANARIES,
     CONTROLS,
@@ -323,67 +320,6 @@ def test_what_a_model_says_of_itself_changes_no_other_fact(
         0,
     )
     assert result["status"] == "ok" and result["val_bpb"] > 1
-
-
-@pytest.mark.parametrize("weights, silence", [(0, 30), (2**26, 31), (2**32, 94)])
-def test_a_large_model_may_be_silent_for_longer_while_it_loads(weights, silence, monkeypatch):
-    """Otherwise a table of gigabytes could not be scored where the disk is slow."""
-
-    class Channel:
-        def send_bytes(self, data):
-            clock.seconds += limits[-1]
-
-        def recv_bytes(self, most):
-            return b"{}" if len(limits) == 1 else b""
-
-    clock, limits = types.SimpleNamespace(seconds=0.0), []
-    monkeypatch.setattr("ratchet.arena.model_process.time.monotonic", lambda: clock.seconds)
-    monkeypatch.setattr(
-        "ratchet.arena.model_process.threading.Timer",
-        lambda seconds, kill: (
-            limits.append(seconds) or types.SimpleNamespace(start=int, cancel=int)
-        ),
-    )
-    process = object.__new__(ModelProcess)
-    process.channel, process.process = Channel(), types.SimpleNamespace(kill=None)
-    process.load_seconds, process.logits = load_limit(weights), torch.ones(1, 1, 1)
-    with pytest.raises(Invalid, match=f"was silent for {silence} seconds"):
-        process.load_model()
-    assert limits == [START_SECONDS, silence]
-
-
-def test_kernels_may_be_compiled_for_the_first_answer_alone():
-    """A GPU's kernels are tried and compiled then, without a cache, in each of two processes."""
-    process, limits = object.__new__(ModelProcess), []
-    process._ask = lambda question, seconds: limits.append(seconds) or {"lookup": 0}
-    process.tokens, process.logits = torch.zeros(1, 2), torch.zeros(1, 2, 2)
-    process.answer_seconds = START_SECONDS
-    process.inspect_model(count_flops=False)
-    process(process.tokens.numpy())
-    assert limits == [START_SECONDS, ANSWER_SECONDS]
-
-
-def test_where_no_memory_is_shared_nothing_is_scored():
-    """Under WSL2 no call fails, and the logits that arrive are zeros: a uniform model's."""
-    process = object.__new__(ModelProcess)
-    process.logits, process._ask = torch.zeros(1, 2, 2), lambda *question: {}
-    with pytest.raises(Refused, match="another one doesn't see: .* doctor --device cpu"):
-        process.load_model()
-
-
-@pytest.mark.parametrize("text", [b"5", b"null", b"[" * 9999, b"not json"])
-def test_an_answer_that_is_none_is_invalid(text, tmp_path):
-    class Channel:
-        def send_bytes(self, data):
-            pass
-
-        def recv_bytes(self, most):
-            return text
-
-    process = object.__new__(ModelProcess)
-    process.channel, process.process = Channel(), types.SimpleNamespace(kill=None)
-    with pytest.raises(Invalid):
-        process._ask({"rows": 1}, ANSWER_SECONDS)
 
 
 HONEST = {  # models with habits that must not make them invalid

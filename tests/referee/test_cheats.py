@@ -208,12 +208,7 @@ def test_every_cheat_says_where_it_was_seen_and_what_is_expected():
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
-    """apply_cpu_workarounds() forks where processors have matrix tiles, and a fork of a process
-    with threads can hang.
-
-    Without it, no matrix product in bfloat16 may be tried here.
-    """
-    monkeypatch.setattr("ratchet.arena.model_process.apply_cpu_workarounds", lambda: None)
+    """No matrix product is measured here: it takes long."""
     monkeypatch.setattr("ratchet.arena.run.matmul_peak", lambda device: (1e12, "a guess"))
 
 

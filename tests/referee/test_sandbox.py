@@ -1,8 +1,6 @@
 """sandbox.py: what it forbids is tried; what it lets through is used."""
 
-import importlib
 import json
-import multiprocessing.spawn
 import os
 import select
 import shutil
@@ -11,15 +9,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing  # noqa: F401  (it teaches multiprocessing to pass tensors)
 from conftest import ROOT
 
 from ratchet.arena.files import Refused
+from ratchet.arena.hardware.shared_memory import create_shared
+from ratchet.arena.rooms import copy_contract
 from ratchet.referee import sandbox
 from ratchet.referee.sandbox import View
 
@@ -269,47 +267,38 @@ def test_the_memory_killer_prefers_a_contestant(folder):
         )
 
 
-SPAWNED = """
+STANDS_IN = """
+import socket, sys
+from ratchet.arena.hardware.shared_memory import open_host_tensor
 import torch
-
-def answer(shared, pipe, path):
-    shared.copy_(shared @ torch.ones(4, 4))
-    try: pipe.send(open(path).read())
-    except OSError: pipe.send("unseen")
+try:
+    open(sys.argv[1]).close()
+    print("seen")
+except OSError:
+    print("unseen")
+_, descriptors, _, _ = socket.recv_fds(socket.socket(fileno=0), 1, 1)
+open_host_tensor(descriptors[0], (4,), torch.float32).fill_(4)
 """
 
 
 @confined
-def test_a_spawned_child_answers_through_a_shared_tensor(level, folder, monkeypatch):
+def test_a_script_that_stands_in_for_python_shares_memory(level, folder):
     """It doesn't see the repository, which the editable installation names: a ledger would be
     there.
     """
     code, out = folder / "code", folder / "out"
     code.mkdir()
     out.mkdir()
-    (code / "spawned.py").write_text(SPAWNED, encoding="utf-8")
-    monkeypatch.syspath_prepend(code)
-    monkeypatch.setenv("TMPDIR", str(out))
-    spawned = importlib.import_module("spawned")
-    resource_tracker.ensure_running()  # else it would be started as the child is
-    monkeypatch.setattr(
-        multiprocessing.spawn, "_python_exe", multiprocessing.spawn.get_executable()
-    )
-    spawn, shared = multiprocessing.get_context("spawn"), torch.ones(4, 4).share_memory_()
-    spawn.set_executable(
-        sandbox.write_python(folder / "python", View(read=(code,), write=(out,)), level)
-    )
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(
-        target=spawned.answer, args=(shared, theirs, ROOT / "LOG.md"), daemon=True
-    )
-    process.start()
-    theirs.close()
-    assert ours.recv() == "unseen" and (shared == 4).all()
-    process.join()
-    assert process.exitcode == 0
-    ours.close()
-    del sys.modules["spawned"]
+    copy_contract(code)
+    python = sandbox.write_python(folder / "python", View(read=(code,), write=(out,)), level)
+    shared = create_shared((4,), torch.float32, torch.device("cpu"))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        socket.send_fds(ours, [b"x"], [shared.descriptor])
+        argv = [python, "-c", STANDS_IN, ROOT / "LOG.md"]
+        done = subprocess.run(argv, stdin=theirs, capture_output=True, cwd=code, text=True)
+    os.close(shared.descriptor)
+    assert done.stdout == "unseen\n" and (shared.tensor == 4).all(), done.stderr
 
 
 # --------------------------------------------------------------------------------------------------

@@ -12,14 +12,45 @@ import math
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 HANDLE_BYTES = 64  # of cudaIpcMemHandle_t
 LAZY_PEER_ACCESS = 1  # cudaIpcMemLazyEnablePeerAccess, which CUDA wants to hear
 TYPES = {torch.float32: "<f4", torch.uint8: "|u1"}
+
+
+class Shared(NamedTuple):
+    """A tensor of zeros, and the key by which another process opens it."""
+
+    tensor: torch.Tensor
+    descriptor: int | None  # to be handed over, then closed; None: of a GPU
+    handle: str  # "": of the host
+
+
+def create_shared(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Shared:
+    """Share memory of a device, or of the host if that is no CUDA device. Raises RuntimeError."""
+    if device.type == "cuda":
+        tensor, handle = create_cuda_tensor(shape, dtype, device)
+        return Shared(tensor, None, handle.hex())
+    descriptor = create_descriptor()
+    os.ftruncate(descriptor, max(1, math.prod(shape) * dtype.itemsize))
+    return Shared(open_host_tensor(descriptor, shape, dtype), descriptor, "")
+
+
+def open_shared(
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    handle: str,
+    descriptors: Iterator[int],
+) -> torch.Tensor:
+    """The tensor that another process shares; one of the host takes the next descriptor."""
+    if handle:
+        return open_cuda_tensor(bytes.fromhex(handle), shape, dtype, device)
+    return open_host_tensor(next(descriptors), shape, dtype)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -32,13 +63,6 @@ def create_descriptor() -> int:
         return os.memfd_create("shared", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def create_host_tensor(shape: Sequence[int], dtype: torch.dtype) -> tuple[torch.Tensor, int]:
-    """(a tensor of zeros, the descriptor by which another process maps it)."""
-    descriptor = create_descriptor()
-    os.ftruncate(descriptor, max(1, math.prod(shape) * dtype.itemsize))
-    return open_host_tensor(descriptor, shape, dtype), descriptor
 
 
 def open_host_tensor(descriptor: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

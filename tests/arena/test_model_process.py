@@ -1,0 +1,119 @@
+"""The model's process: what it may answer, how long, how much it may work."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from conftest import score
+
+from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit, work_limit
+from ratchet.arena.files import Refused
+from ratchet.arena.model_process import Invalid, ModelProcess, WorkMeter
+
+
+@pytest.mark.parametrize("weights, silence", [(0, 30), (2**26, 31), (2**32, 94)])
+def test_a_large_model_may_be_silent_for_longer_while_it_loads(weights, silence):
+    """Otherwise a table of gigabytes could not be scored where the disk is slow."""
+    assert load_limit(weights) == silence
+
+
+def test_kernels_may_be_compiled_for_the_first_answer_alone(model_process):
+    """A GPU's kernels are tried and compiled then, without a cache, in each process."""
+    limits = []
+    model_process._ask = lambda question, seconds: limits.append(seconds) or {}
+    model_process.answer_seconds = START_SECONDS
+    for _ in range(2):
+        model_process(model_process.tokens.numpy())
+    assert limits == [START_SECONDS, ANSWER_SECONDS]
+
+
+def test_where_no_memory_is_shared_nothing_is_scored(model_process):
+    """Under WSL2 no call fails, and the logits that arrive are zeros: a uniform model's."""
+    model_process._ask = lambda *question: {}
+    with pytest.raises(Refused, match="another one doesn't see: .* doctor --device cpu"):
+        model_process.load_model()
+
+
+@pytest.mark.parametrize("text", [b"5", b"null", b"[" * 9999, b"not json", b"x" * 20_000])
+def test_an_answer_that_is_none_is_invalid(text, model_process):
+    theirs = model_process.theirs
+    threading.Thread(target=theirs.sendall, args=(text + b"\n",), daemon=True).start()
+    with pytest.raises(Invalid):
+        model_process._ask({"rows": 1}, ANSWER_SECONDS)
+
+
+def test_a_silent_model_is_invalid_though_it_sends_byte_after_byte(model_process):
+    model_process.theirs.sendall(b"{")
+    with pytest.raises(Invalid, match="was silent for 0 seconds"):
+        model_process._ask({"rows": 1}, 0.1)
+
+
+@pytest.fixture
+def model_process():
+    """A ModelProcess without a process: `theirs` is the other end of its socket."""
+    process = object.__new__(ModelProcess)
+    process.channel, process.theirs = socket.socketpair()
+    process.device, process.work = torch.device("cpu"), WorkMeter(os.getpid(), by_clock=True)
+    process.tokens, process.logits = torch.zeros(1, 2), torch.zeros(1, 2, 2)
+    with process.channel, process.theirs:
+        yield process
+
+
+# --------------------------------------------------------------------------------------------------
+# Work that no answer needs: load() or an answer that trains
+
+
+def meter(answers, load=0.0):
+    work = WorkMeter(os.getpid(), by_clock=True)
+    work.answers, work.total = answers, sum(answers) + load
+    return work
+
+
+def test_answers_that_all_take_equally_long_are_no_surplus():
+    assert meter([1.0] * 50).surplus() == 0
+    assert meter([2.9, *[1.0] * 50]).surplus() == 0  # the first makes kernels ready
+
+
+def test_what_load_and_a_slow_answer_take_is_surplus():
+    assert meter([1.0] * 50, load=7.0).surplus() == pytest.approx(7)
+    assert meter([9.0, *[1.0] * 50]).surplus() == pytest.approx(6)
+
+
+def test_children_of_a_model_are_counted():
+    child = subprocess.Popen([sys.executable, "-c", "for _ in range(10**7): pass"])
+    work = WorkMeter(os.getpid(), by_clock=False)
+    child.wait()
+    assert work.surplus() > 0.05
+
+
+def test_no_time_to_train_in_is_left():
+    """Beside what reading the weights takes: less than a hundredth of a run on a slow machine."""
+    assert work_limit(0, start_seconds=10, on_gpu=False) == 2 < 0.01 * 300
+    assert work_limit(2**28, start_seconds=10, on_gpu=False) == 3
+
+
+TRAINS = {
+    "by autograd": "(w.sum() ** 2).backward()",
+    "through the function": "torch.autograd.grad((w.sum() ** 2), w)",
+    "in NumPy": "a = np.ones((500, 500))\n    for _ in range(400): a = np.tanh(a @ a)",
+    "in a child": "if not os.fork(): [math.exp(i / 1e9) for i in range(10**9)]",
+}
+
+
+@pytest.mark.parametrize("way", TRAINS)
+def test_load_has_no_time_to_train(way, finished_run, tmp_path):
+    (source := tmp_path / "trains.py").write_text(
+        "import math, os\nimport numpy as np\nimport torch\ndef load(folder):\n"
+        f"    w = torch.zeros(3, requires_grad=True)\n    {TRAINS[way]}\n"
+        "    model = torch.nn.Identity()\n"
+        "    model.forward = lambda tokens: torch.zeros(*tokens.shape, 512)\n    return model\n",
+        encoding="utf-8",
+    )
+    result = score(finished_run(source))
+    assert result["status"] == "invalid", result
+    assert re.search("can't be trained|does not require grad|CPU time", result["reason"]), result
