@@ -114,8 +114,13 @@ def make_rooms(job: Job, folder: Path, level: str) -> None:
     (folder / "rooms").mkdir(exist_ok=True)
     for _ in range(ROOMS):
         room = make_room(folder / "rooms")
-        readable, writable = (room / "code", room / "model"), (room / "tmp",)
-        view = sandbox.View(readable, writable, job.device, own_pids=own_pids, private=writable)
+        view = sandbox.View(
+            read=(room / "code", room / "model"),
+            write=(room / "tmp",),
+            private=(room / "tmp",),
+            device=job.device,
+            own_pids=own_pids,
+        )
         sandbox.write_python(room / "python", view, level)
 
 
