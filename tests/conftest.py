@@ -28,7 +28,7 @@ from ratchet import commits
 from ratchet import git as ratchet_git
 from ratchet.arena.files import exit_on_user_error
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
-from ratchet.arena.model_process import ModelProcess
+from ratchet.arena.model_process.process import ModelProcess
 from ratchet.arena.results import read_result, write_run_record
 from ratchet.arena.run import Run
 from ratchet.arena.score import score as score_run

@@ -16,7 +16,7 @@ from ratchet.arena.definition import Arena, load_arena
 from ratchet.arena.files import Refused
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.hardware.device import matmul_peak, set_cuda_device
-from ratchet.arena.model_process import Invalid, ModelProcess
+from ratchet.arena.model_process.process import Invalid, ModelProcess
 from ratchet.arena.probes import (
     Evidence,
     ProbePlan,

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ratchet.arena.rooms import copy_contract
+from ratchet.arena.model_process.rooms import copy_contract
 from ratchet.doctor.findings import Finding, first_remedy
 from ratchet.referee import sandbox
 from ratchet.referee.devices.choice import describe_device, torch_name

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ratchet.arena.rooms import copy_contract
+from ratchet.arena.model_process.rooms import copy_contract
 from ratchet.doctor.device import error_line, run_program
 from ratchet.doctor.findings import Finding
 from ratchet.referee import sandbox

@@ -23,7 +23,7 @@ from ratchet.arena.definition import load_arena
 from ratchet.arena.files import Refused, describe_error
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.hardware.device import matmul_peak, set_cuda_device, synchronize
-from ratchet.arena.model_server import load_contestant
+from ratchet.arena.model_process.server import load_contestant
 from ratchet.arena.tokenizer import BOS, SPECIALS, load_tokenizer
 
 LOGITS = 2**27  # of a prompt that are made at a time

@@ -13,7 +13,7 @@ from typing import Any
 
 from ratchet.arena.definition import FILES, load_arena
 from ratchet.arena.files import ROOT, Refused
-from ratchet.arena.rooms import copy_contract
+from ratchet.arena.model_process.rooms import copy_contract
 from ratchet.model.find import NEEDED
 from ratchet.referee import sandbox, supervisor
 from ratchet.referee.devices.choice import choose_device, torch_name

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from ratchet.arena import rooms
 from ratchet.arena.hardware.quota import cpu_quota
+from ratchet.arena.model_process import rooms
 from ratchet.referee import bytecode
 from ratchet.referee.devices.cores import cores_of
 from ratchet.referee.devices.visible import CUDA_ORDER

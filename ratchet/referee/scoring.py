@@ -7,6 +7,7 @@ from typing import Any
 
 from ratchet.arena.budget import load_limit
 from ratchet.arena.definition import Arena
+from ratchet.arena.model_process.rooms import copy_contract, make_room
 from ratchet.arena.results import (
     RunRecord,
     read_result,
@@ -14,7 +15,6 @@ from ratchet.arena.results import (
     weight_bytes,
     write_run_record,
 )
-from ratchet.arena.rooms import copy_contract, make_room
 from ratchet.referee import limits, sandbox
 from ratchet.referee.environment import scorer_environment
 from ratchet.referee.folders import is_plain_file

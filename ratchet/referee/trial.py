@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ratchet.arena.rooms import copy_contract
+from ratchet.arena.model_process.rooms import copy_contract
 from ratchet.referee import limits, sandbox
 from ratchet.referee.compiler_cache import give_compiler_cache, keep_compiler_cache
 from ratchet.referee.devices.choice import describe_device

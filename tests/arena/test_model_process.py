@@ -13,7 +13,7 @@ from conftest import score
 
 from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit, work_limit
 from ratchet.arena.files import Refused
-from ratchet.arena.model_process import Invalid, ModelProcess, WorkMeter
+from ratchet.arena.model_process.process import Invalid, ModelProcess, WorkMeter
 
 
 @pytest.mark.parametrize("weights, silence", [(0, 30), (2**26, 31), (2**32, 94)])

@@ -24,7 +24,7 @@ from ratchet.arena import score as scoring
 from ratchet.arena.hardware.weights import rehearse_saving
 from ratchet.arena.inspection import attention_counted, inspect_model
 from ratchet.arena.kernels.attention import causal_attention, plain_attention
-from ratchet.arena.model_process import Invalid
+from ratchet.arena.model_process.process import Invalid
 from ratchet.arena.probes import (
     CANARIES,
     CONTROLS,

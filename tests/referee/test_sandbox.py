@@ -17,7 +17,7 @@ from conftest import ROOT
 
 from ratchet.arena.files import Refused
 from ratchet.arena.hardware.shared_memory import create_shared
-from ratchet.arena.rooms import copy_contract
+from ratchet.arena.model_process.rooms import copy_contract
 from ratchet.referee import sandbox
 from ratchet.referee.sandbox import View
 

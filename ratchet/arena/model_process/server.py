@@ -1,6 +1,6 @@
 """The end of the model's process: imports the saved train.py, loads the weights, answers.
 
-Started by model_process.py. Its standard input is a socket: lines of JSON come in, a line goes out
+Started by process.py. Its standard input is a socket: lines of JSON come in, a line goes out
 for each. Token rows and logits lie in shared memory. There is no target anywhere.
 """
 
@@ -80,14 +80,14 @@ class ModelServer:
             return {}
 
 
-BACKWARD = torch.autograd.backward, torch.autograd.grad
+BACKWARD = {"backward": torch.autograd.backward, "grad": torch.autograd.grad}
 
 
 def allow_gradients(on: bool) -> None:
-    """Let the model train, or not. What gets round this has no time: model_process.py counts it."""
+    """Let the model train, or not. What gets round this has no time: process.py counts it."""
     torch.set_grad_enabled(on)
-    backward = BACKWARD if on else (refuse_gradients, refuse_gradients)
-    torch.autograd.backward, torch.autograd.grad = backward
+    for name, function in BACKWARD.items():
+        setattr(torch.autograd, name, function if on else refuse_gradients)
 
 
 def refuse_gradients(*_: Any, **__: Any) -> None:
@@ -100,7 +100,7 @@ def import_what_models_need() -> None:
     import safetensors.torch  # noqa: F401
     import torch.fx.experimental.symbolic_shapes  # noqa: F401  as parameters on "meta" do
 
-    import prepare  # noqa: F401
+    import ratchet.arena.run  # noqa: F401
 
 
 def load_contestant(folder: Path, device: torch.device) -> torch.nn.Module:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
@@ -22,9 +22,9 @@ from ratchet.arena.definition import Arena
 from ratchet.arena.files import Refused
 from ratchet.arena.hardware.shared_memory import create_shared, free_cuda_tensor
 from ratchet.arena.hardware.usage import busiest_process, cpu_seconds, tree_seconds
-from ratchet.arena.model_server import MARK
+from ratchet.arena.model_process.rooms import VARIABLE, remove_room, take_room
+from ratchet.arena.model_process.server import MARK
 from ratchet.arena.results import weight_bytes
-from ratchet.arena.rooms import VARIABLE, remove_room, take_room
 
 SLOW_ANSWER = 3  # times the median, from which on an answer is more than an answer
 WAITING = {"OMP_WAIT_POLICY": "passive"}  # else threads that wait would count as work
@@ -49,7 +49,6 @@ class ModelProcess:
         self.weight_bytes = weight_bytes(folder)
         # for the first answer: a GPU's kernels are compiled for it
         self.answer_seconds = START_SECONDS if device.type == "cuda" else ANSWER_SECONDS
-        self.work: WorkMeter | None = None  # from load_model() on
         self.left_before = list_shared_memory(device)
         self.room = take_room(folder)
         shape = batch, arena.context, arena.vocab_size
@@ -71,12 +70,12 @@ class ModelProcess:
             python, output = str(self.room / "python"), open(os.dup(1), "ab")
         ours, theirs = socket.socketpair()
         self.process = subprocess.Popen(
-            [python, "-m", "ratchet.arena.model_server", json.dumps(setting)],
-            stdin=theirs,
+            [python, "-m", "ratchet.arena.model_process.server", json.dumps(setting)],
+            stdin=theirs.fileno(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=self.room / "code",
-            env=os.environ | WAITING,
+            env={**os.environ, **WAITING},
             start_new_session=True,  # Ctrl-C is for the scorer
         )
         theirs.close()
@@ -186,8 +185,9 @@ def list_shared_memory(device: torch.device) -> set[Path]:
 def copy_output(process: subprocess.Popen[bytes], log: BinaryIO) -> None:
     """Copy what a process prints to a log; one that prints too much is killed."""
     left = LOG_BYTES
-    with log, process.stdout as output:
-        while left > 0 and (piece := os.read(output.fileno(), 2**16)):
+    assert process.stdout
+    with log, process.stdout:
+        while left > 0 and (piece := os.read(process.stdout.fileno(), 2**16)):
             log.write(piece)
             log.flush()
             left -= len(piece)
@@ -216,7 +216,7 @@ class WorkMeter:
         return time.monotonic() if self.by_clock else cpu_seconds(self.process)
 
     @contextmanager
-    def measured(self, an_answer: bool = False) -> Iterator[None]:
+    def measured(self, an_answer: bool = False) -> Generator[None]:
         """Count what is worked meanwhile; that of an answer may be needed."""
         begin = self._now()
         yield
