@@ -201,27 +201,27 @@ def test_no_process_can_tell_its_role_from_what_it_is_asked():
 
 def test_a_contestant_starts_when_the_one_before_it_has_ended(monkeypatch):
     """Only libraries may load meanwhile; and none is left, whatever happens."""
-    events = []
+    events, numbers, cpu = [], itertools.count(), torch.device("cpu")
 
     class Model:
-        def __init__(self, folder, arena, device, batch, number):
-            self.number = number
-            events.append(f"start {number}")
+        def __init__(self, folder, arena, device, batch):
+            self.number = next(numbers)
+            events.append(f"start {self.number}")
 
         def close(self):
             events.append(f"close {self.number}")
 
     monkeypatch.setattr(scoring, "ModelProcess", Model)
-    with closing(scoring.models_in_turn("folder", "arena", "cpu", 4, 3)) as models:
+    with closing(scoring.models_in_turn("", "", cpu, 4, 3)) as models:
         for model in models:
             events.append(f"use {model.number}")
     begin = "start 0, start 1, use 0, close 0, start 2, use 1, close 1, use 2, close 2"
     assert ", ".join(events).startswith(begin)
     events.clear()
-    with pytest.raises(Invalid), closing(scoring.models_in_turn("", "", "cpu", 4, 2)) as models:
+    with pytest.raises(Invalid), closing(scoring.models_in_turn("", "", cpu, 4, 2)) as models:
         next(models)
         raise Invalid
-    assert {"close 0", "close 1"} <= {*events}
+    assert {"close 3", "close 4"} <= {*events}
 
 
 def test_a_drawn_token_stands_in_the_second_look_alone(arena):
@@ -311,7 +311,7 @@ def test_what_a_model_says_of_itself_changes_no_other_fact(
         "val_bpb": 0.1,
         "flops_per_token": float("nan"),
     }
-    monkeypatch.setattr(LocalModel, "_ask_model", lambda self, question: lies)
+    monkeypatch.setattr(LocalModel, "_ask", lambda self, *question: lies)
     result = score(finished_run(contestant(tmp_path, UNIFORM)))
     assert (result["official"], result["seed"], result["lookup"], result["flops_per_token"]) == (
         "no",

@@ -91,9 +91,9 @@ def test_large_weights_and_slow_models_get_longer_to_be_scored(arena, tmp_path):
         write_run_record(tmp_path, {"tokens": tokens, "train_seconds": seconds})
         return scoring.score_limit(arena, "val", tmp_path)
 
-    scored, usual = arena.val_rows * arena.context, 60 + 120 + arena.seconds / 2
+    scored, usual = arena.val_rows * arena.context, 90 + 120 + arena.seconds / 2
     assert limit(tokens=1e12) == pytest.approx(usual)
-    assert limit(tokens=1e12, weights=2**32) == pytest.approx(usual + 2 * 64)
+    assert limit(tokens=1e12, weights=2**32) == pytest.approx(usual + 3 * 64)
     assert limit(tokens=scored, seconds=100.0) == pytest.approx(usual + 200)
     assert limit(tokens=0) == usual + 4 * arena.seconds, "what it says of its tokens has a bound"
 
