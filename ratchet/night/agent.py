@@ -102,7 +102,7 @@ class Agent:
         check_passed(passed)
         self.program = find_program(self.argv)
         self.variables = own_variables(self.program, self.argv, passed, commits.project())
-        self.home = PrivateHome(self.folder, self.program, share)
+        self.private_home = PrivateHome(self.folder, self.program, share)
         self.argv[0] = os.path.abspath(program)
         self.share, self.network, self.tell = share, network, tell
         self.level = sandbox.best_level()
@@ -148,7 +148,7 @@ class Agent:
         self.clean_up()
         self.edit_folder.mkdir(parents=True)
         (self.folder / "tmp").mkdir()
-        self.tell_once(self.home.make())
+        self.tell_once(self.private_home.make_copy())
         home = commits.home()
         self.given = {name: (home / name).read_bytes() for name in ("prepare.py", "program.md")}
         self.given["contract.md"] = write_contract().encode()
@@ -163,15 +163,15 @@ class Agent:
         log = self.folder / "log"
         (self.edit_folder / IDEA_FILE).unlink(missing_ok=True)
         (self.folder / "prompt").write_text(prompt, encoding="utf-8")
-        begin = time.monotonic()
+        begin, tree = time.monotonic(), self.describe_tree()
         try:
             answer = self.inspect_folder(champion, self.run_command(log), log)
         except supervisor.EndedEarly as end:
             answer = Answer(end.status, str(end))
         finally:
-            self.take_leave()
+            self.take_leave(tree)
         seconds = time.monotonic() - begin
-        secrets = self.home.list_secrets()
+        secrets = self.private_home.list_secrets()
         printed = mask_secrets(log.read_text(encoding="utf-8"), secrets)
         log.write_text(printed, encoding="utf-8")
         output = parse_output(printed)
@@ -193,7 +193,9 @@ class Agent:
         argv = sandbox.confined_command(argv, self._view(), self.level)
         supervisor.kill_marked(mark)
         with open(prompt, "rb") as stdin:
-            environment = agent_environment(self.folder, self.variables, self.home.roots())
+            environment = agent_environment(
+                self.folder, self.variables, self.private_home.root_variables()
+            )
             with supervisor.WatchedProcess(
                 argv, environment, self.edit_folder, log, mark, stdin=stdin
             ) as process:
@@ -205,18 +207,31 @@ class Agent:
                 finally:
                     self.process = None
 
-    def take_leave(self) -> None:
-        """When all of it has ended: keep what it may leave in the user's home, tell the rest."""
-        changed = self.home.list_changes()
+    def describe_tree(self) -> list[bytes]:
+        """What the agent could change of the user's working tree where there is no sandbox."""
+        if self.level != "none":
+            return []
+        return [commits.git(*words) for words in (("rev-parse", "HEAD"), ("diff", "HEAD"))]
+
+    def take_leave(self, tree: list[bytes]) -> None:
+        """When all of it has ended: keep what it may leave in the user's home, tell the rest.
+
+        tree: describe_tree() before it began.
+        """
+        changed = self.private_home.list_changes()
         self.tell_once(f"{name} was changed in the agent's copy: thrown away" for name in changed)
-        self.tell_once(self.home.keep_logins())
+        self.tell_once(self.private_home.keep_logins())
+        if self.describe_tree() != tree:
+            self.tell_once(
+                ["your working tree changed while the agent was at work: see `git diff`"]
+            )
 
     def _view(self) -> sandbox.View:
         """What of the machine it sees."""
         program = Path(self.argv[0])
         programs = [Path.home() / name for name in PROGRAM_FOLDERS]
         started = self.folder / "prompt", program, *readable_for(program.resolve())
-        own = self.edit_folder, self.folder / "tmp", self.home.path
+        own = self.edit_folder, self.folder / "tmp", self.private_home.path
         return sandbox.View(
             read=(*started, *programs, *certificate_files()),
             write=(*own, *map(Path, self.share)),
@@ -232,7 +247,7 @@ class Agent:
 
     def clean_up(self) -> None:
         """Delete its folder, with its home; of a night that was killed, too."""
-        self.home.keep_logins()
+        self.private_home.keep_logins()
         remove_folder(self.folder)
 
     def cancel(self) -> None:

@@ -4,11 +4,14 @@ import json
 import os
 import stat
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_experiments import repository  # noqa: F401
 
+from ratchet import __main__
 from ratchet.arena.files import Refused
 from ratchet.night import agent as night_agent
 from ratchet.night.programs.environment import NOBODYS, agent_environment, own_variables
@@ -271,13 +274,51 @@ def test_an_agents_git_is_its_folders_and_its_first_commit_is_always_the_same(pr
     assert len(said[0][1]) == 40 and "not a git repository" in said[0][2]
 
 
+def test_without_a_sandbox_a_change_of_the_users_tree_is_told(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("RATCHET_ISOLATION", "none")
+    write(tmp_path / "bin/agent", f"#!/bin/sh\necho x >> {project}/README.md\n", 0o755)
+    agent = night_agent.Agent(f"{tmp_path}/bin/agent", tmp_path / "agent", tell=(told := []).append)
+    agent.prepare_folder(b"QUALITY = 1\n")
+    assert agent.ask("prompt", b"QUALITY = 1\n").outcome == "nothing"
+    assert any("your working tree changed" in sentence for sentence in told)
+    told.clear()
+    write(tmp_path / "bin/agent", "#!/bin/sh\n", 0o755)
+    agent.prepare_folder(b"QUALITY = 1\n")
+    agent.ask("prompt", b"QUALITY = 1\n")
+    assert told == []
+
+
+def test_a_variable_that_is_not_set_ends_a_night_before_it_begins(project, monkeypatch, refusal):
+    monkeypatch.setattr("ratchet.__main__.shown_session", lambda *_, **__: nullcontext(Session()))
+    words = ["ratchet", "night", "--agent", "sh -c true", "--pass", "NOT_SET"]
+    monkeypatch.setattr("sys.argv", words)
+    assert "--pass NOT_SET: no such variable is set in your environment" in refusal(__main__.main)
+
+
+class Session:
+    """As much of one as a night asks for before it begins."""
+
+    home = Path("/nowhere")
+    tell = print
+
+    def __init__(self):
+        self.slot = SimpleNamespace(executor=SimpleNamespace(slots=list))
+
+
 # --------------------------------------------------------------------------------------------------
 # Logins
 
 
+def test_a_login_that_is_written_anew_is_no_change(user, tmp_path):
+    home = make_home(tmp_path)
+    write(home.path / ".claude/.credentials.json", json.dumps(LOGIN, indent=4))
+    before = look(user)
+    assert home.keep_logins() == [] and look(user) == before
+
+
 def make_home(tmp_path, name="claude", **options):
     home = PrivateHome(tmp_path / "agent", program_of(name), **options)
-    assert home.make() == []
+    assert home.make_copy() == []
     return home
 
 
@@ -413,9 +454,9 @@ def test_folders_that_variables_name_are_copied_and_named(user, tmp_path, monkey
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path / "config"))
     home = make_home(tmp_path)
     assert (home.path / ".claude/settings.json").read_text(encoding="utf-8") == "elsewhere"
-    assert home.roots() == {"CLAUDE_CONFIG_DIR": str(home.path / ".claude")}
+    assert home.root_variables() == {"CLAUDE_CONFIG_DIR": str(home.path / ".claude")}
     names = own_variables(home.program, ["claude"], [], tmp_path / "project")
-    environment = agent_environment(tmp_path / "agent", names, home.roots())
+    environment = agent_environment(tmp_path / "agent", names, home.root_variables())
     assert environment["CLAUDE_CONFIG_DIR"] == str(home.path / ".claude")
 
 
@@ -432,9 +473,45 @@ def test_what_is_copied_may_be_links_and_loops_and_is_bounded(user, tmp_path, mo
     assert [path.name for path in copied] == ["SKILL.md"]
     monkeypatch.setattr("ratchet.night.programs.home.MOST_BYTES", 3)
     other = PrivateHome(tmp_path / "other", program_of("claude"))
-    sentences = other.make()
+    sentences = other.make_copy()
     assert any(f"{skills} is too large" in sentence for sentence in sentences)
     assert not (other.path / ".claude/skills").exists()
+
+
+def test_what_an_agent_leaves_in_its_settings_is_read_within_bounds(user, tmp_path):
+    """Links to large folders, files of a terabyte that take no disk, pipes without a writer."""
+    home = make_home(tmp_path)
+    settings = home.path / ".claude"
+    for name in ("plugins", "rules", "settings.json", "skills"):
+        (settings / name).unlink()
+    (settings / "skills").symlink_to("/usr")
+    for folder in ("plugins", "rules"):
+        (settings / folder).mkdir()
+    (settings / "plugins/huge").touch()
+    os.truncate(settings / "plugins/huge", 2**40)
+    os.mkfifo(settings / "rules/pipe")
+    os.mkfifo(settings / "settings.json")
+    (settings / "themes").unlink()
+    changed = [f".claude/{name}" for name in "plugins rules settings.json skills themes".split()]
+    assert home.list_changes() == changed
+    os.rename(settings, home.path / "moved")
+    settings.symlink_to(home.path / "moved")
+    assert {*home.list_changes()} == {*home.program.settings}
+
+
+def test_a_copy_in_a_folder_behind_a_link_is_compared_too(user, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "agents").symlink_to(tmp_path / "real")
+    skill = user / ".claude/skills"
+    skill.unlink()
+    write(skill / "one/SKILL.md", "words")
+    home = PrivateHome(tmp_path / "agents", program_of("claude"))
+    assert home.make_copy() == [] and home.list_changes() == []
+    write(home.path / ".claude/skills/one/SKILL.md", "other words")
+    assert home.list_changes() == [".claude/skills"]
+    write(home.path / ".claude/.credentials.json", json.dumps(REFRESHED))
+    assert home.keep_logins() == []
+    assert json.loads((user / ".claude/.credentials.json").read_bytes()) == REFRESHED
 
 
 # --------------------------------------------------------------------------------------------------

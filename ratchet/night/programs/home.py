@@ -47,16 +47,18 @@ class PrivateHome:
         self.share = [Path(os.path.abspath(path)) for path in share]
         self.before: dict[str, list[str]] = {}  # {path: what it is} of settings as they were copied
 
-    def make(self) -> list[str]:
+    def make_copy(self) -> list[str]:
         """Copy what the program needs. Returns a sentence for each path that is left out."""
         for folder in (self.path, self.copied_logins):
             folder.mkdir(parents=True, mode=0o700)
-        left_out = []
-        for name in (*self.program.settings, *self.program.state):
-            if not copy_tree(self.source(name), self.path / name):
-                left_out.append(f"{self.source(name)} is too large: the agent gets no copy of it")
+        names = self.program.settings + self.program.state
+        left_out = [
+            f"{self.source_of(name)} is too large: the agent gets no copy of it"
+            for name in names
+            if not copy_tree(self.source_of(name), self.path / name)
+        ]
         for name in self.program.logins:
-            data = read_login(self.source(name).resolve())
+            data = read_login(self.source_of(name).resolve())
             if data is not None:
                 for folder in (self.path, self.copied_logins):
                     write_private(folder / name, data)
@@ -64,14 +66,14 @@ class PrivateHome:
         self.before = self._describe_settings()
         return left_out
 
-    def source(self, name: str) -> Path:
+    def source_of(self, name: str) -> Path:
         """Where the user has what is called so in a home folder."""
         for variable, root in self.program.roots.items():
             if (other := os.environ.get(variable)) and Path(name).is_relative_to(root):
                 return Path(other) / Path(name).relative_to(root)
         return Path.home() / name
 
-    def roots(self) -> dict[str, str]:
+    def root_variables(self) -> dict[str, str]:
         """The variables by which the user has named other folders, set to those of the copy."""
         roots = self.program.roots.items()
         return {name: str(self.path / root) for name, root in roots if os.environ.get(name)}
@@ -89,12 +91,15 @@ class PrivateHome:
         thrown_away = []
         for name in filter(self._is_private, self.program.logins):
             copied, new = (read_below(folder, name) for folder in (self.copied_logins, self.path))
-            real = self.source(name).resolve()
+            real = self.source_of(name).resolve()
             if copied is None or new == copied or read_login(real) != copied:
                 continue
-            login = refresh_login(parse_json(copied), parse_json(new or b""))
-            if login == parse_json(copied):
-                thrown_away.append(f"what the agent left as {self.source(name)} is thrown away")
+            before, after = parse_json(copied), parse_json(new or b"")
+            login = refresh_login(before, after)
+            if before == after and before is not None:
+                continue  # it was written anew
+            if login == before:
+                thrown_away.append(f"what the agent left as {self.source_of(name)} is thrown away")
             else:
                 replace_login(real, json.dumps(login, indent=2).encode())
         return thrown_away
@@ -107,7 +112,7 @@ class PrivateHome:
 
     def _is_private(self, name: str) -> bool:
         """Whether the agent has a copy, not what is the user's own and shared."""
-        return not any(self.source(name).is_relative_to(path) for path in self.share)
+        return not any(self.source_of(name).is_relative_to(path) for path in self.share)
 
     def _link_shared(self) -> None:
         home, share = Path.home(), self.share
@@ -123,17 +128,17 @@ class PrivateHome:
 
     def _describe_settings(self) -> dict[str, list[str]]:
         names = filter(self._is_private, [*self.program.settings, *START_FILES])
-        return {name: describe_tree(self.path / name) for name in names}
+        return {name: describe_tree(self.path.resolve() / name) for name in names}
 
 
 # --------------------------------------------------------------------------------------------------
 # Copies
 
 
-def walk_files(source: Path) -> Iterator[tuple[Path, Path]]:
-    """(file, its path below `source`) of a user's file or folder; links are followed, once each."""
+def walk_files(source: Path) -> Iterator[Path]:
+    """A user's file, or the files below a folder; links are followed, each folder once."""
     if source.is_file():
-        yield source, Path()
+        yield source
     seen = set()
     for folder, folders, names in os.walk(source, followlinks=True):
         real = os.path.realpath(folder)
@@ -141,37 +146,56 @@ def walk_files(source: Path) -> Iterator[tuple[Path, Path]]:
             folders.clear()
             continue
         seen.add(real)
-        for path in (Path(folder, name) for name in names):
-            if path.is_file():  # no pipe, no socket
-                yield path, path.relative_to(source)
+        yield from (path for path in (Path(folder, name) for name in names) if path.is_file())
 
 
 def copy_tree(source: Path, target: Path) -> bool:
     """Copy a user's file or folder, if there is one. False, and no copy, if it is too large."""
     files = [*itertools.islice(walk_files(source), MOST_FILES + 1)]
-    if len(files) > MOST_FILES or sum(path.stat().st_size for path, _ in files) > MOST_BYTES:
+    if is_too_large(files, follow_links=True):
         return False
-    for path, name in files:
-        with suppress(PermissionError):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target / name)
+    for path in files:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError, PermissionError):  # it may be replaced meanwhile
+            shutil.copy(path, copy)
     return True
 
 
+def is_too_large(files: list[Path], follow_links: bool) -> bool:
+    """Whether these are more, or longer, than is copied for one path."""
+    total = 0
+    for path in files:
+        with suppress(OSError):
+            total += path.stat(follow_symlinks=follow_links).st_size
+    return len(files) > MOST_FILES or total > MOST_BYTES
+
+
 def describe_tree(path: Path) -> list[str]:
-    """What an agent may have changed: a line for each file and link at a path or below it."""
-    lines = []
-    for folder, folders, names in itertools.islice(os.walk(path), MOST_FILES):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        lines += [describe_file(Path(folder, name)) for name in names + links]
-    return sorted(lines) if os.path.isdir(path) else [describe_file(path)]
+    """What an agent may have changed: a line for each file and link at a path or below it.
+
+    No link is followed, and no more is read than could have been copied.
+    """
+    if path.parent.resolve() != path.parent or path.is_symlink() or not path.is_dir():
+        return [describe_file(path)]
+    files = [*itertools.islice(walk_names(path), MOST_FILES + 1)]
+    if is_too_large(files, follow_links=False):
+        return ["too large"]
+    return sorted(map(describe_file, files))
+
+
+def walk_names(folder: Path) -> Iterator[Path]:
+    """All below a folder but folders: files, links, pipes."""
+    for parent, folders, names in os.walk(folder):
+        links = (name for name in folders if os.path.islink(os.path.join(parent, name)))
+        yield from (Path(parent, name) for name in [*names, *links])
 
 
 def describe_file(path: Path) -> str:
-    """Its name, kind, and hash if it is a regular file of bounded size."""
+    """Its name and kind, and its hash if it is a regular file without a link on the way."""
     kind = content = ""
     with suppress(OSError):
-        kind = f"{stat.S_IFMT(path.lstat().st_mode):o}"
+        kind = f"{stat.S_IFMT(path.lstat().st_mode):o}" + os.path.realpath(path)
         with open_itself(path, None) as (descriptor, status):
             if stat.S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES:
                 with open(descriptor, "rb", closefd=False) as file:
