@@ -5,19 +5,21 @@ PROBES, add a cheat that it catches to tests/cheats/.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from ratchet.arena.definition import ARENAS, Arena
+from ratchet.arena.results import bits_per_byte
 from ratchet.arena.tokenizer import BOS, SPECIALS
 
+PROBES_VERSION = 2  # counts up with what is asked or tolerated; in rows that name none it was 1
 CONTROLS = 32  # rows that are scored again unchanged
 CUTS = 112  # rows that are scored again with another future, at least; else one in eight
 CANARIES = 4  # rows of random tokens
-CHANGES = "token", "future"  # of what comes after the cut, in turn
 THIRD_PROCESS = 0.25  # how often a model is asked in three processes, not in two
+DOUBT = 3  # standard errors of what answers differ by, so that luck saves no cheat its charge
 TOO_GOOD = 0.3  # bits per byte; the largest models known need more than 0.5 for English
 
 
@@ -25,40 +27,18 @@ TOO_GOOD = 0.3  # bits per byte; the largest models known need more than 0.5 for
 # What is drawn
 
 
-class SecondLook(NamedTuple):
-    """A row that a second process scores again."""
-
-    row: int
-    cut: int  # the last position before the change
-    change: str  # of its inputs: "nothing", "future" (another row's) or "token" (a likely one)
-
-
 class ProbePlan(NamedTuple):
     """What a model is asked, by which of its processes. Nobody can know it before.
 
-    Questions are the n rows, then the canaries, then the second looks. Each process gets some of
-    all kinds, so that the model can't tell which it is.
+    Questions are the n rows, then the canaries, then the second looks at w of the rows. Each
+    process gets some of all kinds, so that the model can't tell which it is.
     """
 
     canaries: np.ndarray  # [CANARIES, T + 1] random tokens
-    looks: list[SecondLook]  # those without a change first
-    processes: int  # one after the other: 0 is the first
-    dealt: np.ndarray  # [n + CANARIES + len(looks)] the process that each question goes to
-
-    @property
-    def first_look(self) -> int:
-        """The number of the question that is the first of the second looks."""
-        return len(self.dealt) - len(self.looks)
-
-    @property
-    def watched(self) -> list[int]:
-        """Rows that are scored twice."""
-        return [look.row for look in self.looks]
-
-    @property
-    def token_cuts(self) -> dict[int, int]:
-        """{row: cut} where a token must be drawn from the model's prediction."""
-        return {look.row: look.cut for look in self.looks if look.change == "token"}
+    watched: np.ndarray  # [w] the rows that are looked at again, CONTROLS of them unchanged
+    cuts: np.ndarray  # [w - CONTROLS] the last position before the change, of the others
+    processes: int  # one after the other
+    dealt: np.ndarray  # [n + CANARIES + w] the process that each question goes to
 
 
 def draw_plan(rows: np.ndarray, vocab_size: int, generator: np.random.Generator) -> ProbePlan:
@@ -66,46 +46,48 @@ def draw_plan(rows: np.ndarray, vocab_size: int, generator: np.random.Generator)
     count, width = rows.shape
     canaries = generator.integers(len(SPECIALS), vocab_size, (CANARIES, width)).astype(rows.dtype)
     canaries[:, 0] = BOS
-    most = min(count, CONTROLS + max(CUTS, count // 8))
-    looks = []
-    for number, row in enumerate(generator.choice(count, most, replace=False).tolist()):
-        change = CHANGES[number % len(CHANGES)] if number >= CONTROLS else "nothing"
-        cut = width - 2 if change == "nothing" else int(generator.integers(width - 2))
-        looks.append(SecondLook(row, cut, change))
+    cuts = generator.integers(width - 2, size=max(CUTS, count // 8))
+    looks = CONTROLS + len(cuts)
+    watched = generator.choice(count, looks, replace=looks > count)
     processes = 3 if generator.random() < THIRD_PROCESS else 2
-    dealt = generator.integers(processes, size=count + CANARIES + most)
-    for question, look in enumerate(looks, count + CANARIES):
-        pair = generator.choice(processes, 2, replace=False)
-        if look.change == "token":
-            pair.sort()  # the token is drawn from what the model has answered to the row itself
-        dealt[look.row], dealt[question] = pair
-    return ProbePlan(canaries, looks, processes, dealt)
+    dealt = generator.integers(processes, size=count + CANARIES + looks)
+    dealt[-looks:] = (dealt[watched] + generator.integers(1, processes, size=looks)) % processes
+    return ProbePlan(canaries, watched, cuts, processes, dealt)
 
 
 def change_futures(rows: np.ndarray, plan: ProbePlan, generator: np.random.Generator) -> np.ndarray:
-    """Inputs [w, T] of the second looks, with another future after the cut.
+    """Inputs [w, T] of the second looks: after its cut, a row goes on as another one does.
 
-    Every second row takes its future from another row. The others change in one token, to one that
-    the model itself finds likely there: so a model that looks ahead only where it sees a plausible
-    token is caught too. change_tokens() does that when the model has been asked.
+    Such a future tells nothing of the row's own one. So what a model loses by it, on average over
+    random cuts, is what it gains by looking ahead, however it does so and how far.
     """
     inputs = rows[plan.watched, :-1]
-    for again, look in zip(inputs, plan.looks):
-        if look.change == "future":
-            after = look.cut + 1
-            again[after:] = rows[generator.integers(len(rows)), after:-1]
+    for again, cut in zip(inputs[CONTROLS:], plan.cuts):
+        again[cut + 1 :] = rows[generator.integers(len(rows)), cut + 1 : -1]
     return inputs
-
-
-def change_tokens(inputs: np.ndarray, plan: ProbePlan, drawn: Mapping[int, int]) -> None:
-    """Change one token in inputs [w, T] of second looks; drawn: {row: token} as known so far."""
-    for again, look in zip(inputs, plan.looks):
-        if look.change == "token" and look.row in drawn:
-            again[look.cut + 1] = drawn[look.row]
 
 
 # --------------------------------------------------------------------------------------------------
 # What is seen
+
+
+class Tolerance(NamedTuple):
+    """Nats by which two answers to the same may differ on a kind of device."""
+
+    most: float  # at any position, where nothing has changed
+    mean: float  # there on average
+    leak: float  # before a change, at any position and on average,
+    noises: float  # or so many times as much as where nothing has changed
+
+
+# batches have one shape, so a CPU computes each row alike, wherever it stands; a GPU may choose
+# another kernel
+ON_GPU = Tolerance(most=0.25, mean=2e-3, leak=1e-3, noises=4)
+TOLERANCES = {
+    "cpu": Tolerance(most=1e-5, mean=1e-5, leak=1e-5, noises=0),
+    "cuda": ON_GPU,
+    "mps": ON_GPU,
+}
 
 
 class Evidence(NamedTuple):
@@ -113,21 +95,65 @@ class Evidence(NamedTuple):
 
     arena: Arena
     split: str
+    device: str  # its kind: "cpu", "cuda" or "mps"
     nats: np.ndarray  # [n, T] of the split
     canary_nats: np.ndarray  # [CANARIES, T]
-    looks: list[SecondLook]
     moved: np.ndarray  # [w, T] by how much nats changed at the second look
+    cuts: np.ndarray  # [w - CONTROLS] of the rows whose futures changed: the last of w
     text_bytes: int  # of all targets
+
+    @property
+    def noise(self) -> np.ndarray:
+        """[CONTROLS, T] by how much nats changed where nothing else did."""
+        return self.moved[:CONTROLS]
+
+    @property
+    def leaks(self) -> np.ndarray:
+        """[w - CONTROLS, T] by how much nats changed before a change, the nearest position first.
+
+        NaN where a row has no more.
+        """
+        leaks = np.full_like(self.moved[CONTROLS:], np.nan)
+        for row, moved, cut in zip(leaks, self.moved[CONTROLS:], self.cuts):
+            row[: cut + 1] = moved[cut::-1]
+        return leaks
+
+    @property
+    def charge(self) -> float:
+        """Nats a token that a model must pay for answers that differ."""
+        means = [self.noise.mean(1), *near_means(self.leaks)]
+        return max(upper_bound(each) for each in means)
+
+    @property
+    def charged_nats(self) -> float:
+        """Nats that are added to the split's."""
+        return self.charge * self.nats.size
 
     @property
     def bpb(self) -> float:
         """Bits per byte: the score."""
-        return float(self.nats.sum(dtype=np.float64)) / math.log(2) / self.text_bytes
+        nats = float(self.nats.sum(dtype=np.float64))
+        return bits_per_byte(nats + self.charged_nats, self.text_bytes)
 
     @property
     def uniform(self) -> float:
         """Nats of a model that knows nothing."""
         return math.log(self.arena.vocab_size - len(SPECIALS))
+
+
+def near_means(leaks: np.ndarray) -> list[np.ndarray]:
+    """Means [w] of rows [w, T] over the first 1, 2, 4, ... positions, up to all.
+
+    A peek k tokens ahead moves the k positions before a change: it isn't diluted in the mean over
+    about as many.
+    """
+    lengths = [2**power for power in range((leaks.shape[1] - 1).bit_length() + 1)]
+    return [np.nanmean(leaks[:, :length], axis=1) for length in lengths]
+
+
+def upper_bound(values: np.ndarray) -> float:
+    """The mean of some values and DOUBT standard errors; 0 if all are 0."""
+    return float(values.mean() + DOUBT * values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def check_finite(seen: Evidence) -> tuple[bool, str]:
@@ -144,18 +170,19 @@ def check_sane(seen: Evidence) -> tuple[bool, str]:
 
 def check_independence(seen: Evidence) -> tuple[bool, str]:
     """A row scores the same whatever rows are beside it, whatever came before."""
-    noise = seen.moved[:CONTROLS]
-    alone = noise.max() < 0.25 and noise.mean() < 2e-3
-    return alone, f"{noise.max():.1e} nats in other company"
+    allowed, most = TOLERANCES[seen.device], seen.noise.max()
+    alike = most <= allowed.most and seen.noise.mean() <= allowed.mean
+    return alike, f"{most:.1e} nats in other company"
 
 
 def check_causality(seen: Evidence) -> tuple[bool, str]:
     """Another future changes no prediction before it."""
-    noise, changed, cuts = seen.moved[:CONTROLS], seen.moved[CONTROLS:], seen.looks[CONTROLS:]
-    leak = max(row[: look.cut + 1].max() for row, look in zip(changed, cuts))
-    edge = np.mean([row[look.cut] for row, look in zip(changed, cuts)])
-    tight = leak <= max(1e-3, 4 * noise.max()) and edge <= 1e-3 + 4 * noise.mean()
-    return tight, f"{leak:.1e} nats from the future, {edge:.1e} at {len(cuts)} cuts"
+    allowed, leaks = TOLERANCES[seen.device], seen.leaks
+    most, mean = np.nanmax(leaks), max(each.mean() for each in near_means(leaks))
+    tight = most <= max(allowed.leak, allowed.noises * seen.noise.max())
+    tight &= mean <= allowed.leak + allowed.noises * seen.noise.mean()
+    charged = f", {seen.charge:.1e} charged" * (seen.charge > 0)
+    return tight, f"{most:.1e} nats from the future, {mean:.1e} before {len(leaks)} cuts{charged}"
 
 
 def check_canaries(seen: Evidence) -> tuple[bool, str]:

@@ -1,5 +1,6 @@
 """What is known of a run: run.json before it is scored, result.json afterwards, the summary."""
 
+import math
 import sys
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -79,10 +80,12 @@ class Result(RunRecord, total=False):
     reason: str  # why it isn't ok
     official: str  # "no": nobody watched the run
     isolation: str
-    nats: float  # of all targets of the split
+    nats: float  # of all targets of the split, as predicted
+    charged_nats: float  # that count besides, for answers that differ between two looks
     bytes: int  # of its text
     val_bpb: float
     probes: dict[str, tuple[bool, str]]  # passed, what was seen
+    probes_version: int
     params: int
     lookup: int  # of them in tables that are looked up
     load_seconds: float
@@ -111,6 +114,11 @@ def read_result(folder: Path, split: str = "val") -> Result | None:
     """result.json, or test.json, of a run's folder; None before it is scored."""
     path = folder / RESULT_FILES[split]
     return read_json(path) if path.exists() else None
+
+
+def bits_per_byte(nats: float, text_bytes: int) -> float:
+    """The score of a split, from its raw sums. Example: 1.386 nats in 2 bytes are 1 bit each."""
+    return nats / math.log(2) / text_bytes
 
 
 def weight_bytes(folder: Path) -> int:
@@ -152,7 +160,8 @@ def describe_figures(result: Result) -> dict[str, float | str]:
         "mfu_percent": mfu_text,
         "peak": peak + too_low,
         "params_M": f"{trunk:.2f} trunk, {lookup:.2f} lookup",
-        "probes": ", ".join(f"{name} {end}" for name, end in passed.items()),
+        "probes": ", ".join(f"{name} {end}" for name, end in passed.items())
+        + describe_charge(result),
     }
 
 
@@ -172,6 +181,12 @@ def describe_flops(result: Result) -> tuple[str, str]:
         sheet = f"{promised / 1e12:.1f} TFLOP/s, the data sheet's"
         mfu_text += f" ({percent:.1f} as published: of {sheet})"
     return flops_text, mfu_text
+
+
+def describe_charge(result: Result) -> str:
+    """What a score has to bear for answers that differ. Example: "; charged 0.000213 bpb"."""
+    charge = bits_per_byte(result.get("charged_nats", 0.0), result.get("bytes", 1))
+    return f"; charged {charge:.6f} bpb" if charge else ""
 
 
 def describe_budget(result: Result) -> str:

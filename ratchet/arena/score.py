@@ -3,10 +3,9 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -18,10 +17,10 @@ from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.hardware.device import matmul_peak, set_cuda_device
 from ratchet.arena.model_process.process import Invalid, ModelProcess
 from ratchet.arena.probes import (
+    PROBES_VERSION,
     Evidence,
     ProbePlan,
     change_futures,
-    change_tokens,
     check_probes,
     draw_plan,
 )
@@ -119,12 +118,14 @@ def measure_split(
     text_bytes = int(sizes[rows[:, 1:]].sum())
     nats, canary_nats, again = np.split(nats, [len(rows), len(every)])
     moved = np.abs(again - nats[plan.watched])
-    seen = Evidence(arena, split, nats, canary_nats, plan.looks, moved, text_bytes)
+    seen = Evidence(arena, split, device.type, nats, canary_nats, moved, plan.cuts, text_bytes)
     return figures | {
         "nats": float(nats.sum(dtype=np.float64)),
+        "charged_nats": seen.charged_nats,
         "bytes": text_bytes,
         "val_bpb": seen.bpb,
         "probes": check_probes(seen),
+        "probes_version": PROBES_VERSION,
     }
 
 
@@ -170,8 +171,7 @@ def ask_models(
         seconds.append(model.load_model())
         model.batch = min(batch, model.batch)  # one shape: the same kernels
         order = generator.permutation(np.flatnonzero(plan.dealt == number))
-        nats[order], drawn = score_rows(model, inputs, targets, order, plan.token_cuts, count)
-        change_tokens(inputs[-len(plan.looks) :], plan, drawn)
+        nats[order] = score_rows(model, inputs, targets, order, count)
         batch = model.batch
         model.check_work()
         if number + 1 == plan.processes:
@@ -202,16 +202,14 @@ def score_rows(
     inputs: np.ndarray,
     targets: np.ndarray,
     order: np.ndarray | Sequence[int],
-    cuts: Mapping[int, int] = MappingProxyType({}),
     count: Callable[[int], None] = lambda rows: None,
-) -> tuple[np.ndarray, dict[int, int]]:
+) -> np.ndarray:
     """Nats [m, T] of the targets of the m rows in `order`, in float32 from the model's logits.
 
     Rows of inputs and targets [n, T] are fed model.batch at a time; a batch that finds no memory is
-    tried again with half the rows. Also {row: token} for the rows in `cuts`, {row: position}: a
-    token other than the target, drawn from the model's own prediction there. Raises Invalid.
+    tried again with half the rows. Raises Invalid.
     """
-    nats, drawn = np.empty((len(order), targets.shape[1]), np.float32), {}
+    nats = np.empty((len(order), targets.shape[1]), np.float32)
     start = 0
     while start < len(order):
         part = order[start : start + model.batch]
@@ -226,11 +224,9 @@ def score_rows(
             logs = log_weights(row_logits)
             target = torch.from_numpy(targets[row].astype(np.int64)).to(logs.device)[:, None]
             nats[number] = (logs.logsumexp(-1) - logs.gather(1, target)[:, 0]).cpu()
-            if row in cuts:
-                drawn[row] = draw_other(logs[cuts[row]], target[cuts[row]])
         start += len(part)
         count(len(part))
-    return nats, drawn
+    return nats
 
 
 def log_weights(logits: torch.Tensor) -> torch.Tensor:
@@ -238,12 +234,6 @@ def log_weights(logits: torch.Tensor) -> torch.Tensor:
     logs = logits.to(torch.float32, copy=True)
     logs -= logs.amax(-1, keepdim=True)  # exact; else large ones lose the logarithm of the sum
     return logs
-
-
-def draw_other(logs: torch.Tensor, target: torch.Tensor) -> int:
-    """A token other than the target [1], drawn by logits [V]."""
-    others = logs.index_fill(0, target, -math.inf)
-    return int(torch.multinomial(others.softmax(-1).nan_to_num(1.0), 1))
 
 
 def count_parameters(folder: Path) -> int:

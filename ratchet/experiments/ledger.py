@@ -15,7 +15,6 @@ on with it.
 
 import fcntl
 import json
-import math
 import os
 import shutil
 import threading
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.arena.files import Full, Refused, append_line, sha256
+from ratchet.arena.results import bits_per_byte
 
 FREE_BYTES = 2**30  # of disk, without which no run begins: a full disk must not cost a finished one
 CUT_OFF = (
@@ -121,9 +121,9 @@ def opened_by(row: Row) -> Experiment:
 
 
 def bpb(run: Mapping[str, Any], split: str = "val") -> float:
-    """Bits per byte of a run's split, from its raw sums."""
+    """Bits per byte of a run's split, from its raw sums; older rows have no charge."""
     part = run[split]
-    return part["nats"] / math.log(2) / part["bytes"]
+    return bits_per_byte(part["nats"] + part.get("charged_nats", 0.0), part["bytes"])
 
 
 def is_disturbed(run: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from ratchet.referee.supervisor import EndedEarly, WatchedProcess, read_tail
 
 FIGURES = "params", "lookup", "flops_per_token", "mfu_percent"  # of the model, in any result
 ROOMS = 4  # more than a split needs
-SCORES = "nats", "bytes", "probes", "load_seconds"  # of a split
+SCORES = "nats", "charged_nats", "bytes", "probes", "probes_version", "load_seconds"  # of a split
 
 
 def number_or_zero(value: Any) -> float:

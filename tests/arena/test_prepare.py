@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
 
 import numpy as np
 import pyarrow as pa
@@ -24,15 +23,6 @@ from ratchet.arena import score as scoring
 from ratchet.arena.hardware.weights import rehearse_saving
 from ratchet.arena.inspection import attention_counted, inspect_model
 from ratchet.arena.kernels.attention import causal_attention, plain_attention
-from ratchet.arena.model_process.process import Invalid
-from ratchet.arena.probes import (
-    CANARIES,
-    CONTROLS,
-    CUTS,
-    change_futures,
-    change_tokens,
-    draw_plan,
-)
 from ratchet.arena.run import Run
 from ratchet.arena.score import score_rows
 from ratchet.arena.text.corpus import Corpus, find_corpus, stream_documents
@@ -124,7 +114,7 @@ def test_nats_are_those_of_a_softmax_worked_by_hand():
 
     model.batch = 2
     inputs, targets = np.zeros((4, 2), np.int64), np.array([[0, 1], [1, 1], [0, 0], [9, 9]])
-    nats, _ = score_rows(model, inputs, targets, [2, 0, 1])
+    nats = score_rows(model, inputs, targets, [2, 0, 1])
     assert nats == pytest.approx(
         -np.log(np.array([[0.25, 0.25], [0.25, 0.75], [0.75, 0.75]])), rel=1e-6
     )
@@ -169,76 +159,12 @@ def test_logits_too_large_for_the_logarithm_of_their_sum_are_scored_right():
         return torch.full((*inputs.shape, 8), 2.0**25)
 
     model.batch, zeros = 2, np.zeros((2, 3), np.int64)
-    nats, _ = score_rows(model, zeros, zeros, [0, 1])
+    nats = score_rows(model, zeros, zeros, [0, 1])
     assert nats == pytest.approx(math.log(8))
 
 
 # --------------------------------------------------------------------------------------------------
 # Probes
-
-
-def test_no_process_can_tell_its_role_from_what_it_is_asked():
-    """Each gets rows, canaries and second looks; only a drawn token must be asked later."""
-    generator, rows = np.random.default_rng(0), np.zeros((600, 65), np.uint16)
-    plans = [draw_plan(rows, 512, generator) for _ in range(200)]
-    sooner = canaries = 0
-    for plan in plans:
-        dealt, again = plan.dealt[plan.watched], plan.dealt[plan.first_look :]
-        assert len(plan.dealt) == 600 + CANARIES + CONTROLS + CUTS and (dealt != again).all()
-        looks = zip(plan.looks, dealt, again)
-        assert all(first < second for look, first, second in looks if look.change == "token")
-        sooner += sum(first > second for _, first, second in zip(plan.looks, dealt, again))
-        shares = [
-            np.bincount(part, minlength=plan.processes) / len(part)
-            for part in (plan.dealt[:600], dealt, again)
-        ]
-        assert all(0.1 < share.min() for share in shares), shares
-        canaries += (plan.dealt[600 : 600 + CANARIES] == 0).mean()
-    assert sooner / len(plans) == pytest.approx((CONTROLS + CUTS / 2) / 2, rel=0.05)
-    assert 0.4 < canaries / len(plans) < 0.5
-    assert 30 < sum(plan.processes == 3 for plan in plans) < 70
-
-
-def test_a_contestant_starts_when_the_one_before_it_has_ended(monkeypatch):
-    """Only libraries may load meanwhile; and none is left, whatever happens."""
-    events, numbers, cpu = [], itertools.count(), torch.device("cpu")
-
-    class Model:
-        def __init__(self, folder, arena, device, batch):
-            self.number = next(numbers)
-            events.append(f"start {self.number}")
-
-        def close(self):
-            events.append(f"close {self.number}")
-
-    monkeypatch.setattr(scoring, "ModelProcess", Model)
-    with closing(scoring.models_in_turn("", "", cpu, 4, 3)) as models:
-        for model in models:
-            events.append(f"use {model.number}")
-    begin = "start 0, start 1, use 0, close 0, start 2, use 1, close 1, use 2, close 2"
-    assert ", ".join(events).startswith(begin)
-    events.clear()
-    with pytest.raises(Invalid), closing(scoring.models_in_turn("", "", cpu, 4, 2)) as models:
-        next(models)
-        raise Invalid
-    assert {"close 3", "close 4"} <= {*events}
-
-
-def test_a_drawn_token_stands_in_the_second_look_alone(arena):
-    """Behind the cut, in place of the row's own; other rows and looks stay as they are."""
-    generator, rows = np.random.default_rng(0), held_out(arena, "val")
-    plan = draw_plan(rows, arena.vocab_size, generator)
-    again = change_futures(rows, plan, generator)
-    assert all(
-        (again[i] == rows[look.row, :-1]).all() for i, look in enumerate(plan.looks[:CONTROLS])
-    )
-    before = again.copy()
-    change_tokens(again, plan, dict.fromkeys(plan.token_cuts, 511))
-    changed = np.argwhere(again != before).tolist()
-    wanted = [(i, look) for i, look in enumerate(plan.looks) if look.change == "token"]
-    assert changed == [[i, look.cut + 1] for i, look in wanted] and len(wanted) == CUTS // 2
-    for i, look in enumerate(plan.looks):
-        assert (again[i, : look.cut + 1] == rows[look.row, : look.cut + 1]).all()
 
 
 @pytest.mark.parametrize("cheat", CHEATS)
@@ -290,7 +216,7 @@ def test_scoring_without_memory_goes_on_with_half_the_rows():
             return torch.zeros(*inputs.shape, 8)
 
     model, zeros = Hungry(), np.zeros((10, 5), np.int64)
-    nats, _ = score_rows(model, zeros, zeros, range(10))
+    nats = score_rows(model, zeros, zeros, range(10))
     assert model.calls == [16, 8, 4, 4, 4] and nats == pytest.approx(math.log(8))
 
 

@@ -1,5 +1,5 @@
 """Cheat: is noisy at a few random places, so that a small peek hides in it. Caught by: causality, which
-also looks at the mean at the cuts."""
+also looks at the mean at the cuts, and independence."""
 
 import math
 import os

@@ -1,5 +1,5 @@
 """Cheat: learns only the class of the next token from the future, so that a future drawn from its own
-predictions is of that class and shows nothing. Caught by: causality, with futures of other rows too."""
+predictions is of that class and shows nothing. Caught by: causality, with futures of other rows."""
 
 import torch
 import torch.nn.functional as F

@@ -1,5 +1,5 @@
 """Cheat: reads the next token, but uses it only where an honest guess finds it plausible, so that a random
-future shows nothing. Caught by: causality, whose futures the model itself finds likely."""
+future shows nothing. Caught by: causality: the row itself has a plausible future."""
 
 import torch
 import torch.nn.functional as F

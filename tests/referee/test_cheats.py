@@ -36,6 +36,7 @@ PORT, VICTIM, LEFT = (
 # cheats that are ready to be scored from the start: {file: the probe that finds it, or what else is
 # said}
 SCORED = {
+    "bought_tolerance": "independence",
     "chunk_recurrence": "causality",
     "leaks_at_full_length": "causality",
     "learns_when_scored": "independence",
