@@ -21,7 +21,12 @@ from ratchet.experiments import comparisons, verbs
 from ratchet.experiments.ledger import Experiment, Ledger
 from ratchet.experiments.running import only_command
 from ratchet.experiments.session import Session, join_campaign, open_session
-from ratchet.experiments.verify import describe_seal_change, find_problems
+from ratchet.experiments.verify import (
+    count_probes,
+    describe_probes,
+    describe_seal_change,
+    find_problems,
+)
 from ratchet.model.commands import AsJson, Device
 from ratchet.model.commands import app as model_app
 from ratchet.night.driver import run_night, stop_night
@@ -276,15 +281,17 @@ def verify(as_json: AsJson = False):
     """Check the chain of hashes, the sources, every verdict. Exit code 1 if one is wrong."""
     ledger = Ledger(commits.home())
     problems, rows = find_problems(ledger), len(ledger.rows())
-    seal_change = describe_seal_change(ledger)
+    seal_change, probes = describe_seal_change(ledger), count_probes(ledger)
     if as_json:
         lines = {"lines": rows, "head": ledger.head_hash(), "problems": problems}
-        show_json(lines | {"seal": seal_change})
+        show_json(lines | {"seal": seal_change, "probes": probes})
     else:
         if seal_change:
             console.print(f"note: {escape(seal_change)}", style="yellow", soft_wrap=True)
         for problem in problems:
             console.print(escape(problem), style="red")
+        if probes:
+            console.print(describe_probes(probes), soft_wrap=True)
         head = ledger.head_hash() or "none"
         console.print(f"{rows} lines, {len(problems)} problems, head {head}", soft_wrap=True)
     raise SystemExit(bool(problems))

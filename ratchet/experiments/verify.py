@@ -1,5 +1,6 @@
 """Verification: do the ledger, the commits, the verdicts agree?"""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 from ratchet import commits
@@ -36,6 +37,22 @@ def describe_seal_change(ledger: Ledger) -> str:
     if not baselines or baselines[-1].machinery == seal.hash_sealed_files():
         return ""
     return seal.describe_change(baselines[-1].sealed)
+
+
+def count_probes(ledger: Ledger) -> dict[int, int]:
+    """{version of the probes: number of runs that it scored}, older ones first. Raises Broken."""
+    runs = (run for e in ledger.experiments().values() for run in e.runs if run.get("val"))
+    versions = Counter(run["val"].get("probes_version") or 1 for run in runs)
+    return dict(sorted(versions.items()))
+
+
+def describe_probes(versions: Mapping[int, int]) -> str:
+    """Example: "scored by probes of version 1: 40 runs, of version 2 (that of now): 12 runs"."""
+    from ratchet.arena.probes import PROBES_VERSION  # needs NumPy, which other commands do without
+
+    now = {PROBES_VERSION: " (that of now)"}
+    parts = [f"of version {key}{now.get(key, '')}: {runs} runs" for key, runs in versions.items()]
+    return f"scored by probes {', '.join(parts)}" if parts else ""
 
 
 def wrong_runs(e: Experiment) -> Iterator[str]:

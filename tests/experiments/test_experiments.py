@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from ratchet import __main__, commits, terminal
 from ratchet.arena.files import Refused, sha256
+from ratchet.arena.probes import PROBES_VERSION
 from ratchet.experiments import comparisons, ledger, running, seal, verbs, verdicts, verify
 from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.session import prepare_arena
@@ -67,6 +68,7 @@ class Runs:
 
     def __init__(self):
         self.jobs, self.shared, self.stop_at, self.order = [], 0, None, np.random.default_rng(1)
+        self.of_split = {"probes": {}}
 
     def __call__(self, job):
         if len(self.jobs) == self.stop_at:
@@ -100,7 +102,7 @@ class Runs:
         self.shared -= 1
         if status == "ok":
             for split in job.splits:
-                facts[split] = {"nats": bpb * np.log(2) * 1000, "bytes": 1000, "probes": {}}
+                facts[split] = {"nats": bpb * np.log(2) * 1000, "bytes": 1000} | self.of_split
         return facts
 
 
@@ -378,6 +380,25 @@ def test_a_champion_that_fails_in_the_audit_is_told(calibrated, runs, monkeypatc
 def lying(row):
     if row.get("verdict") == "discard":
         row["verdict"] = "keep"
+
+
+def test_verify_says_by_which_probes_scores_were_made(calibrated, runs):
+    """The rows of an older ledger name no version: it was the first. Their scores stay."""
+    assert json.loads(invoke("verify", "--json").stdout)["probes"] == {"1": 5}
+    runs.of_split |= {"probes_version": PROBES_VERSION, "charged_nats": 0.0}
+    commit("worse", quality=1.0 - 10 * SIGMA)
+    verbs.try_idea(open_session(), "worse")
+    line = (
+        f"scored by probes of version 1: 5 runs, of version {PROBES_VERSION} (that of now): 1 run"
+    )
+    assert line in invoke("verify").stdout and problems() == []
+
+
+def test_what_a_run_is_charged_counts_in_its_score():
+    """A row from before there was a charge has none."""
+    part = {"nats": 1000.0, "bytes": 500}
+    assert ledger.bpb({"val": part}) == pytest.approx(2 / np.log(2))
+    assert ledger.bpb({"val": part | {"charged_nats": 250.0}}) == pytest.approx(2.5 / np.log(2))
 
 
 def test_verify_finds_an_edited_verdict_in_a_whole_chain(calibrated, runs):
