@@ -7,7 +7,6 @@ Sources: memfd_create(2); CUDA's runtime API, cudaIpcGetMemHandle.
 """
 
 import ctypes
-import functools
 import math
 import mmap
 import os
@@ -74,15 +73,12 @@ def open_host_tensor(descriptor: int, shape: Sequence[int], dtype: torch.dtype) 
 # Of a GPU
 
 
-@functools.cache
-def cuda_runtime() -> ctypes.CDLL:
-    """The CUDA runtime that PyTorch has loaded."""
-    return ctypes.CDLL(f"libcudart.so.{str(torch.version.cuda).split('.')[0]}")
-
-
 def call_cuda(function: str, *args: Any) -> None:
-    """Call a function of the CUDA runtime. Raises RuntimeError."""
-    if code := getattr(cuda_runtime(), function)(*args):
+    """Call a function of the CUDA runtime, which PyTorch loads for all to see. Raises RuntimeError.
+
+    torch/__init__.py does so with libtorch_global_deps.so.
+    """
+    if code := getattr(ctypes.CDLL(None), function)(*args):
         raise RuntimeError(f"{function} failed with CUDA error {code}")
 
 
