@@ -131,6 +131,11 @@ class Agent:
             sentences = [f"{name} is no program known here: its home is empty but for --share"]
         if self.variables:
             sentences.append(f"passes {', '.join(self.variables)} to the agent")
+        if self.level == "landlock" and self.network:
+            sentences.append(
+                "Landlock leaves the agent the sockets of Docker, tmux, your desktop, by which it "
+                "could run anything: install bubblewrap, or say --no-network"
+            )
         if self.level == "none":
             sentences.append(
                 "there is no sandbox here: nothing but its good will keeps the agent in its folder"

@@ -235,6 +235,24 @@ def test_a_night_says_what_it_passes_and_never_a_value(project, user, tmp_path, 
 
 
 @pytest.mark.parametrize(
+    "level, network, words",
+    [
+        ("bubblewrap", True, None),
+        ("landlock", True, "install bubblewrap, or say --no-network"),
+        ("landlock", False, None),
+        ("none", True, "there is no sandbox here"),
+    ],
+)
+def test_a_night_says_what_its_sandbox_leaves_open(
+    project, tmp_path, monkeypatch, level, network, words
+):
+    monkeypatch.setattr("ratchet.referee.sandbox.best_level", lambda: level)
+    agent = night_agent.Agent("sh -c true", tmp_path / "agent", network=network)
+    sentences = agent.describe_view()
+    assert words in sentences[-1] if words else len(sentences) == 1
+
+
+@pytest.mark.parametrize(
     "name, words",
     [
         ("NOT_SET", "--pass NOT_SET: no such variable is set"),
