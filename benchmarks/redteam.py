@@ -129,13 +129,14 @@ def wrapped_scorer(plan):
         scoring.copy_contract = copy_contract
 
 
-def exchange_once(job, level, effort, seed):
+def exchange_once(job, level, effort, seed, inventory=False):
     """One scoring: {"send": ..., "receive": [...]} of redteam_seam.py."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.json")
-        names = None if effort == EFFORTS[0] else []
+        names = None if effort in (0, EFFORTS[0]) else []
         question = {"names": names, "seed": seed, "effort": effort}
-        with wrapped_scorer({"question": question, "results": str(results)}):
+        plan = {"question": question, "results": str(results), "inventory": inventory}
+        with wrapped_scorer(plan):
             facts = score_model(job, level, TEXT)
         seen = json.loads(results.read_bytes()) if results.exists() else {}
         if not seen.get("receive"):

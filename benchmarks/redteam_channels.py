@@ -928,6 +928,90 @@ def work(effort):
 
 
 # --------------------------------------------------------------------------------------------------
+# What a process has and may look at
+
+
+def list_descriptors():
+    """{number: [device, inode, what it is]} of all that is open."""
+    listed = {}
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):
+            status = os.fstat(number)
+            kind = re.sub(r"\d+", "#", os.readlink(f"/proc/self/fd/{number}"))
+            listed[number] = [status.st_dev, status.st_ino, kind]
+    return listed
+
+
+def list_mappings():
+    """[[device, inode, what it is]] of memory that is shared and may be written."""
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    shared = [line.split(maxsplit=5) for line in lines if " rw-s " in line]
+    return [
+        [device, int(inode), name[0] if name else ""] for _, _, _, device, inode, *name in shared
+    ]
+
+
+def list_folders():
+    """Folders that may be written: {path: [device, inode]}; found out by trying."""
+    listed, tops = {}, ["/", "/dev", "/run", "/var", "/sys/fs/cgroup", *writable_folders()]
+    for folder in dict.fromkeys(
+        [
+            *tops,
+            *(f"{top}/{name}" for top in tops[:4] for name in attempt(os.listdir, top, default=[])),
+        ]
+    ):
+        with suppress(OSError), tempfile.TemporaryFile(dir=folder):
+            status = os.stat(folder)
+            listed[folder] = [status.st_dev, status.st_ino]
+    return listed
+
+
+def list_model_files():
+    """{path in the model's folder: [device, inode, size, mode, dates]}."""
+    listed = {}
+    for top, _, names in os.walk(FOLDER):
+        for name in names:
+            s = os.stat(os.path.join(top, name))
+            place = os.path.relpath(os.path.join(top, name), FOLDER)
+            listed[place] = [s.st_dev, s.st_ino, s.st_size, s.st_mode, s.st_mtime_ns, s.st_ctime_ns]
+    return listed
+
+
+def find_changing_numbers():
+    """Names of files and calls whose numbers change while a process works; each is one of KINDS."""
+    before = look_at_numbers()
+    work(0.3)
+    after = look_at_numbers()
+    changed = [name for name in before if name in after and before[name] != after[name]]
+    return sorted({name.rpartition(":")[0] if name[0] == "/" else name for name in changed})
+
+
+def take_inventory():
+    """All that a process of a model has open, may open or may look at, by identity."""
+    mounts = [
+        line.split()
+        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    ]
+    return {
+        "descriptors": list_descriptors(),
+        "mappings": list_mappings(),
+        "namespaces": {n: os.readlink(f"/proc/self/ns/{n}") for n in os.listdir("/proc/self/ns")},
+        "mounts": {line[4]: [line[2], line[3], line[5].split(",")[0]] for line in mounts},
+        "folders": list_folders(),
+        "model": list_model_files(),
+        "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
+        "looks": {
+            "arguments": Path("/proc/self/cmdline").read_text(encoding="utf-8").split("\0"),
+            "environment": dict(os.environ),
+            "folder": os.getcwd(),
+            "program": attempt(os.readlink, "/proc/self/exe"),
+            "model": FOLDER,
+        },
+        "numbers": find_changing_numbers(),
+    }
+
+
+# --------------------------------------------------------------------------------------------------
 # Questions
 
 
@@ -1005,9 +1089,9 @@ def receive_all(names, effort):
 
 
 def answer(question):
-    """What is done for a question: {"do": "files", "send" or "receive", ...}."""
-    if question["do"] == "files":
-        return list_files()
+    """What is done for a question: {"do": "files", "inventory", "send" or "receive", ...}."""
+    if question["do"] in ("files", "inventory"):
+        return list_files() if question["do"] == "files" else take_inventory()
     if question["do"] == "send":
         return send_all(question["names"], question["seed"], question["effort"])
     return receive_all(question["names"], question["effort"])

@@ -15,7 +15,7 @@ import redteam_channels as channels
 from ratchet.arena import model_process
 
 DAY, PATIENCE = 24 * 3600, 300
-seen = {"files": {}, "send": {}, "receive": []}
+seen = {"files": {}, "send": {}, "receive": [], "inventories": []}
 
 
 def ask(model, question):
@@ -48,6 +48,8 @@ def exchange(model):
     model_process.ANSWER_SECONDS = model.answer_seconds = PATIENCE
     plan = json.loads(Path(__file__).with_suffix(".json").read_bytes())
     question = plan["question"]
+    if plan["inventory"]:
+        seen["inventories"].append(ask(model, {"do": "inventory"}))
     if not seen["send"]:
         seen["files"] = ask(model, {"do": "files"})
         settle_files(seen["files"])
