@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, RESULTS = ROOT / "docs/referee.md", ROOT / "benchmarks/cheats.json"
 LEVELS = "bubblewrap", "landlock", "none"
+CAUGHT = " Caught by: "
 
 
 def read_docstring(name: str) -> str:
@@ -24,6 +25,11 @@ def read_docstring(name: str) -> str:
     return " ".join(
         re.sub(r"(?<=\w-)\n", "", docstring).split()
     )  # a word that a line's end divides
+
+
+def is_scored(name: str) -> bool:
+    """Whether a cheat attacks the score alone; the others compete."""
+    return read_docstring(name).startswith("Cheat: ")
 
 
 def split_source(sentence: str) -> tuple[str, str]:
@@ -40,28 +46,41 @@ def make_table(header: tuple[str, ...], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
+def level_columns(results: dict) -> tuple[str, ...]:
+    """The isolation levels at which something was tried."""
+    return tuple(level for level in LEVELS if any(level in row for row in results.values()))
+
+
 def competing_table(results: dict) -> str:
     """A row for each cheat that competes, a column for each isolation level.
 
     results: {name: {level: {"ended": "crash", ...}}}, as in cheats.json.
     """
-    levels = [level for level in LEVELS if any(level in row for row in results.values())]
-    rows = []
+    levels, rows = level_columns(results), []
     for name, row in sorted(results.items()):
-        what, seen = split_source(read_docstring(name))
-        rows.append([what, *(row.get(level, {}).get("ended", "") for level in levels), seen])
+        if not is_scored(name):
+            what, seen = split_source(read_docstring(name))
+            rows.append([what, *(row.get(level, {}).get("ended", "") for level in levels), seen])
     return make_table(("what it does", *levels, "seen in"), rows)
 
 
-def scored_table(names: list[str]) -> str:
-    """A row for each cheat that attacks the score alone: what it does, what catches it."""
-    rows = []
-    for name in names:
-        docstring = read_docstring(name).removeprefix("Cheat: ")
-        sentence, _, catcher = docstring.rpartition(" Caught by: ")
-        what, seen = split_source(sentence)
-        rows.append([what[0].upper() + what[1:], catcher.removesuffix("."), seen])
-    return make_table(("what it does", "caught by", "seen in"), rows)
+def scored_table(results: dict) -> str:
+    """A row for each cheat that attacks the score alone: what it does, how it ended, what catches
+    it.
+    """
+    levels, rows = level_columns(results), []
+    for name, row in sorted(results.items()):
+        if is_scored(name):
+            sentence, _, catcher = read_docstring(name).removeprefix("Cheat: ").rpartition(CAUGHT)
+            what, seen = split_source(sentence)
+            ended = [row.get(level, {}).get("ended", "") for level in levels]
+            rows.append([what[0].upper() + what[1:], *ended, catcher.removesuffix("."), seen])
+    return make_table(("what it does", *levels, "caught by", "seen in"), rows)
+
+
+def both_tables(results: dict) -> str:
+    """Both tables, one after the other."""
+    return competing_table(results) + "\n\n" + scored_table(results)
 
 
 def replace_block(page: str, name: str, text: str) -> str:
@@ -76,10 +95,8 @@ def replace_block(page: str, name: str, text: str) -> str:
 def write_tables(page: str) -> str:
     """The page with both tables as they are now."""
     results = json.loads(RESULTS.read_bytes())["results"]
-    names = sorted(path.stem for path in (ROOT / "tests/cheats").glob("*.py"))
-    scored = [name for name in names if read_docstring(name).startswith("Cheat: ")]
     page = replace_block(page, "cheats that compete", competing_table(results))
-    return replace_block(page, "cheats that are scored", scored_table(scored))
+    return replace_block(page, "cheats that are scored", scored_table(results))
 
 
 if __name__ == "__main__":

@@ -25,5 +25,5 @@ def main():
 def honest():
     run = prepare.enter()
     for _ in run.batches(8):
-        break
+        pass
     submit(run, Tiny(run.arena.vocab_size), {"vocab_size": run.arena.vocab_size})

@@ -19,8 +19,9 @@ from ratchet.arena.definition import find_arena
 from ratchet.arena.files import Refused, cache_folder, write_json
 from ratchet.arena.run import Run
 from ratchet.experiments import sources
-from ratchet.referee import limits, sandbox, supervisor, trial
+from ratchet.referee import folders, limits, sandbox, scoring, supervisor, trial
 from ratchet.referee.job import Job
+from ratchet.referee.source import Source
 
 FOLDER = ROOT / "tests/cheats"
 HONEST = (FOLDER.parent / "contestant.py").read_text(encoding="utf-8")
@@ -51,6 +52,14 @@ SCORED_APART = {  # in a process of their own
     "strides": "out of bounds",
 }
 SCORED_OTHERWISE = {"far_block", "not_normalised"}  # each has a test of its own
+REASONS = SCORED | SCORED_APART | SCORED_BY_PREPARE | {"far_block": "causality"}
+GUESS = """
+import torch
+def load(folder):
+    model = torch.nn.Identity()
+    model.forward = lambda tokens: torch.zeros(*tokens.shape, 512)
+    return model
+"""
 # the quickest of those that compete: they end before they are scored
 FAST = ["trains_on_val", "edits_the_referee", "outlives_its_run", "huge_message", "floods_the_log"]
 FAST_SCORED = ["leaks_at_full_length", "next_by_strides"]
@@ -150,6 +159,35 @@ def is_caught(name, facts, honest):
         if hasattr(cheat, "caught")
         else facts["status"] in cheat.EXPECT
     )
+
+
+def score_alone(source, folder, level, arena):
+    """What the referee's scorer finds out about a model that is ready from the start, at a level."""
+    contestant = Source("cheat", "", source.encode())
+    job = Job(contestant, SEED, BUDGET, arena, folder / "run", folder / "compiled")
+    (job.live_folder / "out").mkdir(parents=True)
+    save_file({"weight": torch.zeros(4, 4)}, job.live_folder / "out/model.safetensors")
+    record = {"seed": SEED, "budget": BUDGET, "seconds": {"train": 1.0}, "device": "CPU"}
+    record |= {"steps": 10, "tokens": 10_000, "flops_per_token": 1.0, "peak_memory_mb": 1}
+    facts = {"status": "ok", "reason": "", "left": 0}
+    try:
+        facts |= scoring.score_submission(job, level, record, {"peak_flops": 1e12})
+    except supervisor.EndedEarly as end:
+        facts |= {"status": end.status, "reason": str(end)}
+    facts["left"] = kill_what_is_left(job.live_folder)
+    folders.remove_folder(job.live_folder)
+    return facts
+
+
+def is_found_out(name, facts, guess):
+    """Whether a score found a cheat out, for the reason that is known, or gave it no more than a
+    guess has; guess() -> the facts of a uniform guess.
+    """
+    if facts["left"] or facts["status"] not in ("ok", "invalid"):
+        return False
+    if facts["status"] == "invalid":
+        return REASONS.get(name, "nothing") in facts["reason"]
+    return facts["val"]["nats"] > guess()["val"]["nats"] * (1 - 1e-6)
 
 
 HONEST_FACTS = {}  # of the one honest run that the tests of this and another file share
