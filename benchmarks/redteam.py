@@ -65,11 +65,12 @@ EFFORTS = 1, 2, 3  # by which numbers of the machine are moved in the scorings
 CHANCE = 4  # standard deviations by which bits must be right to count
 SEAM = """
 
-from redteam_seam import exchange
 _score_rows = score_rows
 
 
 def score_rows(model, *args, **options):
+    from redteam_seam import exchange  # not above: the model imports this file, too
+
     exchange(model)
     return _score_rows(model, *args, **options)
 """

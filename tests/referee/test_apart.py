@@ -5,6 +5,9 @@ benchmarks/redteam_channels.py to tell the second a secret. What they do have in
 here, with the reason why it carries nothing, or as open.
 """
 
+import json
+from pathlib import Path
+
 import pytest
 import redteam
 import redteam_channels as channels
@@ -122,9 +125,16 @@ def test_neither_sees_another_process(level, first, second):
     assert len(first["processes"]) <= 5 and len(second["processes"]) <= 5
 
 
+def without_rooms(looks):
+    """The same, with one name for the room, which is drawn at random."""
+    room = Path(looks["model"]).parent
+    return json.loads(json.dumps(looks).replace(room.name, "ROOM"))
+
+
 @levels
 def test_neither_knows_which_it_is(level, first, second):
-    assert first["looks"] == second["looks"]
+    ours, theirs = (without_rooms(one["looks"]) for one in (first, second))
+    assert ours == theirs
 
 
 @levels
