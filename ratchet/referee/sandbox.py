@@ -19,6 +19,7 @@ truefoundry/trueforge issue 466.
 """
 
 import ctypes
+import fcntl
 import functools
 import json
 import os
@@ -101,20 +102,20 @@ FS_READ = 0b1101
 FS_FILE = 0b1100_0000_0000_0111  # of what is no folder
 FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15}  # how many a version knows, if not all
 
-# by machine: AUDIT_ARCH_*; socket, ioctl, clone, madvise; to be refused: sched_setaffinity where it
-# has its cores; ptrace, process_vm_readv, process_vm_writev, kcmp, bpf, perf_event_open,
-# userfaultfd, add_key, request_key, keyctl, unshare, setns, mount, umount2, pivot_root, chroot;
-# what drops or looks for pages of files that others read, too: mincore, fadvise64, readahead,
-# preadv2
+# by machine: AUDIT_ARCH_*; socket, ioctl, clone, madvise, fcntl, rt_sigaction; to be refused:
+# sched_setaffinity where it has its cores; ptrace, process_vm_readv, process_vm_writev, kcmp, bpf,
+# perf_event_open, userfaultfd, add_key, request_key, keyctl, unshare, setns, mount, umount2,
+# pivot_root, chroot; what drops or looks for pages of files that others read, too: mincore,
+# fadvise64, readahead, preadv2
 CALLS = {
     "x86_64": (
         0xC000003E,
-        (41, 16, 56, 28),
+        (41, 16, 56, 28, 72, 13),
         "203 101 310 311 312 321 298 323 248 249 250 272 308 165 166 155 161 27 221 187 327",
     ),
     "aarch64": (
         0xC00000B7,
-        (198, 29, 220, 233),
+        (198, 29, 220, 233, 25, 134),
         "122 117 270 271 272 280 241 282 217 218 219 97 268 40 39 41 51 232 223 213 286",
     ),
 }
@@ -124,6 +125,8 @@ CALLS_ANYWHERE = [*range(425, 434), 438, 440, 442, 451, 467]
 CLONE3 = 435
 MADV_COLD = 20
 MADV_PAGEOUT = 21
+F_SET_RW_HINT = 1036
+F_SET_FILE_RW_HINT = 1038
 
 Spec = dict[str, Any]  # what the launcher is told, as JSON: a View and what follows from it
 
@@ -138,6 +141,7 @@ class View:
     device: the nodes of GPUs are visible for "cuda:0" and the like only
     own_pids: process ids of its own; False where it shares CUDA memory with another process
     file_bytes: the longest file it may write
+    counted: the time of its children stays with them or with who waited for them
     processes: with threads; enforced for ordinary users in a user namespace
     """
 
@@ -147,6 +151,7 @@ class View:
     device: str = "cpu"
     network: bool = False
     own_pids: bool = True
+    counted: bool = False
     file_bytes: int = 2**36
     processes: int = 2000
 
@@ -329,15 +334,20 @@ def stand_by(child: int) -> NoReturn:
             os._exit(code if code >= 0 else 128 - code)
 
 
-def enter_namespaces(spec: Spec) -> None:
-    """Go on as a child in new namespaces. Raises OSError: the kernel refuses."""
+def unshare(names: Iterable[str]) -> None:
+    """Enter new namespaces, a user's too, as the same user. Raises OSError: the kernel refuses."""
     user, group = os.geteuid(), os.getegid()
-    call_libc("unshare", sum(NEW[name] for name in ["user", "mounts", *spec["apart"]]))
+    call_libc("unshare", sum(NEW[name] for name in ["user", *names]))
     with suppress(OSError):
         Path("/proc/self/setgroups").write_bytes(b"deny")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="utf-8")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="utf-8")
     die_with_parent()
+
+
+def enter_namespaces(spec: Spec) -> None:
+    """Go on as a child in new namespaces. Raises OSError: the kernel refuses."""
+    unshare(["mounts", *spec["apart"]])
     fork_and_stand_by(spec)
     die_with_parent()
     with suppress(OSError):
@@ -385,6 +395,17 @@ def cover_mounts(spec: Spec) -> None:
         mount("/dev/null", path, None, MS_BIND)
     for path in existing_paths(HOST_WIDE):
         mount(path, path, None, MS_REC | MS_BIND)
+        set_read_only(path)
+
+
+def seal_devices(spec: Spec) -> None:
+    """Make devices, and /proc, read-only where bubblewrap has set all else up. Raises OSError.
+
+    Their dates and modes are those of the machine's own, so they would last. A device can be
+    written to all the same.
+    """
+    unshare(["mounts"])
+    for path in existing_paths([*spec["nodes"], "/dev/tty", *["/proc"] * (not spec["cuda"])]):
         set_read_only(path)
 
 
@@ -437,6 +458,7 @@ NUMBER = (0x20, 0, 0, 0)  # load the number of the call
 ARCH = (0x20, 0, 0, 4)
 FIRST_ARGUMENT = (0x20, 0, 0, 16)  # its lower half
 SECOND_ARGUMENT = (0x20, 0, 0, 24)
+UPPER_SECOND_ARGUMENT = (0x20, 0, 0, 28)
 THIRD_ARGUMENT = (0x20, 0, 0, 32)
 
 
@@ -447,7 +469,7 @@ def when(value: int, *then: Instruction) -> list[Instruction]:
 
 def refusing_filter(spec: Spec) -> list[Instruction]:
     """Classic BPF over struct seccomp_data. Raises KeyError: no such machine is known."""
-    arch, (sockets, ioctl, clone, madvise), refused = CALLS[os.uname().machine]
+    arch, (sockets, ioctl, clone, madvise, fcntl, sigaction), refused = CALLS[os.uname().machine]
     program = [ARCH, (0x15, 1, 0, arch), KILL, NUMBER]  # all calls of another machine
     program += [(0x35, 0, 1, 0x40000000), REFUSE]  # x32: the same calls by other numbers
     numbers = list(map(int, refused.split()))
@@ -460,6 +482,12 @@ def refusing_filter(spec: Spec) -> list[Instruction]:
     program += when(ioctl, SECOND_ARGUMENT, *typing, ALLOW)
     dropping = [*when(MADV_COLD, REFUSE), *when(MADV_PAGEOUT, REFUSE)]
     program += when(madvise, THIRD_ARGUMENT, *dropping, ALLOW)
+    # of a file that it may only read, too, and the kernel keeps them
+    hinting = [*when(F_SET_RW_HINT, REFUSE), *when(F_SET_FILE_RW_HINT, REFUSE)]
+    program += when(fcntl, SECOND_ARGUMENT, *hinting, ALLOW)
+    if spec["counted"]:  # who ignores it has children whose time the kernel adds to nobody's
+        asking = [SECOND_ARGUMENT, *when(0, UPPER_SECOND_ARGUMENT, *when(0, ALLOW))]
+        program += when(sigaction, FIRST_ARGUMENT, *when(signal.SIGCHLD, *asking, REFUSE), ALLOW)
     if not spec["network"]:
         daemon = when(socket.AF_UNIX, ALLOW) if spec["cuda"] else []  # CUDA may talk to one
         program += when(sockets, FIRST_ARGUMENT, *daemon, REFUSE)
@@ -496,6 +524,9 @@ def confine(spec: Spec) -> None:
         with suppress(OSError):
             enter_namespaces(spec)
             apart = True
+    if spec["level"] == "bubblewrap":
+        with suppress(OSError):
+            seal_devices(spec)
     die_with_parent()
     set_limits(spec, own_user=apart)
     call_libc("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -556,6 +587,12 @@ def read_memory(process: int, address: int) -> None:
     call_libc("process_vm_readv", process, ours, 1, theirs, 1, 0)
 
 
+def hint_at_lifetime(path: str) -> None:
+    """Tell the kernel, which keeps it, how long a file will live: that this isn't known."""
+    with open(path, "rb") as file:
+        fcntl.fcntl(file, F_SET_RW_HINT, struct.pack("Q", 0))
+
+
 # claim: what raises OSError where the claim holds; `it` comes from lay_bait()
 ATTEMPTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "reads no file outside its view": lambda it: open(it["secret"], "rb").close(),
@@ -578,6 +615,8 @@ ATTEMPTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "sends no UDP datagram": lambda it: send_datagram(socket.AF_INET, tuple(it["port"])),
     "reaches no abstract unix socket": lambda it: send_datagram(socket.AF_UNIX, "\0" + it["name"]),
     "reaches no unix socket by its path": lambda it: send_datagram(socket.AF_UNIX, it["path"]),
+    "changes no date of a device": lambda it: os.utime("/dev/null"),
+    "marks no file that it may only read": lambda it: hint_at_lifetime(os.__file__),
     "has no capability": lambda it: expect(
         b"CapEff:\t%016d" % 0 not in Path("/proc/self/status").read_bytes()
     ),

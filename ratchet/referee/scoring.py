@@ -120,6 +120,7 @@ def make_rooms(job: Job, folder: Path, level: str) -> None:
             private=(room / "tmp",),
             device=job.device,
             own_pids=own_pids,
+            counted=True,
         )
         sandbox.write_python(room / "python", view, level)
 
