@@ -34,6 +34,7 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import sys
 import tempfile
 import time
@@ -241,9 +242,10 @@ def best_numbers(exchanges):
 
 def measure_runs(job, level):
     """measure_channels() from one run to the next one of the same contestant, after its clock began."""
-    printed = {}
+    printed, secret = {}, secrets.randbits(30)
     for seed, name in enumerate(("files", "send", "receive")):
-        source = Source("redteam", "", TEXT.encode())
+        text = TEXT.replace(ADDED, f"SECRET = {secret}\n")
+        source = Source("redteam", "", text.encode())
         trial.run_trial(job._replace(source=source, seed=seed))
         log = (job.target / "run.log").read_text(encoding="utf-8")
         lines = [line for line in log.splitlines() if line.startswith("redteam {")]
@@ -252,7 +254,7 @@ def measure_runs(job, level):
         printed[name] = json.loads(lines[0].removeprefix("redteam "))
         if name == "files":
             redteam_seam.settle_files(printed["files"])
-    return measure_channels(0, printed["send"], [printed["receive"]], True)
+    return measure_channels(secret, printed["send"], [printed["receive"]], True)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -290,11 +292,14 @@ def measure_level(level, arena, folder):
     job = Job(Source("redteam", "", b""), 0, "20s", arena, folder / "run", folder / "compiled")
     os.environ["RATCHET_ISOLATION"] = level
     try:
-        exchanges = []
+        exchanges, seed = (
+            [],
+            secrets.randbits(30),
+        )  # what an earlier message left counts for nothing
         for effort in EFFORTS:
             print(f"{level}: scoring with effort {effort}", file=sys.stderr, flush=True)
-            exchanges.append(exchange_once(job, level, effort, seed=effort))
-        processes = measure_channels(EFFORTS[0], exchanges[0]["send"], exchanges[0]["receive"])
+            exchanges.append(exchange_once(job, level, effort, seed))
+        processes = measure_channels(seed, exchanges[0]["send"], exchanges[0]["receive"])
         print(f"{level}: runs, attack", file=sys.stderr, flush=True)
         return {
             "process to process": processes,

@@ -1198,10 +1198,16 @@ def main():
 
     run = prepare.enter()
     TOKENS.append(run._start_clock())
-    question = {"do": ("files", "send", "receive")[run.seed], "names": None, "seed": 0, "effort": 0}
+    question = {
+        "do": ("files", "send", "receive")[run.seed],
+        "names": None,
+        "seed": SECRET,
+        "effort": 0,
+    }
     print("redteam " + json.dumps(answer(question)), flush=True)
 
 
+SECRET = 0
 # what redteam.py adds comes here
 if __name__ == "__main__":
     main()

@@ -6,6 +6,7 @@ here, with the reason why it carries nothing, or as open.
 """
 
 import json
+import secrets
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from ratchet.referee.job import Job
 from ratchet.referee.source import Source
 
 LEVELS = [level for level in sandbox.LEVELS if level == "none" or sandbox.level_works(level)]
-SECRET = 5  # seed of the message
+SECRET = secrets.randbits(30)  # seed of the message: what an earlier one left counts for nothing
 levels = pytest.mark.parametrize("level", LEVELS)
 pytestmark = pytest.mark.slow
 
@@ -27,19 +28,30 @@ NAMESPACES = {
     "cgroup": "shows no counts: /sys/fs/cgroup is not there",
     "time": "is the offset of clocks, which needs a capability to be set",
     "time_for_children": "the same",
+    "uts": "is the host's name, which needs a capability to be set",
 }
+# what numbers begin with that both see; redteam.py measures some bits of each at most
 NUMBERS = {
-    "clock: milliseconds": "a clock: when the next process starts is all that it tells",
+    "clock": "a clock: when the next process starts is all that it tells",
     "/proc/uptime": "a clock",
+    "/proc/sys/kernel/random/uuid": "random",
+    "/proc/sys/kernel/ns_last_pid": "of its own namespace",
+    "id of a new process": "the same",
+    "/proc/meminfo": "free memory, which other programs change, too",
+    "sysinfo": "the same, which no mount can hide",
+    "/proc/fs/ext4": "of a disk to which it writes its log at most",
+    "statfs": "the same, or of folders of its own",
+    "inode of a new": "a count of all that is open on the machine, or of folders of its own",
 }
-# what is known to be open: at level none everything is
+COLD = "pages of libraries that lie on the disk alone: the second sees which the first has read"
+# what is known to be open; redteam.py measures how much
 OPEN = {
-    "bubblewrap": {},
-    "landlock": {},
+    "bubblewrap": dict.fromkeys(("MajorFaults", "BlocksRead", "Timed"), COLD),
+    "landlock": dict.fromkeys(("MajorFaults", "BlocksRead", "Timed"), COLD),
     "none": dict.fromkeys(channels.CHANNELS, "limits only"),
 }
-
-
+APART = [level for level in LEVELS if level != "none"]  # where there is more than limits
+confined = pytest.mark.parametrize("level", APART)
 EXCHANGES = {}  # by level
 
 
@@ -90,13 +102,13 @@ def test_no_memory_is_in_common(level, first, second):
     assert not ours & theirs
 
 
-@levels
+@confined
 def test_no_folder_that_may_be_written_is_in_common(level, first, second):
     ours, theirs = ({tuple(row) for row in one["folders"].values()} for one in (first, second))
     assert not ours & theirs
 
 
-@levels
+@confined
 def test_no_namespace_is_in_common(level, first, second):
     common = {
         name for name, kind in first["namespaces"].items() if second["namespaces"][name] == kind
@@ -104,7 +116,7 @@ def test_no_namespace_is_in_common(level, first, second):
     assert not common - {*NAMESPACES}
 
 
-@levels
+@confined
 def test_no_mount_in_common_may_be_written(level, first, second):
     writable = [
         {(device, root) for device, root, option in one["mounts"].values() if option == "rw"}
@@ -120,7 +132,7 @@ def test_the_model_has_files_of_its_own_for_each(level, first, second):
     ]
 
 
-@levels
+@confined
 def test_neither_sees_another_process(level, first, second):
     assert len(first["processes"]) <= 5 and len(second["processes"]) <= 5
 
@@ -137,9 +149,9 @@ def test_neither_knows_which_it_is(level, first, second):
     assert ours == theirs
 
 
-@levels
-def test_no_number_of_the_machine_is_seen(level, first):
-    assert not {*first["numbers"]} - {*NUMBERS}
+@confined
+def test_only_known_numbers_of_the_machine_are_seen(level, first):
+    assert not [name for name in first["numbers"] if not name.startswith((*NUMBERS,))]
 
 
 @levels
