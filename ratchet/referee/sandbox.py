@@ -67,9 +67,10 @@ HOST_WIDE = "/proc/sys /proc/sysrq-trigger /proc/irq /proc/bus".split()
 COUNTERS = """
     /proc/stat /proc/vmstat /proc/loadavg /proc/interrupts /proc/softirqs /proc/diskstats
     /proc/schedstat /proc/zoneinfo /proc/buddyinfo /proc/pagetypeinfo /proc/slabinfo
-    /proc/vmallocinfo /proc/timer_list /proc/key-users /proc/locks /proc/swaps /proc/pressure/cpu /proc/pressure/io
-    /proc/pressure/memory /proc/sys/fs/file-nr /proc/sys/fs/inode-nr /proc/sys/fs/inode-state
-    /proc/sys/fs/dentry-state /proc/sys/fs/aio-nr /proc/sys/kernel/random/entropy_avail
+    /proc/vmallocinfo /proc/timer_list /proc/key-users /proc/locks /proc/swaps
+    /proc/pressure/cpu /proc/pressure/io /proc/pressure/memory
+    /proc/sys/fs/file-nr /proc/sys/fs/inode-nr /proc/sys/fs/inode-state /proc/sys/fs/dentry-state
+    /proc/sys/fs/aio-nr /proc/sys/kernel/random/entropy_avail
 """.split()
 
 # CLONE_NEW*

@@ -1,6 +1,6 @@
 """Leaves marks on files that all runs may only read, for its next run: fcntl's hint of how long a file
-will live, which the kernel keeps with the file and for which no right to write is needed (fcntl(2),
-F_SET_RW_HINT: new here)."""
+will live, which the kernel keeps with the file and for which no right to write is needed (F_SET_RW_HINT
+of fcntl: new here)."""
 
 import fcntl
 import os

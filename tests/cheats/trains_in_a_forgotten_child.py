@@ -1,5 +1,6 @@
 """Carries training tokens in its weights and trains on them in load(), in a child of which nobody counts
-the time: SIGCHLD is ignored, so the kernel adds it to no parent's (wait(2): new here)."""
+the time: SIGCHLD is ignored, so the kernel adds it to no parent's (notes of
+the manual of wait: new here)."""
 
 import mmap
 import os
