@@ -4,7 +4,6 @@ import functools
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -63,9 +62,6 @@ def load_arena(folder: Path, *files: str) -> Arena:
         raise Refused(f"{folder} holds no arena: {remedy}, or set RATCHET_CACHE to where it is")
     data = path.read_bytes()
     values = json.loads(data)
-    if "train.tokens" in files:
-        with suppress(OSError):  # a run is handed the open file, so it can change its mode
-            os.chmod(folder / "train.tokens", 0o644)
     for name in files:
         if hash_if_present(folder / name) != values["sha256"][name]:
             remedy = f"delete {folder} and prepare the arena again"

@@ -306,38 +306,63 @@ class Run:
             )
         if self._begin is not None:
             raise RuntimeError("run.batches() starts the clock: it can be called once")
-        context, dtype = self.arena.context, token_dtype(self.arena.vocab_size)
-        with self._start_clock() as file:
-            tokens = np.memmap(file, dtype, "r")
-        table = tokens[: len(tokens) // context * context].reshape(-1, context)
-        order = row_order(len(table), rows, self.seed)
+        text = self._start_clock(rows)
         signal.signal(signal.SIGINT, self._interrupt)
+
+        def stage_next() -> list[Tensor] | None:
+            targets = next(text, None)
+            return None if targets is None else self._stage(targets, documents)
+
         with ExitStack() as at_the_end, ThreadPoolExecutor(1) as pool:
             at_the_end.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
-            staged = (pool.submit(self._stage, table[numbers], documents) for numbers in order)
-            next_batch = next(staged)
-            while self._may_step(rows * context):
-                batch, next_batch, begin = next_batch.result(), next(staged), self.seconds
+            staged = pool.submit(stage_next)
+            while self._may_step(rows * self.arena.context) and (batch := staged.result()):
+                staged, begin = pool.submit(stage_next), self.seconds
                 self._batch = [tensor.to(self.device, non_blocking=True) for tensor in batch]
                 yield tuple(self._batch)
                 self._bound_queue()
                 self.steps += 1
-                self.tokens += rows * context
+                self.tokens += rows * self.arena.context
                 self._durations.append(self.seconds - begin)
                 if self.epoch >= epochs:
                     passes = f"the text has been seen {epochs:g} times"
                     print(f"{passes}: training ends before the budget")
                     return
 
-    def _start_clock(self) -> BinaryIO:
-        """Open train.tokens. A referee starts its own clock when it hands the file over."""
+    def _start_clock(self, rows: int) -> Iterator[np.ndarray]:
+        """The tokens of each batch, [rows, T]. A referee starts its clock when it hands them over.
+
+        These are in a file or, in a budget of tokens or FLOPs, come through a socket that ends.
+        """
         if not self._referee:
             self._begin = time.monotonic()
-            return open(self.arena.folder / "train.tokens", "rb")
-        self._report(phase="train")
+            return self._read_batches(open(self.arena.folder / "train.tokens", "rb"), rows)
+        self._report(phase="train", rows=rows, flops_per_token=self.flops_per_token)
         _, files, _, _ = socket.recv_fds(self._referee, 100, 1)
         self._begin = time.monotonic()
-        return os.fdopen(files[0], "rb")
+        is_file = self.time_limit is not None
+        read = self._read_batches if is_file else self._ask_for_batches
+        return read(os.fdopen(files[0], "rb"), rows)
+
+    def _read_batches(self, file: BinaryIO, rows: int) -> Iterator[np.ndarray]:
+        context = self.arena.context
+        with file:
+            tokens = np.memmap(file, token_dtype(self.arena.vocab_size), "r")
+        table = tokens[: len(tokens) // context * context].reshape(-1, context)
+        return (table[numbers] for numbers in row_order(len(table), rows, self.seed))
+
+    def _ask_for_batches(self, file: BinaryIO, rows: int) -> Iterator[np.ndarray]:
+        """Ask the referee for no more than is needed: it counts what it hands out."""
+        dtype, size = token_dtype(self.arena.vocab_size), rows * self.arena.context
+        with file:
+            for number in itertools.count():
+                if number * size / self.arena.train_tokens >= self._epochs:
+                    return
+                os.write(file.fileno(), b"?")
+                data = file.read(size * dtype.itemsize)
+                if len(data) < size * dtype.itemsize:
+                    return
+                yield np.frombuffer(data, dtype).reshape(rows, -1)
 
     def _interrupt(self, *_):
         """Ctrl-C ends the loop after the step that runs; a second one ends the program."""

@@ -15,6 +15,7 @@ BYTECODE_SECONDS = 600  # to compile the libraries for all contestants, once
 TOKENS_SHARE = 10.0  # a budget of tokens or FLOPs may take so many times the arena's seconds
 LATE_SHARE = 0.02  # of the budget, by which its weights may come late
 LATE_SECONDS = 1.0  # or by so much, if that is more
+LAST_STEPS = 4  # after its last batch it may take as long as so many steps, saving apart
 WAIT_SHARE = 1.1  # of the budget, for which its weights are waited for before it is killed
 WAIT_SECONDS = 10  # and so much besides
 
@@ -37,10 +38,14 @@ ARTIFACT_BYTES = {
 LOG_BYTES = 2**22  # of what it prints
 MESSAGE_BYTES = 2**16  # of what it tells the referee at a time
 MEMORY_SHARE = 0.9  # of the memory that is free when it starts
+TOKENS_MEMORY_SHARE = 0.25  # of the free memory, for its copy of the training tokens
 LEAST_DISK_BYTES = 2**28  # that it must leave free on the disk
 
 # Counts, shares of other things
 MOST_PROCESSES = 500  # at a time; the sandbox's own limit counts threads, too
+LEAST_STEPS = 4  # in a budget of tokens or FLOPs: fewer have no pace
+MOST_STEP_ROWS = 2**17  # that a step may have in such a budget
+TOLD_FLOPS_SHARE = 0.99  # of what its model is seen to take
 TAIL_LINES = 15  # of its log, in the ledger
 FOREIGN_CPU_SHARE = {"cpu": 0.15, "cuda": 0.5, "mps": 0.5}  # of its cores, for other programs
 

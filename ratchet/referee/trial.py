@@ -1,20 +1,24 @@
 """One run of one contestant, under the referee's clock.
 
 A contestant is never believed. It gets the training tokens when it says that it is ready: that
-starts the clock. It has its weights on disk when it says that it is done: that stops the clock, and
-it is killed before anything else is done. Its weights go to `prepare.py score`, which runs its
-model in a second sandbox. Counts that only the contestant knows (steps, tokens) are recorded as its
-claims.
+starts the clock. In a budget of seconds they are a file of its own; in one of tokens or FLOPs it
+asks for them, until the budget is spent. It has its weights on disk when it says that it is done:
+that stops the clock, and it is killed before anything else is done. Its weights go to `prepare.py
+score`, which runs its model in a second sandbox. Counts that only the contestant knows (in a budget
+of seconds its steps and tokens) are recorded as its claims.
 """
 
 import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import IO, Any
 
+from ratchet.arena.budget import parse_budget
 from ratchet.arena.model_process.rooms import copy_contract
 from ratchet.referee import limits, sandbox
 from ratchet.referee.compiler_cache import give_compiler_cache, keep_compiler_cache
@@ -35,7 +39,10 @@ from ratchet.referee.supervisor import (
     read_tail,
     sleep_or_cancel,
 )
+from ratchet.referee.tokens.private_copy import copy_without_name
+from ratchet.referee.tokens.stream import TokenStream
 
+Tokens = IO[bytes] | TokenStream
 Record = dict[str, Any]  # what is found out about a run, as the ledger keeps it
 COUNTS = "steps", "tokens", "flops_per_token"  # that the contestant claims
 
@@ -71,7 +78,11 @@ def run_trial(job: Job) -> Record:
         prepare_folders(job)
         try:
             claims = compete(job, level, clock, record)
+            told = record["flops_per_token"]
+            if parse_budget(job.budget).unit == "flop":
+                record["flops_per_token"] = 0  # so that they are counted anew
             record |= score_submission(job, level, record, claims)
+            refuse_cheap_steps(job, told, record["flops_per_token"])
         except Exception as error:  # whatever a contestant provokes is a row
             record["status"], record["reason"] = describe_end(error)
         clock.enter_phase("end")
@@ -83,19 +94,24 @@ def run_trial(job: Job) -> Record:
 
 def compete(job: Job, level: str, clock: Clock, record: Record) -> Record:
     """The contestant's part of a run; returns what it claims. Raises EndedEarly."""
-    with start_contestant(job, level) as (process, channel):
+    with ExitStack() as stack, start_contestant(job, level) as (process, channel):
         joules = read_joules(job.device)
         try:
-            wait_until_ready(process, channel, clock)
+            prepare_tokens = begin_to_copy_tokens(job, stack)
+            request = wait_until_ready(process, channel, clock)
             keep_compiler_cache(job)
+            tokens = stack.enter_context(prepare_tokens(request))
             with foreign_load_recorded(job, process, record):
-                hand_over_tokens(job, channel, clock)
+                hand_over_tokens(tokens, channel, clock)
                 claims = wait_for_weights(job, process, channel, clock)
         finally:
             record["peak_memory_mb"] = round(process.peak_bytes / 2**20)
-    record |= {name: number_or_zero(claims.get(name)) for name in COUNTS}
-    record["joules"] = joules and read_joules(job.device) - joules
-    refuse_late_weights(job, clock)
+        record |= {name: number_or_zero(claims.get(name)) for name in COUNTS}
+        record["joules"] = joules and read_joules(job.device) - joules
+        refuse_late_weights(job, clock)
+        if isinstance(tokens, TokenStream):
+            record |= tokens.counts()
+            tokens.refuse_late_weights(clock.since)
     return claims
 
 
@@ -165,8 +181,8 @@ def start_contestant(job: Job, level: str) -> Iterator[tuple[WatchedProcess, soc
         yield process, ours
 
 
-def wait_until_ready(process: WatchedProcess, channel: socket.socket, clock: Clock) -> None:
-    """Wait until the contestant says that it is ready to train. Raises EndedEarly."""
+def wait_until_ready(process: WatchedProcess, channel: socket.socket, clock: Clock) -> Record:
+    """What the contestant says when it is ready to train. Raises EndedEarly."""
     deadline = time.monotonic() + limits.READY_SECONDS
     minutes = limits.READY_SECONDS / 60
     too_late = f"it was not ready to train after {minutes:g} minutes of rehearsal"
@@ -174,7 +190,7 @@ def wait_until_ready(process: WatchedProcess, channel: socket.socket, clock: Clo
     while True:
         message, now = process.receive_message(channel, deadline - now, too_late)
         if message.get("phase") == "train":
-            return
+            return message
         clock.enter_phase("rehearsal", now)
 
 
@@ -194,12 +210,24 @@ def foreign_load_recorded(job: Job, process: WatchedProcess, record: Record) -> 
     record |= load.measure()
 
 
-def hand_over_tokens(job: Job, channel: socket.socket, clock: Clock) -> None:
-    """Start the clock by sending the training tokens, as an open file."""
-    with open(job.arena.folder / "train.tokens", "rb") as file:
-        clock.enter_phase("train")
-        with suppress(OSError):  # a contestant that has gone is noticed next
-            socket.send_fds(channel, [b"go"], [file.fileno()])
+def begin_to_copy_tokens(job: Job, stack: ExitStack) -> Callable[[Record], Tokens]:
+    """What makes the tokens that a run gets, from what it says when it is ready.
+
+    A stream for a budget of tokens or FLOPs; else a file, which is copied while it rehearses.
+    """
+    if parse_budget(job.budget).seconds is None:
+        return partial(TokenStream, job)
+    pool = stack.enter_context(ThreadPoolExecutor(1))
+    path = job.arena.folder / "train.tokens"
+    copy = pool.submit(copy_without_name, path, job.live_folder)
+    return lambda request: copy.result()
+
+
+def hand_over_tokens(tokens: Tokens, channel: socket.socket, clock: Clock) -> None:
+    """Start the clock by sending the training tokens, as an open file or a socket."""
+    clock.enter_phase("train")
+    with suppress(OSError):  # a contestant that has gone is noticed next
+        socket.send_fds(channel, [b"go"], [tokens.fileno()])
 
 
 def wait_for_weights(
@@ -225,6 +253,16 @@ def refuse_late_weights(job: Job, clock: Clock) -> None:
     if late > max(limits.LATE_SHARE * job.clock_seconds, limits.LATE_SECONDS):
         reason = f"it submitted {late:.2f} s after its {job.clock_seconds:g} s"
         raise EndedEarly("overtime", reason)
+
+
+def refuse_cheap_steps(job: Job, told: float, counted: float) -> None:
+    """Raises EndedEarly("invalid") when a token cost more FLOPs than it said, in a budget of these.
+
+    told, counted: FLOPs for a token of training, by the contestant, of the model that was scored
+    """
+    if parse_budget(job.budget).unit == "flop" and told < limits.TOLD_FLOPS_SHARE * counted:
+        reason = f"it said that a token costs {told:.4g} FLOPs, its model takes {counted:.4g}"
+        raise EndedEarly("invalid", reason)
 
 
 def keep_files(job: Job) -> None:

@@ -3,7 +3,7 @@ them (karpathy/autoresearch hole 11)."""
 
 import os
 
-RUNS = 2
+BUDGET, RUNS = "1s", 2
 EXPECT = {"crash"}  # its own end; the second run gets the tokens, too (as root, in any case)
 
 

@@ -376,7 +376,7 @@ def test_foreign_load_is_seen(tmp_path, monkeypatch):
     assert seen["foreign_cpu"] > 0.5 / psutil.cpu_count() and seen["shared"]
 
 
-def test_a_run_that_ends_early_is_known_to_have_been_disturbed(monkeypatch):
+def test_a_run_that_ends_early_is_known_to_have_been_disturbed(tmp_path, monkeypatch):
     """Else `hopeless`, for the sake of other programs, would be a verdict."""
     seen = {"foreign_cpu": 0.9, "foreign_gpu": 0, "shared": True}
     process = SimpleNamespace(
@@ -389,13 +389,15 @@ def test_a_run_that_ends_early_is_known_to_have_been_disturbed(monkeypatch):
         "ratchet.referee.trial.start_contestant", lambda job, level: nullcontext((process, None))
     )
     monkeypatch.setattr("ratchet.referee.trial.keep_compiler_cache", lambda job: None)
-    monkeypatch.setattr("ratchet.referee.trial.wait_until_ready", lambda *_: None)
+    monkeypatch.setattr("ratchet.referee.trial.wait_until_ready", lambda *_: {"rows": 8})
     monkeypatch.setattr("ratchet.referee.trial.hand_over_tokens", lambda *_: None)
     monkeypatch.setattr(
         foreign_load.ForeignLoad, "measure", lambda load: seen if load.start else {}
     )
 
-    job = SimpleNamespace(device="cpu", clock_seconds=20.0)
+    job = SimpleNamespace(device="cpu", clock_seconds=20.0, budget="1e6tok", seed=0)
+    job.arena = SimpleNamespace(folder=tmp_path, vocab_size=512, context=64)
+    (tmp_path / "train.tokens").write_bytes(bytes(1000))
     for status in ("hopeless", "timeout", "crash"):
 
         def wait_for_weights(*_, **__):
