@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 ROOT = Path(__file__).resolve().parents[2]  # of the code that runs
 SHARED_TEMPORARY = Path("/tmp")  # of all users
+RUN_FILE_BYTES = 2**25  # of any file that a run leaves, its weights apart
 NO_ROOM = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 # --------------------------------------------------------------------------------------------------
@@ -134,6 +135,53 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+# Files that a contestant may have written: all of them are opened here, and nowhere else
+
+
+@contextmanager
+def open_itself(
+    name: Path | str, folder: int | None = None
+) -> Generator[tuple[int, os.stat_result]]:
+    """(descriptor, its status) of a file or folder: follows no link, waits for no pipe.
+
+    folder: an open one that a relative name is in. Raises OSError.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(name, flags, dir_fd=folder)
+    try:
+        yield descriptor, os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_plain_file(status: os.stat_result) -> bool:
+    """Whether it is a regular file without a second name, which may lie anywhere."""
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+
+
+@contextmanager
+def open_untrusted(path: Path, most_bytes: int = RUN_FILE_BYTES) -> Generator[BinaryIO]:
+    """A file that a contestant may have written, to read: a plain one of bounded size.
+
+    It may grow while it is read, as long as the contestant lives: read so many bytes at most.
+    Raises OSError.
+    """
+    with open_itself(path) as (descriptor, status):
+        if not is_plain_file(status):
+            raise OSError(errno.EINVAL, "it is a link or no file", str(path))
+        if status.st_size > most_bytes:
+            sizes = f"it has {status.st_size:,} bytes, {most_bytes:,} are allowed"
+            raise OSError(errno.EINVAL, sizes, str(path))
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+
+
+def read_untrusted(path: Path, most_bytes: int = RUN_FILE_BYTES) -> bytes:
+    """What such a file holds. Raises OSError."""
+    with open_untrusted(path, most_bytes) as file:
+        return file.read(most_bytes)
 
 
 def append_line(file: BinaryIO, size: int, line: bytes, path: Path | str) -> None:

@@ -1,5 +1,6 @@
 """What is known of a run: run.json before it is scored, result.json afterwards, the summary."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import NotRequired, TypedDict
 
 from ratchet.arena.budget import parse_budget
 from ratchet.arena.definition import ARENAS
-from ratchet.arena.files import read_json, write_json
+from ratchet.arena.files import read_untrusted, write_json
 
 RESULT_FILES = {"val": "result.json", "test": "test.json"}  # the latter for audits
 # lines of the summary: their keys in a Result, how to print them
@@ -102,7 +103,7 @@ def write_run_record(folder: Path, record: RunRecord) -> None:
 
 def read_run_record(folder: Path) -> RunRecord:
     """run.json of a run's folder."""
-    return read_json(folder / "run.json")
+    return json.loads(read_untrusted(folder / "run.json"))
 
 
 def write_result(folder: Path, result: Result, split: str = "val") -> None:
@@ -113,7 +114,7 @@ def write_result(folder: Path, result: Result, split: str = "val") -> None:
 def read_result(folder: Path, split: str = "val") -> Result | None:
     """result.json, or test.json, of a run's folder; None before it is scored."""
     path = folder / RESULT_FILES[split]
-    return read_json(path) if path.exists() else None
+    return json.loads(read_untrusted(path)) if path.exists() else None
 
 
 def bits_per_byte(nats: float, text_bytes: int) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ratchet.arena.definition import Arena
-from ratchet.arena.files import ROOT, Refused
+from ratchet.arena.files import ROOT, Refused, read_untrusted
 from ratchet.executors.base import (
     Conditions,
     Executor,
@@ -220,4 +220,4 @@ def execute_on_node(
 
     with execute_here(verb, job, kind, lambda: ray.get(files[0]), gpu) as (outcome, folder):
         small = (path for path in folder.iterdir() if path.stat().st_size <= TRAVEL_BYTES)
-        return outcome, {path.name: path.read_bytes() for path in small}
+        return outcome, {path.name: read_untrusted(path, TRAVEL_BYTES) for path in small}

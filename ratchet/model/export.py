@@ -6,10 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ratchet.arena.files import Refused
+from ratchet.arena.files import Refused, open_untrusted, read_untrusted
 from ratchet.model import sample
 from ratchet.model.find import read_header
 from ratchet.model.modelling import modelling_source
+from ratchet.referee import limits
 
 BOS = "<|bos|>"
 PREFIX = "model."  # of a tensor's name in transformers
@@ -41,17 +42,17 @@ def export_model(run: Path, to: Path) -> Path:
     to = Path(to).absolute()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Refused(f"{to} is not an empty folder: name a new one")
-    result = json.loads((run / "result.json").read_bytes())
+    result = json.loads(read_untrusted(run / "result.json"))
     if result["status"] != "ok":
         raise Refused(f"{run} has no valid score ({result['reason']}): choose another run")
     with sample.open_decoder(run, "cpu") as model:
         description = model.request("describe_model")
         sizes = {"vocab_size": model.vocab_size, "max_position_embeddings": model.context}
-    config = json.loads((run / "config.json").read_bytes())
+    config = json.loads(read_untrusted(run / "config.json"))
     if description["names"] != saved_names(run) or not isinstance(config, dict):
         wrong = "load() does more than to fill Class(**config) with what was saved"
         raise Refused(f"{wrong}: it can't be exported")
-    train = (run / "train.py").read_text(encoding="utf-8")
+    train = read_untrusted(run / "train.py").decode()
     source = modelling_source(train, description["class"])
     to.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=to.parent))
@@ -71,12 +72,12 @@ def export_model(run: Path, to: Path) -> Path:
 
 def saved_names(run: Path) -> list[str]:
     """Names of the tensors in a run's checkpoint, in order."""
-    with open(run / "model.safetensors", "rb") as file:
+    with open_untrusted(run / "model.safetensors", limits.WEIGHT_BYTES) as file:
         return sorted(read_header(file).keys() - {"__metadata__"})
 
 
 def write_weights(run: Path, folder: Path) -> None:
-    with open(run / "model.safetensors", "rb") as old:
+    with open_untrusted(run / "model.safetensors", limits.WEIGHT_BYTES) as old:
         with open(folder / "model.safetensors", "wb") as new:
             copy_renamed(old, new, PREFIX)
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ratchet.arena.files import Refused, replace_file
+from ratchet.arena.files import Refused, read_untrusted, replace_file
 from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.ledger import Experiment, Ledger, is_valid
 from ratchet.referee.devices.choice import describe_device
@@ -86,7 +86,7 @@ def latest_weights(e: Experiment, home: Path) -> Path | None:
 def latest_run_by_hand(home: Path) -> Path | None:
     """The latest run that was started by hand and has a score."""
     for path in sorted((home / "runs").glob("*-*-*_*/result.json"), reverse=True):
-        if json.loads(path.read_bytes())["status"] == "ok":
+        if json.loads(read_untrusted(path))["status"] == "ok":
             return path.parent
     return None
 

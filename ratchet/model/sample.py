@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.arena.definition import FILES, load_arena
-from ratchet.arena.files import ROOT, Refused
+from ratchet.arena.files import ROOT, Refused, read_untrusted
 from ratchet.arena.model_process.rooms import copy_contract
 from ratchet.model.find import NEEDED
 from ratchet.referee import sandbox, supervisor
@@ -75,7 +75,7 @@ def open_decoder(
 ) -> Iterator[Decoder]:
     """The Decoder of a run's folder; the device of this machine is held meanwhile."""
     device, level = choose_device(device), sandbox.best_level()
-    record = json.loads((run / "run.json").read_bytes())
+    record = json.loads(read_untrusted(run / "run.json"))
     arena = load_arena(Path(record["arena_folder"]), *FILES).folder
     with tempfile.TemporaryDirectory() as folder, hold_device(device, tell):
         code, scratch = Path(folder) / "code", Path(folder) / "tmp"

@@ -13,10 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ratchet.arena.files import Refused
+from ratchet.arena.files import Refused, open_untrusted, read_untrusted
 from ratchet.model.find import read_header, run_name
 from ratchet.model.links import Links, ring_seconds
 from ratchet.model.serve_bench import powers_of_two
+from ratchet.referee import limits
 
 MOST_DEVICES = 1024
 GRADIENT_BYTES = 4  # of a parameter
@@ -30,11 +31,11 @@ def describe_training(run: Path) -> dict[str, Any]:
     Example: {"step": 0.3, "rows": 8, "gradients": 10**7, "layers": 3, "width": 192,
     "device": "cpu"}: seconds, rows and bytes of a step.
     """
-    result = json.loads((run / "result.json").read_bytes())
+    result = json.loads(read_untrusted(run / "result.json"))
     if (processes := result.get("processes", 1)) > 1:
         name = run_name(run)
         raise Refused(f"{name} was trained by {processes} processes: choose a run of one")
-    config = json.loads((run / "config.json").read_bytes())
+    config = json.loads(read_untrusted(run / "config.json"))
     arena = json.loads((Path(result["arena_folder"]) / "arena.json").read_bytes())
     return {
         "step": result["train_seconds"] / result["steps"],
@@ -57,7 +58,7 @@ def count_layers(run: Path, config: Any) -> int:
     """The depth that a config names, else the length of the longest list of modules."""
     if isinstance(config, dict) and isinstance(config.get("depth"), int):
         return config["depth"]
-    with open(run / "model.safetensors", "rb") as file:
+    with open_untrusted(run / "model.safetensors", limits.WEIGHT_BYTES) as file:
         names = read_header(file)
     numbers = {}
     for name in names:

@@ -16,7 +16,6 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ratchet import commits
-from ratchet.arena.files import Refused, cache_folder, replace_file, work_folder
+from ratchet.arena.files import Refused, cache_folder, read_untrusted, replace_file, work_folder
 from ratchet.git import read_path, run_git
 from ratchet.night.contract import write_contract
 from ratchet.night.programs.environment import (
@@ -329,9 +328,7 @@ def mask_secrets(text: str, others: Iterable[str] = ()) -> str:
 def read_regular_file(path: Path) -> bytes | None:
     """A regular file of bounded size, else None: an agent can leave links and pipes."""
     with suppress(OSError):
-        status = os.lstat(path)
-        if stat.S_ISREG(status.st_mode) and status.st_size <= FILE_BYTES:
-            return path.read_bytes()
+        return read_untrusted(path, FILE_BYTES)
     return None
 
 

@@ -4,6 +4,7 @@ The file is the contestant's own: only numbers are taken from it, and all that i
 ones is to have itself stopped, or not.
 """
 
+import io
 import json
 import math
 import time
@@ -15,6 +16,8 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from ratchet.arena.budget import parse_budget
+from ratchet.arena.files import open_untrusted
+from ratchet.referee import limits
 from ratchet.referee.supervisor import EndedEarly
 
 WINDOW = 0.1  # share of a run over which its loss is averaged
@@ -24,6 +27,7 @@ NOISE = 3  # standard deviations between the champion's runs that are granted be
 LEAST_RUNS = 2  # of the champion
 LEAST_POINTS = 20  # of a curve
 LOOK_SECONDS = 1  # between two looks at a curve
+LINE_BYTES = 1000  # of a curve: a longer one is no point of it
 KEYS = "seconds", "tokens", "loss"  # of a line of a curve
 MOST = 1e30  # what isn't less is no number of a curve
 
@@ -41,13 +45,15 @@ class Milestone(NamedTuple):
 
 def read_curve(path: Path, begin: int = 0) -> tuple[list[tuple[float, float, float]], int]:
     """([(seconds, tokens, loss)], where to go on reading) of a curve.jsonl from a byte on."""
-    points = []
-    with suppress(OSError), open(path, "rb") as file:
+    points, most = [], limits.ARTIFACT_BYTES["curve.jsonl"]
+    with suppress(OSError), open_untrusted(path, most) as file:
         file.seek(begin)
-        for line in file:
+        for line in io.BytesIO(file.read(most)):
             if not line.endswith(b"\n"):
                 break
             begin += len(line)
+            if len(line) > LINE_BYTES:
+                continue
             with suppress(ValueError, TypeError, KeyError, RecursionError, OverflowError):
                 point = json.loads(line)
                 seconds, tokens, loss = (float(point[key]) for key in KEYS)

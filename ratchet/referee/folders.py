@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ratchet.arena.files import is_plain_file, open_itself
 from ratchet.referee import limits
 from ratchet.referee.supervisor import EndedEarly
 
@@ -34,21 +35,6 @@ def copy_regular_files(source: Path, target: Path) -> None:
 
     with open_itself(source, None) as (top, _):
         copy_folder(top, target, limits.COPY_DEPTH)
-
-
-def is_plain_file(status: os.stat_result) -> bool:
-    """Whether it is a regular file without a second name, which may lie anywhere."""
-    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
-
-
-@contextmanager
-def open_itself(name: str | Path, folder: int | None) -> Iterator[tuple[int, os.stat_result]]:
-    """(descriptor, its status) of a name in an open folder: follows no link, waits for no pipe."""
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    try:
-        yield descriptor, os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_folder(folder: Path) -> None:

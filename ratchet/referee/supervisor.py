@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import psutil
 
+from ratchet.arena.files import read_untrusted
 from ratchet.referee import limits
 from ratchet.referee.devices.memory import free_memory
 from ratchet.untrusted_text import clean_text
@@ -54,11 +55,19 @@ def sleep_or_cancel(seconds: float) -> None:
 
 def read_tail(log: Path) -> list[str]:
     """Last lines of a log, without names of this machine's folders: ledgers are published."""
-    text = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
+    text = read_log(log).strip()
     names = {log.parent: ".", sys.prefix: "python", sys.base_prefix: "python", Path.home(): "~"}
     for folder, name in names.items():
         text = text.replace(f"{folder}/", f"{name}/")
     return [line[:300] for line in text.splitlines()[-limits.TAIL_LINES :]]
+
+
+def read_log(log: Path) -> str:
+    """What a program has printed; "" where there is no log."""
+    try:
+        return read_untrusted(log).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 class WatchedProcess:
@@ -197,7 +206,7 @@ class WatchedProcess:
             self.popen.wait(limits.EXIT_SECONDS)
         self.copy_output()
         code = self.popen.poll()
-        text = Path(self.log.name).read_text(encoding="utf-8", errors="replace")
+        text = read_log(Path(self.log.name))
         lines = [line for line in text.splitlines() if line.strip()]
         last = lines[-1].removeprefix("ratchet: ")[:300] if lines else "no output"
         end = f"killed by {signal_name(-code)}" if code and code < 0 else f"exit code {code}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet import commits
-from ratchet.arena.files import ROOT
+from ratchet.arena.files import ROOT, read_untrusted
 from ratchet.experiments import verdicts
 from ratchet.experiments.campaign import (
     CANDIDATE,
@@ -271,7 +271,7 @@ def run_figures(run: dict, home: Path) -> dict[str, Any]:
 def read_architecture(path: Path) -> str:
     """Example: "depth 3, width 192"; "" without a config.json. A contestant wrote the file."""
     try:
-        pairs = json.loads(path.read_bytes()).items()
+        pairs = json.loads(read_untrusted(path)).items()
         return shorten(", ".join(f"{key} {value}" for key, value in pairs), 300)
     except (OSError, ValueError, AttributeError, RecursionError):
         return ""

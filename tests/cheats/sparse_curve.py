@@ -1,0 +1,16 @@
+"""Leaves a file of 24 GiB without a line where its curve should be, which takes no disk and fills the
+memory of whoever reads it (an attack on this referee).
+"""
+
+import os
+
+BUDGET = "3s"
+MILESTONES = ((0.3, 9.0, 1.0, 0.1),)  # its curve is looked at
+EXPECT = {"invalid"}
+
+
+def train(run, model, step):
+    with open(run.folder / "curve.jsonl", "wb") as file:
+        os.truncate(file.fileno(), 24 * 2**30)
+    for x, y in run.batches(8):
+        step(x, y)
