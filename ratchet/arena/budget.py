@@ -11,6 +11,7 @@ START_SECONDS = 120  # to import PyTorch from a slow disk, or to compile kernels
 ANSWER_SECONDS = 30  # for that model to load a small file, or to answer one batch
 LOAD_BYTES_PER_SECOND = 2**26  # of a large file, which a slow disk still reads
 KERNEL_SECONDS = 60  # for a GPU's kernels to be compiled when they are first called
+GPU_WORK_SECONDS = 5  # for kernels to be tried meanwhile
 WORK_SECONDS = 1  # that a model may work beside its answers: to import what load() needs
 WORK_SHARE = 0.1  # and this share of the CPU seconds that PyTorch takes to start on this machine
 WORK_BYTES_PER_SECOND = 2**28  # of weights that are read and copied
@@ -22,13 +23,13 @@ def load_limit(weight_bytes: int) -> float:
     return ANSWER_SECONDS + weight_bytes / LOAD_BYTES_PER_SECOND
 
 
-def work_limit(weight_bytes: int, start_seconds: float, on_gpu: bool) -> float:
+def work_limit(weight_bytes: int, start_seconds: float) -> float:
     """Seconds that a model which is scored may work beside its answers: no time to train in.
 
     start_seconds: CPU seconds that its process took to import PyTorch: more on a slow machine.
     """
     importing = WORK_SECONDS + WORK_SHARE * start_seconds
-    return KERNEL_SECONDS * on_gpu + importing + weight_bytes / WORK_BYTES_PER_SECOND
+    return importing + weight_bytes / WORK_BYTES_PER_SECOND
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ SHAPE = (1,)
 
 def write_one(device: torch.device, handle: str, descriptors: list[str]) -> None:
     """In the other process."""
-    open_shared(SHAPE, torch.float32, device, handle, map(int, descriptors)).fill_(1)
+    open_shared(SHAPE, torch.uint8, device, handle, map(int, descriptors)).fill_(1)
     synchronize(device)
 
 
 def share(device: torch.device, python: str) -> None:
     """Exits with a reason if the other process's number doesn't arrive."""
-    numbers, descriptor, handle = create_shared(SHAPE, torch.float32, device)
+    numbers, descriptor, handle = create_shared(SHAPE, torch.uint8, device)
     descriptors = [] if descriptor is None else [descriptor]
     argv = [python, __file__, str(device), "", handle, *map(str, descriptors)]
     try:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from conftest import score
 
 from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit, work_limit
 from ratchet.arena.files import Refused
-from ratchet.arena.model_process.process import Invalid, ModelProcess, WorkMeter
+from ratchet.arena.model_process import meter
+from ratchet.arena.model_process.meter import WorkMeter
+from ratchet.arena.model_process.process import Invalid, ModelProcess
 
 
 @pytest.mark.parametrize("weights, silence", [(0, 30), (2**26, 31), (2**32, 94)])
@@ -58,7 +61,8 @@ def model_process():
     """A ModelProcess without a process: `theirs` is the other end of its socket."""
     process = object.__new__(ModelProcess)
     process.channel, process.theirs = socket.socketpair()
-    process.device, process.work = torch.device("cpu"), WorkMeter(os.getpid(), by_clock=True)
+    process.device = torch.device("cpu")
+    process.work = WorkMeter(os.getpid(), process.device)
     process.tokens, process.logits = torch.zeros(1, 2), torch.zeros(1, 2, 2)
     with process.channel, process.theirs:
         yield process
@@ -68,33 +72,48 @@ def model_process():
 # Work that no answer needs: load() or an answer that trains
 
 
-def meter(answers, load=0.0):
-    work = WorkMeter(os.getpid(), by_clock=True)
+def surplus(answers, load=0.0):
+    work = WorkMeter(os.getpid(), torch.device("meta"))  # measured in seconds
     work.answers, work.total = answers, sum(answers) + load
-    return work
+    return work.surplus()
 
 
 def test_answers_that_all_take_equally_long_are_no_surplus():
-    assert meter([1.0] * 50).surplus() == 0
-    assert meter([2.9, *[1.0] * 50]).surplus() == 0  # the first makes kernels ready
+    assert surplus([1.0] * 50) == 0
+    assert surplus([2.9, *[1.0] * 50]) == 0  # the first makes kernels ready
 
 
 def test_what_load_and_a_slow_answer_take_is_surplus():
-    assert meter([1.0] * 50, load=7.0).surplus() == pytest.approx(7)
-    assert meter([9.0, *[1.0] * 50]).surplus() == pytest.approx(6)
+    assert surplus([1.0] * 50, load=7.0) == pytest.approx(7)
+    assert surplus([9.0, *[1.0] * 50]) == pytest.approx(6)
 
 
 def test_children_of_a_model_are_counted():
-    child = subprocess.Popen([sys.executable, "-c", "for _ in range(10**7): pass"])
-    work = WorkMeter(os.getpid(), by_clock=False)
-    child.wait()
+    work = WorkMeter(os.getpid(), torch.device("cpu"))
+    subprocess.run([sys.executable, "-c", "for _ in range(10**7): pass"])
     assert work.surplus() > 0.05
 
 
 def test_no_time_to_train_in_is_left():
     """Beside what reading the weights takes: less than a hundredth of a run on a slow machine."""
-    assert work_limit(0, start_seconds=10, on_gpu=False) == 2 < 0.01 * 300
-    assert work_limit(2**28, start_seconds=10, on_gpu=False) == 3
+    assert work_limit(0, start_seconds=10) == 2 < 0.01 * 300
+    assert work_limit(2**28, start_seconds=10) == 3
+
+
+def test_a_gpu_is_measured_by_how_busy_it_is(monkeypatch):
+    """Where its driver tells; else kernels that are compiled need time that nobody can tell apart."""
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: 50)
+    monkeypatch.setattr(
+        meter.threading, "Thread", lambda **options: types.SimpleNamespace(start=int)
+    )
+    work = WorkMeter(os.getpid(), torch.device("cuda:0"))
+    with work.measured(an_answer=True):
+        work.gpu.busy_seconds += 7
+    assert (work.unit, work.answers) == ("GPU time", [7.0])
+    busy_limit = work.allowance(0)
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: 1 / 0)
+    work = WorkMeter(os.getpid(), torch.device("cuda:0"))
+    assert work.unit == "time" and work.allowance(0) > 30 > busy_limit
 
 
 TRAINS = {

@@ -3,32 +3,31 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from statistics import median
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit, work_limit
+from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit
 from ratchet.arena.definition import Arena
 from ratchet.arena.files import Refused
 from ratchet.arena.hardware.shared_memory import create_shared, free_cuda_tensor
-from ratchet.arena.hardware.usage import busiest_process, cpu_seconds, tree_seconds
+from ratchet.arena.model_process.meter import WorkMeter
 from ratchet.arena.model_process.rooms import VARIABLE, remove_room, take_room
 from ratchet.arena.model_process.server import MARK
 from ratchet.arena.results import weight_bytes
 
-SLOW_ANSWER = 3  # times the median, from which on an answer is more than an answer
 WAITING = {"OMP_WAIT_POLICY": "passive"}  # else threads that wait would count as work
 ANSWER_BYTES = 10_000  # of one answer, which is JSON
+CLOSE_SECONDS = 10  # for a killed process to be gone, with its children
 LOG_BYTES = 2**22  # of what a model may print
 
 
@@ -79,7 +78,10 @@ class ModelProcess:
             start_new_session=True,  # Ctrl-C is for the scorer
         )
         theirs.close()
-        threading.Thread(target=copy_output, args=(self.process, output), daemon=True).start()
+        self.copying = threading.Thread(
+            target=copy_output, args=(self.process, output), daemon=True
+        )
+        self.copying.start()
         return ours
 
     def load_model(self) -> float:
@@ -92,7 +94,7 @@ class ModelProcess:
         if not (self.logits[0, 0, 0] == MARK).item():
             problem = "what a process writes into this GPU's memory another one doesn't see"
             raise Refused(f"{problem}: see `uv run ratchet doctor --device {self.device}`")
-        self.work = WorkMeter(self.process.pid, self.device.type != "cpu")
+        self.work = WorkMeter(self.process.pid, self.device)
         begin = time.monotonic()
         with self.work.measured():
             self._ask({"do": "load_model"}, load_limit(self.weight_bytes))
@@ -125,8 +127,7 @@ class ModelProcess:
 
     def check_work(self) -> None:
         """Raises Invalid if it has worked on more than its answers: it may have trained."""
-        surplus, on_gpu = self.work.surplus(), self.device.type != "cpu"
-        most = work_limit(self.weight_bytes, self.work.start_seconds, on_gpu)
+        surplus, most = self.work.surplus(), self.work.allowance(self.weight_bytes)
         if surplus > most:
             did = f"load() and slow answers took {surplus:.1f} s of {self.work.unit}"
             raise Invalid(f"{did} beside what the answers need, {most:.1f} s are allowed")
@@ -134,15 +135,19 @@ class ModelProcess:
     def close(self) -> None:
         """End the process, remove its room. Raises Invalid if something of it is left."""
         self.channel.close()
-        self.process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self.copying.join(
+            CLOSE_SECONDS
+        )  # until nobody has its pipe any more: its children are dead
         if self.device.type == "cuda" and self.logits.numel():
             free_cuda_tensor(self.logits)
             self.logits = self.logits.new_empty(0)
         for path in list_shared_memory(self.device) - self.left_before:
             path.unlink(missing_ok=True)
-        if not remove_room(self.room):
-            raise Invalid("it left folders that can't be removed")
+        if self.copying.is_alive() or not remove_room(self.room):
+            raise Invalid("it left processes, or folders that can't be removed")
 
     def _ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Send JSON, get JSON: what comes from a contestant is never unpickled."""
@@ -193,40 +198,3 @@ def copy_output(process: subprocess.Popen[bytes], log: BinaryIO) -> None:
             left -= len(piece)
     if left <= 0:
         process.kill()
-
-
-class WorkMeter:
-    """Measures how much a process works, from the moment that it is made.
-
-    by_clock: in seconds, as on a GPU; else in CPU seconds, which other programs don't change much.
-    """
-
-    def __init__(self, pid: int, by_clock: bool) -> None:
-        self.pid, self.by_clock = pid, by_clock
-        self.start_seconds = tree_seconds(pid)  # that it took to import PyTorch
-        self.process = busiest_process(pid)  # of the sandbox's processes the model's
-        self.total, self.answers = 0.0, []
-
-    @property
-    def unit(self) -> str:
-        """What is measured, in words."""
-        return "time" if self.by_clock else "CPU time"
-
-    def _now(self) -> float:
-        return time.monotonic() if self.by_clock else cpu_seconds(self.process)
-
-    @contextmanager
-    def measured(self, an_answer: bool = False) -> Generator[None]:
-        """Count what is worked meanwhile; that of an answer may be needed."""
-        begin = self._now()
-        yield
-        seconds = self._now() - begin
-        self.total += seconds
-        self.answers += [seconds] * an_answer
-
-    def surplus(self) -> float:
-        """Seconds of all else: of load(), of answers much slower than others, of children."""
-        usual = SLOW_ANSWER * median(self.answers or [0.0])
-        needed = sum(min(seconds, usual) for seconds in self.answers)
-        with_children = tree_seconds(self.pid) - self.start_seconds
-        return (self.total if self.by_clock else with_children) - needed
