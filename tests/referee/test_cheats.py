@@ -19,6 +19,7 @@ from ratchet.arena.definition import find_arena
 from ratchet.arena.files import Refused, cache_folder, write_json
 from ratchet.arena.run import Run
 from ratchet.experiments import sources
+from ratchet.experiments.ledger import bpb
 from ratchet.referee import folders, limits, sandbox, scoring, supervisor, trial
 from ratchet.referee.job import Job
 from ratchet.referee.source import Source
@@ -41,17 +42,23 @@ SCORED = {
     "chunk_recurrence": "causality",
     "leaks_at_full_length": "causality",
     "learns_when_scored": "independence",
+    "many_epochs": "causality",
     "next_by_strides": "causality",
+    "ngram_cache": "independence",
     "not_a_number": "finite",
     "pairs": "causality",
     "place_in_the_batch": "independence",
+    "scores_every_epoch": "causality",
+    "slot": "causality",
+    "target_in_the_key": "causality",
+    "two_passes": "causality",
 }
 SCORED_APART = {  # in a process of their own
     "own_loss": "logits of shape",
     "small_vocabulary": "logits of shape",
     "strides": "out of bounds",
 }
-SCORED_OTHERWISE = {"far_block", "not_normalised"}  # each has a test of its own
+SCORED_OTHERWISE = {"far_block", "miscounts_bytes", "not_normalised"}  # each has a test of its own
 REASONS = SCORED | SCORED_APART | SCORED_BY_PREPARE | {"far_block": "causality"}
 GUESS = """
 import torch
@@ -188,7 +195,7 @@ def is_found_out(name, facts, guess):
         return False
     if facts["status"] == "invalid":
         return REASONS.get(name, "nothing") in facts["reason"]
-    return facts["val"]["nats"] > guess()["val"]["nats"] * (1 - 1e-6)
+    return bpb(facts) > bpb(guess()) * (1 - 1e-6)
 
 
 HONEST_FACTS = {}  # of the one honest run that the tests of this and another file share
@@ -270,17 +277,28 @@ def test_a_model_that_answers_in_a_wrong_way_is_invalid(name, finished_run):
     assert result["status"] == "invalid" and SCORED_APART[name] in result["reason"], result
 
 
+@pytest.fixture
+def flat(tmp_path):
+    """An honest model that knows nothing."""
+    (path := tmp_path / "flat.py").write_text(GUESS, encoding="utf-8")
+    return path
+
+
 @pytest.mark.slow
-def test_nothing_is_gained_by_numbers_that_are_not_normalised(finished_run, tmp_path, local):
-    (flat := tmp_path / "flat.py").write_text(
-        "import torch\ndef load(folder):\n    model = torch.nn.Identity()\n"
-        "    model.forward = lambda tokens: torch.zeros(*tokens.shape, 512)\n    return model\n",
-        encoding="utf-8",
-    )
+def test_nothing_is_gained_by_numbers_that_are_not_normalised(finished_run, flat, local):
     known, found = (
         score(finished_run(path, path.stem)) for path in (flat, FOLDER / "not_normalised.py")
     )
     assert found["status"] == "ok" and found["val_bpb"] == pytest.approx(known["val_bpb"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_nothing_is_gained_by_bytes_that_are_not_there(finished_run, flat):
+    known, found = (
+        score(finished_run(path, path.stem)) for path in (flat, FOLDER / "miscounts_bytes.py")
+    )
+    assert found["status"] == "ok", found["reason"]
+    assert (found["bytes"], found["val_bpb"]) == (known["bytes"], known["val_bpb"])
 
 
 @pytest.mark.slow
