@@ -56,7 +56,9 @@ def measure_life(level: str, forks: int, apart: bool, megabytes: int) -> float:
     with tempfile.TemporaryDirectory() as name:
         (stamps := Path(name) / "stamps").write_bytes(bytes(8 * 512))
         program = [sys.executable, "-I", "-S", "-c", STAMPS, stamps, forks, int(apart), megabytes]
-        argv = sandbox.confined_command(program, sandbox.View(write=(Path(name),)), level)
+        argv = sandbox.confined_command(
+            program, sandbox.View(write=(Path(name),), one_session=True), level
+        )
         ours, theirs = socket.socketpair()
         environment = os.environ | {"RATCHET_REFEREE": str(theirs.fileno()), "RATCHET_RUN": name}
         log, clock = Path(name) / "log", trial.Clock()

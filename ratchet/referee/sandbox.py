@@ -124,6 +124,7 @@ CALLS = {
 # mount_setattr; cachestat; open_tree_attr
 CALLS_ANYWHERE = [*range(425, 434), 438, 440, 442, 451, 467]
 CLONE3 = 435
+SESSIONS = {"x86_64": (109, 112), "aarch64": (154, 157)}  # setpgid, setsid
 MADV_COLD = 20
 MADV_PAGEOUT = 21
 F_SET_RW_HINT = 1036
@@ -143,6 +144,7 @@ class View:
     own_pids: process ids of its own; False where it shares CUDA memory with another process
     file_bytes: the longest file it may write
     counted: the time of its children stays with them or with who waited for them
+    one_session: it stays in its session and its group, which one signal ends
     processes: with threads; enforced for ordinary users in a user namespace
     """
 
@@ -153,6 +155,7 @@ class View:
     network: bool = False
     own_pids: bool = True
     counted: bool = False
+    one_session: bool = False
     file_bytes: int = 2**36
     processes: int = 2000
 
@@ -455,6 +458,7 @@ KILL = (0x06, 0, 0, 0x80000000)
 ALLOW = (0x06, 0, 0, 0x7FFF0000)
 REFUSE = (0x06, 0, 0, 0x50001)  # EPERM
 MISSING = (0x06, 0, 0, 0x50026)  # ENOSYS
+NOTHING = (0x06, 0, 0, 0x50000)  # it seems to be done
 NUMBER = (0x20, 0, 0, 0)  # load the number of the call
 ARCH = (0x20, 0, 0, 4)
 FIRST_ARGUMENT = (0x20, 0, 0, 16)  # its lower half
@@ -486,6 +490,9 @@ def refusing_filter(spec: Spec) -> list[Instruction]:
     # of a file that it may only read, too, and the kernel keeps them
     hinting = [*when(F_SET_RW_HINT, REFUSE), *when(F_SET_FILE_RW_HINT, REFUSE)]
     program += when(fcntl, SECOND_ARGUMENT, *hinting, ALLOW)
+    if spec["one_session"]:
+        for number in SESSIONS[os.uname().machine]:
+            program += when(number, NOTHING)
     if spec["counted"]:  # who ignores it has children whose time the kernel adds to nobody's
         asking = [SECOND_ARGUMENT, *when(0, UPPER_SECOND_ARGUMENT, *when(0, ALLOW))]
         program += when(sigaction, FIRST_ARGUMENT, *when(signal.SIGCHLD, *asking, REFUSE), ALLOW)

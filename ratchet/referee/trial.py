@@ -171,6 +171,7 @@ def start_contestant(job: Job, level: str) -> Iterator[tuple[WatchedProcess, soc
         read=(live / "code", arena / "arena.json", arena / "tokenizer.json"),
         write=(live / "out", live / "cache", live / "tmp"),
         device=job.device,
+        one_session=True,
         file_bytes=limits.WEIGHT_BYTES,
     )
     argv = sandbox.confined_command([sys.executable, str(live / "code/train.py")], view, level)

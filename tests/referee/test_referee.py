@@ -289,6 +289,21 @@ def test_nothing_is_done_between_the_last_message_and_the_kill(tmp_path):
     assert {*between} <= {"monotonic", "endswith", "splitlines", "close", "clear"}, between
 
 
+@pytest.mark.parametrize("level", ["bubblewrap", "landlock"])
+def test_a_contestants_children_stay_in_its_session(level):
+    """So one signal ends them all, without a namespace of their own, too."""
+    if not sandbox.level_works(level):
+        pytest.skip("it doesn't work on this machine")
+    code = "import os\nbefore = os.getsid(0), os.getpgid(0)\n"
+    code += "if not os.fork(): os.setsid(); "
+    code += "print(before == (os.getsid(0), os.getpgid(0)), flush=True); os._exit(0)\nos.wait()"
+    for one_session in (True, False):
+        view = sandbox.View(one_session=one_session)
+        argv = sandbox.confined_command([*sandbox.PYTHON, "-c", code], view, level)
+        done = subprocess.run(argv, capture_output=True, encoding="utf-8")
+        assert done.stdout.split() == [str(one_session)], done
+
+
 def test_slow_looks_delay_neither_a_message_nor_the_kill(tmp_path, monkeypatch):
     """Each look lasts until all is over; before, the message waited for it, and so did the kill."""
     looking, over = threading.Event(), threading.Event()
