@@ -19,7 +19,7 @@ import time
 from contextlib import suppress
 
 TRICKS = {}
-LEFT = "31.4159"  # seconds for which what is left behind sleeps: by this it is known
+LEFT = "27.1828"  # seconds for which what is left behind sleeps: by this it is known
 OUT = os.environ.get("RATCHET_RUN", ".")
 WRITABLE = OUT, os.environ.get("TMPDIR", "."), os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".")
 NAMES = (
