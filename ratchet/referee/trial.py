@@ -221,6 +221,7 @@ def begin_to_copy_tokens(job: Job, stack: ExitStack) -> Callable[[Record], Token
     pool = stack.enter_context(ThreadPoolExecutor(1))
     path = job.arena.folder / "train.tokens"
     copy = pool.submit(copy_without_name, path, job.live_folder)
+    stack.callback(lambda: copy.exception() or copy.result().close())  # it may never be asked for
     return lambda request: copy.result()
 
 

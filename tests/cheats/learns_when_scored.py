@@ -1,5 +1,5 @@
 """Cheat: trains on the rows that it is scored on (karpathy/autoresearch hole 4, parameter-golf #1240).
-Caught by: independence."""
+Caught by: independence, and a model that is scored has no gradients."""
 
 import torch
 import torch.nn.functional as F

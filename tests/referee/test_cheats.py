@@ -60,6 +60,7 @@ SCORED_APART = {  # in a process of their own
 }
 SCORED_OTHERWISE = {"far_block", "miscounts_bytes", "not_normalised"}  # each has a test of its own
 REASONS = SCORED | SCORED_APART | SCORED_BY_PREPARE | {"far_block": "causality"}
+REASONS["learns_when_scored"] = "can't be trained"  # in a process of its own
 GUESS = """
 import torch
 def load(folder):
