@@ -22,6 +22,8 @@ os.environ.pop(
 )  # else each program started here compiles its imports anew
 
 import nullgpu
+import torch
+from safetensors.torch import save_file
 
 from prepare import prepare
 from ratchet import commits
@@ -35,14 +37,8 @@ from ratchet.arena.score import score as score_run
 from ratchet.arena.text.readers import cut_into_documents
 from ratchet.executors import open_executor
 from ratchet.experiments import session
-from ratchet.referee import bytecode
 from ratchet.referee.devices.cores import cores_of
 from ratchet.report import wandb as wandb_relay
-
-bytecode.compile_libraries()  # before this process imports them
-
-import torch
-from safetensors.torch import save_file
 
 apply_cpu_workarounds()  # before any other thread or product
 for name in {*os.environ} - {*ratchet_git.inherited_environment()}:

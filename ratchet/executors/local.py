@@ -19,6 +19,7 @@ from ratchet.referee import sandbox, trial
 from ratchet.referee.devices.choice import choose_device, describe_device
 from ratchet.referee.devices.lock import share_a_part
 from ratchet.referee.job import Job
+from ratchet.referee.libraries.mirror import contestant_libraries
 
 
 class LocalExecutor(Executor):
@@ -32,6 +33,7 @@ class LocalExecutor(Executor):
     ) -> None:
         if slots:
             raise Refused("--slots is for clusters: name devices with --devices instead")
+        self.tell = tell
         self.devices = [choose_device(name) for name in devices or [None]]
         self.slot_count = len(self.devices)
         refuse_shared(self.devices)
@@ -45,6 +47,8 @@ class LocalExecutor(Executor):
         return describe_device(self.devices[0]) | seals
 
     def submit(self, verb: Verb, job: Job, slot: int) -> Task:
+        if sandbox.best_level() != "none":
+            contestant_libraries(self.tell)  # takes a minute, once: not while a run waits
         work = trial.run_trial if verb == "run" else trial.preflight
         return OwnTask(functools.partial(work, job._replace(device=self.devices[slot])))
 

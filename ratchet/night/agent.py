@@ -240,6 +240,7 @@ class Agent:
             read=(*started, *programs, *certificate_files()),
             write=(*own, *map(Path, self.share)),
             network=self.network,
+            texts=True,
         )
 
     def save_call(self, folder: Path) -> None:

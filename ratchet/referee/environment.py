@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ratchet.arena.hardware.quota import cpu_quota
 from ratchet.arena.model_process import rooms
-from ratchet.referee import bytecode
 from ratchet.referee.devices.cores import cores_of
 from ratchet.referee.devices.visible import CUDA_ORDER
 from ratchet.referee.job import Job
@@ -19,11 +18,10 @@ INHERITED = """
 
 def inherited_environment() -> dict[str, str]:
     """What every process that runs a model's code inherits of this one's environment."""
-    bytecode.compile_libraries()  # it can't keep any itself
     kept: dict[str, str] = {
         name: os.environ[name] for name in INHERITED.split() if name in os.environ
     }
-    kept |= CUDA_ORDER | {"PYTHONDONTWRITEBYTECODE": "1"}
+    kept |= CUDA_ORDER
     quota = cpu_quota()
     if quota < len(cores_of("cpu")):  # in a sandbox it can't be seen
         kept.setdefault("OMP_NUM_THREADS", str(max(1, int(quota))))

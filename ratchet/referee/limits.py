@@ -9,7 +9,6 @@ from ratchet.arena import budget
 # Seconds before the clock starts
 # to start, import, compile, rehearse, all of it free; Run.rehearse() keeps to the same number
 READY_SECONDS = budget.REHEARSAL_SECONDS
-BYTECODE_SECONDS = 600  # to compile the libraries for all contestants, once
 
 # Seconds on the clock
 TOKENS_SHARE = 10.0  # a budget of tokens or FLOPs may take so many times the arena's seconds
@@ -53,7 +52,7 @@ FOREIGN_CPU_SHARE = {"cpu": 0.15, "cuda": 0.5, "mps": 0.5}  # of its cores, for 
 COPY_SECONDS = 60
 COPY_BYTES = 2**31
 COPY_DEPTH = 9  # of its folders
-UNUSED_SECONDS = 24 * 3600  # after which it goes
+UNUSED_SECONDS = 24 * 3600  # after which it goes, as copies of the libraries do
 
 POLL_SECONDS = 0.05  # between two looks at a process
 CHECK_SECONDS = 4 * POLL_SECONDS  # between two looks at all that it takes

@@ -38,17 +38,18 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 LEVELS = ("bubblewrap", "landlock", "none")  # best first
 LAUNCHER = Path(__file__).resolve()
 PYTHON = [sys.executable, "-I", "-S"]  # bare: no site-packages, nothing from the environment
 
 # of /etc and /dev no more than this: as root, a contestant could read all of it
-LIBRARIES = """
-    /usr /lib /lib32 /lib64 /bin /sbin /opt /nix/store /etc/ld.so.cache /etc/ld.so.conf
-    /etc/ld.so.conf.d /etc/passwd /etc/group /etc/nsswitch.conf /etc/localtime /etc/alternatives
+ETC = """
+    /etc/ld.so.cache /etc/ld.so.conf /etc/ld.so.conf.d /etc/passwd /etc/group /etc/nsswitch.conf
+    /etc/localtime /etc/alternatives
 """.split()
+SYSTEM = "/usr /lib /lib32 /lib64 /bin /sbin /opt /nix/store".split()
 INTERNET = """
     /etc/resolv.conf /etc/hosts /etc/host.conf /etc/gai.conf /etc/ca-certificates /etc/ssl/certs
     /etc/ssl/openssl.cnf /etc/pki/tls/certs /etc/pki/ca-trust
@@ -100,6 +101,7 @@ CORE_PATTERN = "/proc/sys/kernel/core_pattern"
 # across folders, 14 truncate, 15 ioctl of devices
 FS_ALL = 0xFFFF
 FS_READ = 0b1101
+FS_LIST = 0b1000
 FS_FILE = 0b1100_0000_0000_0111  # of what is no folder
 FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15}  # how many a version knows, if not all
 
@@ -130,6 +132,20 @@ MADV_PAGEOUT = 21
 F_SET_RW_HINT = 1036
 F_SET_FILE_RW_HINT = 1038
 
+
+class Libraries(NamedTuple):
+    """What a view holds of Python and the system.
+
+    programs: {path of a program: of the one to start in its place}
+    covers: {folder: the one to see in its place}, where mounts work
+    """
+
+    programs: dict[str, str]
+    read: list[str]
+    hidden: list[str]
+    covers: dict[str, str]
+
+
 Spec = dict[str, Any]  # what the launcher is told, as JSON: a View and what follows from it
 
 
@@ -146,6 +162,8 @@ class View:
     counted: the time of its children stays with them or with who waited for them
     one_session: it stays in its session and its group, which one signal ends
     processes: with threads; enforced for ordinary users in a user namespace
+    texts: Python's packages and the system are as they are, with docs; else without any, and the
+        process runs by a copy of Python (libraries/)
     """
 
     read: tuple[Path, ...] = ()
@@ -158,6 +176,7 @@ class View:
     one_session: bool = False
     file_bytes: int = 2**36
     processes: int = 2000
+    texts: bool = False
 
 
 def exit_with(code: int, sentence: str) -> NoReturn:
@@ -188,27 +207,40 @@ def confined_command(argv: Iterable[object], view: View, level: str) -> list[str
     shared = cuda and not view.own_pids
     gpu_nodes = [str(path) for name in GPU_NODES for path in Path("/dev").glob(name)]
     nodes = gpu_nodes if cuda else []
-    system = LIBRARIES + (GPU_FACTS + driver_libraries() if cuda else CPU_FACTS)
+    system = GPU_FACTS + driver_libraries() if cuda else CPU_FACTS
     system += INTERNET if view.network else []
-    python = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.executable, LAUNCHER]
+    libraries = choose_libraries(view, level)
     in_common = {"net": view.network, "ipc": shared, "pid": not view.own_pids}
     spec: Spec = vars(view) | {
         "level": level,
         "cuda": cuda,
-        "hidden": hidden_folders(),
+        "hidden": libraries.hidden,
+        "covers": libraries.covers,
         "nodes": NODES + nodes,
         "stays": not cuda and has_fewer_cores(),
-        "read": existing_paths([*system, *python, *view.read]),
+        "read": existing_paths([*libraries.read, *system, *view.read]),
         "private": existing_paths(view.private),
         "write": existing_paths([*view.write, *(["/dev/shm"] if shared else [])]),
         "apart": [name for name in in_common if not in_common[name]],
     }
     launch = [*PYTHON, str(LAUNCHER), json.dumps(spec), "--", *map(str, argv)]
+    launch = [libraries.programs.get(word, word) for word in launch]
     return bubblewrap_command(spec, nodes) + launch if level == "bubblewrap" else launch
 
 
+def choose_libraries(view: View, level: str) -> Libraries:
+    """Python, its packages and the system: as they are, or without their texts."""
+    if not view.texts and level != "none":
+        # not above: the launcher imports nothing of Ratchet
+        from ratchet.referee.libraries.mirror import contestant_libraries
+
+        return contestant_libraries()
+    python = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.executable, str(LAUNCHER)]
+    return Libraries({}, ETC + SYSTEM + python, hidden_folders(), {})
+
+
 def driver_libraries() -> list[str]:
-    """Files of the GPU's driver in the folders where libraries are looked for beside LIBRARIES."""
+    """Files of the GPU's driver in the folders where libraries are looked for beside SYSTEM."""
     variables = (os.environ.get(name, "") for name in ("LD_LIBRARY_PATH", "TRITON_LIBCUDA_PATH"))
     folders = map(Path, filter(None, [*DRIVER_FOLDERS, *":".join(variables).split(":")]))
     libraries = []
@@ -259,11 +291,14 @@ def bubblewrap_command(spec: Spec, nodes: list[str]) -> list[str]:
     # bwrap itself covers what of HOST_WIDE looks writable as a folder: not /proc/sys
     binds = dict.fromkeys(map(real_path, spec["read"] + existing_paths(HOST_WIDE)), "--ro-bind")
     binds |= dict.fromkeys(map(real_path, spec["write"]), "--bind")
+    binds |= dict.fromkeys(map(real_path, spec["hidden"]), "--tmpfs")
     for path in sorted(binds, key=lambda path: len(path.parts)):
         outer = next((outer for outer in path.parents if outer in binds), None)
         if outer is None or binds[outer] != binds[path]:
-            args += [binds[path], path, path]
-    for path in [*spec["hidden"], *spec["private"]]:
+            args += [binds[path], path] + [path] * (binds[path] != "--tmpfs")
+    for path, source in spec["covers"].items():
+        args += ["--ro-bind", source, path]
+    for path in spec["private"]:
         args += ["--tmpfs", os.path.realpath(path)]
     for path in existing_paths(COUNTERS):
         args += ["--ro-bind", "/dev/null", path]
@@ -305,7 +340,8 @@ def best_level() -> str:
 @functools.cache
 def level_works(level: str) -> bool:
     """Whether Python starts at this level, writes to its folder, and reaches no file elsewhere."""
-    holds = {claim: holds for claim, holds, _ in prove_claims(level)}
+    claims = prove_claims(level, lambda folder: View(write=(folder,), texts=True))
+    holds = {claim: holds for claim, holds, _ in claims}
     return all(holds.get(f"{verb} no file outside its view") for verb in ("reads", "writes"))
 
 
@@ -390,8 +426,13 @@ def cover_mounts(spec: Spec) -> None:
     if not any(path.startswith("/dev/shm") for path in spec["read"] + spec["write"]):
         mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV)
         spec["nodes"].append("/dev/shm")
-    for path in [*spec["hidden"], *spec["private"]]:
+    hidden = [
+        path for path in spec["hidden"] if not any(is_below(shown, path) for shown in spec["read"])
+    ]  # the rest Landlock hides
+    for path in [*hidden, *spec["private"]]:
         mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV)
+    for path, source in spec["covers"].items():
+        mount(source, path, None, MS_BIND)
     with suppress(OSError):  # not where parts of /proc are masked, as in containers
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     set_read_only("/proc", not spec["cuda"])
@@ -445,12 +486,29 @@ def landlock(spec: Spec) -> None:
 def path_rights(spec: Spec) -> dict[str, int]:
     """{path: Landlock's rights to it}."""
     private = ["/dev", "/tmp"] if spec["level"] == "bubblewrap" else spec["nodes"]
-    rights = dict.fromkeys([*spec["read"], "/proc"], FS_READ)
+    rights = {"/proc": FS_READ}
+    for path in spec["read"]:
+        rights |= visible_parts(os.path.realpath(path), spec["hidden"])
     rights |= dict.fromkeys([*private, *spec["write"]], FS_ALL)
     # where HOST_WIDE could not be covered, /proc stays closed to root
     if spec["cuda"] and not os.access(CORE_PATTERN, os.W_OK):
         rights["/proc"] = FS_ALL
     return rights
+
+
+def visible_parts(path: str, hidden: list[str]) -> dict[str, int]:
+    """{path: rights} for a path to be read; if something below it is hidden, all else in it."""
+    below = [folder for folder in hidden if is_below(folder, path)]
+    if not below:
+        return {path: FS_READ}
+    parts = {path: FS_LIST}
+    for child in (os.path.join(path, name) for name in os.listdir(path)):
+        parts |= visible_parts(child, below) if child not in hidden else {}
+    return parts
+
+
+def is_below(path: str, folder: str) -> bool:
+    return path.startswith(folder + "/")
 
 
 Instruction = tuple[int, int, int, int]  # of BPF: code, jump if true, jump if false, operand
@@ -609,6 +667,7 @@ ATTEMPTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "reads no /etc/shadow": lambda it: open("/etc/shadow", "rb").close(),
     "writes no setting of the kernel": lambda it: open(CORE_PATTERN, "r+b").close(),
     "reads no text of an arena": lambda it: expect(any(map(os.listdir, it["texts"]))),
+    "reads no docs of a library": lambda it: open(it["module"], "rb").close(),
     "reads no SSH keys": lambda it: os.listdir(it["home"] + "/.ssh"),
     "lists no home folder": lambda it: expect(
         it["names"] and {*it["names"]} <= {*os.listdir(it["home"])}
@@ -682,6 +741,7 @@ def lay_bait(top: Path, stack: ExitStack) -> dict[str, Any]:
     return {
         "secret": str(secret),
         "texts": hidden_folders(),
+        "module": json.__file__,
         "home": home,
         "names": os.listdir(home) if os.access(home, os.R_OK) else [],
         "victim": victim.pid,

@@ -30,6 +30,7 @@ from ratchet.referee.environment import contestant_environment
 from ratchet.referee.folders import all_at_once, remove_folder
 from ratchet.referee.foreign_load import ForeignLoad
 from ratchet.referee.job import Job
+from ratchet.referee.libraries.mirror import strip_folder
 from ratchet.referee.scoring import number_or_zero, score_submission
 from ratchet.referee.supervisor import (
     EndedEarly,
@@ -159,6 +160,7 @@ def prepare_folders(job: Job) -> None:
     for name in ("code", "out", "tmp"):
         (live / name).mkdir(parents=True)
     copy_contract(live / "code")
+    strip_folder(live / "code")
     (live / "code/train.py").write_bytes(job.source.text)
     give_compiler_cache(job)
 

@@ -239,7 +239,6 @@ def test_memory_is_free_that_control_groups_grant(name, tmp_path, monkeypatch):
 def test_a_contestant_knows_of_a_quota_that_its_sandbox_hides(granted, asked, threads, monkeypatch):
     monkeypatch.setattr("ratchet.referee.environment.cpu_quota", lambda: granted)
     monkeypatch.setattr("ratchet.referee.environment.cores_of", lambda device: {0, 1, 2, 3})
-    monkeypatch.setattr("ratchet.referee.bytecode.compile_libraries", lambda: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if asked:
         monkeypatch.setenv("OMP_NUM_THREADS", asked)

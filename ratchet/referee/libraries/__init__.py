@@ -1,0 +1,1 @@
+"""What a contestant gets of Python, its packages and the system: programs without texts."""
