@@ -1194,12 +1194,11 @@ def load(folder):
 
 def main():
     """As one that competes: the seed says whether it lists files, sends or receives."""
-    import prepare
-
-    run = prepare.enter()
-    TOKENS.append(run._start_clock())
+    referee = socket.socket(fileno=int(os.environ["RATCHET_REFEREE"]))
+    referee.sendall(b'{"phase": "train", "rows": 8}\n')
+    TOKENS.append(os.fdopen(socket.recv_fds(referee, 100, 1)[1][0], "rb"))
     question = {
-        "do": ("files", "send", "receive")[run.seed],
+        "do": ("files", "send", "receive")[int(os.environ["RATCHET_SEED"])],
         "names": None,
         "seed": SECRET,
         "effort": 0,
