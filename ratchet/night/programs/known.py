@@ -1,7 +1,7 @@
 """The table of programs that are known as agents: whatever of a user's each of them needs.
 
-Seen of claude-code 2.1, codex-cli 0.169, gemini-cli 0.61, opencode 1.18, aider 0.86; of qwen-code
-and cursor-agent from their manuals.
+Seen of claude-code 2.1, codex-cli 0.169, gemini-cli 0.61, opencode 1.18, aider 0.86. qwen-code and
+cursor-agent have not been tried.
 """
 
 import re
