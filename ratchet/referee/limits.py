@@ -5,6 +5,7 @@ itself (arena/run.py); trial.py ends one that does not.
 """
 
 from ratchet.arena import budget
+from ratchet.arena.definition import Arena
 
 # Seconds before the clock starts
 # to start, import, compile, rehearse, all of it free; Run.rehearse() keeps to the same number
@@ -28,7 +29,9 @@ MOST_SCORE_SHARE = 4.0  # but at most this share of the arena's budget
 
 # Bytes
 SOURCE_BYTES = 2**16  # of train.py: a larger one has data in it
-WEIGHT_BYTES = 2**35  # of its weights, or of any file that it writes
+WEIGHT_BYTES = 2**35  # of its weights, or of any file that it writes, at most
+LEAST_WEIGHT_BYTES = 2**30  # that are allowed in a small arena, too
+WEIGHT_BYTES_PER_TOKEN = 16  # of training text
 ARTIFACT_BYTES = {
     "model.safetensors": WEIGHT_BYTES,
     "config.json": 2**20,
@@ -56,3 +59,9 @@ UNUSED_SECONDS = 24 * 3600  # after which it goes, as copies of the libraries do
 
 POLL_SECONDS = 0.05  # between two looks at a process
 CHECK_SECONDS = 4 * POLL_SECONDS  # between two looks at all that it takes
+
+
+def weight_bytes(arena: Arena) -> int:
+    """How large the weights of a model may be in an arena: as its text can fill."""
+    of_text = max(LEAST_WEIGHT_BYTES, WEIGHT_BYTES_PER_TOKEN * arena.train_tokens)
+    return min(WEIGHT_BYTES, of_text)

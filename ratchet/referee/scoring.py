@@ -31,13 +31,14 @@ def number_or_zero(value: Any) -> float:
     return value if type(value) in (int, float) and 0 <= value < 1e21 else 0
 
 
-def collect_artifacts(out: Path, target: Path) -> None:
+def collect_artifacts(out: Path, target: Path, arena: Arena) -> None:
     """Move what may leave the contestant's folder. Raises EndedEarly("invalid").
 
     Regular files of bounded size that have no second name.
     """
     os.chmod(out, 0o700)
-    for name, most in limits.ARTIFACT_BYTES.items():
+    bounds = limits.ARTIFACT_BYTES | {"model.safetensors": limits.weight_bytes(arena)}
+    for name, most in bounds.items():
         try:
             status = os.lstat(out / name)
         except FileNotFoundError:
@@ -57,7 +58,7 @@ def score_submission(
     folder = job.live_folder / "score"
     for name in ("tmp", "model", "judge"):
         (folder / name).mkdir(parents=True)
-    collect_artifacts(job.live_folder / "out", folder / "model")
+    collect_artifacts(job.live_folder / "out", folder / "model", job.arena)
     (folder / "model/train.py").write_bytes(job.source.text)
     write_run_record(folder / "model", known_of_run(job, record, claims))
     copy_contract(folder / "judge")  # anew: the other one was in the contestant's reach

@@ -174,7 +174,7 @@ def start_contestant(job: Job, level: str) -> Iterator[tuple[WatchedProcess, soc
         write=(live / "out", live / "cache", live / "tmp"),
         device=job.device,
         one_session=True,
-        file_bytes=limits.WEIGHT_BYTES,
+        file_bytes=limits.weight_bytes(job.arena),
     )
     argv = sandbox.confined_command([sys.executable, str(live / "code/train.py")], view, level)
     ours, theirs = socket.socketpair()

@@ -1,5 +1,6 @@
 """The referee: one run watched from outside, and what it does with processes, logs and files."""
 
+import dataclasses
 import json
 import math
 import os
@@ -96,6 +97,14 @@ def test_large_weights_and_slow_models_get_longer_to_be_scored(arena, tmp_path):
     assert limit(tokens=1e12, weights=2**32) == pytest.approx(usual + 3 * 64)
     assert limit(tokens=scored, seconds=100.0) == pytest.approx(usual + 200)
     assert limit(tokens=0) == usual + 4 * arena.seconds, "what it says of its tokens has a bound"
+
+
+def test_weights_are_bounded_by_what_their_arena_can_fill(arena):
+    """What a process can tell another one by reading some pages of them is bounded, too."""
+    large = dataclasses.replace(arena, train_tokens=10**9)
+    assert limits.weight_bytes(arena) == 2**30
+    assert limits.weight_bytes(large) == 16 * 10**9
+    assert limits.weight_bytes(dataclasses.replace(arena, train_tokens=10**12)) == 2**35
 
 
 def test_a_tail_names_no_folder_of_the_machine(tmp_path):

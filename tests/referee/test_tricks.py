@@ -87,8 +87,8 @@ def look_around(arena):
 
 def collect_only(job, level, record, claims):
     """Stands in for score_submission(): takes the files, scores nothing, as that takes seconds."""
-    (job.live_folder / "score/model").mkdir(parents=True)
-    scoring.collect_artifacts(job.live_folder / "out", job.live_folder / "score/model")
+    (job.live_folder / "score/model", job.arena).mkdir(parents=True)
+    scoring.collect_artifacts(job.live_folder / "out", job.live_folder / "score/model", job.arena)
     if not (job.live_folder / "score/model/model.safetensors").exists():
         raise EndedEarly("invalid", "no weights")
     return {}
