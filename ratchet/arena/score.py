@@ -16,6 +16,7 @@ from ratchet.arena.files import Refused
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.hardware.device import matmul_peak, set_cuda_device
 from ratchet.arena.model_process.process import Invalid, ModelProcess
+from ratchet.arena.model_process.rooms import shared_files
 from ratchet.arena.probes import (
     PROBES_VERSION,
     Evidence,
@@ -144,9 +145,10 @@ def models_in_turn(
             stack.callback(model.close)
             return model
 
-        model = start_next()
+        files, model = shared_files(), start_next()
         for left in reversed(range(processes)):
             coming = start_next() if left and device.type != "cuda" else None
+            files = files.in_memory()  # as if nobody had read any of them
             yield model
             model.close()
             if left:

@@ -11,7 +11,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from ratchet.arena.files import ROOT
+from ratchet.arena.files import ROOT, read_json
+from ratchet.arena.model_process.page_cache import SharedFiles
 
 MODEL_FILES = "train.py", "config.json", "model.safetensors"
 VARIABLE = "RATCHET_ROOMS"  # names the folder where a referee's rooms are
@@ -48,6 +49,17 @@ def take_room(model: Path) -> Path:
         if (model / name).exists():
             shutil.copy(model / name, room / "model")
     return room
+
+
+def list_path(folder: Path) -> Path:
+    """Where a referee lists what the processes of a folder of rooms share."""
+    return folder.with_suffix(".json")
+
+
+def shared_files() -> SharedFiles:
+    """What all processes of a model may read, beside their rooms; nothing without a referee."""
+    folder = os.environ.get(VARIABLE)
+    return SharedFiles(**read_json(list_path(Path(folder)))) if folder else SharedFiles()
 
 
 def remove_room(room: Path) -> bool:
