@@ -7,7 +7,9 @@ from typing import Any
 
 from ratchet.arena.budget import load_limit
 from ratchet.arena.definition import Arena
-from ratchet.arena.model_process.rooms import copy_contract, make_room
+from ratchet.arena.files import write_json
+from ratchet.arena.model_process.page_cache import SharedFiles
+from ratchet.arena.model_process.rooms import copy_contract, list_path, make_room
 from ratchet.arena.results import (
     RunRecord,
     read_result,
@@ -24,6 +26,9 @@ from ratchet.referee.supervisor import EndedEarly, WatchedProcess, read_tail
 FIGURES = "params", "lookup", "flops_per_token", "mfu_percent"  # of the model, in any result
 ROOMS = 4  # more than a split needs
 SCORES = "nats", "charged_nats", "bytes", "probes", "probes_version", "load_seconds"  # of a split
+
+
+shared_files = SharedFiles()  # of the last run: they may be in memory still
 
 
 def number_or_zero(value: Any) -> float:
@@ -110,20 +115,33 @@ def score_limit(arena: Arena, split: str, model: Path) -> float:
 
 def make_rooms(job: Job, folder: Path, level: str) -> None:
     """Rooms for the processes of a model, each with a script that starts Python in a sandbox."""
-    # the score reads the model's logits in the GPU's memory: that needs process ids in common
-    own_pids = not job.device.startswith("cuda")
     (folder / "rooms").mkdir(exist_ok=True)
     for _ in range(ROOMS):
         room = make_room(folder / "rooms")
-        view = sandbox.View(
-            read=(room / "code", room / "model"),
-            write=(room / "tmp",),
-            private=(room / "tmp",),
-            device=job.device,
-            own_pids=own_pids,
-            counted=True,
-        )
-        sandbox.write_python(room / "python", view, level)
+        sandbox.write_python(room / "python", room_view(job, room), level)
+
+
+def room_view(job: Job, room: Path) -> sandbox.View:
+    """What a process of a model gets."""
+    return sandbox.View(
+        read=(room / "code", room / "model"),
+        write=(room / "tmp",),
+        private=(room / "tmp",),
+        device=job.device,
+        # the score reads the model's logits in the GPU's memory: that needs process ids in common
+        own_pids=not job.device.startswith("cuda"),
+        counted=True,
+    )
+
+
+def list_shared_files(job: Job, folder: Path, level: str) -> None:
+    """Tell the scorer which files all processes of a model may read; they are in memory now."""
+    global shared_files
+    if level != "none":
+        libraries = sandbox.choose_libraries(room_view(job, folder), level)
+        files = SharedFiles(libraries.read, libraries.hidden, shared_files.taken_back)
+        shared_files = files.in_memory()
+    write_json(list_path(folder / "rooms"), shared_files._asdict())
 
 
 def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any]:
@@ -132,6 +150,7 @@ def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any
     Processes of the model, which have nothing in common, answer it: each has a room.
     """
     make_rooms(job, folder, level)
+    list_shared_files(job, folder, level)
     program, model = str(folder / "judge/prepare.py"), str(folder / "model")
     argv = [sys.executable, program, "score", model, "--split", split]
     environment, log = scorer_environment(folder), folder / "score.log"

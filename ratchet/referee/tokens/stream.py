@@ -12,10 +12,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
-
 from ratchet.arena.budget import LOAD_BYTES_PER_SECOND, parse_budget
-from ratchet.arena.text.rows import row_order
 from ratchet.arena.tokenizer import token_dtype
 from ratchet.referee import limits
 from ratchet.referee.job import Job
@@ -71,6 +68,11 @@ class TokenStream:
         return self.budget.share_used(0.0, tokens, self.flops_per_token) <= 1
 
     def _serve(self) -> None:
+        # not above: it takes long to import, and the command line does without
+        import numpy as np
+
+        from ratchet.arena.text.rows import row_order
+
         arena = self.job.arena
         tokens = np.memmap(arena.folder / "train.tokens", token_dtype(arena.vocab_size), "r")
         table = tokens[: len(tokens) // arena.context * arena.context].reshape(-1, arena.context)
