@@ -13,6 +13,7 @@ import numpy as np
 import redteam_channels as channels
 
 from ratchet.arena import model_process
+from ratchet.arena.model_process import rooms
 
 DAY, PATIENCE = 24 * 3600, 300
 seen = {"files": {}, "send": {}, "receive": [], "inventories": []}
@@ -41,6 +42,8 @@ def settle_files(lists):
         with suppress(OSError), open(path, "rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    # what the scorer does before the first process begins
+    rooms.shared_files()._replace(taken_back=None).in_memory()
 
 
 def exchange(model):

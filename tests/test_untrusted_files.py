@@ -15,6 +15,10 @@ OPENS = {"open", "read_text", "read_bytes", "fromfile", "memmap", "safe_open", "
 OPENS |= {"read_json"}
 # Files of the source that open others by themselves, and whose files these are: no contestant's
 OPEN_THEIR_OWN = {
+    "ratchet/arena/model_process/page_cache.py": "libraries and the system's",
+    "ratchet/arena/model_process/rooms.py": "copies of what the referee has taken",
+    "ratchet/referee/libraries/mirror.py": "libraries",
+    "ratchet/referee/libraries/selection.py": "libraries",
     "prepare.py": "the arena's",
     "ratchet/arena/definition.py": "the arena's",
     "ratchet/arena/files.py": "the one function; what it writes, what others name as trusted",

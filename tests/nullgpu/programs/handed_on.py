@@ -9,6 +9,6 @@ import os
 from ratchet.referee import environment, limits, sandbox
 
 environment.INHERITED += " LD_PRELOAD"
-sandbox.LIBRARIES.append(os.environ["LD_LIBRARY_PATH"])
+sandbox.driver_libraries = lambda: [os.environ["LD_LIBRARY_PATH"]]
 # tests share their machine with other programs
 limits.FOREIGN_CPU_SHARE = dict.fromkeys(limits.FOREIGN_CPU_SHARE, 99.0)
