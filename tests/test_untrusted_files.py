@@ -53,7 +53,6 @@ OPEN_THEIR_OWN = {
     "ratchet/night/journal.py": "the journal",
     "ratchet/night/programs/home.py": "the user's settings, without links",
     "ratchet/night/prompt.py": "the user's program.md",
-    "ratchet/referee/bytecode.py": "the libraries'",
     "ratchet/referee/devices/cores.py": "the kernel's",
     "ratchet/referee/devices/lock.py": "locks",
     "ratchet/referee/devices/memory.py": "the kernel's",

@@ -168,7 +168,6 @@ class View:
 
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
-    private: tuple[Path, ...] = ()
     device: str = "cpu"
     network: bool = False
     own_pids: bool = True
@@ -176,6 +175,7 @@ class View:
     one_session: bool = False
     file_bytes: int = 2**36
     processes: int = 2000
+    private: tuple[Path, ...] = ()
     texts: bool = False
 
 

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -50,7 +50,9 @@ class ModelServer:
 
     def load_model(self) -> Answer:
         """Run the contestant's code for the first time. From here on nothing may be learned."""
-        allow_gradients(False)
+        torch.set_grad_enabled(False)
+        if self.device.type == "cpu":  # a GPU's kernels are tried with their gradients
+            torch.autograd.Variable._execution_engine = NoEngine()
         self.model = load_contestant(self.folder, self.device)
         return {}
 
@@ -72,7 +74,8 @@ class ModelServer:
         It needs gradients, so it is the last question: what a model learns here is of no use.
         """
         _, context, vocab_size = self.logits.shape
-        allow_gradients(True)
+        torch.set_grad_enabled(True)
+        torch.autograd.Variable._execution_engine = ENGINE
         try:
             return inspect_model(self.model, context, vocab_size, self.device, count_flops)
         except Exception:
@@ -80,19 +83,18 @@ class ModelServer:
             return {}
 
 
-BACKWARD = {"backward": torch.autograd.backward, "grad": torch.autograd.grad}
+ENGINE = torch.autograd.Variable._execution_engine
 
 
-def allow_gradients(on: bool) -> None:
-    """Let the model train, or not. What gets round this has no time: process.py counts it."""
-    torch.set_grad_enabled(on)
-    for name, function in BACKWARD.items():
-        setattr(torch.autograd, name, function if on else refuse_gradients)
+class NoEngine:
+    """In place of PyTorch's engine of backward passes.
 
+    What gets round it has no time: meter.py measures that.
+    """
 
-def refuse_gradients(*_: Any, **__: Any) -> None:
-    """In place of a backward pass."""
-    raise RuntimeError("a model that is scored can't be trained")
+    def run_backward(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises RuntimeError."""
+        raise RuntimeError("a model that is scored can't be trained")
 
 
 def import_what_models_need() -> None:

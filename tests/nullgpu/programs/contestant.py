@@ -23,7 +23,7 @@ if error := cuda.cudaSetDevice(number) or cuda.cudaMalloc(ctypes.byref(memory), 
     raise SystemExit(f"CUDA error {error}")
 cuda.cudaDeviceGetPCIBusId(bus, 16, number)
 print(f"card {bus.value.decode()}")
-report(phase="train")
+report(phase="train", rows=1, flops_per_token=1.0)
 socket.recv_fds(channel, 100, 1)
 Path(os.environ["RATCHET_RUN"], "model.safetensors").touch()
 report(phase="score", steps=1, tokens=1000, flops_per_token=1.0)
