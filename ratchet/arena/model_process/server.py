@@ -52,7 +52,7 @@ class ModelServer:
         """Run the contestant's code for the first time. From here on nothing may be learned."""
         torch.set_grad_enabled(False)
         if self.device.type == "cpu":  # a GPU's kernels are tried with their gradients
-            torch.autograd.Variable._execution_engine = NoEngine()
+            use_engine(NoEngine())
         self.model = load_contestant(self.folder, self.device)
         return {}
 
@@ -75,7 +75,7 @@ class ModelServer:
         """
         _, context, vocab_size = self.logits.shape
         torch.set_grad_enabled(True)
-        torch.autograd.Variable._execution_engine = ENGINE
+        use_engine(ENGINE)
         try:
             return inspect_model(self.model, context, vocab_size, self.device, count_flops)
         except Exception:
@@ -95,6 +95,11 @@ class NoEngine:
     def run_backward(self, *_: Any, **__: Any) -> NoReturn:
         """Raises RuntimeError."""
         raise RuntimeError("a model that is scored can't be trained")
+
+
+def use_engine(engine: Any) -> None:
+    """Have all backward passes go through this."""
+    torch.autograd.Variable._execution_engine = engine
 
 
 def import_what_models_need() -> None:
