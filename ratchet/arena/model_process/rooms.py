@@ -38,16 +38,17 @@ def make_room(folder: Path) -> Path:
 def take_room(model: Path) -> Path:
     """A room with copies of the contract and of a run's model, for one process.
 
-    One of the referee's if there is a referee: each is taken once.
+    One of the referee's if there is a referee: each is taken once. Else links will do.
     """
     if folder := os.environ.get(VARIABLE):
         room = next(room for room in Path(folder).iterdir() if not any((room / "code").iterdir()))
     else:
         room = make_room(Path(tempfile.gettempdir()))
     copy_contract(room / "code")
+    put = shutil.copy if folder else os.symlink
     for name in MODEL_FILES:
         if (model / name).exists():
-            shutil.copy(model / name, room / "model")
+            put((model / name).resolve(), room / "model" / name)
     return room
 
 
