@@ -53,6 +53,7 @@ from safetensors.torch import save_file
 
 from prepare import prepare
 from ratchet.arena.files import write_json
+from ratchet.arena.model_process.page_cache import SharedFiles
 from ratchet.arena.probes import CANARIES
 from ratchet.referee import sandbox, scoring, trial
 from ratchet.referee.job import Job
@@ -254,6 +255,7 @@ def measure_runs(job, level):
         printed[name] = json.loads(lines[0].removeprefix("redteam "))
         if name == "files":
             redteam_seam.settle_files(printed["files"])
+            scoring.shared_files = SharedFiles()  # as in the first run of a night
     return measure_channels(secret, printed["send"], [printed["receive"]], True)
 
 

@@ -134,14 +134,14 @@ def room_view(job: Job, room: Path) -> sandbox.View:
     )
 
 
-def list_shared_files(job: Job, folder: Path, level: str) -> None:
-    """Tell the scorer which files all processes of a model may read; they are in memory now."""
+def read_shared_files(device: str, level: str) -> SharedFiles:
+    """Have all in memory that contestants may read: none sees what an earlier one has read."""
     global shared_files
     if level != "none":
-        libraries = sandbox.choose_libraries(room_view(job, folder), level)
+        libraries = sandbox.choose_libraries(sandbox.View(device=device), level)
         files = SharedFiles(libraries.read, libraries.hidden, shared_files.taken_back)
         shared_files = files.in_memory()
-    write_json(list_path(folder / "rooms"), shared_files._asdict())
+    return shared_files
 
 
 def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any
     Processes of the model, which have nothing in common, answer it: each has a room.
     """
     make_rooms(job, folder, level)
-    list_shared_files(job, folder, level)
+    write_json(list_path(folder / "rooms"), read_shared_files(job.device, level)._asdict())
     program, model = str(folder / "judge/prepare.py"), str(folder / "model")
     argv = [sys.executable, program, "score", model, "--split", split]
     environment, log = scorer_environment(folder), folder / "score.log"

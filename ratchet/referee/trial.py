@@ -31,7 +31,7 @@ from ratchet.referee.folders import all_at_once, remove_folder
 from ratchet.referee.foreign_load import ForeignLoad
 from ratchet.referee.job import Job
 from ratchet.referee.libraries.mirror import strip_folder
-from ratchet.referee.scoring import number_or_zero, score_submission
+from ratchet.referee.scoring import number_or_zero, read_shared_files, score_submission
 from ratchet.referee.supervisor import (
     EndedEarly,
     WatchedProcess,
@@ -78,6 +78,7 @@ def run_trial(job: Job) -> Record:
     with hold_device(job.device, pause=sleep_or_cancel):
         prepare_folders(job)
         try:
+            read_shared_files(job.device, level)
             claims = compete(job, level, clock, record)
             told = record["flops_per_token"]
             if parse_budget(job.budget).unit == "flop":
