@@ -189,7 +189,7 @@ class WatchedProcess:
                 if selector.select(0 if has_ended else limits.POLL_SECONDS):
                     piece, arrived = channel.recv(limits.MESSAGE_BYTES), time.monotonic()
                     data += piece
-                    if data.endswith(b"\n"):
+                    if data.endswith(b"\n") and arrived <= deadline:
                         return data.splitlines()[-1], arrived
                     has_ended = not piece
                 if has_ended:

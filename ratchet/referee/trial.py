@@ -196,6 +196,7 @@ def wait_until_ready(process: WatchedProcess, channel: socket.socket, clock: Clo
         if message.get("phase") == "train":
             return message
         clock.enter_phase("rehearsal", now)
+        process.supervise()  # else messages without end would keep this from being done
 
 
 @contextmanager

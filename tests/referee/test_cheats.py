@@ -60,7 +60,7 @@ SCORED_APART = {  # in a process of their own
 }
 SCORED_OTHERWISE = {"far_block", "miscounts_bytes", "not_normalised"}  # each has a test of its own
 REASONS = SCORED | SCORED_APART | SCORED_BY_PREPARE | {"far_block": "causality"}
-REASONS["learns_when_scored"] = "can't be trained"  # in a process of its own
+TRAINING = "learns_when_scored", "many_epochs", "scores_every_epoch", "slot", "two_passes"
 GUESS = """
 import torch
 def load(folder):
@@ -195,7 +195,8 @@ def is_found_out(name, facts, guess):
     if facts["left"] or facts["status"] not in ("ok", "invalid"):
         return False
     if facts["status"] == "invalid":
-        return REASONS.get(name, "nothing") in facts["reason"]
+        refused = name in TRAINING and "can't be trained" in facts["reason"]
+        return refused or REASONS.get(name, "nothing") in facts["reason"]
     return bpb(facts) > bpb(guess()) * (1 - 1e-6)
 
 

@@ -219,6 +219,14 @@ def watched(tmp_path, code, **environment):
     )
 
 
+def test_messages_without_end_keep_no_deadline_off(tmp_path):
+    ours, theirs = socket.socketpair()
+    with ours, theirs, watched(tmp_path, "import time; time.sleep(60)") as process:
+        theirs.sendall(b"{}\n" * 9)
+        with pytest.raises(supervisor.EndedEarly, match="it was too late"):
+            process.receive_message(ours, -1.0, "it was too late")
+
+
 @pytest.mark.parametrize(
     "limit, value, code, status",
     [
