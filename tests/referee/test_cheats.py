@@ -60,7 +60,7 @@ SCORED_APART = {  # in a process of their own
 }
 SCORED_OTHERWISE = {"far_block", "miscounts_bytes", "not_normalised"}  # each has a test of its own
 REASONS = SCORED | SCORED_APART | SCORED_BY_PREPARE | {"far_block": "causality"}
-TRAINING = "learns_when_scored", "many_epochs", "scores_every_epoch", "slot", "two_passes"
+TRAINING = "learns_when_scored", "many_epochs"
 GUESS = """
 import torch
 def load(folder):
