@@ -4,7 +4,7 @@ of whoever copies it (karpathy/autoresearch hole 21)."""
 import os
 from pathlib import Path
 
-EXPECT = {"disk"}  # the referee stops at a limit of its own
+EXPECT = {"crash"}  # no file may be so long
 
 
 def train(run, model, step):

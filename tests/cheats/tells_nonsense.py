@@ -9,6 +9,5 @@ def submit(run, model, config):
 
 
 def caught(facts, honest):
-    told = [facts["steps"], facts["tokens"], facts["seed"]]
-    same = facts["status"] == "ok" and facts["val"]["nats"] == honest["val"]["nats"]
-    return same and told == [0, 0, honest["seed"]]
+    same = [facts[key] == honest[key] for key in ("status", "steps", "tokens", "seed")]
+    return all(same) and facts["val"]["nats"] == honest["val"]["nats"]

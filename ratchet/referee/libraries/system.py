@@ -21,6 +21,8 @@ NAMED = re.compile(
     r"|.*(blas|lapack|atlas).*|.*-linux-gnu.*|bfd-plugins|(compat|gold)-ld|ldscripts|locale|gconv"
     r"|glibc-hwcaps|audit|nss|tls|wsl|haswell|x86_64|coreutils"
 )
+# of what is named there, folders with manuals, licences, examples
+TEXTS = "/usr/lib/llvm-*/build /usr/lib/llvm-*/share /usr/local/cuda*/share".split()
 # roots of toolkits, and what of them is needed
 TOOLKITS = "CUDA_HOME CUDA_PATH ROCM_HOME ROCM_PATH".split()
 ROOTS = "/usr/local/cuda* /opt/cuda* /opt/rocm*".split()
@@ -54,9 +56,9 @@ def toolkit_roots() -> list[str]:
 
 
 def hidden_folders() -> list[str]:
-    """Folders of other programs, below readable_folders()."""
+    """Folders of other programs, and with texts of compilers, below readable_folders()."""
     tops = dict.fromkeys(os.path.realpath(top) for name in LIBRARIES for top in glob.glob(name))
-    hidden = []
+    hidden = [os.path.realpath(path) for name in TEXTS for path in glob.glob(name)]
     for top in tops:
         with os.scandir(top) as entries:
             hidden += [
