@@ -164,7 +164,7 @@ def test_a_finished_run_is_scored_again(finished, four_cards):
     assert "val_bpb:" in run_program(four_cards, argv, **finished.conditions)[0]
 
 
-@pytest.mark.parametrize("level", sandbox.LEVELS[:2])
+@pytest.mark.parametrize("level", ["bubblewrap", pytest.param("landlock", marks=pytest.mark.slow)])
 def test_a_refereed_run_is_scored_in_its_sandbox(level, four_cards, arena, cache, tmp_path):
     if not sandbox.level_works(level):
         pytest.skip(f"{level} doesn't work on this machine")
@@ -193,6 +193,7 @@ def test_a_model_speaks_and_its_decoding_is_measured(finished, four_cards):
 # A night
 
 
+@pytest.mark.slow
 def test_a_night_keeps_each_run_on_its_card_and_goes_on_without_one_that_fails(
     null_gpu, arena, cache, tmp_path
 ):
