@@ -14,7 +14,7 @@ KERNEL_SECONDS = 60  # for a GPU's kernels to be compiled when they are first ca
 GPU_WORK_SECONDS = 5  # for kernels to be tried meanwhile
 WORK_SECONDS = 1  # that a model may work beside its answers: to import what load() needs
 WORK_SHARE = 0.1  # and this share of the CPU seconds that PyTorch takes to start on this machine
-WORK_BYTES_PER_SECOND = 2**28  # of weights that are read and copied
+WORK_BYTES_PER_SECOND = 2**30  # of weights that are read and copied
 GRAMMAR = r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)"
 
 

@@ -64,3 +64,11 @@ def test_files_that_no_memory_holds_are_left(library, monkeypatch):
     """It would only drive out others."""
     monkeypatch.setattr(page_cache, "MOST_SHARE", 0)
     assert not page_cache.read_into_memory([(str(library), 50_000)])
+
+
+def test_a_kernel_that_hides_its_counters_has_all_read_each_time(library, monkeypatch, tmp_path):
+    read = []
+    monkeypatch.setattr(page_cache, "VMSTAT", tmp_path / "none")
+    monkeypatch.setattr(page_cache, "read_into_memory", read.append)
+    SharedFiles([str(library.parent)]).in_memory().in_memory()
+    assert len(read) == 2

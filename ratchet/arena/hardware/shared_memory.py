@@ -7,11 +7,13 @@ Sources: memfd_create(2); CUDA's runtime API, cudaIpcGetMemHandle.
 """
 
 import ctypes
+import fcntl
 import math
 import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +38,7 @@ def create_shared(shape: Sequence[int], dtype: torch.dtype, device: torch.device
         return Shared(tensor, None, handle.hex())
     descriptor = create_descriptor()
     os.ftruncate(descriptor, max(1, math.prod(shape) * dtype.itemsize))
+    fix_size(descriptor)
     return Shared(open_host_tensor(descriptor, shape, dtype), descriptor, "")
 
 
@@ -59,9 +62,17 @@ def open_shared(
 def create_descriptor() -> int:
     """An empty file without a name, in memory where the system can do so."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("shared", os.MFD_CLOEXEC)
+        return os.memfd_create("shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
+
+
+def fix_size(descriptor: int) -> None:
+    """Let nobody cut a file short, which kills who reads it, or have it hold more memory."""
+    if hasattr(fcntl, "F_ADD_SEALS"):
+        with suppress(OSError):  # it has a disk
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
 
 
 def open_host_tensor(descriptor: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

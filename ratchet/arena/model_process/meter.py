@@ -12,6 +12,8 @@ import torch
 from ratchet.arena.budget import GPU_WORK_SECONDS, KERNEL_SECONDS, work_limit
 
 SLOW_ANSWER = 3  # times the median, from which on an answer is more than an answer
+SLOW_SECONDS = 2  # more than the median, likewise: else slow answers would buy a slow first one
+TICK_SECONDS = 0.01  # of the clock of CPU time
 SAMPLE_SECONDS = 0.1  # between two looks at a GPU
 
 
@@ -35,6 +37,11 @@ class WorkMeter:
         """What is measured, in words."""
         return "CPU time" if self.on_cpu else "GPU time" if self.gpu else "time"
 
+    @property
+    def tick(self) -> float:
+        """Seconds by which what is measured goes on."""
+        return SAMPLE_SECONDS if self.gpu else TICK_SECONDS
+
     def allowance(self, weight_bytes: int) -> float:
         """The largest surplus that is no training."""
         kernels = 0 if self.on_cpu else GPU_WORK_SECONDS if self.gpu else KERNEL_SECONDS
@@ -57,7 +64,8 @@ class WorkMeter:
 
     def surplus(self) -> float:
         """Seconds of all else: of load(), of answers much slower than others, of children."""
-        usual = SLOW_ANSWER * median(self.answers or [0.0])
+        typical = max(median(self.answers or [0.0]), self.tick)
+        usual = min(SLOW_ANSWER * typical, typical + SLOW_SECONDS)
         needed = sum(min(seconds, usual) for seconds in self.answers)
         with_children = tree_seconds(self.pid) - self.start_seconds
         return (with_children if self.on_cpu else self.total) - needed

@@ -40,15 +40,20 @@ class SharedFiles(NamedTuple):
 
     def in_memory(self) -> "SharedFiles":
         """Have all of them in memory: they are read if the kernel has taken anything back."""
-        if not self.roots or self.taken_back == (counts := count_taken_back()):
+        counts = count_taken_back()
+        if not self.roots or (counts and self.taken_back == counts):
             return self
         read_into_memory([*list_files(self.roots, self.hidden)])
         return self._replace(taken_back=counts)
 
 
 def count_taken_back() -> dict[str, int]:
-    """What the kernel has taken back from the page cache since it started, in all."""
-    counts = dict(map(str.split, VMSTAT.read_text(encoding="ascii").splitlines()))
+    """What the kernel has taken back from the page cache since it started; {} if it hides that."""
+    try:
+        text = VMSTAT.read_text(encoding="ascii")
+    except OSError:
+        return {}
+    counts = dict(map(str.split, text.splitlines()))
     return {name: int(count) for name, count in counts.items() if name.startswith(TAKEN_BACK)}
 
 

@@ -115,6 +115,7 @@ def load_contestant(folder: Path, device: torch.device) -> torch.nn.Module:
     spec = importlib.util.spec_from_file_location("train", folder / "train.py")
     assert spec and spec.loader
     train = importlib.util.module_from_spec(spec)
+    sys.modules["train"] = train  # dataclasses look there
     spec.loader.exec_module(train)
     return train.load(folder).to(device).eval()
 
