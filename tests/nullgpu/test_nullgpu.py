@@ -129,8 +129,7 @@ def test_flops_are_those_that_a_cpu_counts(finished, arena):
 
 def test_the_scorer_shares_its_memory_with_both_processes_of_the_model(finished):
     logs = finished.logs.values()
-    offers = Counter(record.text for log in logs for record in log if record.kind == "I")
-    shared = offers
+    shared = Counter(record.text for log in logs for record in log if record.kind == "I")
     assert shared["handle"] == shared["open"] in (2, 3)  # how many is drawn
     assert not [path for pid in finished.logs for path in Path("/dev/shm").glob(f"nullgpu-{pid}-*")]
 
