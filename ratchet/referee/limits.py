@@ -33,10 +33,9 @@ WEIGHT_BYTES = 2**35  # of its weights, or of any file that it writes, at most
 LEAST_WEIGHT_BYTES = 2**30  # that are allowed in a small arena, too
 WEIGHT_BYTES_PER_TOKEN = 16  # of training text
 ARTIFACT_BYTES = {
-    "model.safetensors": WEIGHT_BYTES,
     "config.json": 2**20,
     "curve.jsonl": 2**25,
-}  # of what it may leave: nothing else is kept
+}  # of what it may leave beside its weights: nothing else is kept
 LOG_BYTES = 2**22  # of what it prints
 MESSAGE_BYTES = 2**16  # of what it tells the referee at a time
 MEMORY_SHARE = 0.9  # of the memory that is free when it starts

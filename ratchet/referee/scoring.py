@@ -7,7 +7,7 @@ from typing import Any
 
 from ratchet.arena.budget import load_limit
 from ratchet.arena.definition import Arena
-from ratchet.arena.files import write_json
+from ratchet.arena.files import is_plain_file, write_json
 from ratchet.arena.model_process.page_cache import SharedFiles
 from ratchet.arena.model_process.rooms import copy_contract, list_path, make_room
 from ratchet.arena.results import (
@@ -19,7 +19,6 @@ from ratchet.arena.results import (
 )
 from ratchet.referee import limits, sandbox
 from ratchet.referee.environment import scorer_environment
-from ratchet.referee.folders import is_plain_file
 from ratchet.referee.job import Job
 from ratchet.referee.supervisor import EndedEarly, WatchedProcess, read_tail
 
@@ -42,7 +41,7 @@ def collect_artifacts(out: Path, target: Path, arena: Arena) -> None:
     Regular files of bounded size that have no second name.
     """
     os.chmod(out, 0o700)
-    bounds = limits.ARTIFACT_BYTES | {"model.safetensors": limits.weight_bytes(arena)}
+    bounds = {"model.safetensors": limits.weight_bytes(arena)} | limits.ARTIFACT_BYTES
     for name, most in bounds.items():
         try:
             status = os.lstat(out / name)
@@ -134,11 +133,11 @@ def room_view(job: Job, room: Path) -> sandbox.View:
     )
 
 
-def read_shared_files(device: str, level: str) -> SharedFiles:
+def read_shared_files(level: str) -> SharedFiles:
     """Have all in memory that contestants may read: none sees what an earlier one has read."""
     global shared_files
     if level != "none":
-        libraries = sandbox.choose_libraries(sandbox.View(device=device), level)
+        libraries = sandbox.choose_libraries(sandbox.View(), level)
         files = SharedFiles(libraries.read, libraries.hidden, shared_files.taken_back)
         shared_files = files.in_memory()
     return shared_files
@@ -150,7 +149,7 @@ def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any
     Processes of the model, which have nothing in common, answer it: each has a room.
     """
     make_rooms(job, folder, level)
-    write_json(list_path(folder / "rooms"), read_shared_files(job.device, level)._asdict())
+    write_json(list_path(folder / "rooms"), read_shared_files(level)._asdict())
     program, model = str(folder / "judge/prepare.py"), str(folder / "model")
     argv = [sys.executable, program, "score", model, "--split", split]
     environment, log = scorer_environment(folder), folder / "score.log"

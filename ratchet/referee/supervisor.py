@@ -19,6 +19,7 @@ from typing import IO, Any
 import psutil
 
 from ratchet.arena.files import read_untrusted
+from ratchet.arena.hardware.processes import cpu_seconds, list_tree
 from ratchet.referee import limits
 from ratchet.referee.devices.memory import free_memory
 from ratchet.untrusted_text import clean_text
@@ -134,10 +135,7 @@ class WatchedProcess:
         """The process that was started, with its descendants; [] when it has gone."""
         if self.popen.returncode is not None:  # its number may be another one's by now
             return []
-        with suppress(psutil.Error):
-            first = psutil.Process(self.popen.pid)
-            return [first, *first.children(recursive=True)]
-        return []
+        return list_tree(self.popen.pid)
 
     def copy_output(self) -> None:
         """Copy what it has printed into the log. Raises EndedEarly when that is too much."""
@@ -335,13 +333,6 @@ def proportional_bytes(process: psutil.Process) -> int:
     with suppress(psutil.Error, AttributeError):
         return process.memory_full_info().pss
     return 0
-
-
-def cpu_seconds(process: psutil.Process) -> float:
-    """What a process and its children that have ended used of the CPU; 0 when it has gone."""
-    with suppress(psutil.Error):
-        return sum(process.cpu_times()[:4])
-    return 0.0
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -78,7 +78,7 @@ def run_trial(job: Job) -> Record:
     with hold_device(job.device, pause=sleep_or_cancel):
         prepare_folders(job)
         try:
-            read_shared_files(job.device, level)
+            read_shared_files(level)
             claims = compete(job, level, clock, record)
             told = record["flops_per_token"]
             if parse_budget(job.budget).unit == "flop":

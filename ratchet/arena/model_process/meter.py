@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from ratchet.arena.budget import GPU_WORK_SECONDS, KERNEL_SECONDS, work_limit
+from ratchet.arena.hardware.processes import cpu_seconds, list_tree
 
 SLOW_ANSWER = 3  # times the median, from which on an answer is more than an answer
 SLOW_SECONDS = 2  # more than the median, likewise: else slow answers would buy a slow first one
@@ -67,8 +68,9 @@ class WorkMeter:
         typical = max(median(self.answers or [0.0]), self.tick)
         usual = min(SLOW_ANSWER * typical, typical + SLOW_SECONDS)
         needed = sum(min(seconds, usual) for seconds in self.answers)
-        with_children = tree_seconds(self.pid) - self.start_seconds
-        return (with_children if self.on_cpu else self.total) - needed
+        if self.on_cpu:  # with children
+            return tree_seconds(self.pid) - self.start_seconds - needed
+        return self.total - needed
 
 
 # --------------------------------------------------------------------------------------------------
@@ -114,20 +116,3 @@ def tree_seconds(pid: int) -> float:
 def busiest_process(pid: int) -> psutil.Process:
     """Of a process and its descendants the one that has used most CPU time."""
     return max(list_tree(pid), key=cpu_seconds, default=psutil.Process())
-
-
-def list_tree(pid: int) -> list[psutil.Process]:
-    """A process with its descendants; [] if it is gone."""
-    try:
-        first = psutil.Process(pid)
-        return [first, *first.children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
-def cpu_seconds(process: psutil.Process) -> float:
-    """CPU seconds of a process and of the children that it has waited for; 0 if it is gone."""
-    try:
-        return sum(process.cpu_times()[:4])
-    except psutil.Error:
-        return 0.0

@@ -18,8 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ratchet.arena.files import open_itself
 from ratchet.night.programs.known import Program
-from ratchet.referee.folders import open_itself, remove_folder
+from ratchet.referee.folders import remove_folder
 
 MOST_BYTES = 2**28  # of one of its paths, to be copied
 MOST_FILES = 20_000
