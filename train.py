@@ -134,7 +134,7 @@ class Block(nn.Module):
         self.up = Linear(width, 4 * width)
         self.down = Linear(4 * width, width)
         self.value_gate = Linear(GATE_INPUTS, heads)
-        empty = torch.empty(vocab_size, width)  # nn.Embedding() would load the compiler on "meta"
+        empty = torch.empty(vocab_size, width)  # nn.Embedding() would import SymPy on "meta"
         self.value_embedding = nn.Embedding.from_pretrained(empty, freeze=False)
         self.x0_scale = nn.Parameter(torch.tensor(X0_SCALE))
         bound = INIT_SCALE * math.sqrt(3 / width)
@@ -193,7 +193,8 @@ class GPT(nn.Module):
         width = heads * head_size
         divisors = [windows[i % len(windows)] for i in range(depth - 1)] + [1]
         windows = [context // divisor for divisor in divisors]
-        self.embedding = nn.Embedding.from_pretrained(torch.randn(vocab_size, width), freeze=False)
+        normal = torch.randn(vocab_size, width, device="cpu")  # on "meta" it would import SymPy
+        self.embedding = nn.Embedding.from_pretrained(normal, freeze=False)
         self.ngrams = NGrams(width, table_bits)
         self.blocks = nn.ModuleList(Block(vocab_size, heads, head_size, each) for each in windows)
         self.readout = nn.Parameter(torch.tensor(0.0))
@@ -371,9 +372,8 @@ def make_optimizers(model):
     ]
     options = dict(betas=ADAM_BETAS, weight_decay=ADAM_WEIGHT_DECAY, eps=1e-10)
     adam = torch.optim.AdamW(groups, **options, fused=True)
-    muon = Muon(matrices, model.dtype)
     row_adam = RowAdam(model.ngrams.table.weight, TABLE_LR * scale)
-    optimizers = muon, row_adam, adam
+    optimizers = Muon(matrices, model.dtype), row_adam, adam
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

@@ -262,6 +262,14 @@ def test_a_saved_model_is_the_model(model, tmp_path):
         assert torch.equal(train.load(tmp_path)(tokens), model(tokens))
 
 
+def test_a_model_is_loaded_without_the_compiler(model, tmp_path, monkeypatch):
+    """On the device "meta" some functions of PyTorch import SymPy, for a second or two."""
+    save_model(model, str(tmp_path / "model.safetensors"))
+    (tmp_path / "config.json").write_text(json.dumps(SMALL), encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "torch.fx.experimental.symbolic_shapes", None)
+    assert train.load(tmp_path).embedding.weight.device.type == "cpu"
+
+
 @pytest.mark.parametrize("pieces", [[64], [1] * 64, [7, 1, 1, 30, 1, 24]])
 def test_decoding_gives_the_logits_of_the_whole_row(model, pieces):
     """Windows and n-grams included. The future is not there yet: it is causal, too."""

@@ -65,6 +65,13 @@ def add_bonus_(logits: Tensor, tokens: Tensor, bonus: Tensor) -> Tensor:
     One column after the other: where two tokens are the same, a GPU would else add in any order,
     and bfloat16 rounds each sum, so that two runs of one model could differ.
     """
-    for token, extra in zip(tokens.split(1, dim=-1), bonus.split(1, dim=-1)):
-        logits = logits.scatter_add_(-1, token, extra)
+    if logits.is_cuda:
+        for token, extra in zip(tokens.split(1, dim=-1), bonus.split(1, dim=-1)):
+            logits = logits.scatter_add_(-1, token, extra)
+        return logits
+    # scatter_add_() on a CPU makes float32 of all bfloat16 logits, and bfloat16 of them again
+    table = logits.view(-1, logits.size(-1))
+    rows = torch.arange(len(table), device=logits.device)
+    for token, extra in zip(tokens.flatten(0, -2).T, bonus.flatten(0, -2).T):
+        table[rows, token] += extra
     return logits

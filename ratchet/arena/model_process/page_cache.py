@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import psutil
 
+LIBC = ctypes.CDLL(None)
 CACHESTAT = 451  # the number of the call on all machines
 VMSTAT = Path("/proc/vmstat")
 TAKEN_BACK = "pgsteal_", "pginodesteal", "kswapd_inodesteal", "slabs_scanned", "drop_"
@@ -62,10 +63,9 @@ def list_files(roots: Iterable[str], hidden: Iterable[str]) -> Iterator[tuple[st
     for root in filter(os.path.isfile, roots):
         yield root, os.stat(root).st_size
     hidden = {*map(os.path.realpath, hidden)}
-    for root in roots:
+    for root in map(os.path.realpath, roots):
         for folder, folders, names in os.walk(root):
-            real = os.path.realpath(folder)
-            folders[:] = [name for name in folders if f"{real}/{name}" not in hidden]
+            folders[:] = [name for name in folders if f"{folder}/{name}" not in hidden]
             for name in names:
                 with suppress(OSError):
                     status = os.lstat(path := f"{folder}/{name}")
@@ -88,7 +88,7 @@ def read_into_memory(files: Sequence[tuple[str, int]]) -> bool:
 def is_in_memory(descriptor: int, size: int) -> bool:
     """Whether all pages of an open file are in memory; False where the kernel doesn't tell."""
     whole, counts = struct.pack("2Q", 0, 0), ctypes.create_string_buffer(COUNTS_BYTES)
-    if ctypes.CDLL(None).syscall(ctypes.c_long(CACHESTAT), descriptor, whole, counts, 0):
+    if LIBC.syscall(ctypes.c_long(CACHESTAT), descriptor, whole, counts, 0):
         return False
     (pages,) = struct.unpack_from("Q", counts)
     return pages >= math.ceil(size / mmap.PAGESIZE)

@@ -8,6 +8,7 @@ lets a contestant read what they lead to, and nothing that lies beside.
 
 import concurrent.futures
 import fcntl
+import functools
 import importlib.util
 import marshal
 import multiprocessing
@@ -45,6 +46,9 @@ STRIP = {
     "binary": bytes,
     "empty": lambda source: b"",
 }
+
+
+strip_module = functools.cache(stripping.strip_python)  # each run strips the same few
 
 
 def say(text: str) -> None:
@@ -259,7 +263,7 @@ def remove_unused(top: Path) -> None:
 def strip_folder(folder: Path) -> None:
     """Take the texts out of Python's modules in a folder."""
     for path in folder.rglob("*.py"):
-        path.write_bytes(stripping.strip_python(path.read_bytes(), path.name))
+        path.write_bytes(strip_module(path.read_bytes(), path.name))
 
 
 def write_environment(top: Path) -> None:
