@@ -1,13 +1,20 @@
-"""Measures what a run of the `large` preset costs besides its training, on the null GPU.
+"""Measures what a run costs besides its training: on pocket by the clock, on a GPU by the host's CPU.
 
+    uv run benchmarks/fixed_costs.py [--runs 5] [--name after]
     uv run benchmarks/fixed_costs.py TEXT
 
-The whole run is done by hand on a stand-in for a GPU (tests/nullgpu) that computes nothing: start,
-rehearsal, one step, saving, loading, scoring. What is measured is CPU time of the host, of all
-processes together, in seconds; torch.compile works in one process and its caches are empty. One cost
-is modelled, as the stand-in reads no data: a driver copies weights from the file's pages to the GPU
-by a pass over them. TEXT is a file or folder of some 20 MB. Results go to
-results/fixed_costs.json.
+Without TEXT: train.py as it is, in pocket, on the CPU, under the referee, for 5 s. The
+referee's own clock tells how long each phase took and, for root, a control group of Linux how much
+CPU time, which other programs hardly change. The first run, which finds nothing warm, is not
+counted. Another checkout is measured by its own copy of this file, under another name.
+
+With TEXT, a file or folder of some 20 MB: the `large` preset. The whole run is done by hand on a
+stand-in for a GPU (tests/nullgpu) that computes nothing: start, rehearsal, one step, saving,
+loading, scoring. What is measured is CPU time of the host, of all processes together, in seconds;
+torch.compile works in one process and its caches are empty. One cost is modelled, as the stand-in
+reads no data: a driver copies weights from the file's pages to the GPU by a pass over them.
+
+Results go to results/fixed_costs.json: "pocket" by name, and "large".
 """
 
 import argparse
@@ -17,10 +24,13 @@ import resource
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import median
 
 import numpy as np
-from recipe import ROOT, results
+import torch
+from recipe import ROOT, load, results
 from rich.console import Console
 from rich.table import Table
 
@@ -28,9 +38,18 @@ sys.path.append(str(ROOT / "tests/nullgpu"))
 
 import nullgpu
 
+import prepare
 from ratchet.arena.files import write_json
 from ratchet.arena.results import read_result, weight_bytes
+from ratchet.referee import limits, trial
+from ratchet.referee.job import Job
+from ratchet.referee.source import Source
 
+BUDGET = "5s"  # that nothing is compiled for
+LATE_SECONDS = 60  # that a busy machine may be late
+TARGETS = {"start": 4.0, "score": 14.0}  # seconds on two cores, in pocket
+PHASES = "start", "rehearsal", "score", "end"  # all but the training
+SHARES_OF = 20, 300  # seconds of training, of whose runs the shares are told
 BUDGETS = {"saving": 3.0, "loading": 5.0}  # seconds of CPU
 MAIN = 'if __name__ == "__main__":'
 # added to a copy of train.py: each phase writes a line when it ends
@@ -81,6 +100,107 @@ else:
 
 
 """
+
+
+# --------------------------------------------------------------------------------------------------
+# Pocket
+
+
+class MeteredClock(trial.Clock):
+    """A referee's clock that counts CPU seconds of this process and its descendants, too."""
+
+    def __init__(self, group):
+        super().__init__()
+        self.group, self.cpu_seconds = group, {}
+        self.used = self.read_usage()
+
+    def read_usage(self):
+        """CPU seconds of the group so far."""
+        lines = (self.group / "cpu.stat").read_text("ascii").splitlines() if self.group else []
+        return dict(line.split() for line in lines).get("usage_usec", 0)
+
+    def enter_phase(self, phase, now=None):
+        used = self.read_usage()
+        self.cpu_seconds[self.phase] = (int(used) - int(self.used)) / 1e6
+        self.used = used
+        super().enter_phase(phase, now)
+
+
+@contextmanager
+def control_group():
+    """The folder of a control group with this process in it; None where that can't be had."""
+    mounts = Path("/proc/mounts")
+    lines = mounts.read_text("utf-8").splitlines() if mounts.exists() else []
+    tops = [Path(line.split()[1]) for line in lines if line.split()[2] == "cgroup2"]
+    if not tops or not os.access(tops[0], os.W_OK):
+        yield None
+        return
+    group = tops[0] / f"fixed-costs-{os.getpid()}"
+    group.mkdir()
+    (group / "cgroup.procs").write_text("0")
+    try:
+        yield group
+    finally:
+        (tops[0] / "cgroup.procs").write_text("0")
+        with suppress(OSError):  # what was killed last may be in it yet
+            group.rmdir()
+
+
+def time_runs(runs):
+    """Clocks of so many runs in pocket under the referee, after one that warms up; their isolation."""
+    source = Source("train.py", "", (ROOT / "train.py").read_bytes())
+    arena, clocks, limits.LATE_SECONDS = prepare.prepare("pocket"), [], LATE_SECONDS
+    with control_group() as group:
+        trial.Clock = lambda: clocks.append(MeteredClock(group)) or clocks[-1]
+        for seed in range(runs + 1):
+            with tempfile.TemporaryDirectory() as temporary:
+                target, compiled = Path(temporary, "run"), Path(temporary, "compiled")
+                record = trial.run_trial(Job(source, seed, BUDGET, arena, target, compiled))
+            if record["status"] != "ok":
+                sys.exit(f"a run failed: {record['reason']}")
+            clocks[-1].enter_phase("over")
+    return clocks[1:], record["isolation"]
+
+
+def measure_pocket(runs):
+    """The facts of pocket: medians of the phases by the clock and in CPU time, shares of a run."""
+    load_before = os.getloadavg()[0]
+    clocks, isolation = time_runs(runs)
+    seconds = {phase: median(clock.seconds[phase] for clock in clocks) for phase in PHASES}
+    cpu_seconds = {phase: median(clock.cpu_seconds[phase] for clock in clocks) for phase in PHASES}
+    fixed = sum(seconds.values())
+    return {
+        "machine": f"{len(os.sched_getaffinity(0))} cores, {torch.__version__}",
+        "isolation": isolation,
+        "runs": runs,
+        "load_before": load_before,  # of other programs: where it is large, trust CPU time alone
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,  # 0 where they are not known
+        "share_of_a_run": {f"{budget}s": fixed / (fixed + budget) for budget in SHARES_OF},
+    }
+
+
+def show_pocket(measured):
+    """Print what was measured by name, side by side."""
+    table = Table(title="Seconds of a run on pocket besides its training")
+    table.add_column("phase")
+    for name in measured:
+        table.add_column(name, justify="right")
+    for phase in PHASES:
+        target = f", {TARGETS[phase]:g} at most" if phase in TARGETS else ""
+        table.add_row(
+            phase + target, *[f"{each['seconds'][phase]:.1f}" for each in measured.values()]
+        )
+        cells = [f"{each['cpu_seconds'][phase]:.1f}" for each in measured.values()]
+        table.add_row(f"{phase}, CPU time", *cells)
+    for budget in SHARES_OF:
+        cells = [f"{facts['share_of_a_run'][f'{budget}s']:.1%}" for facts in measured.values()]
+        table.add_row(f"share of a run of {budget} s", *cells)
+    Console().print(table)
+
+
+# --------------------------------------------------------------------------------------------------
+# The large preset
 
 
 def cpu_seconds():
@@ -151,16 +271,13 @@ def summarize(phases, folder):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("text", help="a file or folder of text")
-    args = parser.parse_args()
+def measure_large(text):
+    """The facts of the large preset, printed."""
     if reason := nullgpu.reason_not_to_build():
         sys.exit(reason)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        facts = summarize(run_once(folder, args.text), folder)
-    write_json(results("fixed_costs"), facts)
+        facts = summarize(run_once(folder, text), folder)
     table = Table(title="CPU seconds of the host, on the null GPU")
     table.add_column("what")
     table.add_column("seconds", justify="right")
@@ -169,6 +286,23 @@ def main():
     for name, seconds in facts["budgeted"].items():
         table.add_row(f"{name} in all, {BUDGETS[name]:g} at most", f"{seconds:.2f}")
     Console().print(table)
+    return facts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("text", nargs="?", help="a file or folder of text, for the large preset")
+    parser.add_argument("--runs", type=int, default=5, help="that are counted, in pocket")
+    parser.add_argument("--name", default="after", help="of what is measured in pocket")
+    args = parser.parse_args()
+    path = results("fixed_costs")
+    kept = load(path)
+    if args.text:
+        kept["large"] = measure_large(args.text)
+    else:
+        kept.setdefault("pocket", {})[args.name] = measure_pocket(args.runs)
+        show_pocket(kept["pocket"])
+    write_json(path, kept)
 
 
 if __name__ == "__main__":
