@@ -50,6 +50,7 @@ LATE_SECONDS = 60  # that a busy machine may be late
 TARGETS = {"start": 4.0, "score": 14.0}  # seconds on two cores, in pocket
 PHASES = "start", "rehearsal", "score", "end"  # all but the training
 SHARES_OF = 20, 300  # seconds of training, of whose runs the shares are told
+BUSY_LOAD = 0.5  # of other programs, from which on CPU time alone tells something
 BUDGETS = {"saving": 3.0, "loading": 5.0}  # seconds of CPU
 MAIN = 'if __name__ == "__main__":'
 # added to a copy of train.py: each phase writes a line when it ends
@@ -168,33 +169,31 @@ def measure_pocket(runs):
     clocks, isolation = time_runs(runs)
     seconds = {phase: median(clock.seconds[phase] for clock in clocks) for phase in PHASES}
     cpu_seconds = {phase: median(clock.cpu_seconds[phase] for clock in clocks) for phase in PHASES}
-    fixed = sum(seconds.values())
+    fixed, busy = sum(seconds.values()), load_before > BUSY_LOAD
     return {
         "machine": f"{len(os.sched_getaffinity(0))} cores, {torch.__version__}",
         "isolation": isolation,
         "runs": runs,
-        "load_before": load_before,  # of other programs: where it is large, trust CPU time alone
+        "load_before": load_before,
+        "busy": busy,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,  # 0 where they are not known
-        "share_of_a_run": {f"{budget}s": fixed / (fixed + budget) for budget in SHARES_OF},
+        "share_of_a_run": {f"{b}s": None if busy else fixed / (fixed + b) for b in SHARES_OF},
     }
 
 
 def show_pocket(measured):
     """Print what was measured by name, side by side."""
-    table = Table(title="Seconds of a run on pocket besides its training")
-    table.add_column("phase")
-    for name in measured:
-        table.add_column(name, justify="right")
+    table = Table("phase", title="Seconds of a run on pocket besides its training")
+    for name, facts in measured.items():
+        table.add_column(name + ", busy" * facts["busy"], justify="right")
     for phase in PHASES:
         target = f", {TARGETS[phase]:g} at most" if phase in TARGETS else ""
-        table.add_row(
-            phase + target, *[f"{each['seconds'][phase]:.1f}" for each in measured.values()]
-        )
-        cells = [f"{each['cpu_seconds'][phase]:.1f}" for each in measured.values()]
-        table.add_row(f"{phase}, CPU time", *cells)
+        for key, label in {"seconds": phase + target, "cpu_seconds": f"{phase}, CPU time"}.items():
+            table.add_row(label, *[f"{facts[key][phase]:.1f}" for facts in measured.values()])
     for budget in SHARES_OF:
-        cells = [f"{facts['share_of_a_run'][f'{budget}s']:.1%}" for facts in measured.values()]
+        shares = [facts["share_of_a_run"][f"{budget}s"] for facts in measured.values()]
+        cells = ["" if share is None else f"{share:.1%}" for share in shares]
         table.add_row(f"share of a run of {budget} s", *cells)
     Console().print(table)
 
