@@ -9,7 +9,7 @@ import functools
 import io
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ratchet.arena.files import Refused
@@ -40,19 +40,23 @@ def git_lines(*args: str, given: bytes = b"") -> list[str]:
     return git(*args, given=given).decode(errors="replace").splitlines()
 
 
-def commit_text(parent: str, text: bytes, subject: str) -> str:
-    """Commit a train.py on a parent, past working tree and branches; returns the commit."""
+def commit_text(parents: Sequence[str], text: bytes, subject: str) -> str:
+    """Commit a train.py on the first of some parents, past working tree and branches.
+
+    Returns the commit.
+    """
     blob = git("hash-object", "-w", "--stdin", given=text).decode().strip()
     entry = f"100644,{blob},{prefix(project())}{CONTESTANT}"
     names = {f"GIT_{who}_NAME": "ratchet night" for who in ("AUTHOR", "COMMITTER")}
     names |= {f"GIT_{who}_EMAIL": "night@ratchet.invalid" for who in ("AUTHOR", "COMMITTER")}
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": f"{folder}/index"}
-        git("read-tree", parent, more=index)
+        git("read-tree", parents[0], more=index)
         git("update-index", "--add", "--cacheinfo", entry, more=index)
         tree = git("write-tree", "--missing-ok", more=index).decode().strip()
     message = (subject or "an idea").encode(errors="replace")
-    made = git("commit-tree", tree, "-p", parent, "-F", "-", given=message, more=names)
+    options = [word for parent in parents for word in ("-p", parent)]
+    made = git("commit-tree", tree, *options, "-F", "-", given=message, more=names)
     return made.decode().strip()
 
 

@@ -1,5 +1,6 @@
 """A campaign is what the ledger says since a calibration: of champions, of noise, of each try."""
 
+import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -7,11 +8,23 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from ratchet.experiments import verdicts
-from ratchet.experiments.ledger import Experiment, Row, bpb, is_valid
-from ratchet.experiments.verdicts import Comparison, Noise
+from ratchet.experiments.ledger import CHAMPION, Experiment, Row, bpb, is_valid
+from ratchet.experiments.rule import former, looks
+from ratchet.experiments.rule.search import Search
+from ratchet.experiments.rule.statistics import (
+    Comparison,
+    Noise,
+    NoiseTracker,
+    compare,
+    larger_spread,
+    moments,
+    sigma_range,
+    student_quantile,
+)
+from ratchet.experiments.verdicts import Verdict
 
-CANDIDATE, CHAMPION = 0, 1  # arms of a try
+# Phases of runs by which nothing was selected, those of older ledgers too.
+UNSELECTED = "calibrate", "bar", "trial", "closing", "reference", "confirm", "champion"
 MOST_TEXT = 1000  # characters of an idea, and of the name of who had it
 
 
@@ -41,12 +54,13 @@ class Campaign:
 
     @cached_property
     def kept(self) -> list[Experiment]:
-        """Experiments that made a champion, the baseline first."""
-        return [e for e in self.tried if e.verdict in ("baseline", "keep")]
+        """Experiments that made a champion, the baseline first, in the order of their verdicts."""
+        made = [e for e in self.since if e.verdict in ("baseline", "keep") and e.has_own_verdict]
+        return sorted(made, key=lambda e: e.closes["line"])
 
     @cached_property
     def tried(self) -> list[Experiment]:
-        """Experiments that have a verdict on a source, the baseline first."""
+        """Experiments that have a verdict on an idea, the baseline first."""
         return [e for e in self.since if e.closes and e.role in ("calibrate", "try")]
 
     @cached_property
@@ -72,30 +86,47 @@ class Campaign:
                     yield e.arms[run["arm"]]["source"], run
 
     @cached_property
-    def _noises(self) -> list[tuple[int, float, int]]:
-        """[(line, squared deviations, degrees of freedom)] of champions' runs up to that line.
+    def rows(self) -> list[Row]:
+        """The lines of its experiments, in the order of the ledger."""
+        own_rows = [[e.opens, *e.runs, *e.decisions] for e in self.since]
+        return sorted(itertools.chain(*own_rows), key=lambda row: row["line"])
+
+    @cached_property
+    def search(self) -> Search:
+        """What all lines so far say of bars, points and trials."""
+        search = Search({e.n: e for e in self.since})
+        for row in self.rows:
+            search.add(row)
+        return search
+
+    @property
+    def goes_by_points(self) -> bool:
+        """Whether it decides by points; older ledgers decide by looks."""
+        return bool(self.baseline and self.baseline.rule)
+
+    def next_step(self, e: Experiment) -> tuple[int, str] | Verdict:
+        """What a try or a trial does next: (arm, phase) of a run, or the verdict that ends it."""
+        return self.search.next_step(e.n) if self.goes_by_points else former.next_step(e, self)
+
+    @cached_property
+    def _noises(self) -> list[tuple[int, Noise]]:
+        """[(line, noise)] after each line that tells of it.
 
         What candidates do to their own spread can't move the yardstick that they are measured with.
-        The deviations of a source are added up run by run (Welford 1962).
         """
-        means: dict[str, tuple[int, float]] = {}  # (runs, mean score) of each source
-        squares, df, rows = 0.0, 0, []
+        if self.goes_by_points:
+            return self.search.noises
+        tracker, noises = NoiseTracker(), []
         runs = self._runs("calibrate", "reference", "champion")
         for source, run in sorted(runs, key=lambda pair: pair[1]["line"]):
-            score = bpb(run)
-            count, mean = means.get(source, (0, score))
-            new_mean = mean + (score - mean) / (count + 1)
-            means[source] = count + 1, new_mean
-            squares += (score - mean) * (score - new_mean)
-            df += count > 0
-            rows.append((run["line"], squares, df))
-        return rows
+            tracker.add(source, bpb(run))
+            noises.append((run["line"], tracker.noise))
+        return noises
 
     def noise(self, before: float = math.inf) -> Noise:
         """Sigma, from all champions' runs before a line of the ledger."""
         count = bisect_left(self._noises, before, key=lambda row: row[0])
-        _, squares, df = self._noises[count - 1] if count else (0, 0.0, 0)
-        return Noise(math.sqrt(squares / df) if df else math.nan, df)
+        return self._noises[count - 1][1] if count else Noise(math.nan, 0)
 
     @cached_property
     def noise_warning(self) -> str:
@@ -103,7 +134,7 @@ class Campaign:
         if not self.baseline:
             return ""
         first, now = self.noise(before=self.baseline.closes["line"]), self.noise()
-        if not first.df or now.sigma <= verdicts.sigma_range(first)[1]:
+        if not first.df or now.sigma <= sigma_range(first)[1]:
             return ""
         return (
             f"sigma has grown from {first.sigma:.4f} to {now.sigma:.4f} bpb since the calibration: "
@@ -114,7 +145,7 @@ class Campaign:
     def _scores(self) -> dict[str, list[tuple[float, float, int]]]:
         """{source: [(when the run ended, score, line)] in order}."""
         rows: dict[str, list] = {}
-        for source, run in self._runs("calibrate", "reference", "confirm", "champion"):
+        for source, run in self._runs(*UNSELECTED):
             rows.setdefault(source, []).append((parse_time(run["time"]), bpb(run), run["line"]))
         return {source: sorted(of_source) for source, of_source in rows.items()}
 
@@ -125,10 +156,10 @@ class Campaign:
     def recent_scores(self, source: str, e: Experiment) -> list[float]:
         """Scores of a source's latest runs before an experiment."""
         rows, now = self._scores.get(source, []), parse_time(e.time)
-        oldest = now - 3600 * verdicts.RECENT_HOURS
+        oldest = now - 3600 * looks.RECENT_HOURS
         rows = rows[bisect_left(rows, oldest, key=lambda row: row[0]) :]
         before = [(ended, score) for ended, score, line in rows if line < e.line]
-        return verdicts.recent_scores(before, now)
+        return looks.recent_scores(before, now)
 
 
 def list_campaigns(experiments: Collection[Experiment]) -> list[Campaign]:
@@ -153,9 +184,9 @@ def parse_time(text: str) -> float:
 
 
 def device_seconds(experiments: Iterable[Experiment], begin: Mapping[str, Any]) -> float:
-    """Seconds of the device that a night's tries took; begin: the event of its journal."""
+    """Seconds of the device that a night's runs took; begin: the event of its journal."""
     by, first = begin["agent"][:MOST_TEXT], parse_time(begin["time"])
-    runs = (run for e in experiments if e.role == "try" and e.by == by for run in e.runs)
+    runs = (run for e in experiments if e.by == by for run in e.runs)
     return sum(sum(run["seconds"].values()) for run in runs if parse_time(run["time"]) >= first)
 
 
@@ -165,16 +196,23 @@ def tried_ideas(campaign: Campaign) -> list[Experiment]:
 
 
 def compare_so_far(e: Experiment, campaign: Campaign) -> Comparison | None:
-    """How a try compares with its champion so far, on fresh seeds if there are any.
+    """How a try or a trial compares with its champion so far; of an idea that had one, its trial.
 
     None while either has no score.
     """
+    if campaign.goes_by_points:
+        return campaign.search.compare(e.closes.get("n", e.n))
     scores = e.deciding_scores()
     before = e.scores(CHAMPION, "reference")
     before = before or campaign.recent_scores(e.arms[CHAMPION]["source"], e)
     champion = before + e.scores(CHAMPION, "champion")
     noise = campaign.noise(before=e.line)
-    return verdicts.compare(scores, champion, noise) if scores and champion and noise.df else None
+    return compare(scores, champion, noise) if scores and champion and noise.df else None
+
+
+def is_selected(e: Experiment, campaign: Campaign) -> bool:
+    """Whether the gain of a try is that of the runs it was selected by, which is no claim."""
+    return e.role == "try" and campaign.goes_by_points and e.has_own_verdict
 
 
 def finite_or_none(value: float | None) -> float | None:
@@ -186,8 +224,8 @@ def mean_of(scores: Sequence[float], noise: Noise | None) -> tuple[float | None,
     """(mean, half of its 95% interval) of scores, by sigma or their own spread, as in a verdict."""
     if not scores:
         return None, None
-    mean, squares = verdicts.moments(scores)
+    mean, squares = moments(scores)
     if not noise or not noise.df:
         return mean, None
-    error = verdicts.larger_spread(len(scores), squares, noise) / math.sqrt(len(scores))
-    return mean, finite_or_none(verdicts.student_quantile(noise.df, 0.975) * error)
+    error = larger_spread(len(scores), squares, noise) / math.sqrt(len(scores))
+    return mean, finite_or_none(student_quantile(noise.df, 0.975) * error)

@@ -1,19 +1,23 @@
-"""The verbs that change no champion: compare, audit."""
+"""The verbs that change no champion: compare, audit, and the comparison that closes a night."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from ratchet.arena.files import Refused
 from ratchet.experiments import sources, verdicts
+from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.ledger import Experiment, bpb, is_valid
-from ratchet.experiments.protocol import failed_verdict
+from ratchet.experiments.rule import statistics
+from ratchet.experiments.rule.failures import failed_verdict
+from ratchet.experiments.rule.statistics import Comparison
 from ratchet.experiments.running import working_on
 from ratchet.experiments.session import MIN_SEEDS, Session, valid_or_failed
-from ratchet.experiments.verdicts import Comparison, Verdict
+from ratchet.experiments.verdicts import Verdict
 from ratchet.referee.source import Source
 
 # What experiments on several sources are scored on.
-SPLITS = {"compare": ("val",), "audit": ("val", "test")}
+SPLITS = {"compare": ("val",), "closing": ("val",), "audit": ("val", "test")}
+CLOSING_SEEDS = len(verdicts.CLOSING) // 2  # of the last champion and of the baseline each
 
 
 def compare(
@@ -94,35 +98,66 @@ def compare_with_first(
     """
     runs = [run for run in e.runs if is_valid(run) and run["phase"] == e.role]
     scores = [[bpb(run, split) for run in runs if run["arm"] == arm] for arm in range(len(e.arms))]
-    noise, first = verdicts.pool_noise(scores), scores[0]
+    noise, first = statistics.pool_noise(scores), scores[0]
     pairs: list[tuple[list[float], Comparison | None]] = [(first, None)]
     for others in scores[1:]:
         is_known = others and first and noise.df
-        pairs.append((others, verdicts.compare(others, first, noise) if is_known else None))
+        pairs.append((others, statistics.compare(others, first, noise) if is_known else None))
     return pairs
 
 
-def audit(session: Session, seeds: int = 3) -> Experiment:
-    """Score the champions, baseline first, on the locked test split with fresh seeds.
+def claim_of(campaign: Campaign) -> Experiment | None:
+    """The last comparison of the present champion with the baseline, with fresh seeds, if any."""
+    arms = [e.arms[0]["source"] for e in (campaign.kept[0], campaign.kept[-1])]
+    made = [e for e in campaign.since if e.role in ("closing", "audit") and e.closes]
+    same = [e for e in made if [arm["source"] for arm in e.arms] == arms]
+    return same[-1] if same else None
+
+
+def needs_closing(campaign: Campaign) -> bool:
+    """Whether nobody has measured with fresh seeds what the champion gains on the baseline."""
+    return len(campaign.kept) > 1 and not claim_of(campaign)
+
+
+def audit(session: Session, seeds: int = CLOSING_SEEDS) -> Experiment:
+    """Score the last champion and the baseline in turns on val and the locked test split.
 
     A run that fails is told in the verdict. Raises Refused.
     """
+    return compare_with_baseline(session, "audit", seeds)
+
+
+def close_night(session: Session, by: str) -> Experiment:
+    """The comparison that a night's claim is: the same on val alone. Raises Refused."""
+    return compare_with_baseline(session, "closing", CLOSING_SEEDS, by=by)
+
+
+def compare_with_baseline(session: Session, role: str, seeds: int, **remarks: Any) -> Experiment:
+    """Run the last champion and the baseline with fresh seeds, in turns (ABBA), against drift."""
+    kept = session.read_campaign().kept
+    if len(kept) < 2 or seeds < MIN_SEEDS:
+        raise Refused(
+            "nothing was kept since the calibration, so there is no gain to be measured"
+            if len(kept) < 2
+            else f"-n {seeds} is too few: an audit needs {MIN_SEEDS} seeds at least"
+        )
     arms = [
         sources.read_source(e.arms[0]["commit"])._replace(name=f"experiment {e.n}")
-        for e in session.read_campaign().kept
+        for e in (kept[0], kept[-1])
     ]
-    n = session.open_experiment("audit", arms, seeds=seeds)
+    n = session.open_experiment(role, arms, seeds=seeds, **remarks)
     with working_on(session.home, n):
-        for number in range(seeds):
-            for arm, source in enumerate(arms):
-                if len(valid_or_failed(session.experiment(n), arm)) <= number:
-                    session.run_arm(n, arm, "audit", source, splits=SPLITS["audit"])
-        reason = describe_audit(session.experiment(n), arms, seeds)
-        return session.close_experiment(n, Verdict("audited", reason))
+        turns = (verdicts.CLOSING * seeds)[: 2 * seeds]
+        for number, letter in enumerate(turns):
+            arm = int(letter == "A")  # the baseline is arm 0: gains are those of the champion
+            if len(valid_or_failed(session.experiment(n), arm)) < turns[: number + 1].count(letter):
+                session.run_arm(n, arm, role, arms[arm], splits=SPLITS[role])
+        e = session.experiment(n)
+        return session.close_experiment(n, Verdict("audited", describe_closing(e, arms, seeds)))
 
 
-def describe_audit(e: Experiment, arms: Sequence[Source], seeds: int) -> str:
-    """In words: "2 champions, 3 seeds; 1 of 3 runs of experiment 2 failed (crash)"."""
+def describe_closing(e: Experiment, arms: Sequence[Source], seeds: int) -> str:
+    """In words: "2 champions, 4 seeds; 1 of 4 runs of experiment 2 failed (crash)"."""
     words = [f"{len(arms)} champions, {seeds} seeds"]
     for arm, source in enumerate(arms):
         runs = valid_or_failed(e, arm)

@@ -6,7 +6,9 @@ three kinds:
 
     opens    an experiment begins: the sources that it compares (its arms), arena, budget, device
     run      one run of one arm: seed, status, nats and bytes, probes, seconds of each phase
-    closes   the verdict
+    closes   the verdict; an idea that is out may run again, and gets another one
+
+The verdict of a trial is also that of the ideas that it `decides`.
 
 Facts are stored, everything else (scores, champion, sigma) is derived by who reads; `line`, a row's
 number, is added to it then. An experiment that never closes was interrupted; the same command goes
@@ -34,6 +36,7 @@ CUT_OFF = (
     "the next that writes mends it; if the file was copied, copy it again"
 )
 
+CANDIDATE, CHAMPION = 0, 1  # arms of a try, and of a trial
 Row = dict[str, Any]  # the facts of a line
 
 
@@ -53,7 +56,7 @@ class Experiment:
 
     n: int
     line: int  # of the ledger, in which it was opened
-    role: str  # calibrate, try, compare or audit
+    role: str  # calibrate, try, trial, compare, closing or audit
     time: str  # when it was opened, as "2026-11-23T09:17:38Z"
     opens: Row  # its first line, whole
     salt: str = ""  # what its seeds are drawn from
@@ -71,18 +74,30 @@ class Experiment:
     by: str = ""  # who had the idea
     parent: str = ""  # commit of the champion that a try is held against
     baseline: int = 0  # number of the calibration that a try belongs to
-    quick: bool = False
+    rule: str = ""  # by which a calibration's campaign decides: points, or "" in older ledgers
+    profile: dict[str, Any] = field(default_factory=dict)  # verdicts.Profile of a try or a trial
+    members: list[int] = field(default_factory=list)  # ideas that a trial tries together
+    alone: list[int] = field(default_factory=list)  # ideas that collide with these
+    may_tie: bool = False  # whether it may be kept as it leaves less code
+    as_good: bool = False  # whether a trial keeps what isn't worse
+    quick: bool = False  # of older ledgers: decided by one run
     gain: float | None = None  # in bpb, that was expected of the idea
     near: int | None = None  # number of an earlier experiment that the idea is like
     seeds: int = 0  # of each arm
     frame: str = ""  # what the arms of a comparison get equally much of
     sealed: dict[str, str] = field(default_factory=dict)  # {path: hash} of all sealed files
     runs: list[Row] = field(default_factory=list)
-    closes: Row = field(default_factory=dict)  # its last line, {} before there is one
+    decisions: list[Row] = field(default_factory=list)  # its lines with a verdict
+    closes: Row = field(default_factory=dict)  # the last verdict's line, {} before there is one
 
     @property
     def verdict(self) -> str:
         return self.closes.get("verdict", "")
+
+    @property
+    def has_own_verdict(self) -> bool:
+        """Whether its verdict isn't that of a trial of several ideas."""
+        return self.closes.get("n", self.n) == self.n
 
     @property
     def reason(self) -> str:
@@ -107,11 +122,14 @@ class Experiment:
         ]
 
     def deciding_scores(self) -> list[float]:
-        """Those of arm 0 on fresh seeds, else of its screening, else of its verb."""
-        return self.scores(0, "confirm") or self.scores(0, "screen") or self.scores(0, self.role)
+        """Those of arm 0 on fresh seeds, else of its search, else of its verb."""
+        for phases in (("confirm",), ("search", "screen")):
+            if scores := self.scores(CANDIDATE, *phases):
+                return scores
+        return self.scores(CANDIDATE, self.role)
 
 
-NAMES = {each.name for each in fields(Experiment)} - {"opens", "runs", "closes"}
+NAMES = {each.name for each in fields(Experiment)} - {"opens", "runs", "decisions", "closes"}
 
 
 def opened_by(row: Row) -> Experiment:
@@ -233,7 +251,9 @@ class Ledger:
         elif row["kind"] == "run":
             self._experiments[row["n"]].runs.append(row)
         else:
-            self._experiments[row["n"]].closes = row
+            self._experiments[row["n"]].decisions.append(row)
+            for n in (row["n"], *row.get("decides", ())):
+                self._experiments[n].closes = row
 
     def cut_off_line(self) -> str:
         """A sentence on the last line where it has no end, else ""."""

@@ -18,12 +18,14 @@ UNITS = {
 }
 
 
-def most_runs(e: Experiment, phase: str) -> int:
-    """How many runs an experiment has at most, with one of this phase."""
-    phases = {run["phase"] for run in e.runs} | {phase}
+def planned_runs(e: Experiment, phase: str) -> int | None:
+    """How many runs an experiment has, with one of this phase; None: its scores decide."""
     if e.role == "try":
-        confirmation = 0 if e.quick else 2 * verdicts.LOOKS[-1]
-        return 1 + confirmation + ("reference" in phases)
+        return None
+    if e.role == "trial":
+        runs = verdicts.TIE_RUNS if e.as_good else e.profile["runs"]
+        return runs + [*(run["phase"] for run in e.runs), phase].count("bar")
+    phases = {run["phase"] for run in e.runs} | {phase}
     return len(e.arms) * e.seeds + ("measure" in phases)
 
 
@@ -43,16 +45,16 @@ def mean_run_seconds(
 def experiment_progress(
     e: Experiment, experiments: Collection[Experiment], phase: str, budget: str
 ) -> str:
-    """On the run that begins now: "run 2 of at most 13, at most 55 min left"."""
+    """On the run that begins now: "run 2 of 4, about 15 min left", "run 2, about 5 min a run"."""
     number = 1 + sum(not is_disturbed(run) for run in e.runs)
-    most = max(most_runs(e, phase), number)  # a run of the champion that failed is made again
-    may_end_before = e.role == "try"
-    words = f"run {number} of {'at most ' * may_end_before}{most}"
-    seconds = mean_run_seconds(e, experiments, budget)
+    planned, seconds = planned_runs(e, phase), mean_run_seconds(e, experiments, budget)
+    if planned is None:
+        return f"run {number}" + (f", about {format_duration(seconds)} a run" if seconds else "")
+    planned = max(planned, number)  # a run of the champion that failed is made again
+    words = f"run {number} of {planned}"
     if seconds is None:
         return words
-    left = format_duration((most - number + 1) * seconds)
-    return f"{words}, {'at most' if may_end_before else 'about'} {left} left"
+    return f"{words}, about {format_duration((planned - number + 1) * seconds)} left"
 
 
 def night_progress(spent: Any, limits: Any) -> str:

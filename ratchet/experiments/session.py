@@ -19,9 +19,18 @@ from ratchet import commits
 from ratchet.arena.budget import parse_budget
 from ratchet.arena.definition import Arena, default_arena, find_arena
 from ratchet.arena.files import ROOT, Refused, sha256, work_folder
-from ratchet.experiments import progress, seal, verdicts
-from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign
-from ratchet.experiments.ledger import Experiment, Ledger, Row, bpb, is_disturbed, is_valid
+from ratchet.experiments import progress, seal
+from ratchet.experiments.campaign import Campaign
+from ratchet.experiments.ledger import (
+    CANDIDATE,
+    CHAMPION,
+    Experiment,
+    Ledger,
+    Row,
+    bpb,
+    is_disturbed,
+    is_valid,
+)
 from ratchet.experiments.verdicts import Verdict
 from ratchet.referee import compiler_cache, early_stopping
 from ratchet.referee.early_stopping import Milestone
@@ -31,6 +40,7 @@ from ratchet.referee.source import Source
 MIN_SEEDS = 2  # of a calibration: one run has no sigma
 # Facts of an experiment that don't tell whether it is the same one.
 REMARKS = ("idea", "by", "gain", "near")
+LEVEL_RUNS = 6  # of the champion, the latest ones, whose curves tell where a run must be half-way
 # Runs in a row that shared their device, or failed ones of a champion, before a verb gives up.
 RUN_TRIES = 3
 
@@ -49,7 +59,7 @@ class Session:
     arena: Arena
     budget: str  # of each run, as "300s"
     busy: bool = False  # whether runs count that other programs disturb
-    stop_hopeless: bool = False
+    half_stop: bool = True  # whether an idea's first run may be stopped half-way
     tell: Callable[[str], Any] = lambda text: None
     on_verdict: Callable[[Experiment], Any] = lambda experiment: None
 
@@ -120,11 +130,12 @@ class Session:
             commits.git("update-ref", f"refs/ratchet/{n}", source.commit)
         return n
 
-    def champion_for(self, source: Source, quick: bool) -> str:
+    def champion_for(self, source: Source) -> str:
         """The commit that a source is tried against: one that was begun keeps its champion."""
-        campaign, wanted = self.read_campaign(), (source.commit, quick, self.busy)
+        campaign = self.read_campaign()
         begun = (e for e in campaign.since if e.role == "try" and not e.closes)
-        same = [e for e in begun if (e.arms[CANDIDATE]["commit"], e.quick, e.busy) == wanted]
+        wanted = source.commit, self.busy
+        same = [e for e in begun if (e.arms[CANDIDATE]["commit"], e.busy) == wanted]
         return same[-1].parent if same else campaign.champion["commit"]
 
     def run_arm(self, n: int, arm: int, phase: str, source: Source, **options: Any) -> Row:
@@ -158,7 +169,7 @@ class Session:
 
     def make_job(self, e: Experiment, arm: int, phase: str, source: Source) -> Job:
         """The next run of an experiment, for the slot."""
-        ends_early = self.stop_hopeless and phase == "screen"
+        may_stop = self.half_stop and phase == "search" and not e.scores(CANDIDATE)
         return Job(
             source,
             seed=e.next_seed(),
@@ -166,7 +177,7 @@ class Session:
             arena=self.arena,
             target=self.home / "runs" / str(e.n) / f"{len(e.runs)}-{phase}-{arm}",
             compiled=self.compiler_caches(),
-            milestones=self.champion_milestones(e) if ends_early else (),
+            milestones=self.champion_milestones(e) if may_stop else (),
         )
 
     def champion_milestones(self, e: Experiment) -> tuple[Milestone, ...]:
@@ -180,26 +191,31 @@ class Session:
             if run["source"] == source and is_valid(run)
         ]
         curves = []
-        for run in runs[-verdicts.RECENT :]:
+        for run in runs[-LEVEL_RUNS:]:
             points, _ = early_stopping.read_curve(self.home / run["folder"] / "curve.jsonl")
             curves.append(early_stopping.to_shares(points, self.budget))
         return tuple(early_stopping.find_milestones(curves))
 
-    def close_experiment(self, n: int, verdict: Verdict) -> Experiment:
-        """Write the verdict, unless there is one, and do what follows from it."""
-        if not self.experiment(n).closes:
-            self.ledger.append("closes", n=n, **verdict._asdict())
+    def close_experiment(self, n: int, verdict: Verdict, **more: Any) -> Experiment:
+        """Write the verdict, unless it is there, and do what follows from it.
+
+        more: what else its line says.
+        """
+        e = self.experiment(n)
+        line = e.runs[-1]["line"] if e.runs else 0
+        if verdict.verdict != e.verdict or line > e.closes["line"]:
+            self.ledger.append("closes", n=n, **verdict._asdict(), **more)
         return self.settle(self.experiment(n))
 
     def settle(self, e: Experiment) -> Experiment:
-        """Point the ref at a new champion, or take away what only champions keep."""
+        """Point the ref at a new champion, or take away what only champions and hits keep."""
         if e.verdict in ("keep", "baseline"):
             champion = Campaign(self.experiments(), e.comparison_key).champion["commit"]
             commits.git("update-ref", "refs/ratchet/champion", champion)
             return e
         for weights in (self.home / "runs" / str(e.n)).glob("*/model.safetensors"):
             weights.unlink()
-        if e.role == "try":
+        if e.role == "try" and e.verdict != "hit":
             cache = self.compiler_caches() / compiler_cache.cache_name(e.arms[0]["file"])
             shutil.rmtree(cache, ignore_errors=True)
         return e
@@ -208,7 +224,7 @@ class Session:
 def open_session(slot: Any, arena: str | None = None, budget: str | None = None, **options):
     """A Session in an arena; by default in the one that fits the device, for the arena's seconds.
 
-    options: busy, stop_hopeless, tell, on_verdict of Session. The smallest arena is prepared if it
+    options: busy, half_stop, tell, on_verdict of Session. The smallest arena is prepared if it
     is the one. Raises Refused.
     """
     if budget:
@@ -225,7 +241,7 @@ def open_session(slot: Any, arena: str | None = None, budget: str | None = None,
 def join_campaign(slot: Any, busy: bool = False, **options: Any) -> Session:
     """A Session with the arena and the budget of the latest calibration on this kind of device.
 
-    options: stop_hopeless, tell, on_verdict of Session. Raises Refused when there is no
+    options: half_stop, tell, on_verdict of Session. Raises Refused when there is no
     calibration, when it was without --busy, or when what judges has changed since.
     """
     home = commits.home()

@@ -1,18 +1,21 @@
-"""The verbs that decide on champions: calibrate, try."""
+"""The verbs that measure what is held against champions: calibrate, try."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ratchet.arena.files import Refused
-from ratchet.experiments import seal, sources, verdicts
-from ratchet.experiments.campaign import CHAMPION, MOST_TEXT, Campaign
-from ratchet.experiments.ledger import Experiment
-from ratchet.experiments.protocol import failed_verdict, next_step
+from ratchet.experiments import seal, sources
+from ratchet.experiments.campaign import MOST_TEXT, Campaign
+from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment
+from ratchet.experiments.rule.failures import failed_verdict
+from ratchet.experiments.rule.statistics import pool_noise, sigma_range
 from ratchet.experiments.running import working_on
 from ratchet.experiments.session import MIN_SEEDS, RUN_TRIES, Session, valid_or_failed
-from ratchet.experiments.verdicts import Verdict
+from ratchet.experiments.verdicts import STRICT, Profile, Verdict
 from ratchet.referee.source import Source
 from ratchet.untrusted_text import clean_text
+
+RULE = "points"  # by which campaigns decide that begin now
 
 
 def calibrate(
@@ -31,6 +34,7 @@ def calibrate(
             )
         session.tell(f"  {change}")
     remarks = {"idea": "the baseline", "seeds": seeds, "sealed": seal.sealed_files()}
+    remarks["rule"] = RULE
     n = session.open_experiment("calibrate", [source], **remarks)
     with working_on(session.home, n):
         while len(session.experiment(n).scores(0)) < seeds:
@@ -71,8 +75,8 @@ def champion_that_gives_way(session: Session, source: Source) -> Experiment | No
 
 def measured_noise(scores: Sequence[float]) -> Verdict:
     """The verdict of a calibration."""
-    noise, mean = verdicts.pool_noise([scores]), sum(scores) / len(scores)
-    low, high = verdicts.sigma_range(noise)
+    noise, mean = pool_noise([scores]), sum(scores) / len(scores)
+    low, high = sigma_range(noise)
     sigma = f"sigma {noise.sigma:.4f} bpb (95%: {low:.4f} to {high:.4f})"
     return Verdict("baseline", f"mean {mean:.4f}, {sigma}, {len(scores)} seeds")
 
@@ -81,17 +85,18 @@ def try_idea(
     session: Session,
     idea: str,
     name: str = "HEAD",
-    quick: bool = False,
+    profile: Profile = STRICT,
+    may_tie: bool = False,
     again: bool = False,
     by: str = "",
     parent: str | None = None,
     **remarks: Any,
 ) -> Experiment | None:
-    """Try a commit's train.py against the champion: screen, confirm, verdict.
+    """Run a commit's train.py until it is out, or a hit that asks for a trial.
 
-    parent: the champion that the idea is meant for; None is returned when that is the champion no
-    more. remarks: gain, in bpb, that was expected of the idea; near, the number of an earlier
-    experiment it is like. Raises Refused.
+    may_tie: whether less code is kept that is as good. parent: the champion that the idea is meant
+    for; None is returned when that is the champion no more. remarks: gain, in bpb, that was
+    expected of the idea; near, the number of an earlier experiment it is like. Raises Refused.
     """
     if name == "HEAD":
         sources.check_clean()
@@ -100,31 +105,43 @@ def try_idea(
         source = source._replace(name=name[:7])
     session.check_seal()
     campaign, shape = session.read_campaign(), source.describe_source()["source"]
-    known = [e for e in campaign.tried if e.arms[0]["source"] == shape and e.verdict != "overtaken"]
+    known = [e for e in campaign.tried if e.arms[CANDIDATE]["source"] == shape]
     if known and not again:
         return session.settle(known[-1])  # which a kill may have cut short
     sources.check_commit(source.commit)
     idea, by = (clean_text(text.encode(errors="replace"))[:MOST_TEXT] for text in (idea, by))
     with session.ledger.held:  # nobody makes another champion meanwhile
-        champion = session.champion_for(source, quick)
+        champion = session.champion_for(source)
         if parent and parent != champion:
             return None
         arms = source, sources.read_source(champion)._replace(name="champion")
-        more = {"quick": quick, "baseline": campaign.kept[0].n, "idea": idea, "by": by} | remarks
+        is_smaller = source.describe_source()["size"] < arms[CHAMPION].describe_source()["size"]
+        more = {"baseline": campaign.kept[0].n, "idea": idea, "by": by} | remarks
+        more |= {"profile": profile._asdict(), "may_tie": may_tie and is_smaller}
         n = session.open_experiment("try", arms, parent=champion, **more)
     with working_on(session.home, n):
         return run_to_verdict(session, n, arms)
 
 
+def search_again(session: Session, e: Experiment) -> Experiment:
+    """Give an idea that is out another run, and the verdict that follows. Raises Refused."""
+    arms = [sources.read_source(arm["commit"])._replace(name=arm["name"]) for arm in e.arms]
+    with working_on(session.home, e.n):
+        session.run_arm(e.n, CANDIDATE, "search", arms[CANDIDATE])
+        return run_to_verdict(session, e.n, arms)
+
+
 def run_to_verdict(session: Session, n: int, arms: Sequence[Source]) -> Experiment:
-    """A try, run after run, until its runs demand a verdict. Raises Refused."""
+    """A try or a trial, run after run, until its runs demand a verdict. Raises Refused."""
     while True:
         session.check_seal()
         with session.ledger.held:  # no line comes between a verdict and what it follows from
             e = session.experiment(n)
-            step = next_step(e, Campaign(session.experiments(), e.comparison_key))
+            campaign = Campaign(session.experiments(), e.comparison_key)
+            step = campaign.next_step(e)
             if isinstance(step, Verdict):
-                e = session.close_experiment(n, step)
+                decides = campaign.search.decided_members(n, step.verdict)
+                e = session.close_experiment(n, step, decides=decides)
                 break
         arm, phase = step
         run = session.run_arm(n, arm, phase, arms[arm])

@@ -12,7 +12,7 @@ claims nothing until fresh runs have shown it:
    is uncertain. Below 0 it is out, from HIT on it is a hit. That is Page's CUSUM (1954), which
    Wald's sequential test (1945) repeats for one stream after the other: the fastest way to find
    the rare stream with a gain (Lai, Poor, Xin and Georgiadis 2011). Those that pass were partly
-   lucky, the more so the more ideas there were (the winner's curse: Capen, Clapp and Campbell 1971).
+   lucky, the more so the more ideas there were (the winner's curse: Capen, Clapp, Campbell 1971).
 3. The trial. So fresh seeds decide. Several hits are merged into one source and tried together
    (Dorfman 1943): kept if their fresh gain reaches Z standard errors, by Student's t. Else each is
    tried alone, and what fails is withdrawn. A candidate whose own runs scatter more than sigma is

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from operator import itemgetter
 
 from ratchet import commits
 from ratchet.arena.files import sha256
 from ratchet.experiments import seal
-from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign, list_campaigns
-from ratchet.experiments.ledger import Experiment, Ledger
-from ratchet.experiments.protocol import next_step
+from ratchet.experiments.campaign import Campaign, list_campaigns
+from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, Ledger, Row
+from ratchet.experiments.rule import former
+from ratchet.experiments.rule.search import Search
 from ratchet.experiments.verdicts import Verdict
 
 
@@ -19,15 +21,11 @@ def find_problems(ledger: Ledger) -> list[str]:
     """
     refs = numbered_refs()  # before the lines: while a night runs, a line comes before its ref
     experiments = ledger.experiments()
-    campaign_of = {}
-    for campaign in list_campaigns(experiments.values()):
-        campaign_of |= {e.n: campaign for e in campaign.since}
     problems = [*filter(None, [ledger.cut_off_line()]), *wrong_sources(experiments.values())]
-    for e in experiments.values():
-        wrong = [*wrong_runs(e)]
-        if e.role == "try":
-            wrong += wrong_try(e, campaign_of.get(e.n))
-        problems += [f"experiment {e.n}: {sentence}" for sentence in wrong]
+    wrong = [(e.n, sentence) for e in experiments.values() for sentence in wrong_runs(e)]
+    for campaign in list_campaigns(experiments.values()):
+        wrong += wrong_decisions(campaign)
+    problems += [f"experiment {n}: {sentence}" for n, sentence in sorted(wrong, key=itemgetter(0))]
     return problems + [*wrong_refs(refs, experiments)]
 
 
@@ -57,22 +55,77 @@ def describe_probes(versions: Mapping[int, int]) -> str:
 
 def wrong_runs(e: Experiment) -> Iterator[str]:
     """What is wrong with the lines of an experiment."""
+    ends = [row["line"] for row in e.decisions if row["verdict"] != "out"]  # what is out may go on
     for run in e.runs:
         if run["file"] != e.arms[run["arm"]]["file"]:
             yield f"a {run['phase']} run had another train.py than its arm"
-        if e.closes and run["line"] > e.closes["line"]:
+        if any(run["line"] > line for line in ends):
             yield f"a {run['phase']} run came after the verdict"
 
 
-def wrong_try(e: Experiment, campaign: Campaign | None) -> Iterator[str]:
-    """What is wrong with the arms and the verdict of a try."""
-    if e.arms[CHAMPION]["commit"] != e.parent:
-        yield "its second arm is not the champion"
-    if e.closes:
-        step = next_step(e, campaign) if campaign else None
-        demanded = step.verdict if isinstance(step, Verdict) else "that there can't be one yet"
-        if demanded != e.verdict:
-            yield f"the verdict is {e.verdict}, its runs say {demanded}"
+def wrong_decisions(campaign: Campaign) -> Iterator[tuple[int, str]]:
+    """(n, what is wrong) of tries and trials whose arms or verdicts don't follow from the lines."""
+    tries = [e for e in campaign.since if e.role in ("try", "trial")]
+    for e in tries:
+        if e.arms[CHAMPION]["commit"] != e.parent:
+            yield e.n, "its second arm is not the champion"
+    if campaign.goes_by_points:
+        yield from wrong_by_points(campaign)
+        return
+    for e in tries:
+        if e.closes:
+            step = former.next_step(e, campaign)
+            yield from compare_verdicts(e, e.verdict, verdict_of(step))
+
+
+def wrong_by_points(campaign: Campaign) -> Iterator[tuple[int, str]]:
+    """(n, what is wrong) of tries and trials, by the lines before each decision."""
+    experiments = {e.n: e for e in campaign.since}
+    search = Search(experiments)
+    for row in campaign.rows:
+        e = experiments[row["n"]]
+        if e.role in ("try", "trial"):
+            if e.arms[CHAMPION]["source"] not in search.bars:
+                yield e.n, "its second arm was no champion"
+                return
+            if row["kind"] == "opens":
+                yield from wrong_members(e, search)
+            elif row["kind"] == "closes":
+                yield from wrong_decision(e, row, search)
+        search.add(row)
+
+
+def wrong_members(e: Experiment, search: Search) -> Iterator[tuple[int, str]]:
+    """What is wrong with the ideas that a trial begins with; search: what was known then."""
+    if e.role == "trial":
+        if e.arms[CHAMPION]["source"] != search.champion:
+            yield e.n, "it is held against a source that was not the champion any more"
+        for n in (*e.members, *e.alone):
+            if n not in search.pursuits or search.pursuits[n].verdict != "hit":
+                yield e.n, f"experiment {n} is in it, which was no hit"
+
+
+def wrong_decision(e: Experiment, row: Row, search: Search) -> Iterator[tuple[int, str]]:
+    """Whether a verdict is what the lines before it demand."""
+    if row.get("collides") and search.pursuits[e.n].verdict == "hit":
+        return  # it is the sources that decide
+    verdict = verdict_of(search.next_step(e.n))
+    yield from compare_verdicts(e, row["verdict"], verdict)
+    decides = search.decided_members(e.n, verdict)
+    if row.get("decides", []) != decides:
+        yield e.n, f"it decides on {row.get('decides')}, its runs say on {decides}"
+
+
+def verdict_of(step: tuple[int, str] | Verdict) -> str:
+    """The verdict that a next step is, "" for a run."""
+    return step.verdict if isinstance(step, Verdict) else ""
+
+
+def compare_verdicts(e: Experiment, verdict: str, demanded: str) -> Iterator[tuple[int, str]]:
+    """(n, what is wrong) when a verdict isn't the one that is demanded, "" if none could be yet."""
+    if demanded != verdict:
+        words = demanded or "that there can't be one yet"
+        yield e.n, f"the verdict is {verdict}, its runs say {words}"
 
 
 def wrong_sources(experiments: Collection[Experiment]) -> Iterator[str]:

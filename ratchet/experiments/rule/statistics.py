@@ -1,8 +1,8 @@
 """Statistics of repeated runs: their noise, and how two sources compare.
 
 Scores are bits per byte (bpb, lower is better). A gain is the champion's score minus the
-candidate's, so that more is better. Sigma, the spread of repeated runs of one source, is known badly
-from a few runs of one source, well from all groups of repeated runs together: their squared
+candidate's, so that more is better. Sigma, the spread of repeated runs of one source, is known
+badly from a few runs of one source, well from all groups of repeated runs together: their squared
 deviations are summed and divided by the degrees of freedom, runs minus groups (pooled variance).
 Five runs of calibration are 4 degrees of freedom, so sigma itself is uncertain, and Student's t
 (Student, "The probable error of a mean", 1908) widens every error bar by as much.
@@ -101,3 +101,23 @@ def compare(candidate: Sequence[float], champion: Sequence[float], noise: Noise)
     (mean, squares), (level, _) = moments(candidate), moments(champion)
     error = larger_spread(n, squares, noise) * math.sqrt(1 / n + 1 / m)
     return describe_gain(level - mean, error, noise, n, m)
+
+
+class NoiseTracker:
+    """Sigma from runs that come one at a time, run by run (Welford 1962)."""
+
+    def __init__(self) -> None:
+        self.means: dict[str, tuple[int, float]] = {}  # (runs, mean score) of each source
+        self.squares, self.df = 0.0, 0
+
+    def add(self, source: str, score: float) -> None:
+        """Count the score of one more run of a source."""
+        count, mean = self.means.get(source, (0, score))
+        new_mean = mean + (score - mean) / (count + 1)
+        self.means[source] = count + 1, new_mean
+        self.squares += (score - mean) * (score - new_mean)
+        self.df += count > 0
+
+    @property
+    def noise(self) -> Noise:
+        return Noise(math.sqrt(self.squares / self.df) if self.df else math.nan, self.df)

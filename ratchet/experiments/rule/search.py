@@ -1,0 +1,192 @@
+"""The search: what the lines of a campaign say of bars, points and trials, line by line.
+
+Lines are added in the order of the ledger. What an experiment does next follows from those before:
+so decisions are the same whether they are made while the runs come in, on however many devices, or
+recomputed by `verify`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ratchet.experiments import verdicts
+from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, Row, bpb, is_valid
+from ratchet.experiments.rule.failures import failed_verdict
+from ratchet.experiments.rule.statistics import Comparison, Noise, NoiseTracker
+from ratchet.experiments.verdicts import Bar, Profile, Verdict
+
+# Phases of runs that tell a champion's level, since nothing was selected by them.
+LEVEL_PHASES = ("bar", "closing", "audit")
+
+
+@dataclass
+class Pursuit:
+    """What is known of an idea, or of a trial, after some lines."""
+
+    experiment: Experiment
+    scores: list[float] = field(default_factory=list)  # of its valid runs
+    gains: list[float] = field(default_factory=list)  # of these, in sigma over the bar of then
+    failure: Verdict | None = None
+    bar: Bar = Bar(math.nan, math.inf)  # what it was held against last
+    noise: Noise = Noise(math.nan, 0)  # of then
+    verdict: str = ""
+    alone: bool = False  # whether its trial is to be one without others
+
+    @property
+    def profile(self) -> Profile:
+        return Profile(**self.experiment.profile)
+
+    @property
+    def base(self) -> str:
+        """The source that it is held against."""
+        return self.experiment.arms[CHAMPION]["source"]
+
+
+class Search:
+    """Bars, noise, points and verdicts after the lines that were added."""
+
+    def __init__(self, experiments: Mapping[int, Experiment]) -> None:
+        self.experiments = experiments  # what they were opened with; their runs are not looked at
+        self.champion = ""  # its source
+        self.bars: dict[str, Bar] = {}  # {source of a champion: its level}
+        self.tracker = NoiseTracker()
+        self.pursuits: dict[int, Pursuit] = {}
+        self.noises: list[tuple[int, Noise]] = []  # (line, noise) after each one
+
+    @property
+    def noise(self) -> Noise:
+        return self.tracker.noise
+
+    # ----------------------------------------------------------------------------------------------
+    # Lines
+
+    def add(self, row: Row) -> None:
+        """Add the next line of the ledger."""
+        if row["kind"] == "opens":
+            self.pursuits[row["n"]] = Pursuit(self.experiments[row["n"]])
+            for n in row.get("alone", ()):
+                self.pursuits[n].alone = True
+        elif row["kind"] == "run":
+            self._add_run(self.pursuits[row["n"]], row)
+        else:
+            self._add_verdict(self.pursuits[row["n"]], row)
+        self.noises.append((row["line"], self.noise))
+
+    def _add_run(self, pursuit: Pursuit, run: Row) -> None:
+        e = pursuit.experiment
+        if run["arm"] == CANDIDATE and (failure := failed_verdict([run])):
+            pursuit.failure = pursuit.failure or failure
+        if not is_valid(run) or run["budget"] != e.budget:
+            return
+        source, score, phase = e.arms[run["arm"]]["source"], bpb(run), run["phase"]
+        if phase in ("search", "trial"):
+            pursuit.bar, pursuit.noise = self.bars[pursuit.base], self.noise
+            pursuit.scores.append(score)
+            pursuit.gains.append(verdicts.gain_over(pursuit.bar, score, self.noise.sigma))
+        elif phase == "calibrate":
+            pursuit.scores.append(score)
+        elif phase in LEVEL_PHASES and source in self.bars:
+            self.bars[source] = self.bars[source].updated(score)
+            self.tracker.add(source, score)
+        self.bars = {name: bar.drifted() for name, bar in self.bars.items()}
+
+    def _add_verdict(self, pursuit: Pursuit, row: Row) -> None:
+        e = pursuit.experiment
+        pursuit.verdict = row["verdict"]
+        if e.role == "trial":
+            pursuit.bar, pursuit.noise = self.bars[pursuit.base], self.noise
+        for n in row.get("decides", ()):
+            self.pursuits[n].verdict = row["verdict"]
+        if e.role == "trial" and row["verdict"] != "keep":
+            for n in e.members:  # what failed together is tried apart
+                self.pursuits[n].alone = True
+        if row["verdict"] in ("baseline", "keep"):
+            self.champion = e.arms[CANDIDATE]["source"]
+            self.bars[self.champion] = verdicts.bar_of(pursuit.scores)
+            for score in pursuit.scores:
+                self.tracker.add(self.champion, score)
+
+    # ----------------------------------------------------------------------------------------------
+    # Decisions
+
+    def next_step(self, n: int) -> tuple[int, str] | Verdict:
+        """What a try or a trial does next: (arm, phase) of a run, or the verdict that ends it.
+
+        Example: (CANDIDATE, "search") -> (CHAMPION, "bar") -> (CANDIDATE, "search") -> Verdict.
+        """
+        pursuit = self.pursuits[n]
+        is_trial = pursuit.experiment.role == "trial"
+        if pursuit.failure and is_trial:
+            failure = pursuit.failure
+            return Verdict("withdrawn", f"{failure.verdict}: {failure.reason}")
+        if pursuit.failure:
+            return pursuit.failure
+        if is_trial and pursuit.base != self.champion:
+            return Verdict("withdrawn", "there is another champion now: it is tried again")
+        verdict = self._judge(pursuit)
+        if verdict.verdict:
+            return verdict
+        if pursuit.base == self.champion and self._is_vague(pursuit):
+            return CHAMPION, "bar"
+        return CANDIDATE, "trial" if is_trial else "search"
+
+    def _is_vague(self, pursuit: Pursuit) -> bool:
+        """Whether the bar is too uncertain for another run of a candidate."""
+        return self.bars[pursuit.base].variance > pursuit.profile.most_variance
+
+    def _judge(self, pursuit: Pursuit) -> Verdict:
+        e, bar = pursuit.experiment, self.bars[pursuit.base]
+        if e.role == "trial":
+            return verdicts.decide_trial(
+                pursuit.scores, bar, self.noise, pursuit.profile, as_good=e.as_good
+            )
+        verdict = verdicts.decide_search(pursuit.gains, bar.variance, pursuit.profile)
+        if verdict.verdict == "out" and e.may_tie and verdicts.may_be_a_tie(pursuit.gains):
+            return Verdict("hit", f"{verdict.reason}, but it may be as good with less code")
+        return verdict
+
+    def compare(self, n: int) -> Comparison | None:
+        """How a try or a trial compares with the bar of its last run; None before that."""
+        pursuit = self.pursuits[n]
+        if not pursuit.gains or not pursuit.noise.df:
+            return None
+        return verdicts.compare_with_bar(pursuit.scores, pursuit.bar, pursuit.noise)
+
+    def decided_members(self, n: int, verdict: str) -> list[int]:
+        """Numbers of the ideas whose verdict a trial's verdict is.
+
+        What fails together is tried apart, and what began before another champion is tried again.
+        """
+        pursuit = self.pursuits[n]
+        members = pursuit.experiment.members
+        if pursuit.experiment.role != "trial":
+            return []
+        is_decided = verdict == "keep" or (len(members) == 1 and pursuit.base == self.champion)
+        return [*members] if is_decided else []
+
+    def list_hits(self, profile: str) -> list[int]:
+        """Numbers of the ideas that wait for a trial with a profile of that name."""
+        return [
+            n
+            for n, pursuit in self.pursuits.items()
+            if pursuit.verdict == "hit" and pursuit.profile.name == profile
+        ]
+
+    def choose_members(self, profile: Profile, is_last: bool = False) -> list[int]:
+        """Numbers of the ideas that are to be tried together now, [] while more are awaited.
+
+        is_last: no more will come.
+        """
+        hits = self.list_hits(profile.name)
+        if alone := [n for n in hits if self.pursuits[n].alone]:
+            return alone[:1]
+        return hits[: profile.batch] if len(hits) >= profile.batch or is_last else []
+
+    def best_parked(self, profile: Profile) -> int | None:
+        """The idea that is out with most points, to which a search returns without fresh ones."""
+        points = {
+            n: verdicts.count_points(p.gains, self.bars[p.base].variance, profile)
+            for n, p in self.pursuits.items()
+            if p.verdict == "out" and p.gains and p.profile.name == profile.name
+        }
+        return max(points, key=points.__getitem__, default=None)

@@ -1,0 +1,137 @@
+"""Trials: hits are merged into one source, which fresh runs hold against the champion."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ratchet import commits
+from ratchet.arena.files import Refused
+from ratchet.experiments import sources
+from ratchet.experiments.campaign import Campaign
+from ratchet.experiments.ledger import CANDIDATE, Experiment
+from ratchet.experiments.running import working_on
+from ratchet.experiments.session import Session
+from ratchet.experiments.verbs import run_to_verdict
+from ratchet.experiments.verdicts import Profile, Verdict
+from ratchet.referee.source import Source
+
+
+class Merge(NamedTuple):
+    """Hits as one source, on the champion."""
+
+    source: Source
+    members: list[int]  # those that are in it
+    alone: list[int]  # those that collide with these
+
+
+def try_hits(session: Session, profile: Profile, is_last: bool = False) -> list[Experiment]:
+    """Hold trials as long as hits ask for one; returns the ideas that got a verdict by them.
+
+    is_last: no more hits will come, so those that wait are tried, however few they are. A trial
+    that was interrupted goes on first. Raises Refused.
+    """
+    decided = []
+    while True:
+        session.check_seal()
+        campaign = session.read_campaign()
+        trial = open_trial(campaign)
+        if not trial:
+            members = campaign.search.choose_members(profile, is_last)
+            if not members:
+                return decided
+            n = begin_trial(session, campaign, members, profile)
+            if n is None:  # what collides has its verdict
+                decided.append(session.experiment(members[0]))
+                continue
+            trial = session.experiment(n)
+        with working_on(session.home, trial.n):
+            arms = [sources.read_source(arm["commit"]) for arm in trial.arms]
+            named = [source._replace(name=arm["name"]) for source, arm in zip(arms, trial.arms)]
+            trial = run_to_verdict(session, trial.n, named)
+        decided += map(session.experiment, trial.closes["decides"])
+
+
+def open_trial(campaign: Campaign) -> Experiment | None:
+    """The trial that was interrupted, if there is one."""
+    trials = [e for e in campaign.since if e.role == "trial" and not e.closes]
+    return trials[0] if trials else None
+
+
+def is_trial_due(campaign: Campaign, profile: Profile) -> bool:
+    """Whether try_hits() would run something now."""
+    return bool(open_trial(campaign) or campaign.search.choose_members(profile))
+
+
+def begin_trial(
+    session: Session, campaign: Campaign, members: Sequence[int], profile: Profile
+) -> int | None:
+    """Open the trial of some hits; returns its number, None for a hit that can't be merged."""
+    ideas = [session.experiment(n) for n in members]
+    merge = merge_ideas(campaign.champion["commit"], ideas)
+    if isinstance(merge, str):
+        session.close_experiment(members[0], Verdict("withdrawn", merge), collides=True)
+        return None
+    chosen = [session.experiment(n) for n in merge.members]
+    champion = sources.read_source(campaign.champion["commit"])._replace(name="champion")
+    n = session.open_experiment(
+        "trial",
+        [merge.source, champion],
+        parent=champion.commit,
+        members=merge.members,
+        alone=merge.alone,
+        profile=profile._asdict(),
+        as_good=len(chosen) == 1 and chosen[0].may_tie,
+        baseline=campaign.kept[0].n,
+        idea="; ".join(e.idea for e in chosen),
+        by=chosen[0].by,
+    )
+    session.tell(f"experiment {n} is the trial of {name_members(merge.members)}")
+    return n
+
+
+def name_members(members: Sequence[int]) -> str:
+    """Example: "experiment 3", "experiments 3, 5 and 8"."""
+    *first, last = map(str, members)
+    return f"experiments {', '.join(first)} and {last}" if first else f"experiment {last}"
+
+
+def merge_ideas(champion: str, ideas: Sequence[Experiment]) -> Merge | str:
+    """Ideas as one source on a champion's commit; a sentence where not even the first one can be.
+
+    The commit has the champion and those of all ideas in it as its parents.
+    """
+    first = ideas[0]
+    if len(ideas) == 1 and first.parent == champion:
+        commit = first.arms[CANDIDATE]["commit"]
+        source = sources.read_source(commit)._replace(name=first.arms[CANDIDATE]["name"])
+        return Merge(source, [first.n], [])
+    base = text = sources.read_source(champion).text
+    members, alone, parents = [], [], [champion]
+    for e in ideas:
+        commit = e.arms[CANDIDATE]["commit"]
+        edit, edited = (sources.read_source(name).text for name in (commit, e.parent))
+        merged = merge_edit(edit, edited, text)
+        if merged is None or merged == text:
+            alone.append(e.n)
+        else:
+            text = merged
+            members.append(e.n)
+            parents.append(commit)
+    if text == base:
+        return "its edit collides with the champion's, or is in it already: make it anew"
+    subject = f"Merge {name_members(members)}"
+    merged_commit = commits.commit_text(parents, text, subject)
+    return Merge(Source(subject.lower(), merged_commit, text), members, alone)
+
+
+def merge_edit(edit: bytes, base: bytes, text: bytes) -> bytes | None:
+    """A text with what an edit changed in its base; None where both changed the same lines."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, name) for name in ("edit", "base", "text")]
+        for path, data in zip(paths, (edit, base, text)):
+            path.write_bytes(data)
+        try:
+            return commits.git("merge-file", "-p", *map(str, paths))
+        except Refused:
+            return None
