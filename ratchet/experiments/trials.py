@@ -3,17 +3,16 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ratchet import commits
 from ratchet.arena.files import Refused
-from ratchet.experiments import sources
+from ratchet.experiments import sources, verbs
 from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.ledger import CANDIDATE, Experiment
 from ratchet.experiments.running import working_on
 from ratchet.experiments.session import Session
-from ratchet.experiments.verbs import run_to_verdict
-from ratchet.experiments.verdicts import Profile, Verdict
+from ratchet.experiments.verdicts import STRICT, Profile, Verdict
 from ratchet.referee.source import Source
 
 
@@ -48,8 +47,19 @@ def try_hits(session: Session, profile: Profile, is_last: bool = False) -> list[
         with working_on(session.home, trial.n):
             arms = [sources.read_source(arm["commit"]) for arm in trial.arms]
             named = [source._replace(name=arm["name"]) for source, arm in zip(arms, trial.arms)]
-            trial = run_to_verdict(session, trial.n, named)
+            trial = verbs.run_to_verdict(session, trial.n, named)
         decided += map(session.experiment, trial.closes["decides"])
+
+
+def decide_idea(session: Session, idea: str, **options: Any) -> Experiment:
+    """Try an idea and, if it is a hit, hold its trial; options: as of verbs.try_idea.
+
+    Returns it with its verdict. Raises Refused.
+    """
+    e = verbs.try_idea(session, idea, profile=STRICT, may_tie=True, **options)
+    if e.verdict == "hit":
+        try_hits(session, STRICT)
+    return session.experiment(e.n)
 
 
 def open_trial(campaign: Campaign) -> Experiment | None:

@@ -15,6 +15,11 @@ from ratchet.experiments.verdicts import STRICT, Profile, Verdict
 from ratchet.referee.source import Source
 from ratchet.untrusted_text import clean_text
 
+
+class NewChampion(Refused):
+    """The champion that an idea was meant for has been replaced."""
+
+
 RULE = "points"  # by which campaigns decide that begin now
 
 
@@ -91,11 +96,11 @@ def try_idea(
     by: str = "",
     parent: str | None = None,
     **remarks: Any,
-) -> Experiment | None:
+) -> Experiment:
     """Run a commit's train.py until it is out, or a hit that asks for a trial.
 
     may_tie: whether less code is kept that is as good. parent: the champion that the idea is meant
-    for; None is returned when that is the champion no more. remarks: gain, in bpb, that was
+    for; NewChampion is raised when that is the champion no more. remarks: gain, in bpb, that was
     expected of the idea; near, the number of an earlier experiment it is like. Raises Refused.
     """
     if name == "HEAD":
@@ -113,7 +118,7 @@ def try_idea(
     with session.ledger.held:  # nobody makes another champion meanwhile
         champion = session.champion_for(source)
         if parent and parent != champion:
-            return None
+            raise NewChampion(f"{parent[:7]} is the champion no more")
         arms = source, sources.read_source(champion)._replace(name="champion")
         is_smaller = source.describe_source()["size"] < arms[CHAMPION].describe_source()["size"]
         more = {"baseline": campaign.kept[0].n, "idea": idea, "by": by} | remarks

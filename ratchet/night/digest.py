@@ -8,9 +8,9 @@ reasons are somebody's words: they stand in quotation marks, on one line, as dat
 import re
 from pathlib import Path
 
-from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign, compare_so_far, tried_ideas
-from ratchet.experiments.ledger import Experiment, is_valid
-from ratchet.experiments.verdicts import Comparison
+from ratchet.experiments.campaign import Campaign, compare_so_far, tried_ideas
+from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, is_valid
+from ratchet.experiments.rule.statistics import Comparison
 from ratchet.night import knobs
 from ratchet.referee.early_stopping import mean_loss, read_curve, to_shares
 from ratchet.untrusted_text import quote_text

@@ -10,16 +10,18 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from ratchet.arena.files import Refused, sha256, work_folder
+from ratchet.experiments import comparisons, sources, trials, verbs
 from ratchet.experiments import progress as run_progress
-from ratchet.experiments import sources, verbs
-from ratchet.experiments.ledger import Experiment
+from ratchet.experiments.ledger import CANDIDATE, Experiment
 from ratchet.experiments.running import is_command_running
 from ratchet.experiments.session import DeviceShared, Session
+from ratchet.experiments.verdicts import CLOSING, DEFAULT, Profile
 from ratchet.night.agent import Agent
 from ratchet.night.journal import Journal, active_seconds
 from ratchet.night.proposals import MOST_REPAIRS, CannotRebase, Proposal, ProposalQueue
@@ -31,8 +33,10 @@ from ratchet.untrusted_text import clean_text, quote_text
 
 BUSY_SECONDS = 60  # until a device that other programs use is looked at again
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 30  # that a device waits for a fresh idea, until it returns to one that is out
 MOST_FAILURES = 2  # of a device, in a row, until the champion shows whether it still works
 STOP_FILE = "runs/.stop"
+STOPPED = "you stopped it"  # without a measurement of its gain
 UNITS = {
     "hours": "hour",
     "experiments": "experiment",
@@ -40,6 +44,8 @@ UNITS = {
     "calls": "agent call",
     "cost": "dollar",
 }
+
+T = TypeVar("T")
 
 
 class Lost(Refused):
@@ -49,16 +55,25 @@ class Lost(Refused):
 class Night:
     """One night. sessions: one for each device. agent: None for the tuner.
 
-    Each device has a thread of its own, which takes a proposal when it has nothing to do.
+    Each device has a thread of its own, which takes a proposal when it has nothing to do. may_tie:
+    whether less code is kept that is as good.
     """
 
     def __init__(
-        self, sessions: Sequence[Session], name: str, limits: Limits, agent: Agent | None = None
+        self,
+        sessions: Sequence[Session],
+        name: str,
+        limits: Limits,
+        agent: Agent | None = None,
+        profile: Profile = DEFAULT,
+        may_tie: bool = False,
     ):
+        self.profile, self.may_tie = profile, may_tie
         self.sessions, self.session, self.name, self.limits = sessions, sessions[0], name, limits
         self.journal = Journal(self.session.home)
         self.queue = ProposalQueue(self.session, agent, self.may_ask, len(sessions))
         self.lock = threading.Lock()
+        self.trial_lock = threading.Lock()  # a trial is held by one device, the others search on
         self.working = set()  # threads that have a proposal, or wait for one
         self.failures = Counter()  # of each thread: proposals in a row that failed
         self.idle = self.busy = 0.0  # seconds of all devices
@@ -73,6 +88,8 @@ class Night:
             self.run_devices()
             for error in self.errors or ([] if self.why else self.lost):
                 raise error
+            if self.why != STOPPED:
+                self.measure_gain()
             kind = "ends"
         finally:  # nobody else writes any more
             active = time.monotonic() - self.started
@@ -116,6 +133,20 @@ class Night:
                     thread.join()
                 supervisor.cancelled.clear()
 
+    def measure_gain(self) -> None:
+        """Try what still waits, then hold the last champion against the baseline."""
+        self.hold_trials(self.session, is_last=True)
+        if comparisons.needs_closing(self.session.read_campaign()):
+            self.session.tell("last champion and baseline run in turns: what has the night gained?")
+            when_free(self.session, lambda: comparisons.close_night(self.session, self.name))
+
+    def count_runs_left(self) -> int:
+        """Runs that the night still needs when it begins no more ideas."""
+        campaign = self.session.read_campaign()
+        hits = campaign.search.list_hits(self.profile.name)
+        is_changed = hits or comparisons.needs_closing(campaign)
+        return bool(hits) * self.profile.runs + bool(is_changed) * len(CLOSING)
+
     # ----------------------------------------------------------------------------------------------
     # Limits
 
@@ -136,7 +167,7 @@ class Night:
         if self.why or self.errors:
             return self.why or "there was an error"
         if (self.session.home / STOP_FILE).exists():
-            return "you stopped it"
+            return STOPPED
         if limit := self.reached_limit():
             return f"the limit of {limit} is reached"
         return "" if self.queue.ready.qsize() else self.queue.dried_up
@@ -144,11 +175,21 @@ class Night:
     def reached_limit(self) -> str:
         """Example: "2 experiments"; "" for none."""
         used = self.count_used()
+        left = self.count_runs_left() * self.mean_run_seconds()
+        used = used._replace(
+            hours=used.hours + left / 3600, device_seconds=used.device_seconds + left
+        )
         for key, most in self.limits._asdict().items():
             was_paid = key in ("calls", "cost")  # then all that was paid for is tried
             if getattr(used, key) >= most and not (was_paid and self.journal.list_waiting()):
                 return count_of(most, UNITS[key])
         return ""
+
+    def mean_run_seconds(self) -> float:
+        """Of the runs so far; 0 before the first."""
+        baseline = self.session.read_campaign().baseline
+        experiments = self.session.experiments()
+        return run_progress.mean_run_seconds(baseline, experiments, baseline.budget) or 0.0
 
     def may_begin(self) -> bool:
         """Whether this thread may take a proposal: it counts as working then. Sets `why`."""
@@ -165,15 +206,21 @@ class Night:
 
     def work_on(self, session: Session) -> None:
         """A device's thread: proposal after proposal, until the night is over."""
+        waited = 0.0  # seconds since there was an idea
         try:
+            self.hold_trials(session)
             while not self.why:
                 begin = time.monotonic()
                 if not self.may_begin():
                     supervisor.sleep_or_cancel(POLL_SECONDS)
                     continue
                 proposal, taken = self.queue.take(POLL_SECONDS), time.monotonic()
+                waited = 0.0 if proposal else waited + taken - begin
                 if proposal:
                     self.bring_to_verdict(session, proposal)
+                    self.hold_trials(session)
+                elif waited > PATIENCE_SECONDS and self.return_to_parked(session):
+                    self.hold_trials(session)
                 else:
                     session.tell("waiting for the agent's next idea")
                 with self.lock:
@@ -203,11 +250,10 @@ class Night:
                 if failure:
                     self.count_failure(session, proposal.parent, unjudged=proposal)
                     return self.send_back(proposal._replace(failure=failure), failure[1])
-            e = self.try_when_free(session, proposal)
-            if e:
-                session.tell(f"  experiment {e.n}: {e.verdict}, {e.reason}")
-            if e and e.verdict != "overtaken":
-                return self.note_verdict(session, proposal, e)
+            with suppress(verbs.NewChampion):
+                if e := self.try_when_free(session, proposal):
+                    session.tell(f"  experiment {e.n}: {e.verdict}, {e.reason}")
+                    return self.note_verdict(session, proposal, e)
             if self.reason_to_end():
                 return None
 
@@ -225,20 +271,42 @@ class Night:
         return session.slot.preflight(job, session.tell)
 
     def try_when_free(self, session: Session, proposal: Proposal) -> Experiment | None:
-        """Its experiment; None: the champion has changed, or the night ends while it waits."""
+        """Its experiment; None: the night ends while it waits. Raises verbs.NewChampion."""
         call, commit, parent = proposal.call, proposal.commit, proposal.parent
         self.journal.append("tries", call=call, commit=commit, parent=parent)
-        expected = {"gain": proposal.gain, "near": proposal.near}
-        while True:
-            try:
-                return verbs.try_idea(
-                    session, proposal.idea, commit, by=self.name, parent=parent, **expected
-                )
-            except DeviceShared as error:
-                session.tell(f"  {error}")
-                supervisor.sleep_or_cancel(BUSY_SECONDS)
-                if self.reason_to_end():
-                    return None
+        options = dict(by=self.name, parent=parent, profile=self.profile, may_tie=self.may_tie)
+        options |= {"gain": proposal.gain, "near": proposal.near}
+        return when_free(
+            session,
+            lambda: verbs.try_idea(session, proposal.idea, commit, **options),
+            self.reason_to_end,
+        )
+
+    def hold_trials(self, session: Session, is_last: bool = False) -> None:
+        """The trials that are due, unless another device holds one."""
+        if not self.trial_lock.acquire(blocking=False):
+            return
+        try:
+            hold = lambda: trials.try_hits(session, self.profile, is_last)  # noqa: E731
+            for e in when_free(session, hold, self.reason_to_end) or ():
+                session.tell(f"  experiment {e.n}: {e.verdict}, {e.reason}")
+                if e.closes.get("collides"):
+                    self.queue.repair_collision(e.arms[CANDIDATE]["commit"])
+        finally:
+            self.trial_lock.release()
+
+    def return_to_parked(self, session: Session) -> bool:
+        """Run the best of the ideas that are out once more; False if there is none."""
+        with self.lock:
+            search = session.read_campaign().search
+            n = search.best_parked(self.profile)
+        if n is None:
+            return False
+        session.tell(f"no fresh idea: experiment {n} has another run")
+        e = when_free(
+            session, lambda: verbs.search_again(session, session.experiment(n)), self.reason_to_end
+        )
+        return bool(e)
 
     def note_verdict(self, session: Session, proposal: Proposal, e: Experiment) -> None:
         """The verdict into the journal; what fails is counted against the device."""
@@ -282,6 +350,20 @@ class Night:
         )
 
 
+def when_free(
+    session: Session, work: Callable[[], T], reason_to_end: Callable[[], str] = lambda: ""
+) -> T | None:
+    """What work() returns, once no other program uses the device; None: there was a reason to end."""
+    while True:
+        try:
+            return work()
+        except DeviceShared as error:
+            session.tell(f"  {error}")
+            supervisor.sleep_or_cancel(BUSY_SECONDS)
+            if reason_to_end():
+                return None
+
+
 # --------------------------------------------------------------------------------------------------
 # Verbs of the command line
 
@@ -293,6 +375,8 @@ def run_night(
     share: Sequence[str] = (),
     network: bool = True,
     passed: Sequence[str] = (),
+    profile: Profile = DEFAULT,
+    may_tie: bool = False,
 ) -> str:
     """A night from its beginning, or where it was left, to its end; returns why it ended.
 
@@ -311,7 +395,7 @@ def run_night(
         agent = Agent(name, folder, share, network, passed, session.tell)
         agent.tell_once(agent.describe_view())
     try:
-        return Night(sessions, name, limits, agent).run()
+        return Night(sessions, name, limits, agent, profile, may_tie).run()
     except BaseException:
         with suppress(Exception):  # not to hide why it ended
             if Journal(session.home).list_verdicts():

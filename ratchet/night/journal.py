@@ -68,6 +68,10 @@ class Journal:
         """What the agent answered in the last night, one event for each call."""
         return [event for event in self.last_night() if event["kind"] == "answer"]
 
+    def list_tries(self) -> list[dict]:
+        """What became experiments in the last night, one event each time that one was begun."""
+        return [event for event in self.last_night() if event["kind"] == "tries"]
+
     def list_verdicts(self) -> list[int]:
         """Numbers of the experiments that the last night brought to a verdict."""
         done = [event for event in self.last_night() if event["kind"] == "done"]

@@ -6,19 +6,19 @@ it over to a new champion. Whether a proposal is tried, repaired or given up, th
 
 import functools
 import queue
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from ratchet import commits
 from ratchet.arena.files import Refused, is_full, work_folder
-from ratchet.experiments.campaign import CANDIDATE, CHAMPION, Campaign, tried_ideas
+from ratchet.experiments.campaign import Campaign, tried_ideas
+from ratchet.experiments.ledger import CANDIDATE, CHAMPION
 from ratchet.experiments.session import Session
 from ratchet.experiments.sources import read_source
+from ratchet.experiments.trials import merge_edit
 from ratchet.night import tuner
 from ratchet.night.agent import Agent, Answer
 from ratchet.night.journal import Journal
@@ -104,6 +104,14 @@ class ProposalQueue:
             return self.ready.get(timeout=seconds)
         return None
 
+    def repair_collision(self, commit: str) -> None:
+        """Have the agent, if there is one, make a hit anew that collides with the champion."""
+        calls = {event["call"] for event in self.journal.list_tries() if event["commit"] == commit}
+        events = [event for event in self.journal.list_answers() if event["call"] in calls]
+        if self.agent and events:
+            champion = self.session.read_campaign().champion["commit"]
+            self.send_back(proposal_of(events[-1] | {"commit": commit, "parent": champion}))
+
     def send_back(self, proposal: Proposal) -> None:
         """Have the agent repair it. It comes back as it is when the agent may not be asked."""
         self.broken.put(proposal)
@@ -114,12 +122,13 @@ class ProposalQueue:
         champion = campaign.champion["commit"]
         if proposal.parent == champion or self._has_begun(proposal, campaign):
             return proposal
-        text = merge_edit(read_source(proposal.commit).text, proposal.parent, champion)
+        merged = proposal.commit, proposal.parent, champion
+        text = merge_edit(*(read_source(commit).text for commit in merged))
         if text is None:
             raise CannotRebase("its edit collides with the new champion's", is_repairable=True)
         if fingerprint(text)["source"] in campaign.known_sources:
             raise CannotRebase("the champion has it, or it was tried", is_repairable=False)
-        commit = commits.commit_text(champion, text, proposal.idea)
+        commit = commits.commit_text([champion], text, proposal.idea)
         return proposal._replace(commit=commit, parent=champion)
 
     def _has_begun(self, proposal: Proposal, campaign: Campaign) -> bool:
@@ -131,7 +140,7 @@ class ProposalQueue:
             and e.arms[CANDIDATE]["commit"] == proposal.commit
             and (e.closes or e.busy == self.session.busy)
         ]
-        return bool(experiments) and experiments[-1].verdict != "overtaken"
+        return bool(experiments)
 
     # ----------------------------------------------------------------------------------------------
     # The agent
@@ -198,7 +207,7 @@ class ProposalQueue:
         if answer.outcome == "idea":
             event |= self.find_earlier(answer.text, parent)
         if event["outcome"] == "idea":
-            event["commit"] = commits.commit_text(parent, answer.text, answer.idea)
+            event["commit"] = commits.commit_text([parent], answer.text, answer.idea)
         elif crashed:  # there is nothing better: it is tried as it is
             event |= {"outcome": "idea", "commit": crashed.commit, "repairs": MOST_REPAIRS}
         return self.note_answer(event, mends=broken.call if broken else None)
@@ -254,7 +263,7 @@ class ProposalQueue:
         )
         # without an agent nobody repairs it
         event = answer_event(Answer("idea", idea=idea), champion, repairs=MOST_REPAIRS)
-        self.note_answer(event | {"commit": commits.commit_text(champion, text, idea)})
+        self.note_answer(event | {"commit": commits.commit_text([champion], text, idea)})
 
 
 def answer_event(answer: Answer, parent: str, repairs: int) -> dict:
@@ -272,22 +281,6 @@ def proposal_of(event: dict) -> Proposal:
 
 # --------------------------------------------------------------------------------------------------
 # Edits of train.py
-
-
-def merge_edit(text: bytes, parent: str, champion: str) -> bytes | None:
-    """A train.py made from the commit `parent`, with what `champion` changed since.
-
-    None where both changed the same line, or neighbours.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder, name) for name in ("edit", "parent", "champion")]
-        texts = text, read_source(parent).text, read_source(champion).text
-        for path, data in zip(paths, texts):
-            path.write_bytes(data)
-        try:
-            return commits.git("merge-file", "-p", *map(str, paths))
-        except Refused:
-            return None
 
 
 def changed_lines(old: bytes, new: bytes) -> set[tuple[bytes, bytes]]:

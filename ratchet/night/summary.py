@@ -14,8 +14,8 @@ from ratchet.experiments.campaign import (
 )
 from ratchet.experiments.comparisons import compare_with_first
 from ratchet.experiments.ledger import Experiment
+from ratchet.experiments.rule.statistics import Comparison, compare
 from ratchet.experiments.session import Session
-from ratchet.experiments.verdicts import Comparison, compare
 from ratchet.night.digest import find_near_misses, format_gain, summarize_predictions
 from ratchet.night.journal import Journal
 from ratchet.untrusted_text import WORDS, quote_text

@@ -12,7 +12,8 @@ import random
 from collections.abc import Collection, Iterable
 
 from ratchet.arena.files import Refused
-from ratchet.experiments.campaign import CANDIDATE, Campaign, tried_ideas
+from ratchet.experiments.campaign import Campaign, tried_ideas
+from ratchet.experiments.ledger import CANDIDATE
 from ratchet.night.knobs import constant_values, find_constants
 from ratchet.referee.source import fingerprint
 

@@ -20,8 +20,8 @@ from ratchet.experiments.campaign import (
 )
 from ratchet.experiments.comparisons import SPLITS, compare_with_first
 from ratchet.experiments.ledger import Experiment, Ledger, is_disturbed, is_valid
+from ratchet.experiments.rule.statistics import Comparison
 from ratchet.experiments.running import state_of
-from ratchet.experiments.verdicts import Comparison
 from ratchet.experiments.verify import find_problems
 from ratchet.night.journal import Journal
 from ratchet.referee import early_stopping
