@@ -17,10 +17,11 @@ from ratchet.arena.files import Refused, exit_on_user_error
 from ratchet.doctor.examination import examine_machine
 from ratchet.doctor.findings import findings_table
 from ratchet.executors import list_executors, open_executor
-from ratchet.experiments import comparisons, verbs
+from ratchet.experiments import comparisons, trials, verbs
 from ratchet.experiments.ledger import Experiment, Ledger
 from ratchet.experiments.running import only_command
 from ratchet.experiments.session import Session, join_campaign, open_session
+from ratchet.experiments.verdicts import PROFILES
 from ratchet.experiments.verify import (
     count_probes,
     describe_probes,
@@ -65,9 +66,12 @@ Busy = Annotated[
         "--busy", help="Count runs even if other programs disturb them. Scores get noisier."
     ),
 ]
-Hopeless = Annotated[
+HalfStop = Annotated[
     bool,
-    typer.Option("--stop-hopeless", help="End a screening run early if it can't catch up."),
+    typer.Option(
+        "--half-stop/--no-half-stop",
+        help="Stop an idea's first run half-way if its loss is too far behind.",
+    ),
 ]
 Wandb = Annotated[
     bool,
@@ -150,26 +154,23 @@ def calibrate(
 @app.command(name="try")
 def try_idea(
     idea: Annotated[str, typer.Argument(help="What the commit changes and why, in a sentence.")],
-    quick: Annotated[
-        bool, typer.Option(help="Decide by one seed: five times the false keeps.")
-    ] = False,
     again: Annotated[
         bool, typer.Option(help="Run it even if the same source was tried before.")
     ] = False,
     by: Annotated[str, typer.Option(help="Who had the idea.")] = "",
-    stop_hopeless: Hopeless = False,
+    half_stop: HalfStop = True,
     wandb: Wandb = False,
     device: Device = None,
     on: On = None,
     busy: Busy = False,
     as_json: AsJson = False,
 ):
-    """Try HEAD's train.py against the champion: screen it, confirm on fresh seeds, decide."""
+    """Try HEAD's train.py: search for a gain, then hold a trial with fresh seeds, decide."""
     check_wandb(wandb)
     before = {e.n for e in Ledger(commits.home()).experiments().values() if e.closes}
-    options = dict(device=device, on=on, busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
+    options = dict(device=device, on=on, busy=busy, half_stop=half_stop, wandb=wandb)
     with shown_session(join_campaign, **options) as session:
-        e = verbs.try_idea(session, idea, quick=quick, again=again, by=by)
+        e = trials.decide_idea(session, idea, again=again, by=by)
     if e.n in before:
         notes.print(f"this source was tried before, as experiment {e.n}; --again runs it once more")
     tables.show_verdict(e, commits.home(), as_json)
@@ -208,13 +209,13 @@ def compare(
 
 @app.command()
 def audit(
-    seeds: Seeds = 3,
+    seeds: Seeds = comparisons.CLOSING_SEEDS,
     device: Device = None,
     on: On = None,
     busy: Busy = False,
     as_json: AsJson = False,
 ):
-    """Score all champions on the locked test split, with fresh seeds: do their gains hold there?"""
+    """Run last champion and baseline in turns, fresh seeds, test split too: does the gain hold?"""
     with shown_session(join_campaign, device=device, on=on, busy=busy) as session:
         e = comparisons.audit(session, seeds)
     splits = "val", "test"
@@ -328,7 +329,14 @@ def night(
     ] = None,
     on: On = None,
     slots: Annotated[int, typer.Option(help="With --on: number of experiments at a time.")] = None,
-    stop_hopeless: Hopeless = False,
+    name: Annotated[
+        str,
+        typer.Option("--profile", help="strict, default or bold: how daring the search is."),
+    ] = "default",
+    simpler: Annotated[
+        bool, typer.Option("--simpler", help="Keep what is as good with less code, too.")
+    ] = False,
+    half_stop: HalfStop = True,
     wandb: Wandb = False,
     busy: Busy = False,
 ):
@@ -336,9 +344,13 @@ def night(
     check_wandb(wandb)
     limits = Limits(hours, most, device_seconds, calls, dollars)
     where = dict(names=names, on=on, slots=slots)
-    options = dict(busy=busy, stop_hopeless=stop_hopeless, wandb=wandb)
+    if name not in PROFILES:
+        raise Refused(f"profile {name!r} is not known: say {', '.join(PROFILES)}")
+    options = dict(busy=busy, half_stop=half_stop, wandb=wandb)
     with shown_session(join_campaign, **where, **options) as session:
-        why = run_night(session, agent, limits, share, network, passed)
+        why = run_night(
+            session, agent, limits, share, network, passed, PROFILES[name], may_tie=simpler
+        )
         text = summarize_night(session)
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(text))

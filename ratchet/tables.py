@@ -8,7 +8,6 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ratchet.experiments import verdicts
 from ratchet.experiments.campaign import Campaign, compare_so_far, list_campaigns, mean_of
 from ratchet.experiments.comparisons import SPLITS, compare_with_first
 from ratchet.experiments.ledger import Experiment, bpb, is_disturbed, is_valid
@@ -20,6 +19,7 @@ WIDE = 100  # characters that all columns of the log need
 COLUMNS = ["n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "gain", "idea"]
 WIDE_COLUMNS = ["UTC", "what", "commit"]
 PHASES = ["start", "rehearsal", "train", "score"]
+ALPHA = 0.05  # two-sided, of all comparisons together
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -154,7 +154,7 @@ def contrast_rows(e: Experiment, split: str) -> list[dict[str, Any]]:
         mean = sum(scores) / len(scores) if scores else None
         row = {"name": arm["name"], "scores": scores, "mean": mean}
         if comparison:
-            settled = tests * comparison.p_two < verdicts.ALPHA
+            settled = tests * comparison.p_two < ALPHA
             row |= comparison._asdict() | {"settled": settled}
         rows.append(row)
     return rows
@@ -176,7 +176,7 @@ def show_contrast(e: Experiment, split: str) -> None:
         table.add_row(*cells)
     console.print(table)
     if len(rows) > 2:
-        console.print(f"settled: p x {len(rows) - 1} comparisons < {verdicts.ALPHA} (Bonferroni)")
+        console.print(f"settled: p x {len(rows) - 1} comparisons < {ALPHA} (Bonferroni)")
 
 
 # --------------------------------------------------------------------------------------------------

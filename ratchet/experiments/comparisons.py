@@ -5,7 +5,7 @@ from typing import Any
 
 from ratchet.arena.files import Refused
 from ratchet.experiments import sources, verdicts
-from ratchet.experiments.campaign import Campaign
+from ratchet.experiments.campaign import MOST_TEXT, Campaign
 from ratchet.experiments.ledger import Experiment, bpb, is_valid
 from ratchet.experiments.rule import statistics
 from ratchet.experiments.rule.failures import failed_verdict
@@ -129,7 +129,7 @@ def audit(session: Session, seeds: int = CLOSING_SEEDS) -> Experiment:
 
 def close_night(session: Session, by: str) -> Experiment:
     """The comparison that a night's claim is: the same on val alone. Raises Refused."""
-    return compare_with_baseline(session, "closing", CLOSING_SEEDS, by=by)
+    return compare_with_baseline(session, "closing", CLOSING_SEEDS, by=by[:MOST_TEXT])
 
 
 def compare_with_baseline(session: Session, role: str, seeds: int, **remarks: Any) -> Experiment:

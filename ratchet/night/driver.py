@@ -74,6 +74,7 @@ class Night:
         self.queue = ProposalQueue(self.session, agent, self.may_ask, len(sessions))
         self.lock = threading.Lock()
         self.trial_lock = threading.Lock()  # a trial is held by one device, the others search on
+        self.parked = set()  # numbers of ideas that were out and run again now
         self.working = set()  # threads that have a proposal, or wait for one
         self.failures = Counter()  # of each thread: proposals in a row that failed
         self.idle = self.busy = 0.0  # seconds of all devices
@@ -299,13 +300,15 @@ class Night:
         """Run the best of the ideas that are out once more; False if there is none."""
         with self.lock:
             search = session.read_campaign().search
-            n = search.best_parked(self.profile)
-        if n is None:
-            return False
+            n = search.best_parked(self.profile, without=self.parked)
+            if n is None:
+                return False
+            self.parked.add(n)
         session.tell(f"no fresh idea: experiment {n} has another run")
         e = when_free(
             session, lambda: verbs.search_again(session, session.experiment(n)), self.reason_to_end
         )
+        self.parked.discard(n)
         return bool(e)
 
     def note_verdict(self, session: Session, proposal: Proposal, e: Experiment) -> None:
@@ -353,7 +356,7 @@ class Night:
 def when_free(
     session: Session, work: Callable[[], T], reason_to_end: Callable[[], str] = lambda: ""
 ) -> T | None:
-    """What work() returns, once no other program uses the device; None: there was a reason to end."""
+    """What work() returns, once no other program uses the device; None: it was time to end."""
     while True:
         try:
             return work()

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from ratchet.arena.files import replace_file
 from ratchet.experiments.campaign import (
-    CHAMPION,
     Campaign,
     compare_so_far,
     device_seconds,
     tried_ideas,
 )
 from ratchet.experiments.comparisons import compare_with_first
-from ratchet.experiments.ledger import Experiment
+from ratchet.experiments.ledger import CHAMPION, Experiment
 from ratchet.experiments.rule.statistics import Comparison, compare
 from ratchet.experiments.session import Session
 from ratchet.night.digest import find_near_misses, format_gain, summarize_predictions

@@ -121,4 +121,4 @@ class EarlyStopping:
         points, self.bytes_read = read_curve(self.path, self.bytes_read)
         self.curve += to_shares(points, self.budget)
         if reason := why_hopeless(self.curve, self.milestones):
-            raise EndedEarly("hopeless", reason)
+            raise EndedEarly("stopped", reason)

@@ -9,9 +9,7 @@ from typing import Any
 
 from ratchet import commits
 from ratchet.arena.files import ROOT, read_untrusted
-from ratchet.experiments import verdicts
 from ratchet.experiments.campaign import (
-    CANDIDATE,
     Campaign,
     compare_so_far,
     finite_or_none,
@@ -19,8 +17,8 @@ from ratchet.experiments.campaign import (
     mean_of,
 )
 from ratchet.experiments.comparisons import SPLITS, compare_with_first
-from ratchet.experiments.ledger import Experiment, Ledger, is_disturbed, is_valid
-from ratchet.experiments.rule.statistics import Comparison
+from ratchet.experiments.ledger import CANDIDATE, Experiment, Ledger, is_disturbed, is_valid
+from ratchet.experiments.rule.statistics import Comparison, compare
 from ratchet.experiments.running import state_of
 from ratchet.experiments.verify import find_problems
 from ratchet.night.journal import Journal
@@ -145,7 +143,7 @@ def champion_rows(campaign: Campaign) -> list[dict]:
         mean, half = mean_of(shown, noise)
         row = {"n": e.n, "time": e.closes["time"], "mean": mean, "half": half, "runs": len(shown)}
         if noise.df and rows and scores and first_scores:
-            row |= gain_interval(verdicts.compare(scores, first_scores, noise))
+            row |= gain_interval(compare(scores, first_scores, noise))
         rows.append(row)
     return rows
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ratchet import commits
 from ratchet.arena.log import WANDB_SECONDS, wandb_is_wanted, wandb_settings
-from ratchet.experiments.campaign import CANDIDATE
-from ratchet.experiments.ledger import Experiment, bpb
+from ratchet.experiments.ledger import CANDIDATE, Experiment, bpb
 from ratchet.referee import early_stopping
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ratchet import __main__, commits, terminal
 from ratchet.arena.files import Refused, sha256
 from ratchet.arena.probes import PROBES_VERSION
-from ratchet.experiments import comparisons, ledger, running, seal, verbs, verdicts, verify
+from ratchet.experiments import comparisons, ledger, running, seal, trials, verbs, verify
 from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.session import prepare_arena
 from ratchet.referee import trial
@@ -131,29 +131,29 @@ def test_calibration_makes_head_the_champion(calibrated, runs):
 
 def test_a_real_gain_is_kept_and_is_what_the_next_must_beat(calibrated, runs):
     better = commit("better", quality=1.0 + 5 * SIGMA)
-    e = verbs.try_idea(open_session(), "a better one")
+    e = trials.decide_idea(open_session(), "a better one")
     assert e.verdict == "keep" and champion() == better
     assert head(f"refs/ratchet/{e.n}") == better
     phases = [run["phase"] for run in e.runs]
     assert phases[:3] == ["screen", "confirm", "champion"]
     assert len({run["seed"] for run in e.runs}) == len(e.runs)
     commit("back to the old one", quality=1.0, more="x = 1")
-    assert verbs.try_idea(open_session(), "worse than the new one").verdict == "discard"
+    assert trials.decide_idea(open_session(), "worse than the new one").verdict == "discard"
     assert problems() == []
 
 
 def test_a_harmful_change_costs_one_run(calibrated, runs):
     losing = commit("worse", quality=1.0 - 10 * SIGMA)
-    e = verbs.try_idea(open_session(), "a worse one")
+    e = trials.decide_idea(open_session(), "a worse one")
     assert e.verdict == "discard" and len(e.runs) == 1 and "first seed" in e.reason
     assert head(f"refs/ratchet/{e.n}") == losing != champion()
 
 
 def test_a_comment_is_no_new_source(calibrated, runs):
     commit("a comment", quality=1.0, more="# a comment\n'''and a docstring?'''[:0]\n"[:12])
-    e = verbs.try_idea(open_session(), "a comment")
+    e = trials.decide_idea(open_session(), "a comment")
     assert e.role == "calibrate" and len(runs.jobs) == 5
-    again = verbs.try_idea(open_session(), "a comment", again=True)
+    again = trials.decide_idea(open_session(), "a comment", again=True)
     assert again.n != e.n and again.verdict in ("discard", "undecided")
 
 
@@ -164,7 +164,7 @@ def test_a_comment_is_no_new_source(calibrated, runs):
 )
 def test_a_run_without_a_score_is_one_row(calibrated, runs, status, verdict):
     commit("breaks", more=f'STATUS = "{status}"')
-    e = verbs.try_idea(open_session(), "breaks")
+    e = trials.decide_idea(open_session(), "breaks")
     assert e.verdict == verdict and status in e.reason and len(e.runs) == 1
     assert problems() == []
 
@@ -172,13 +172,13 @@ def test_a_run_without_a_score_is_one_row(calibrated, runs, status, verdict):
 def test_what_is_no_experiment_is_refused(calibrated, runs):
     commit("two files", quality=1.1, README_md="other words", notes_txt="x")
     with pytest.raises(Refused, match=r"changes README\.md, notes\.txt: an experiment may"):
-        verbs.try_idea(open_session(), "two files")
+        trials.decide_idea(open_session(), "two files")
     with open("train.py", "a", encoding="utf-8") as file:
         file.write("# not committed\n")
     with pytest.raises(
         Refused, match=r"train\.py changed since the last commit: commit that first"
     ):
-        verbs.try_idea(open_session(), "dirty")
+        trials.decide_idea(open_session(), "dirty")
     assert (calibrated / "train.py").read_text(encoding="utf-8").endswith("# not committed\n")
     assert len(runs.jobs) == 5
 
@@ -186,17 +186,17 @@ def test_what_is_no_experiment_is_refused(calibrated, runs):
 def test_a_large_source_is_refused(calibrated):
     commit("data in the source", more="DATA = '" + "x" * SOURCE_BYTES + "'")
     with pytest.raises(Refused, match="no data in it"):
-        verbs.try_idea(open_session(), "data in the source")
+        trials.decide_idea(open_session(), "data in the source")
 
 
 def test_without_a_baseline_or_with_another_judge_nothing_is_tried(repository, runs, monkeypatch):
     with pytest.raises(Refused, match="calibrate"):
-        verbs.try_idea(open_session(), "too early")
+        trials.decide_idea(open_session(), "too early")
     verbs.calibrate(open_session(arena="tiny"), 2)
     commit("better", quality=1.1)
     change_sealed_files(monkeypatch, "prepare.py")
     with pytest.raises(Refused, match=r"^prepare\.py has changed since .*undo that, or begin anew"):
-        verbs.try_idea(open_session(), "another judge")
+        trials.decide_idea(open_session(), "another judge")
 
 
 def change_sealed_files(monkeypatch, *names):
@@ -246,11 +246,11 @@ def test_what_is_interrupted_goes_on(calibrated, runs, stop):
     commit("better", quality=1.0 + 5 * SIGMA)
     runs.stop_at = 5 + stop
     try:
-        first = verbs.try_idea(open_session(), "better")
+        first = trials.decide_idea(open_session(), "better")
     except KeyboardInterrupt:
         first = open_session().experiments()[-1]
         assert not first.closes and len(first.runs) == stop
-    e = verbs.try_idea(open_session(), "better")
+    e = trials.decide_idea(open_session(), "better")
     assert e.n == first.n and e.verdict == "keep" and len(runs.jobs) == 5 + len(e.runs)
     assert problems() == []
 
@@ -258,13 +258,13 @@ def test_what_is_interrupted_goes_on(calibrated, runs, stop):
 def test_a_shared_device_does_not_decide(calibrated, runs):
     commit("better", quality=1.0 + 5 * SIGMA)
     runs.shared = 2
-    e = verbs.try_idea(open_session(), "better")
+    e = trials.decide_idea(open_session(), "better")
     assert e.verdict == "keep" and [run["shared"] for run in e.runs[:3]] == [True, True, False]
     assert len(e.scores(0, "screen")) == 1
     commit("better still", quality=1.0 + 10 * SIGMA)
     runs.shared = 99
     with pytest.raises(Refused, match=r"40% of its CPU.*--busy"):
-        verbs.try_idea(open_session(), "better still")
+        trials.decide_idea(open_session(), "better still")
 
 
 def test_busy_runs_are_held_against_busy_ones(calibrated, runs):
@@ -272,17 +272,17 @@ def test_busy_runs_are_held_against_busy_ones(calibrated, runs):
     commit("better", quality=1.0 + 10 * SIGMA)
     runs.shared = 99
     with pytest.raises(Refused, match=r"measured without --busy.*calibrate --busy"):
-        verbs.try_idea(open_session(busy=True), "better")
+        trials.decide_idea(open_session(busy=True), "better")
     subprocess.run(["git", "checkout", "-q", "HEAD~1"], check=True)
     verbs.calibrate(open_session(arena="tiny", budget="5s", busy=True), 5)
     subprocess.run(["git", "checkout", "-q", "main"], check=True)
-    assert verbs.try_idea(open_session(busy=True), "better").verdict == "keep"
+    assert trials.decide_idea(open_session(busy=True), "better").verdict == "keep"
 
 
 def test_the_champion_itself_was_tried_whatever_its_commit_changed(repository, runs):
     commit("more", quality=1.0, README_md="other words\n")
     calibration = verbs.calibrate(open_session(arena="tiny", budget="5s"), 5)
-    assert verbs.try_idea(open_session(), "nothing").n == calibration.n
+    assert trials.decide_idea(open_session(), "nothing").n == calibration.n
 
 
 def test_a_disturbed_run_decides_nothing_however_it_ended(calibrated, runs, monkeypatch):
@@ -295,7 +295,7 @@ def test_a_disturbed_run_decides_nothing_however_it_ended(calibrated, runs, monk
 
     monkeypatch.setattr("ratchet.referee.trial.run_trial", disturbs)
     commit("better", quality=1.0 + 5 * SIGMA)
-    e = verbs.try_idea(open_session(), "better")
+    e = trials.decide_idea(open_session(), "better")
     assert e.verdict == "keep" and e.runs[0]["status"] == "overtime" and problems() == []
     assert e.runs[0]["seed"] == e.runs[1]["seed"]
 
@@ -303,14 +303,14 @@ def test_a_disturbed_run_decides_nothing_however_it_ended(calibrated, runs, monk
 def test_budgets_do_not_mix(calibrated, runs):
     verbs.calibrate(open_session(arena="tiny", budget="9s"), 2)
     commit("better", quality=1.0 + 6 * SIGMA)
-    e = verbs.try_idea(open_session(), "better")
+    e = trials.decide_idea(open_session(), "better")
     assert e.budget == "9s" and {run["budget"] for run in e.runs} == {"9s"}
     assert open_session().read_campaign().noise(before=e.line).df == 1
 
 
 def test_quick_is_one_seed(calibrated, runs):
     commit("better", quality=1.0 + 8 * SIGMA)
-    e = verbs.try_idea(open_session(), "better", quick=True)
+    e = trials.decide_idea(open_session(), "better", quick=True)
     assert e.verdict == "keep" and len(e.runs) == 1 and e.quick
 
 
@@ -340,7 +340,7 @@ def test_a_comparison_changes_no_champion(calibrated, runs):
 
 def test_the_audit_scores_champions_on_test(calibrated, runs):
     commit("better", quality=1.0 + 6 * SIGMA)
-    assert verbs.try_idea(open_session(), "better").verdict == "keep"
+    assert trials.decide_idea(open_session(), "better").verdict == "keep"
     e = comparisons.audit(open_session(), 2)
     assert all({"val", "test"} <= {*run} for run in e.runs) and len(e.runs) == 4
     assert comparisons.compare_with_first(e, "test")[1][1].gain > 0
@@ -363,7 +363,7 @@ def rewrite(path, change):
 
 def test_a_champion_that_fails_in_the_audit_is_told(calibrated, runs, monkeypatch):
     commit("better", quality=1.1)
-    verbs.try_idea(open_session(), "better")
+    trials.decide_idea(open_session(), "better")
     calls = []
 
     def fails(job):
@@ -387,7 +387,7 @@ def test_verify_says_by_which_probes_scores_were_made(calibrated, runs):
     assert json.loads(invoke("verify", "--json").stdout)["probes"] == {"1": 5}
     runs.of_split |= {"probes_version": PROBES_VERSION, "charged_nats": 0.0}
     commit("worse", quality=1.0 - 10 * SIGMA)
-    verbs.try_idea(open_session(), "worse")
+    trials.decide_idea(open_session(), "worse")
     line = (
         f"scored by probes of version 1: 5 runs, of version {PROBES_VERSION} (that of now): 1 run"
     )
@@ -403,7 +403,7 @@ def test_what_a_run_is_charged_counts_in_its_score():
 
 def test_verify_finds_an_edited_verdict_in_a_whole_chain(calibrated, runs):
     commit("worse", quality=1.0 - 10 * SIGMA)
-    verbs.try_idea(open_session(), "worse")
+    trials.decide_idea(open_session(), "worse")
     assert problems() == []
     rewrite(
         calibrated / "ledger.jsonl",
@@ -414,7 +414,7 @@ def test_verify_finds_an_edited_verdict_in_a_whole_chain(calibrated, runs):
 
 def test_verify_finds_a_lost_commit_and_a_lost_end(calibrated, runs):
     commit("worse", quality=1.0 - 10 * SIGMA)
-    verbs.try_idea(open_session(), "worse")
+    trials.decide_idea(open_session(), "worse")
     lines = (calibrated / "ledger.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (calibrated / "ledger.jsonl").write_text("".join(lines[:7]), encoding="utf-8")
     assert problems() == ["refs/ratchet/2 has no line in the ledger: its end was cut off"]
@@ -569,15 +569,15 @@ def test_a_champion_that_is_kept_meanwhile_overtakes_a_try(calibrated, runs):
         """While the first one has its confirmation, the second one is tried and kept."""
         if len(runs.jobs) == 7 and not found:
             found["second"] = None
-            found["second"] = verbs.try_idea(session, "the second", base[1])
+            found["second"] = trials.decide_idea(session, "the second", base[1])
         return runs(job)
 
     session.slot.run = meanwhile
-    first = verbs.try_idea(session, "the first", base[0])
+    first = trials.decide_idea(session, "the first", base[0])
     assert found["second"].verdict == "keep" and champion() == base[1]
     assert first.verdict == "overtaken" and f"experiment {found['second'].n} became" in first.reason
     assert len(first.runs) == 3 and problems() == []
-    again = verbs.try_idea(open_session(), "the first", base[0])  # it has no verdict yet
+    again = trials.decide_idea(open_session(), "the first", base[0])  # it has no verdict yet
     assert again.n not in (first.n, found["second"].n) and again.verdict == "discard"
 
 
@@ -592,7 +592,7 @@ def test_a_champions_run_that_fails_is_made_again(calibrated, runs, monkeypatch)
 
     monkeypatch.setattr("ratchet.referee.trial.run_trial", fails)
     commit("better", quality=1.1)
-    e = verbs.try_idea(open_session(), "better")
+    e = trials.decide_idea(open_session(), "better")
     assert (
         e.verdict == "keep"
         and [run["status"] for run in e.runs].count("memory") == 1
@@ -601,15 +601,15 @@ def test_a_champions_run_that_fails_is_made_again(calibrated, runs, monkeypatch)
     times, own, calls[:] = 99, champion(), []
     commit("better still", quality=1.2)
     with pytest.raises(Refused, match="3 times"):
-        verbs.try_idea(open_session(), "better still")
+        trials.decide_idea(open_session(), "better still")
     assert calls.count(own) == 3
 
 
 def test_what_a_kill_left_undone_after_a_verdict_is_done(calibrated, runs):
     old, better = champion(), commit("better", quality=1.1)
-    verbs.try_idea(open_session(), "better")
+    trials.decide_idea(open_session(), "better")
     commits.git("update-ref", "refs/ratchet/champion", old)
-    assert verbs.try_idea(open_session(), "better").verdict == "keep" and champion() == better
+    assert trials.decide_idea(open_session(), "better").verdict == "keep" and champion() == better
 
 
 def test_a_run_without_hope_is_discarded(calibrated, runs):
@@ -624,17 +624,17 @@ def test_a_run_without_hope_is_discarded(calibrated, runs):
                 "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
             )
     commit("hopeless", quality=0.5, more='STATUS = "hopeless"')
-    e = verbs.try_idea(open_session(stop_hopeless=True), "hopeless")
+    e = trials.decide_idea(open_session(stop_hopeless=True), "hopeless")
     assert e.verdict == "discard" and "could not catch up" in e.reason and problems() == []
     assert len(runs.jobs[-1].milestones) == 11 and not runs.jobs[0].milestones
     commit("tried without", quality=0.5)
-    verbs.try_idea(open_session(), "not stopped")
+    trials.decide_idea(open_session(), "not stopped")
     assert not runs.jobs[-1].milestones
 
 
 def test_a_kept_champion_is_not_replaced_without_a_yes(calibrated, runs, monkeypatch, capsys):
     better = commit("better", quality=1.0 + 6 * SIGMA)
-    verbs.try_idea(open_session(), "better")
+    trials.decide_idea(open_session(), "better")
     commit("another", quality=1.0 + 3 * SIGMA)
     lines = (calibrated / "ledger.jsonl").read_bytes()
     monkeypatch.setattr("sys.argv", ["ratchet", "calibrate", "--arena", "tiny"])
@@ -658,7 +658,7 @@ def test_in_a_terminal_the_question_is_on_stderr_and_no_is_its_default(
     calibrated, runs, monkeypatch, answer, goes_on
 ):
     commit("better", quality=1.0 + 6 * SIGMA)
-    verbs.try_idea(open_session(), "better")
+    trials.decide_idea(open_session(), "better")
     commit("another", quality=1.0 + 3 * SIGMA)
     monkeypatch.setattr("ratchet.terminal.is_interactive", lambda: True)
     words = ["calibrate", "--arena", "tiny", "-n", "3", "--json"]
@@ -679,14 +679,14 @@ def test_nothing_is_asked_when_no_kept_champion_gives_way(calibrated, runs):
     commit("another baseline", quality=0.9)  # the champion is the baseline
     verbs.calibrate(open_session(arena="tiny"), 2, refuse)
     commit("better", quality=1.0 + 6 * SIGMA)
-    assert verbs.try_idea(open_session(), "better").verdict == "keep"
+    assert trials.decide_idea(open_session(), "better").verdict == "keep"
     verbs.calibrate(open_session(arena="tiny"), 2, refuse)  # of the champion itself
     assert not asked
 
 
 def test_a_calibration_that_was_agreed_to_goes_on_without_another_question(calibrated, runs):
     commit("better", quality=1.0 + 6 * SIGMA)
-    verbs.try_idea(open_session(), "better")
+    trials.decide_idea(open_session(), "better")
     commit("another", quality=1.0 + 3 * SIGMA)
     asked = []
     for stop in (1, 1, None):
@@ -699,7 +699,7 @@ def test_a_calibration_that_was_agreed_to_goes_on_without_another_question(calib
             verdict = ""
     assert verdict == "baseline" and len(asked) == 1
     commit("better again", quality=1.0 + 12 * SIGMA)
-    assert verbs.try_idea(open_session(), "better").verdict == "keep"
+    assert trials.decide_idea(open_session(), "better").verdict == "keep"
     commit("and another", quality=1.0)
     verbs.calibrate(open_session(arena="tiny"), 2, lambda q: not asked.append(q))
     assert len(asked) == 2
@@ -719,7 +719,7 @@ def test_the_log_tells_what_runs_from_what_was_left(calibrated, runs, monkeypatc
     monkeypatch.setattr("ratchet.referee.trial.run_trial", looks)
     runs.stop_at = 7
     with pytest.raises(KeyboardInterrupt):
-        verbs.try_idea(open_session(), "better")
+        trials.decide_idea(open_session(), "better")
     assert len(seen) == 3
     for log, shown, as_json, page in seen:
         assert "running" in log and "unfinished" not in log and "experiment 2: running" in shown
@@ -794,7 +794,7 @@ def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(
 def test_a_detached_head_is_tried_like_any_other(calibrated, runs):
     subprocess.run(["git", "checkout", "-q", "--detach"], check=True)
     better = commit("better", quality=1.0 + 6 * SIGMA)
-    assert verbs.try_idea(open_session(), "better").verdict == "keep" and champion() == better
+    assert trials.decide_idea(open_session(), "better").verdict == "keep" and champion() == better
 
 
 def test_a_project_in_a_folder_of_a_repository_is_served(tmp_path, runs, monkeypatch, arena):
@@ -808,7 +808,7 @@ def test_a_project_in_a_folder_of_a_repository_is_served(tmp_path, runs, monkeyp
     commit("the baseline")
     assert verbs.calibrate(open_session(arena="tiny", budget="5s"), 3).verdict == "baseline"
     commit("better", quality=1.0 + 6 * SIGMA)
-    assert verbs.try_idea(open_session(), "better").verdict == "keep" and problems() == []
+    assert trials.decide_idea(open_session(), "better").verdict == "keep" and problems() == []
     assert (folder / "ledger.jsonl").exists() and not (tmp_path / "monorepo/ledger.jsonl").exists()
     assert "+QUALITY = 1.06" in invoke("diff", 2).stdout
     page = report_data.collect_data(ledger.Ledger(folder), folder)

@@ -6,7 +6,7 @@ recomputed by `verify`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ratchet.experiments import verdicts
@@ -182,11 +182,14 @@ class Search:
             return alone[:1]
         return hits[: profile.batch] if len(hits) >= profile.batch or is_last else []
 
-    def best_parked(self, profile: Profile) -> int | None:
+    def best_parked(self, profile: Profile, without: Collection[int] = ()) -> int | None:
         """The idea that is out with most points, to which a search returns without fresh ones."""
         points = {
             n: verdicts.count_points(p.gains, self.bars[p.base].variance, profile)
             for n, p in self.pursuits.items()
-            if p.verdict == "out" and p.gains and p.profile.name == profile.name
+            if n not in without
+            and p.verdict == "out"
+            and p.gains
+            and p.profile.name == profile.name
         }
         return max(points, key=points.__getitem__, default=None)
