@@ -2,7 +2,7 @@
 
 `open_session` begins anew in any arena; `join_campaign` takes arena and budget from the latest
 calibration. An interrupted experiment goes on where it stopped, since what it does next follows
-from its lines in the ledger alone (protocol.py).
+from its lines in the ledger alone (campaign.py).
 """
 
 import copy

@@ -70,7 +70,7 @@ def run_trial(job: Job) -> Record:
     """Run one contestant with one seed, have it scored; the device is held meanwhile.
 
     status: ok, crash, timeout (no submit), overtime (late), invalid (its score or its files),
-    hopeless (behind the champion's milestones), or what it took too much of: memory, output,
+    stopped (half-way, too far behind the champion), or what it took too much of: memory, output,
     processes, disk.
     """
     clock, level = Clock(), sandbox.best_level()

@@ -409,7 +409,7 @@ def test_foreign_load_is_seen(tmp_path, monkeypatch):
 
 
 def test_a_run_that_ends_early_is_known_to_have_been_disturbed(tmp_path, monkeypatch):
-    """Else `hopeless`, for the sake of other programs, would be a verdict."""
+    """Else `stopped`, for the sake of other programs, would be a verdict."""
     seen = {"foreign_cpu": 0.9, "foreign_gpu": 0, "shared": True}
     process = SimpleNamespace(
         peak_bytes=0,
@@ -430,7 +430,7 @@ def test_a_run_that_ends_early_is_known_to_have_been_disturbed(tmp_path, monkeyp
     job = SimpleNamespace(device="cpu", clock_seconds=20.0, budget="1e6tok", seed=0)
     job.arena = SimpleNamespace(folder=tmp_path, vocab_size=512, context=64)
     (tmp_path / "train.tokens").write_bytes(bytes(1000))
-    for status in ("hopeless", "timeout", "crash"):
+    for status in ("stopped", "timeout", "crash"):
 
         def wait_for_weights(*_, **__):
             raise supervisor.EndedEarly(status, "it is slow")  # noqa: B023
