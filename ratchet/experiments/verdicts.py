@@ -69,8 +69,8 @@ class Profile(NamedTuple):
     most_variance: float  # of the bar, in sigma squared: beyond it the champion runs
 
 
-STRICT = Profile("strict", 1.0, 1.25, 1, 5, 1.645, 0.15)
-DEFAULT = Profile("default", 0.75, 0.75, 3, 4, 1.0, 0.25)
+STRICT = Profile("strict", 1.0, 1.25, 1, 5, 1.5, 0.2)
+DEFAULT = Profile("default", 1.0, 0.5, 5, 3, 1.5, 0.35)
 BOLD = Profile("bold", 0.3, 0.5, 6, 4, 0.0, 0.25)
 PROFILES = {profile.name: profile for profile in (STRICT, DEFAULT, BOLD)}
 
