@@ -92,10 +92,10 @@ def find_milestones(curves: list[Curve]) -> list[Milestone]:
     return milestones
 
 
-def why_hopeless(curve: Curve, milestones: Sequence[Milestone], catch_up: float = CATCH_UP) -> str:
-    """Why a run can't catch up with the champion any more, at the first milestone where it can't.
+def why_behind(curve: Curve, milestones: Sequence[Milestone], catch_up: float = CATCH_UP) -> str:
+    """Why a run is too far behind the champion, at the first milestone where it is.
 
-    "" if it still may. Example: "loss 4.712 at 30% of the budget, the champion had 4.500"
+    "" if it isn't. Example: "loss 4.712 at 30% of the budget, the champion had 4.500"
     """
     for share, mean, gain_left, deviation in milestones:
         loss = mean_loss(curve, share)
@@ -107,7 +107,7 @@ def why_hopeless(curve: Curve, milestones: Sequence[Milestone], catch_up: float 
 
 
 class EarlyStopping:
-    """Called again and again while a run trains: raises EndedEarly("hopeless") when it is."""
+    """Called again and again while a run trains: raises EndedEarly("stopped") when it is."""
 
     def __init__(self, path: Path, budget: str, milestones: Sequence[Milestone]) -> None:
         self.path, self.budget, self.milestones = path, budget, milestones
@@ -120,5 +120,5 @@ class EarlyStopping:
         self.next_look = time.monotonic() + LOOK_SECONDS
         points, self.bytes_read = read_curve(self.path, self.bytes_read)
         self.curve += to_shares(points, self.budget)
-        if reason := why_hopeless(self.curve, self.milestones):
+        if reason := why_behind(self.curve, self.milestones):
             raise EndedEarly("stopped", reason)

@@ -1,4 +1,4 @@
-"""Early stopping: what is read of a curve that the contestant wrote, when a run is hopeless."""
+"""Early stopping: what is read of a curve that the contestant wrote, when a run is too far behind."""
 
 import json
 import math
@@ -49,13 +49,13 @@ def test_what_can_still_catch_up_goes_on():
     assert len(milestones) == len(early_stopping.SHARES)
     for end in (0.2, 0.5, 1.0):
         for offset in (-1.0, 0.0, 0.1):
-            assert early_stopping.why_hopeless(points(offset, end, wobble=0.05), milestones) == ""
-    assert early_stopping.why_hopeless(points(1.2, 0.25), milestones) == ""
-    assert early_stopping.why_hopeless([], milestones) == ""
-    reason = early_stopping.why_hopeless(points(1.2, 0.4), milestones)
+            assert early_stopping.why_behind(points(offset, end, wobble=0.05), milestones) == ""
+    assert early_stopping.why_behind(points(1.2, 0.25), milestones) == ""
+    assert early_stopping.why_behind([], milestones) == ""
+    reason = early_stopping.why_behind(points(1.2, 0.4), milestones)
     assert "at 30% of the budget, the champion had 4.5" in reason
     # too little is left to make good so much
-    assert "at 7" in early_stopping.why_hopeless(points(0.4, 1.0), milestones)
+    assert "at 7" in early_stopping.why_behind(points(0.4, 1.0), milestones)
 
 
 def test_without_two_curves_of_the_champion_nothing_is_stopped():
@@ -64,7 +64,7 @@ def test_without_two_curves_of_the_champion_nothing_is_stopped():
         == []
         == early_stopping.find_milestones([points(many=10)] * 3)
     )
-    assert early_stopping.why_hopeless(points(9.0), []) == ""
+    assert early_stopping.why_behind(points(9.0), []) == ""
 
 
 def test_a_run_is_looked_at_while_it_trains(tmp_path, monkeypatch):
