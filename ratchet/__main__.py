@@ -167,7 +167,7 @@ def try_idea(
 ):
     """Try HEAD's train.py: search for a gain, then hold a trial with fresh seeds, decide."""
     check_wandb(wandb)
-    before = {e.n for e in Ledger(commits.home()).experiments().values() if e.closes}
+    before = {e.n for e in Ledger(commits.home()).experiments().values() if e.is_decided}
     options = dict(device=device, on=on, busy=busy, half_stop=half_stop, wandb=wandb)
     with shown_session(join_campaign, **options) as session:
         e = trials.decide_idea(session, idea, again=again, by=by)

@@ -100,6 +100,11 @@ class Experiment:
         return self.closes.get("n", self.n) == self.n
 
     @property
+    def is_decided(self) -> bool:
+        """Whether it has a verdict that no trial will change."""
+        return self.verdict not in ("", "hit")
+
+    @property
     def reason(self) -> str:
         return self.closes.get("reason", "")
 
@@ -252,7 +257,7 @@ class Ledger:
             self._experiments[row["n"]].runs.append(row)
         else:
             self._experiments[row["n"]].decisions.append(row)
-            for n in (row["n"], *row.get("decides", ())):
+            for n in {row["n"], *row.get("decides", ())} & self._experiments.keys():
                 self._experiments[n].closes = row
 
     def cut_off_line(self) -> str:

@@ -145,8 +145,10 @@ def run_to_verdict(session: Session, n: int, arms: Sequence[Source]) -> Experime
             campaign = Campaign(session.experiments(), e.comparison_key)
             step = campaign.next_step(e)
             if isinstance(step, Verdict):
-                decides = campaign.search.decided_members(n, step.verdict)
-                e = session.close_experiment(n, step, decides=decides)
+                more = {}
+                if e.role == "trial":
+                    more["decides"] = campaign.search.decided_members(n, step.verdict)
+                e = session.close_experiment(n, step, **more)
                 break
         arm, phase = step
         run = session.run_arm(n, arm, phase, arms[arm])
