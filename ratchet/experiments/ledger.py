@@ -246,9 +246,10 @@ class Ledger:
         file.truncate(self._size)
 
     def _add_row(self, row: Row) -> None:
-        if row["kind"] != "opens" and row["n"] not in self._experiments:
+        named = {row["n"], *row.get("decides", ())} if row["kind"] != "opens" else set()
+        if unknown := named - self._experiments.keys():
             self._forget()
-            stray = f"line {row['line']} is of experiment {row['n']}, which no line opens"
+            stray = f"line {row['line']} is of experiment {min(unknown)}, which no line opens"
             raise Broken(f"{stray}: restore the file from a copy")
         self._rows.append(row)
         if row["kind"] == "opens":

@@ -75,45 +75,68 @@ def wrong_decisions(campaign: Campaign) -> Iterator[tuple[int, str]]:
     for e in tries:
         if e.closes:
             step = former.next_step(e, campaign)
-            yield from compare_verdicts(e, e.verdict, verdict_of(step))
+            for sentence in compare_verdicts(e.verdict, verdict_of(step)):
+                yield e.n, sentence
 
 
 def wrong_by_points(campaign: Campaign) -> Iterator[tuple[int, str]]:
-    """(n, what is wrong) of tries and trials, by the lines before each decision."""
+    """(n, what is wrong) of a campaign's first line that doesn't follow from those before it.
+
+    What comes after that line follows from what is wrong.
+    """
     experiments = {e.n: e for e in campaign.since}
     search = Search(experiments)
     for row in campaign.rows:
         e = experiments[row["n"]]
-        if e.role in ("try", "trial"):
-            if e.arms[CHAMPION]["source"] not in search.bars:
-                yield e.n, "its second arm was no champion"
-                return
-            if row["kind"] == "opens":
-                yield from wrong_members(e, search)
-            elif row["kind"] == "closes":
-                yield from wrong_decision(e, row, search)
+        if problems := [*wrong_line(e, row, search)]:
+            yield from ((e.n, sentence) for sentence in problems)
+            return
         search.add(row)
 
 
-def wrong_members(e: Experiment, search: Search) -> Iterator[tuple[int, str]]:
+def wrong_line(e: Experiment, row: Row, search: Search) -> Iterator[str]:
+    """What is wrong with a line of an experiment; search: what was known before."""
+    if e.role in ("try", "trial"):
+        if e.arms[CHAMPION]["source"] not in search.bars:
+            yield "its second arm was no champion"
+        elif row["kind"] == "opens":
+            yield from wrong_members(e, search)
+        elif row["kind"] == "closes":
+            yield from wrong_decision(e, row, search)
+    elif row["kind"] == "closes":
+        makes_champion = row["verdict"] in ("keep", "baseline") and e.role != "calibrate"
+        if makes_champion or row.get("decides"):
+            yield f"its role is {e.role}, which decides on no idea"
+
+
+def wrong_members(e: Experiment, search: Search) -> Iterator[str]:
     """What is wrong with the ideas that a trial begins with; search: what was known then."""
-    if e.role == "trial":
-        if e.arms[CHAMPION]["source"] != search.champion:
-            yield e.n, "it is held against a source that was not the champion any more"
-        for n in (*e.members, *e.alone):
-            if n not in search.pursuits or search.pursuits[n].verdict != "hit":
-                yield e.n, f"experiment {n} is in it, which was no hit"
+    if e.role != "trial":
+        return
+    if e.arms[CHAMPION]["source"] != search.champion:
+        yield "it is held against a source that was not the champion any more"
+    for n in (*e.members, *e.alone):
+        if n not in search.pursuits or search.pursuits[n].verdict != "hit":
+            yield f"experiment {n} is in it, which was no hit"
+        elif search.experiments[n].profile != e.profile:
+            yield f"experiment {n} is in it, which has another profile"
+    ties = [search.experiments[n].may_tie for n in e.members if n in search.pursuits]
+    if e.as_good and ties != [True]:
+        yield "it keeps what is as good, though that was not asked for"
 
 
-def wrong_decision(e: Experiment, row: Row, search: Search) -> Iterator[tuple[int, str]]:
+def wrong_decision(e: Experiment, row: Row, search: Search) -> Iterator[str]:
     """Whether a verdict is what the lines before it demand."""
-    if row.get("collides") and search.pursuits[e.n].verdict == "hit":
+    before = search.pursuits[e.n].verdict
+    if row.get("collides") and (before, row["verdict"]) == ("hit", "withdrawn"):
         return  # it is the sources that decide
+    if before not in ("", "out"):
+        yield f"the verdict is {row['verdict']}, it had one: {before}"
     verdict = verdict_of(search.next_step(e.n))
-    yield from compare_verdicts(e, row["verdict"], verdict)
+    yield from compare_verdicts(row["verdict"], verdict)
     decides = search.decided_members(e.n, verdict)
     if row.get("decides", []) != decides:
-        yield e.n, f"it decides on {row.get('decides')}, its runs say on {decides}"
+        yield f"it decides on {row.get('decides')}, its runs say on {decides}"
 
 
 def verdict_of(step: tuple[int, str] | Verdict) -> str:
@@ -121,11 +144,11 @@ def verdict_of(step: tuple[int, str] | Verdict) -> str:
     return step.verdict if isinstance(step, Verdict) else ""
 
 
-def compare_verdicts(e: Experiment, verdict: str, demanded: str) -> Iterator[tuple[int, str]]:
-    """(n, what is wrong) when a verdict isn't the one that is demanded, "" if none could be yet."""
+def compare_verdicts(verdict: str, demanded: str) -> Iterator[str]:
+    """What is wrong when a verdict isn't the one that is demanded, "" if none could be yet."""
     if demanded != verdict:
         words = demanded or "that there can't be one yet"
-        yield e.n, f"the verdict is {verdict}, its runs say {words}"
+        yield f"the verdict is {verdict}, its runs say {words}"
 
 
 def wrong_sources(experiments: Collection[Experiment]) -> Iterator[str]:
