@@ -20,7 +20,9 @@ from ratchet.arena.files import Refused, sha256
 from ratchet.arena.probes import PROBES_VERSION
 from ratchet.experiments import comparisons, ledger, running, seal, trials, verbs, verify
 from ratchet.experiments.campaign import Campaign
+from ratchet.experiments.rule.statistics import Noise
 from ratchet.experiments.session import prepare_arena
+from ratchet.experiments.verdicts import STRICT
 from ratchet.referee import trial
 from ratchet.referee.devices.choice import describe_device
 from ratchet.referee.limits import SOURCE_BYTES
@@ -64,11 +66,15 @@ def commit(subject, quality=1.0, more="", **files):
 
 
 class Runs:
-    """Stands in for referee.run: a score from the source and the seed; counts and remembers jobs."""
+    """Stands in for referee.run: a score from the source and the seed; counts and remembers jobs.
+
+    The numbers that begin a line of the source with QUALITY or GAIN are its quality, those with LUCK
+    count in a search alone.
+    """
 
     def __init__(self):
         self.jobs, self.shared, self.stop_at, self.order = [], 0, None, np.random.default_rng(1)
-        self.of_split = {"probes": {}}
+        self.of_split, self.sigma = {"probes": {}}, SIGMA
 
     def __call__(self, job):
         if len(self.jobs) == self.stop_at:
@@ -77,7 +83,9 @@ class Runs:
         self.jobs.append(job)
         text = job.source.text.decode()
         status = (re.findall('STATUS = "(.*)"', text) or ["ok"])[0]
-        bpb = 2 - float(re.findall("QUALITY = (.*)", text)[0]) + SIGMA * self.order.normal()
+        names = "QUALITY|GAIN_.|LUCK_." if "-search-" in str(job.target) else "QUALITY|GAIN_."
+        quality = sum(map(float, re.findall(f"^(?:{names}) = (.*)", text, re.M)))
+        bpb = 2 - quality + self.sigma * self.order.normal()
         facts = describe_device(job.device) | job.source.describe_source()
         facts |= {
             "seed": job.seed,
@@ -122,6 +130,18 @@ def champion():
     return head("refs/ratchet/champion")
 
 
+def trial_of(e):
+    """The trial that an idea has its verdict from."""
+    trial = open_session().experiment(e.closes["n"])
+    assert trial.role == "trial" and e.n in trial.members
+    return trial
+
+
+def phases(e):
+    """Of the runs of an experiment's own source."""
+    return [run["phase"] for run in e.runs if run["arm"] == 0]
+
+
 def test_calibration_makes_head_the_champion(calibrated, runs):
     assert champion() == head("HEAD")
     noise = open_session().read_campaign().noise()
@@ -132,21 +152,36 @@ def test_calibration_makes_head_the_champion(calibrated, runs):
 def test_a_real_gain_is_kept_and_is_what_the_next_must_beat(calibrated, runs):
     better = commit("better", quality=1.0 + 5 * SIGMA)
     e = trials.decide_idea(open_session(), "a better one")
-    assert e.verdict == "keep" and champion() == better
-    assert head(f"refs/ratchet/{e.n}") == better
-    phases = [run["phase"] for run in e.runs]
-    assert phases[:3] == ["screen", "confirm", "champion"]
-    assert len({run["seed"] for run in e.runs}) == len(e.runs)
+    trial = trial_of(e)
+    assert e.verdict == trial.verdict == "keep" and trial.members == [e.n]
+    assert champion() == better == head(f"refs/ratchet/{e.n}") == head(f"refs/ratchet/{trial.n}")
+    assert (phases(e), phases(trial)) == (["search"], ["trial"] * STRICT.runs)
+    assert {run["phase"] for run in e.runs + trial.runs if run["arm"] == 1} <= {"bar"}
+    assert len({job.seed for job in runs.jobs}) == len(runs.jobs)
+    assert e.profile == trial.profile == STRICT._asdict() and e.reason.startswith("better: fresh")
     commit("back to the old one", quality=1.0, more="x = 1")
-    assert trials.decide_idea(open_session(), "worse than the new one").verdict == "discard"
+    assert trials.decide_idea(open_session(), "worse than the new one").verdict == "out"
     assert problems() == []
 
 
 def test_a_harmful_change_costs_one_run(calibrated, runs):
     losing = commit("worse", quality=1.0 - 10 * SIGMA)
     e = trials.decide_idea(open_session(), "a worse one")
-    assert e.verdict == "discard" and len(e.runs) == 1 and "first seed" in e.reason
+    assert e.verdict == "out" and phases(e) == ["search"] and "fewer than 0" in e.reason
     assert head(f"refs/ratchet/{e.n}") == losing != champion()
+
+
+def test_an_uncertain_bar_is_measured_before_it_decides(repository, runs):
+    """Two runs of the calibration are too few: the champion runs until its level is known."""
+    verbs.calibrate(open_session(arena="tiny", budget="5s"), 2)
+    commit("worse", quality=1.0 - 10 * SIGMA)
+    e = trials.decide_idea(open_session(), "a worse one")
+    assert [(run["arm"], run["phase"]) for run in e.runs][-1] == (0, "search")
+    bars = [run for run in e.runs if (run["arm"], run["phase"]) == (1, "bar")]
+    assert len(bars) == len(e.runs) - 1 >= 2
+    campaign = open_session().read_campaign()
+    assert campaign.search.bars[campaign.champion["source"]].variance <= STRICT.most_variance + 0.01
+    assert campaign.noise().df == 1 + len(bars)
 
 
 def test_a_comment_is_no_new_source(calibrated, runs):
@@ -154,7 +189,7 @@ def test_a_comment_is_no_new_source(calibrated, runs):
     e = trials.decide_idea(open_session(), "a comment")
     assert e.role == "calibrate" and len(runs.jobs) == 5
     again = trials.decide_idea(open_session(), "a comment", again=True)
-    assert again.n != e.n and again.verdict in ("discard", "undecided")
+    assert again.n != e.n and again.verdict in ("out", "withdrawn", "keep")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +200,7 @@ def test_a_comment_is_no_new_source(calibrated, runs):
 def test_a_run_without_a_score_is_one_row(calibrated, runs, status, verdict):
     commit("breaks", more=f'STATUS = "{status}"')
     e = trials.decide_idea(open_session(), "breaks")
-    assert e.verdict == verdict and status in e.reason and len(e.runs) == 1
+    assert e.verdict == verdict and status in e.reason and phases(e) == ["search"]
     assert problems() == []
 
 
@@ -241,18 +276,19 @@ def test_a_night_of_an_older_ratchet_is_told_to_calibrate_anew(calibrated, runs)
     assert open_session().read_campaign().kept[0].n == 2
 
 
-@pytest.mark.parametrize("stop", range(6))
+@pytest.mark.parametrize("stop", range(2 + STRICT.runs))
 def test_what_is_interrupted_goes_on(calibrated, runs, stop):
+    """In its search as in its trial."""
     commit("better", quality=1.0 + 5 * SIGMA)
     runs.stop_at = 5 + stop
-    try:
-        first = trials.decide_idea(open_session(), "better")
-    except KeyboardInterrupt:
-        first = open_session().experiments()[-1]
-        assert not first.closes and len(first.runs) == stop
+    with pytest.raises(KeyboardInterrupt):
+        trials.decide_idea(open_session(), "better")
+    *_, last = open_session().experiments()
+    assert not last.closes and last.role == ("trial" if stop else "try")
     e = trials.decide_idea(open_session(), "better")
-    assert e.n == first.n and e.verdict == "keep" and len(runs.jobs) == 5 + len(e.runs)
-    assert problems() == []
+    assert e.n == 2 and e.verdict == "keep" and trial_of(e).n == 3
+    assert len(runs.jobs) == 5 + len(e.runs) + len(trial_of(e).runs)
+    assert len(open_session().experiments()) == 3 and problems() == []
 
 
 def test_a_shared_device_does_not_decide(calibrated, runs):
@@ -260,7 +296,7 @@ def test_a_shared_device_does_not_decide(calibrated, runs):
     runs.shared = 2
     e = trials.decide_idea(open_session(), "better")
     assert e.verdict == "keep" and [run["shared"] for run in e.runs[:3]] == [True, True, False]
-    assert len(e.scores(0, "screen")) == 1
+    assert len(e.scores(0)) == 1
     commit("better still", quality=1.0 + 10 * SIGMA)
     runs.shared = 99
     with pytest.raises(Refused, match=r"40% of its CPU.*--busy"):
@@ -308,12 +344,6 @@ def test_budgets_do_not_mix(calibrated, runs):
     assert open_session().read_campaign().noise(before=e.line).df == 1
 
 
-def test_quick_is_one_seed(calibrated, runs):
-    commit("better", quality=1.0 + 8 * SIGMA)
-    e = trials.decide_idea(open_session(), "better", quick=True)
-    assert e.verdict == "keep" and len(e.runs) == 1 and e.quick
-
-
 @pytest.mark.parametrize(
     "frame, budget", [("time", "20s"), ("tokens", "12345tok"), ("flops", "1.23450e06flop")]
 )
@@ -338,15 +368,6 @@ def test_a_comparison_changes_no_champion(calibrated, runs):
     assert champion() == before == open_session().read_campaign().champion["commit"]
 
 
-def test_the_audit_scores_champions_on_test(calibrated, runs):
-    commit("better", quality=1.0 + 6 * SIGMA)
-    assert trials.decide_idea(open_session(), "better").verdict == "keep"
-    e = comparisons.audit(open_session(), 2)
-    assert all({"val", "test"} <= {*run} for run in e.runs) and len(e.runs) == 4
-    assert comparisons.compare_with_first(e, "test")[1][1].gain > 0
-    assert {job.splits for job in runs.jobs[:-4]} == {("val",)}
-
-
 def rewrite(path, change):
     """Change rows of a ledger and make its chain whole again, as someone with patience would."""
     rows, before, lines = (
@@ -361,24 +382,8 @@ def rewrite(path, change):
     path.write_bytes(b"\n".join(lines) + b"\n")
 
 
-def test_a_champion_that_fails_in_the_audit_is_told(calibrated, runs, monkeypatch):
-    commit("better", quality=1.1)
-    trials.decide_idea(open_session(), "better")
-    calls = []
-
-    def fails(job):
-        calls.append(job)
-        return runs(job) | ({"status": "crash", "reason": "it diverged"} if len(calls) == 2 else {})
-
-    monkeypatch.setattr("ratchet.referee.trial.run_trial", fails)
-    e = comparisons.audit(open_session(), 2)
-    assert e.verdict == "audited" and len(e.runs) == 4
-    assert e.reason == "2 champions, 2 seeds; 1 of 2 runs of experiment 2 failed (crash)"
-    assert [len(scores) for scores, _ in comparisons.compare_with_first(e)] == [2, 1]
-
-
 def lying(row):
-    if row.get("verdict") == "discard":
+    if row.get("verdict") == "out":
         row["verdict"] = "keep"
 
 
@@ -388,10 +393,8 @@ def test_verify_says_by_which_probes_scores_were_made(calibrated, runs):
     runs.of_split |= {"probes_version": PROBES_VERSION, "charged_nats": 0.0}
     commit("worse", quality=1.0 - 10 * SIGMA)
     trials.decide_idea(open_session(), "worse")
-    line = (
-        f"scored by probes of version 1: 5 runs, of version {PROBES_VERSION} (that of now): 1 run"
-    )
-    assert line in invoke("verify").stdout and problems() == []
+    line = f"scored by probes of version 1: 5 runs, of version {PROBES_VERSION} (that of now): "
+    assert f"{line}{len(runs.jobs) - 5} run" in invoke("verify").stdout and problems() == []
 
 
 def test_what_a_run_is_charged_counts_in_its_score():
@@ -405,11 +408,8 @@ def test_verify_finds_an_edited_verdict_in_a_whole_chain(calibrated, runs):
     commit("worse", quality=1.0 - 10 * SIGMA)
     trials.decide_idea(open_session(), "worse")
     assert problems() == []
-    rewrite(
-        calibrated / "ledger.jsonl",
-        lying,
-    )
-    assert any("the verdict is keep, its runs say discard" in what for what in problems())
+    rewrite(calibrated / "ledger.jsonl", lying)
+    assert any("the verdict is keep, its runs say out" in what for what in problems())
 
 
 def test_verify_finds_a_lost_commit_and_a_lost_end(calibrated, runs):
@@ -436,6 +436,7 @@ def test_the_command_line_speaks_json(calibrated, runs):
     assert e["verdict"] == "keep" and e["opens"]["idea"] == "better"
     assert [row["verdict"] for row in json.loads(invoke("log", "--json").stdout)] == [
         "baseline",
+        "keep",
         "keep",
     ]
     assert json.loads(invoke("show", 2, "--json").stdout)["scores"][0]
@@ -520,7 +521,7 @@ def test_noise_that_outgrows_its_calibration_is_told(calibrated, runs, monkeypat
     commit("shaky", quality=1.0 + 6 * SIGMA)
     invoke("try", "shaky")
     found = Campaign.noise
-    grown = lambda self, **when: found(self, **when) if when else verdicts.Noise(9 * SIGMA, 40)  # noqa: E731
+    grown = lambda self, **when: found(self, **when) if when else Noise(9 * SIGMA, 40)  # noqa: E731
     monkeypatch.setattr(Campaign, "noise", grown)
     assert f"to {9 * SIGMA:.4f} bpb since" in open_session().read_campaign().noise_warning
     assert "sigma has grown" in invoke("log").stdout
@@ -561,27 +562,32 @@ def test_a_users_mistake_is_one_sentence(repository, monkeypatch, capsys):
         assert end.value.code == 2 and told.startswith("ratchet: ") and told.count("\n") == 1, told
 
 
-def test_a_champion_that_is_kept_meanwhile_overtakes_a_try(calibrated, runs):
-    base = commit("faster", quality=1.1), commit("better", quality=1.2)
-    session, found = open_session(), {}
+def test_two_devices_measure_an_idea_on_the_champion_it_began_with(calibrated, runs):
+    """While the first one is in its search, the second one, which edits the same line, is kept."""
+    base = champion()
+    first, second = (
+        commits.commit_text([base], f"QUALITY = {quality}\n\n".encode(), "idea")
+        for quality in (1.1, 1.2)
+    )
+    session, kept = open_session(), []
 
     def meanwhile(job, tell):
-        """While the first one has its confirmation, the second one is tried and kept."""
-        if len(runs.jobs) == 7 and not found:
-            found["second"] = None
-            found["second"] = trials.decide_idea(session, "the second", base[1])
+        if not kept:
+            kept.append(None)
+            kept[:] = [trials.decide_idea(open_session(), "the second", second)]
         return runs(job)
 
     session.slot.run = meanwhile
-    first = trials.decide_idea(session, "the first", base[0])
-    assert found["second"].verdict == "keep" and champion() == base[1]
-    assert first.verdict == "overtaken" and f"experiment {found['second'].n} became" in first.reason
-    assert len(first.runs) == 3 and problems() == []
-    again = trials.decide_idea(open_session(), "the first", base[0])  # it has no verdict yet
-    assert again.n not in (first.n, found["second"].n) and again.verdict == "discard"
+    e = verbs.try_idea(session, "the first", first)
+    assert kept[0].verdict == "keep" and champion() == second
+    assert e.verdict == "hit" and e.parent == base and e.line < kept[0].line
+    (late,) = trials.try_hits(session, STRICT)
+    assert late.n == e.n and late.verdict == "withdrawn" and late.closes["collides"]
+    assert "collides with the champion's" in late.reason and problems() == []
 
 
-def test_a_champions_run_that_fails_is_made_again(calibrated, runs, monkeypatch):
+def test_a_champions_run_that_fails_is_made_again(repository, runs, monkeypatch):
+    verbs.calibrate(open_session(arena="tiny", budget="5s"), 2)  # more of its runs are needed
     calls, times, own = [], 1, champion()
 
     def fails(job):
@@ -591,17 +597,15 @@ def test_a_champions_run_that_fails_is_made_again(calibrated, runs, monkeypatch)
         return facts | {"status": "memory", "reason": "full"} if bad else facts
 
     monkeypatch.setattr("ratchet.referee.trial.run_trial", fails)
-    commit("better", quality=1.1)
-    e = trials.decide_idea(open_session(), "better")
-    assert (
-        e.verdict == "keep"
-        and [run["status"] for run in e.runs].count("memory") == 1
-        and problems() == []
-    )
+    commit("worse", quality=0.5)
+    e = trials.decide_idea(open_session(), "worse")
+    ends = [run["status"] for run in e.runs]
+    assert e.verdict == "out" and ends.count("memory") == 1 and problems() == []
+    verbs.calibrate(open_session(arena="tiny", budget="9s"), 2)
     times, own, calls[:] = 99, champion(), []
-    commit("better still", quality=1.2)
+    commit("worse still", quality=0.4)
     with pytest.raises(Refused, match="3 times"):
-        trials.decide_idea(open_session(), "better still")
+        trials.decide_idea(open_session(), "worse still")
     assert calls.count(own) == 3
 
 
@@ -612,7 +616,7 @@ def test_what_a_kill_left_undone_after_a_verdict_is_done(calibrated, runs):
     assert trials.decide_idea(open_session(), "better").verdict == "keep" and champion() == better
 
 
-def test_a_run_without_hope_is_discarded(calibrated, runs):
+def test_an_idea_is_out_when_its_first_run_is_stopped_half_way(calibrated, runs):
     for e in open_session().experiments():
         for number, run in enumerate(e.runs):
             (folder := calibrated / run["folder"]).mkdir(parents=True)
@@ -623,13 +627,22 @@ def test_a_run_without_hope_is_discarded(calibrated, runs):
             (folder / "curve.jsonl").write_text(
                 "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
             )
-    commit("hopeless", quality=0.5, more='STATUS = "hopeless"')
-    e = trials.decide_idea(open_session(stop_hopeless=True), "hopeless")
-    assert e.verdict == "discard" and "could not catch up" in e.reason and problems() == []
-    assert len(runs.jobs[-1].milestones) == 11 and not runs.jobs[0].milestones
+    commit("far behind", quality=0.5, more='STATUS = "stopped"')
+    e = trials.decide_idea(open_session(), "far behind")
+    assert e.verdict == "out" and "it was stopped" in e.reason and problems() == []
+    assert runs.jobs[-1].milestones and not runs.jobs[0].milestones
     commit("tried without", quality=0.5)
-    trials.decide_idea(open_session(), "not stopped")
+    trials.decide_idea(open_session(half_stop=False), "not stopped")
     assert not runs.jobs[-1].milestones
+
+
+def test_only_the_first_run_of_a_search_may_be_stopped(calibrated, runs):
+    session = open_session()
+    commit("better", quality=1.1)
+    e = trials.decide_idea(session, "better")
+    assert phases(e)[0] == "search" and len(e.scores(0)) == 1
+    for phase in ("search", "bar", "trial"):
+        assert session.make_job(e, 0, phase, runs.jobs[-1].source).milestones == ()
 
 
 def test_a_kept_champion_is_not_replaced_without_a_yes(calibrated, runs, monkeypatch, capsys):
@@ -643,7 +656,7 @@ def test_a_kept_champion_is_not_replaced_without_a_yes(calibrated, runs, monkeyp
     said = capsys.readouterr().err
     assert (
         end.value.code == 2
-        and "experiment 2's, which was kept" in said
+        and "experiment 3's, which was kept" in said
         and "again with --yes" in said
     )
     assert (calibrated / "ledger.jsonl").read_bytes() == lines and champion() == better
@@ -663,10 +676,10 @@ def test_in_a_terminal_the_question_is_on_stderr_and_no_is_its_default(
     monkeypatch.setattr("ratchet.terminal.is_interactive", lambda: True)
     words = ["calibrate", "--arena", "tiny", "-n", "3", "--json"]
     said = CliRunner().invoke(__main__.app, words, input=answer)
-    assert "instead of experiment 2's" in said.stderr and "Go on? [y/N]" in said.stderr
+    assert "instead of experiment 3's" in said.stderr and "Go on? [y/N]" in said.stderr
     assert "Go on?" not in said.stdout and (said.exit_code == 0) == goes_on
     assert (champion() == head("HEAD")) == goes_on
-    assert goes_on or "experiment 2 stays the champion" in said.stderr
+    assert goes_on or "experiment 3 stays the champion" in said.stderr
 
 
 def test_nothing_is_asked_when_no_kept_champion_gives_way(calibrated, runs):
@@ -771,13 +784,10 @@ def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(
         "run 2 of 3, about 11 min left",
         "run 3 of 3, about 6 min left",
     ]
-    commit("better", quality=1.0 + 6 * SIGMA)
-    said = lines(verbs.try_idea, "better")
-    assert said[:3] == [
-        "run 1 of at most 13, at most 74 min left",
-        "run 2 of at most 13, at most 68 min left",
-        "run 3 of at most 13, at most 62 min left",
-    ]
+    commit("better", quality=1.0 + 9 * SIGMA)
+    said = lines(trials.decide_idea, "better")
+    first = said.index(f"run 1 of {STRICT.runs}, about {6 * STRICT.runs} min left")
+    assert said[:first] == [f"run {n}, about 6 min a run" for n in range(1, first + 1)]
     assert lines(comparisons.audit, 2)[::3] == [
         "run 1 of 4, about 23 min left",
         "run 4 of 4, about 6 min left",
@@ -787,8 +797,6 @@ def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(
         "run 1 of 5, about 28 min left",
         "run 2 of 5",
     ]
-    commit("quick", quality=1.0 + 20 * SIGMA)
-    assert lines(verbs.try_idea, "quick", quick=True) == ["run 1 of at most 1, at most 6 min left"]
 
 
 def test_a_detached_head_is_tried_like_any_other(calibrated, runs):

@@ -14,18 +14,19 @@ from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Ledger, is_disturbed
 from ratchet.experiments.rule.search import Search
 from ratchet.experiments.verdicts import (
-    BOLD,
     CLOSING,
     DEFAULT,
     DRIFT,
     PROFILES,
     STRICT,
+    TIE_RUNS,
     Bar,
     Verdict,
 )
 
 SIGMA = 0.01
 BASELINE = "baseline"
+TWO = DEFAULT._replace(batch=2, step=1.0, hit=0.5, runs=3, z=1.0, most_variance=0.25)
 FAILURES = ("crash", "timeout", "overtime", "invalid", "memory")
 
 
@@ -75,6 +76,186 @@ class Lines:
         for score in scores:
             self.run(n, CANDIDATE, "calibrate", score)
         self.close(n, Verdict("baseline", ""))
+
+
+# --------------------------------------------------------------------------------------------------
+# Decisions worked by hand
+
+
+def calibrated(*ideas, profile=TWO, **more):
+    """A search with a bar of 1.5 bpb and a sigma of 0.01, and tries of sources with these names."""
+    lines = Lines()
+    lines.calibrate([1.5 + SIGMA * math.sqrt(2) * way for way in (-1, 1, 0, 0, 0)])
+    for name in ideas:
+        lines.open("try", name, BASELINE, profile=profile._asdict(), **more)
+    return lines
+
+
+def hits(*ideas, **more):
+    """The same after a run of each that gains 5 sigma."""
+    lines = calibrated(*ideas, **more)
+    for n in range(2, 2 + len(ideas)):
+        lines.run(n, CANDIDATE, "search", 1.45)
+        assert lines.decide(n) == "hit"
+    return lines
+
+
+def hold_trial(lines, members, score, champion=BASELINE, profile=TWO, **more):
+    """The verdict of a trial whose runs all have this score."""
+    name = f"merge of {members}"
+    n = lines.open("trial", name, champion, profile=profile._asdict(), members=members, **more)
+    while not isinstance(step := lines.search.next_step(n), Verdict):
+        lines.run(n, *step, 1.5 if step[0] == CHAMPION else score)
+    return lines.decide(n)
+
+
+def test_only_the_champions_own_runs_move_its_bar():
+    lines = calibrated("idea")
+    search = lines.search
+    assert search.bars == {BASELINE: Bar(pytest.approx(1.5), 1 / 5)} and search.noise.df == 4
+    assert search.noise.sigma == pytest.approx(SIGMA)
+    lines.run(2, CANDIDATE, "search", 1.4)
+    assert search.bars[BASELINE] == (pytest.approx(1.5), 1 / 5 + DRIFT) and search.noise.df == 4
+    lines.run(2, CHAMPION, "bar", 1.6)
+    level, variance = search.bars[BASELINE]
+    weight = (0.2 + DRIFT) / (1.2 + DRIFT)
+    assert level == pytest.approx(1.5 + 0.1 * weight)
+    assert variance == pytest.approx(weight + DRIFT) and search.noise.df == 5
+    before = search.bars
+    lines.run(2, CHAMPION, "bar", status="crash")
+    lines.run(2, CHAMPION, "bar", 1.9, shared=True)
+    assert search.bars == before
+
+
+def test_points_decide_a_search():
+    """A gain of 2 sigma is 1 more than a step: 1 / (1 + 0.2015) points, more than 0.5."""
+    lines = calibrated("good", "bad", "near")
+    assert lines.search.next_step(2) == (CANDIDATE, "search")
+    for n, score in ((2, 1.48), (3, 1.4901), (4, 1.487)):
+        lines.run(n, CANDIDATE, "search", score)
+    assert (
+        lines.search.next_step(2).verdict == "hit" and "+2.0 sigma" in lines.search.next_step(2)[1]
+    )
+    assert lines.search.next_step(3).verdict == "out"
+    assert lines.search.next_step(4) == (CANDIDATE, "search")
+    lines.run(4, CANDIDATE, "search", 1.48)
+    assert lines.decide(4) == "hit" and lines.search.pursuits[4].gains == pytest.approx([1.3, 2.0])
+
+
+def test_the_champion_runs_when_its_level_is_uncertain():
+    lines = calibrated("idea", profile=TWO._replace(most_variance=0.18))
+    assert lines.search.next_step(2) == (CHAMPION, "bar")
+    lines.run(2, CHAMPION, "bar", 1.5)
+    assert lines.search.next_step(2) == (CANDIDATE, "search")
+    lines.search.champion = "another"  # an old one's bar stays as it is
+    lines.search.bars[BASELINE] = Bar(1.5, 1.0)
+    assert lines.search.next_step(2) == (CANDIDATE, "search")
+
+
+def test_a_kept_batch_decides_its_members_and_is_the_new_bar():
+    lines = hits("a", "b", "late")
+    assert hold_trial(lines, [2, 3], 1.46) == "keep"
+    search = lines.search
+    assert search.champion == "merge of [2, 3]"
+    assert search.bars[search.champion] == Bar(pytest.approx(1.46), pytest.approx(1 / 3))
+    assert [search.pursuits[n].verdict for n in (2, 3, 4)] == ["keep", "keep", "hit"]
+    assert lines.experiments[2].closes["decides"] == [2, 3]
+
+
+def test_what_fails_together_is_tried_apart():
+    lines = hits("a", "b", "late")
+    assert lines.search.choose_members(TWO) == [2, 3]
+    assert hold_trial(lines, [2, 3], 1.5) == "withdrawn"
+    assert lines.experiments[2].verdict == lines.search.pursuits[3].verdict == "hit"
+    assert lines.search.choose_members(TWO) == [2]
+    assert (
+        hold_trial(lines, [2], 1.5) == "withdrawn" and lines.experiments[2].verdict == "withdrawn"
+    )
+    assert lines.search.choose_members(TWO) == [3]
+    assert hold_trial(lines, [3], 1.46) == "keep" and lines.experiments[3].verdict == "keep"
+    assert lines.search.choose_members(TWO) == []
+    assert lines.search.choose_members(TWO, is_last=True) == [4]
+
+
+def test_hits_of_another_profile_wait_for_a_trial_of_their_own():
+    lines = hits("a", "b")
+    lines.open("try", "c", BASELINE, profile=STRICT._asdict())
+    lines.run(4, CANDIDATE, "search", 1.45)
+    assert lines.decide(4) == "hit"
+    assert lines.search.choose_members(STRICT) == [4]
+    assert lines.search.choose_members(TWO) == [2, 3] == lines.search.list_hits(TWO.name)
+
+
+def test_a_trial_on_an_older_champion_decides_nobody():
+    lines = hits("a", "b")
+    n = lines.open("trial", "a", BASELINE, profile=TWO._asdict(), members=[2])
+    assert hold_trial(lines, [3], 1.46) == "keep"
+    step = lines.search.next_step(n)
+    assert step.verdict == "withdrawn" and "another champion" in step.reason
+    assert lines.search.decided_members(n, "withdrawn") == []
+    lines.decide(n)
+    assert lines.search.choose_members(TWO) == [2]
+
+
+def test_a_run_without_a_score_ends_a_trial():
+    lines = hits("a")
+    n = lines.open("trial", "a", BASELINE, profile=TWO._asdict(), members=[2])
+    lines.run(n, CANDIDATE, "trial", status="timeout")
+    assert lines.search.next_step(n) == ("withdrawn", "timeout: why")
+    lines.decide(n)
+    assert lines.experiments[2].verdict == "withdrawn"
+
+
+def test_noise_is_no_way_to_pass_a_trial():
+    """A mean gain of 2 sigma, from scores that scatter eight times as much."""
+    lines = hits("a")
+    n = lines.open("trial", "a", BASELINE, profile=TWO._asdict(), members=[2])
+    for score in (1.38, 1.48, 1.58):
+        lines.run(n, CANDIDATE, "trial", score)
+    assert lines.decide(n) == "withdrawn"
+    assert hold_trial(hits("a"), [2], 1.48) == "keep"
+
+
+def test_less_code_has_a_trial_of_its_own_where_that_is_asked_for():
+    lines = calibrated("smaller", may_tie=True)
+    lines.run(2, CANDIDATE, "search", 1.5)
+    assert lines.search.next_step(2).verdict == "hit" and lines.decide(2) == "hit"
+    assert hold_trial(lines, [2], 1.496, as_good=True) == "keep"
+    assert len(lines.search.pursuits[3].scores) == TIE_RUNS
+    assert "as good with less code" in lines.experiments[2].reason
+    for may_tie, score in ((False, 1.5), (True, 1.5101)):
+        lines = calibrated("smaller", may_tie=may_tie)
+        lines.run(2, CANDIDATE, "search", score)
+        assert lines.search.next_step(2).verdict == "out"
+
+
+def test_a_search_returns_to_what_has_most_points():
+    lines = calibrated("worst", "best", "crash", "open", "hit")
+    lines.open("try", "strict", BASELINE, profile=STRICT._asdict())
+    for n, score in ((2, 1.52), (3, 1.495), (5, 1.487), (6, 1.4), (7, 1.491)):
+        lines.run(n, CANDIDATE, "search", score)
+    lines.run(4, CANDIDATE, "search", status="crash")
+    for n in (2, 3, 4, 6, 7):
+        lines.decide(n)
+    assert lines.search.best_parked(TWO) == 3 and lines.search.best_parked(TWO, {3}) == 2
+    assert lines.search.best_parked(TWO, {2, 3}) is None and lines.search.best_parked(STRICT) == 7
+    lines.run(3, CANDIDATE, "search", 1.47)
+    assert lines.decide(3) == "hit"  # of both runs
+    assert [row["verdict"] for row in lines.experiments[3].decisions] == ["out", "hit"]
+
+
+def test_a_comparison_is_with_the_bar_of_then():
+    lines = calibrated("idea")
+    assert lines.search.compare(2) is None
+    lines.run(2, CANDIDATE, "search", 1.48)
+    gain, error, *_ = lines.search.compare(2)
+    assert gain == pytest.approx(0.02) and error == pytest.approx(SIGMA * math.sqrt(1 + 1 / 5))
+    lines.run(2, CHAMPION, "bar", 1.9)
+    assert lines.search.compare(2)[:2] == (gain, error)
+
+
+# --------------------------------------------------------------------------------------------------
+# Random campaigns
 
 
 class RandomLines(Lines):
