@@ -64,9 +64,17 @@ class Campaign:
         return [e for e in self.since if e.closes and e.role in ("calibrate", "try")]
 
     @cached_property
+    def by_source(self) -> dict[str, Experiment]:
+        """{shape of a source: the latest experiment on it, against whichever champion}.
+
+        That on a merge of several ideas, if it was kept, is their trial.
+        """
+        return {e.arms[0]["source"]: e for e in (*self.kept, *self.tried)}
+
+    @property
     def known_sources(self) -> set[str]:
-        """The shapes of all sources that were tried, against whichever champion."""
-        return {e.arms[0]["source"] for e in self.tried}
+        """The shapes of all sources that were tried."""
+        return {*self.by_source}
 
     def kept_beside(self, e: Experiment) -> list[Experiment]:
         """Experiments that were kept while e ran."""

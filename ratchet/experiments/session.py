@@ -215,7 +215,7 @@ class Session:
             return e
         for weights in (self.home / "runs" / str(e.n)).glob("*/model.safetensors"):
             weights.unlink()
-        if e.role == "try" and e.verdict != "hit":
+        if e.role in ("try", "trial") and e.verdict != "hit":
             cache = self.compiler_caches() / compiler_cache.cache_name(e.arms[0]["file"])
             shutil.rmtree(cache, ignore_errors=True)
         return e

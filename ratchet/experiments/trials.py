@@ -48,7 +48,7 @@ def try_hits(session: Session, profile: Profile, is_last: bool = False) -> list[
             arms = [sources.read_source(arm["commit"]) for arm in trial.arms]
             named = [source._replace(name=arm["name"]) for source, arm in zip(arms, trial.arms)]
             trial = verbs.run_to_verdict(session, trial.n, named)
-        decided += map(session.experiment, trial.closes["decides"])
+        decided += [session.settle(session.experiment(n)) for n in trial.closes["decides"]]
 
 
 def decide_idea(session: Session, idea: str, **options: Any) -> Experiment:

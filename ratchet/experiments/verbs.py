@@ -110,9 +110,9 @@ def try_idea(
         source = source._replace(name=name[:7])
     session.check_seal()
     campaign, shape = session.read_campaign(), source.describe_source()["source"]
-    known = [e for e in campaign.tried if e.arms[CANDIDATE]["source"] == shape]
+    known = campaign.by_source.get(shape)
     if known and not again:
-        return session.settle(known[-1])  # which a kill may have cut short
+        return session.settle(known)  # which a kill may have cut short
     sources.check_commit(source.commit)
     idea, by = (clean_text(text.encode(errors="replace"))[:MOST_TEXT] for text in (idea, by))
     with session.ledger.held:  # nobody makes another champion meanwhile

@@ -231,9 +231,8 @@ class ProposalQueue:
     def find_earlier(self, text: bytes, parent: str) -> dict:
         """{"outcome": "repeat", "reason"} of a text that was tried, {"near": n} of one like it."""
         campaign, source = self.session.read_campaign(), fingerprint(text)["source"]
-        for e in campaign.tried:
-            if e.arms[CANDIDATE]["source"] == source:
-                return {"outcome": "repeat", "reason": f"the same as experiment {e.n}: {e.verdict}"}
+        if e := campaign.by_source.get(source):
+            return {"outcome": "repeat", "reason": f"the same as experiment {e.n}: {e.verdict}"}
         if source in self.waiting_sources():
             return {"outcome": "repeat", "reason": "the same as an idea that waits for its verdict"}
         changed = changed_lines(read_source(parent).text, text)

@@ -203,6 +203,30 @@ def test_a_search_without_a_verdict_is_open_and_goes_on(base, runs):  # noqa: F8
     assert e.n == 2 and e.verdict == "hit" and problems() == []
 
 
+def test_a_merge_that_is_the_champion_was_tried(base, runs):  # noqa: F811
+    search_for(base, {"GAIN_A": MUCH}, {"GAIN_B": MUCH}, {"GAIN_C": MUCH})
+    hold_trials()
+    ((trial,), count) = all_trials(), len(runs.jobs)
+    comment = commits.commit_text([base], text_of(champion()).encode() + b"# why\n", "a comment")
+    assert trials.decide_idea(open_session(), "a comment", name=comment).n == trial.n
+    assert len(runs.jobs) == count
+
+
+def test_what_trials_withdraw_leaves_no_weights(base):
+    def write_weights(e):
+        for number, _ in enumerate(e.runs):
+            folder = commits.home() / "runs" / str(e.n) / f"{number}-search-0"
+            folder.mkdir(parents=True)
+            (folder / "model.safetensors").touch()
+
+    search_for(base, {"GAIN_A": MUCH}, {"LUCK_B": MUCH})
+    for e in open_session().experiments():
+        write_weights(e)
+    assert hold_trials(is_last=True) == [(2, "keep"), (3, "withdrawn")]
+    left = sorted(path.parts[-3] for path in commits.home().glob("runs/*/*/model.safetensors"))
+    assert {*left} == {"1", "2"}
+
+
 # --------------------------------------------------------------------------------------------------
 # Less code
 

@@ -12,14 +12,16 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT, open_session
 from test_experiments import commit, problems, repository, runs  # noqa: F401
+from test_trials import THREE, write_text
 from typer.testing import CliRunner
 
 from ratchet import __main__, commits
 from ratchet.arena.files import Full, Refused, append_line, cache_folder, cannot_write
 from ratchet.executors import open_executor
+from ratchet.experiments import comparisons, sources, trials, verbs
 from ratchet.experiments import progress as run_progress
-from ratchet.experiments import sources, verbs
 from ratchet.experiments.running import only_command
+from ratchet.experiments.verdicts import BOLD, CLOSING, DEFAULT
 from ratchet.night import agent as night_agent
 from ratchet.night import digest, knobs, tuner
 from ratchet.night.contract import describe_module, write_contract
@@ -83,9 +85,10 @@ def says(quality, idea="better", gain=0.1, more=""):
 ALWAYS_NEW = "open('train.py', 'w').write(f'QUALITY = {1 + n / 10}')"
 
 
-def whole_night(place, tmp_path, *turns, last="pass", **limits):
+def whole_night(place, tmp_path, *turns, last="pass", options=None, **limits):
     command, state = script(tmp_path, *turns, last=last)
-    why = run_night(open_session(), command, Limits(**limits), share=[state.parent])
+    options = {"share": [state.parent]} | (options or {})
+    why = run_night(open_session(), command, Limits(**limits), **options)
     return why, json.loads(state.read_bytes())
 
 
@@ -93,18 +96,31 @@ def tried():
     return [e for e in open_session().experiments() if e.role == "try"]
 
 
-def test_a_night_keeps_what_is_better_and_goes_on_from_there(place, tmp_path):
+def roles():
+    """Of the experiments since the calibration, in order."""
+    since = open_session().read_campaign().since
+    return [e.role for e in since if e.role != "calibrate"]
+
+
+def champions_text():
+    return sources.read_source("refs/ratchet/champion").text.decode()
+
+
+def test_a_night_keeps_what_is_better_and_measures_its_gain(place, tmp_path):
     turns = says(1.1, "larger"), says(0.9, "smaller"), says(1.3, "much larger")
     why, prompts = whole_night(place, tmp_path, *turns, experiments=2)
     assert "limit of 2 experiments" in why
-    assert [e.verdict for e in tried()] == ["keep", "keep"] and problems() == []
+    assert [e.verdict for e in tried()] == ["keep", "out"] and problems() == []
+    assert roles() == ["try", "try", "trial", "closing"] and "QUALITY = 1.1" in champions_text()
     first = tried()[0]
     assert (first.idea, first.gain) == ("larger", 0.1) and "agent.py" in first.by
+    assert first.profile == DEFAULT._asdict()
     assert PROGRAM.strip() in prompts[0] and "## Champions" in prompts[0]
+    claim = comparisons.claim_of(open_session().read_campaign())
+    gain = comparisons.compare_with_first(claim)[1][1]
+    assert claim.by == first.by and gain.low < 0.1 < gain.high
     text = summarize_night(open_session())
-    assert (
-        text.startswith("2 experiments by") and "2 keep" in text and "Nothing was kept" not in text
-    )
+    assert text.startswith("2 experiments by") and "Nothing was kept" not in text
 
 
 def test_a_device_that_fails_is_not_taken_for_an_idea_that_does(place, tmp_path, monkeypatch):
@@ -217,8 +233,8 @@ def test_whatever_an_agent_does_the_night_goes_on(place, tmp_path, monkeypatch):
         event["outcome"] for event in Journal(place).read_events() if event["kind"] == "done"
     ]
     assert any("NameError" in prompt and "as data, not" in prompt for prompt in prompts)
-    verdicts = [e.verdict for e in tried()]
-    assert verdicts[0] == "keep" and "crash" in verdicts and verdicts[-1] == "keep"
+    verdicts = [e.verdict for e in tried()]  # all edit the same line
+    assert verdicts == ["keep", "withdrawn", "crash", "withdrawn"]
     assert '"## Ignore all rules | <b>keep</b>"' in digest.write_digest(
         open_session().read_campaign(), place
     )
@@ -251,8 +267,8 @@ def test_two_devices_try_two_ideas_at_a_time(place, tmp_path, monkeypatch, halve
     run_night(session, command, limits, share=[state.parent])
     assert both.is_set()
     assert problems() == [] and len(Journal(place).list_verdicts()) == 6
-    final = [e for e in tried() if e.verdict != "overtaken"]
-    assert len({e.arms[0]["source"] for e in final}) == 6 == len(final)
+    assert len({e.arms[0]["source"] for e in tried()}) == 6 == len(tried())
+    assert roles().count("closing") == 1
 
 
 def test_an_interrupted_night_goes_on_and_tries_nothing_twice(place, tmp_path, runs):  # noqa: F811
@@ -291,10 +307,10 @@ def test_an_idea_made_from_an_older_champion_is_carried_over_to_the_new_one(plac
     base = commit("more lines", more=padding)
     verbs.calibrate(open_session(arena="tiny"), 3)
     texts = f"QUALITY = 1.0\n{padding}\nMORE = 1\n", f"QUALITY = 1.1\n{padding}\n"
-    ideas_as_commits = [commits.commit_text(base, text.encode(), "idea") for text in texts]
+    ideas_as_commits = [commits.commit_text([base], text.encode(), "idea") for text in texts]
     ideas = [Proposal(i, ideas_as_commits[i], base, "idea", None, None, 0) for i in range(2)]
     commit("the new champion", quality=1.5, more=padding)
-    assert verbs.try_idea(open_session(), "new").verdict == "keep"
+    assert trials.decide_idea(open_session(), "new").verdict == "keep"
     proposals = ProposalQueue(open_session(), None, lambda: True)
     moved = proposals.rebase(ideas[0])
     merged = f"QUALITY = 1.5\n{padding}\nMORE = 1\n"
@@ -306,9 +322,9 @@ def test_an_idea_made_from_an_older_champion_is_carried_over_to_the_new_one(plac
 
 def test_an_idea_that_collides_goes_back_to_the_agent_and_is_given_up_without_one(place):
     base = commits.git_lines("rev-parse", "refs/ratchet/champion")[0]
-    edit = commits.commit_text(base, b"QUALITY = 1.1\n", "idea")
+    edit = commits.commit_text([base], b"QUALITY = 1.1\n", "idea")
     commit("the new champion", quality=1.5)
-    assert verbs.try_idea(session := open_session(), "new").verdict == "keep"
+    assert trials.decide_idea(session := open_session(), "new").verdict == "keep"
     nobody = SimpleNamespace(cancel=lambda: None, clean_up=lambda: None)
     night = Night([session], "nobody", Limits(calls=0), nobody)
     with night.queue as proposals:
@@ -322,17 +338,17 @@ def test_an_idea_that_collides_goes_back_to_the_agent_and_is_given_up_without_on
 def test_an_idea_is_never_judged_on_another_champion_than_its_own(place, runs):  # noqa: F811
     old = commits.git_lines("rev-parse", "refs/ratchet/champion")[0]
     idea, late = (
-        commits.commit_text(old, f"QUALITY = 1.0\nMORE = {n}\n".encode(), "idea") for n in (1, 2)
+        commits.commit_text([old], f"QUALITY = 0.9\nMORE = {n}\n".encode(), "idea") for n in (1, 2)
     )
-    runs.stop_at = len(runs.jobs) + 2
+    runs.stop_at = len(runs.jobs)
     with pytest.raises(KeyboardInterrupt):
         verbs.try_idea(open_session(), "idea", idea, parent=old)
     commit("the new champion", quality=1.5)
-    assert verbs.try_idea(open_session(), "new").verdict == "keep"
-    assert (
-        verbs.try_idea(open_session(), "idea", idea, parent=old).verdict == "overtaken"
-    )  # the same experiment
-    assert verbs.try_idea(open_session(), "late", late, parent=old) is None
+    assert trials.decide_idea(open_session(), "new").verdict == "keep"
+    begun = verbs.try_idea(open_session(), "idea", idea, parent=old)  # the same experiment
+    assert (begun.n, begun.parent, begun.verdict) == (2, old, "out")
+    with pytest.raises(verbs.NewChampion):
+        verbs.try_idea(open_session(), "late", late, parent=old)
     assert len(tried()) == 2 and problems() == []
 
 
@@ -342,6 +358,199 @@ def test_an_idea_that_crashes_when_no_call_is_left_is_a_crash(place, tmp_path):
     )
     assert "limit of 1 agent call is reached" in why and [e.verdict for e in tried()] == ["crash"]
 
+
+# --------------------------------------------------------------------------------------------------
+# Trials and the night's claim
+
+BIG = 0.1
+GROUP = {"profile": THREE}
+SLOW = "time.sleep(60)"  # until the night ends
+
+
+@pytest.fixture
+def knobs_place(place):
+    """A night's repository whose train.py has knobs that can be moved apart."""
+    commit("knobs", more=write_text().partition("\n")[2])
+    verbs.calibrate(open_session(arena="tiny"), 5)
+    return place
+
+
+def moves(letter, gain=BIG):
+    """A turn in which the agent moves a knob of the train.py that it is shown."""
+    old, new = f"GAIN_{letter} = 0.0", f"GAIN_{letter} = {gain}"
+    change = f"open('train.py', 'w').write(text.replace({old!r}, {new!r}))"
+    idea = f"open('idea.txt', 'w').write('move {letter} by {gain}\\n0.1\\n')"
+    return f"text = open('train.py').read(); {change}; {idea}"
+
+
+def test_a_trial_follows_the_third_hit_and_the_last_one_ends_the_night(knobs_place, tmp_path):
+    turns = moves("A"), moves("B", -BIG), moves("C"), moves("D"), moves("E")
+    whole_night(knobs_place, tmp_path, *turns, last=SLOW, options=GROUP, experiments=5)
+    assert roles() == ["try"] * 4 + ["trial", "try", "trial", "closing"]
+    assert [e.verdict for e in tried()] == ["keep", "out", "keep", "keep", "keep"]
+    group, last = [e for e in open_session().experiments() if e.role == "trial"]
+    numbers = [e.n for e in tried()]
+    assert group.members == [numbers[0], *numbers[2:4]] and last.members == [numbers[4]]
+    assert tried()[4].parent == group.arms[0]["commit"]  # it was carried over
+    moved = {f"GAIN_{letter}": BIG for letter in "ACDE"}
+    assert champions_text() == write_text(**moved) and problems() == []
+    claim = comparisons.claim_of(open_session().read_campaign())
+    assert comparisons.compare_with_first(claim)[1][1].gain == pytest.approx(4 * BIG, abs=0.03)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5, 7, 12, 17, 19])
+def test_a_night_that_is_killed_in_a_trial_goes_on(knobs_place, tmp_path, runs, stop):  # noqa: F811
+    """Or in a search, or in the comparison that closes it; no run is made twice."""
+    turns = moves("A"), moves("B"), moves("C"), moves("D")
+    command, state = script(tmp_path, *turns, last=SLOW)
+    night = lambda: run_night(  # noqa: E731
+        open_session(), command, Limits(experiments=4), [state.parent], **GROUP
+    )
+    runs.stop_at = len(runs.jobs) + stop
+    with pytest.raises(KeyboardInterrupt):
+        night()
+    assert Journal(knobs_place).read_events()[-1]["kind"] == "pauses"
+    night()
+    assert roles().count("trial") == 2 and roles()[-1] == "closing" and len(tried()) == 4
+    assert [e.verdict for e in tried()] == ["keep"] * 4 and problems() == []
+    experiments = open_session().experiments()
+    assert len(runs.jobs) == sum(len(e.runs) for e in experiments)
+    assert all(e.closes for e in experiments)
+    kinds = [event["kind"] for event in Journal(knobs_place).read_events()]
+    assert [k for k in kinds if k in ("begins", "resumes", "ends")] == ["begins", "resumes", "ends"]
+
+
+def test_a_night_that_you_stop_is_not_measured_but_the_next_one_is(knobs_place, tmp_path):
+    command, state = script(tmp_path, moves("A"), last=SLOW)
+
+    def stops(text):
+        if "experiment 3: hit" in text:
+            (knobs_place / "runs/.stop").touch()
+
+    session = open_session(tell=stops)
+    assert run_night(session, command, Limits(), [state.parent], **GROUP) == "you stopped it"
+    assert roles() == ["try"] and tried()[0].verdict == "hit"
+    why = run_night(open_session(), command, Limits(experiments=0), [state.parent], **GROUP)
+    assert why == "the limit of 0 experiments is reached"
+    assert roles() == ["try", "trial", "closing"] and tried()[0].verdict == "keep"
+
+
+def test_a_night_without_a_keep_has_nothing_to_measure(knobs_place, tmp_path):
+    whole_night(knobs_place, tmp_path, moves("A", -BIG), options=GROUP, experiments=1)
+    assert roles() == ["try"] and tried()[0].verdict == "out"
+
+
+def test_a_claim_that_was_made_is_not_made_again(knobs_place, tmp_path):
+    whole_night(knobs_place, tmp_path, moves("A"), options=GROUP, experiments=1)
+    whole_night(knobs_place, tmp_path, moves("B", -BIG), options=GROUP, experiments=1)
+    assert roles() == ["try", "trial", "closing", "try"]
+
+
+def test_the_limits_leave_room_for_the_last_trial_and_the_comparison(knobs_place):
+    night = Night([session := open_session()], "me", Limits(device_seconds=20), profile=THREE)
+    night.begin_or_resume()
+    assert night.count_runs_left() == 0 and night.reached_limit() == ""
+    edit = commits.commit_text([champion()], write_text(GAIN_A=BIG).encode(), "idea")
+    assert verbs.try_idea(session, "idea", edit, profile=THREE).verdict == "hit"
+    assert night.count_runs_left() == THREE.runs + len(CLOSING)
+    assert night.mean_run_seconds() == 1.0 and night.reached_limit() == ""
+    night.limits = Limits(device_seconds=THREE.runs + len(CLOSING))
+    assert night.reached_limit() == "12 device seconds"
+    night.limits = Limits(hours=12 / 3600)
+    assert night.reached_limit().endswith(" hours")
+    night.limits = Limits()
+    night.measure_gain()
+    assert roles() == ["try", "trial", "closing"] and night.count_runs_left() == 0
+
+
+def champion():
+    return commits.git_lines("rev-parse", "refs/ratchet/champion")[0]
+
+
+def test_while_the_agent_is_slow_the_best_of_what_is_out_runs_again(
+    knobs_place, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ratchet.night.driver.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("ratchet.night.driver.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("ratchet.night.proposals.AHEAD", 0)
+    turns = moves("A", -BIG), moves("B", -0.001)
+    command, state = script(tmp_path, *turns, last=SLOW)
+
+    def stops(text):
+        if len(tried()) == 2 and len(tried()[1].runs) > 2:
+            (knobs_place / "runs/.stop").touch()
+
+    run_night(open_session(tell=stops), command, Limits(hours=0.02), [state.parent], **GROUP)
+    bad, near = tried()
+    assert len(near.decisions) > 1 and len(near.runs) > 2 and problems() == []
+    assert len(Journal(knobs_place).list_verdicts()) == 2  # it counts as one experiment
+
+
+def test_devices_hold_one_trial_at_a_time(knobs_place, tmp_path, monkeypatch, halves):
+    slot = open_executor(devices=halves).slots()[0]
+    verbs.calibrate(open_session(arena="tiny", slot=slot), 5)
+    quick, running, most = trial.run_trial, [], []
+
+    def watched(job):
+        running.append(job.target.parent.name)
+        most.append([n for n in running if experiments()[int(n)].role == "trial"])
+        time.sleep(0.02)
+        facts = quick(job)
+        running.remove(job.target.parent.name)
+        return facts
+
+    experiments = lambda: {e.n: e for e in open_session(slot=slot).experiments()}  # noqa: E731
+    monkeypatch.setattr("ratchet.referee.trial.run_trial", watched)
+    turns = [moves(letter, gain) for gain in (BIG, 2 * BIG) for letter in "ABCDE"]
+    command, state = script(tmp_path, *turns)
+    run_night(open_session(slot=slot), command, Limits(experiments=6), [state.parent], **GROUP)
+    assert max(map(len, most)) == 1 and problems() == []
+    assert [e.role for e in experiments().values()].count("trial") >= 2
+    assert [e.role for e in experiments().values()][-1] == "closing"
+
+
+def test_a_hit_that_collides_goes_back_to_the_agent(knobs_place, tmp_path):
+    """Two ideas move the same knob; the one that was second is made anew on the champion."""
+    last = "if 'collides' in prompt:\n    {}\nelse:\n    time.sleep(1)"
+    turns = moves("A"), moves("A", 2 * BIG), moves("B")
+    whole_night(
+        knobs_place,
+        tmp_path,
+        *turns,
+        last=last.format(moves("D", 3 * BIG)),
+        options=GROUP,
+        experiments=4,
+    )
+    assert [e.verdict for e in tried()] == ["keep", "withdrawn", "keep", "keep"]
+    assert tried()[1].closes["collides"] and problems() == []
+    (answer,) = [event for event in Journal(knobs_place).list_answers() if event["mends"]]
+    assert answer["mends"] == 2 and answer["idea"] == f"move D by {3 * BIG}"
+    assert champions_text() == write_text(GAIN_A=BIG, GAIN_B=BIG, GAIN_D=3 * BIG)
+
+
+def test_a_night_searches_as_daring_as_its_profile_says(knobs_place, tmp_path):
+    command, state = script(tmp_path, moves("A"))
+    words = ["night", "--agent", command, "--experiments", "1", "--share", str(state.parent)]
+    said = CliRunner().invoke(__main__.app, [*words, "--profile", "reckless"])
+    assert isinstance(said.exception, Refused) and "strict, default, bold" in str(said.exception)
+    assert CliRunner().invoke(__main__.app, [*words, "--profile", "bold"]).exit_code == 0
+    assert tried()[0].profile == BOLD._asdict() and not tried()[0].may_tie
+
+
+def test_less_code_that_is_as_good_is_kept_where_a_night_is_asked_to(knobs_place, tmp_path, runs):  # noqa: F811
+    runs.sigma, campaign = 0, open_session().read_campaign()
+    quality = 2 - campaign.search.bars[campaign.champion["source"]].level
+    quality += 0.6 * campaign.noise().sigma
+    turn = f"open('train.py', 'w').write('QUALITY = {quality}\\n')"
+    command, state = script(tmp_path, turn)
+    words = ["night", "--agent", command, "--experiments", "1", "--share", str(state.parent)]
+    assert CliRunner().invoke(__main__.app, [*words, "--simpler"]).exit_code == 0
+    (e,) = tried()
+    assert e.may_tie and e.verdict == "keep" and "as good with less code" in e.reason
+
+
+# --------------------------------------------------------------------------------------------------
+# Agents
 
 CLAUDE = """print(json.dumps({"type": "result", "subtype": "success", "is_error": False, "duration_ms": 1200,
     "num_turns": 3, "result": "Done.\\n\\nIDEA: wider heads\\nGAIN: 0.004", "session_id": "1",
