@@ -38,19 +38,17 @@ class Campaign:
 
     def __init__(self, experiments: Collection[Experiment], key: tuple | None = None):
         self.all = experiments
-        self.baseline: Experiment | None = None
-        for e in experiments:
-            if e.verdict == "baseline" and key in (None, e.comparison_key):
-                self.baseline = e
+        made = (e for e in experiments if e.verdict == "baseline")
+        alike = [e for e in made if key in (None, e.comparison_key)]
+        self.baseline: Experiment | None = max(alike, key=first_line, default=None)
 
     @cached_property
     def since(self) -> list[Experiment]:
-        """Its experiments: those with its key, from the baseline on."""
-        first = self.baseline
-        if not first:
+        """Its experiments: the baseline, and those with its key that were opened later."""
+        if not self.baseline:
             return []
-        key = first.comparison_key
-        return [e for e in self.all if e.n >= first.n and e.comparison_key == key]
+        key, begin = self.baseline.comparison_key, first_line(self.baseline)
+        return [e for e in self.all if first_line(e) >= begin and e.comparison_key == key]
 
     @cached_property
     def kept(self) -> list[Experiment]:
@@ -170,6 +168,11 @@ class Campaign:
         return looks.recent_scores(before, now)
 
 
+def first_line(e: Experiment) -> int:
+    """From which line of the ledger on an experiment counts: a baseline once it has its verdict."""
+    return e.closes["line"] if e.verdict == "baseline" else e.line
+
+
 def list_campaigns(experiments: Collection[Experiment]) -> list[Campaign]:
     """All campaigns, in the order in which they began: each calibration with a key begins one.
 
@@ -180,9 +183,9 @@ def list_campaigns(experiments: Collection[Experiment]) -> list[Campaign]:
         by_key.setdefault(e.comparison_key, []).append(e)
     campaigns = []
     for key, alike in by_key.items():
-        begins = [e.n for e in alike if e.verdict == "baseline"][1:]
+        begins = sorted(first_line(e) for e in alike if e.verdict == "baseline")[1:]
         for begin, end in zip([0, *begins], [*begins, math.inf]):
-            campaigns.append(Campaign([e for e in alike if begin <= e.n < end], key))
+            campaigns.append(Campaign([e for e in alike if begin <= first_line(e) < end], key))
     return sorted(campaigns, key=lambda campaign: next(iter(campaign.all)).n)
 
 

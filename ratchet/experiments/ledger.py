@@ -258,7 +258,7 @@ class Ledger:
             self._experiments[row["n"]].runs.append(row)
         else:
             self._experiments[row["n"]].decisions.append(row)
-            for n in {row["n"], *row.get("decides", ())} & self._experiments.keys():
+            for n in named:
                 self._experiments[n].closes = row
 
     def cut_off_line(self) -> str:

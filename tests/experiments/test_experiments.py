@@ -19,7 +19,7 @@ from ratchet import __main__, commits, terminal
 from ratchet.arena.files import Refused, sha256
 from ratchet.arena.probes import PROBES_VERSION
 from ratchet.experiments import comparisons, ledger, running, seal, trials, verbs, verify
-from ratchet.experiments.campaign import Campaign
+from ratchet.experiments.campaign import Campaign, list_campaigns
 from ratchet.experiments.rule.statistics import Noise
 from ratchet.experiments.session import prepare_arena
 from ratchet.experiments.verdicts import STRICT
@@ -716,6 +716,24 @@ def test_a_calibration_that_was_agreed_to_goes_on_without_another_question(calib
     commit("and another", quality=1.0)
     verbs.calibrate(open_session(arena="tiny"), 2, lambda q: not asked.append(q))
     assert len(asked) == 2
+
+
+def test_what_was_tried_while_a_calibration_waited_belongs_to_the_one_before(calibrated, runs):
+    """It was interrupted, another source was kept meanwhile, then it went on."""
+    runs.stop_at = len(runs.jobs) + 1
+    with pytest.raises(KeyboardInterrupt):
+        verbs.calibrate(open_session(arena="tiny", budget="5s"), 3)
+    base = head("HEAD")
+    commit("better", quality=1.0 + 9 * SIGMA)
+    assert trials.decide_idea(open_session(), "better").verdict == "keep"
+    subprocess.run(["git", "checkout", "-q", base], check=True)
+    assert verbs.calibrate(open_session(arena="tiny", budget="5s"), 3).n == 2
+    campaigns = list_campaigns(open_session().experiments())
+    assert [[e.n for e in campaign.since] for campaign in campaigns] == [[1, 3, 4], [2]]
+    assert open_session().read_campaign().champion["commit"] == base and problems() == []
+    subprocess.run(["git", "checkout", "-q", "main"], check=True)
+    again = trials.decide_idea(open_session(), "better")
+    assert again.n == 5 and again.verdict == "keep" and problems() == []
 
 
 def test_the_log_tells_what_runs_from_what_was_left(calibrated, runs, monkeypatch):
