@@ -370,7 +370,7 @@ SLOW = "time.sleep(60)"  # until the night ends
 @pytest.fixture
 def knobs_place(place):
     """A night's repository whose train.py has knobs that can be moved apart."""
-    commit("knobs", more=write_text().partition("\n")[2])
+    commit("knobs", more=write_text().partition("\n")[2].rstrip("\n"))
     verbs.calibrate(open_session(arena="tiny"), 5)
     return place
 
