@@ -70,7 +70,7 @@ class Profile(NamedTuple):
 
 
 STRICT = Profile("strict", 1.0, 1.25, 1, 5, 1.5, 0.2)
-DEFAULT = Profile("default", 1.0, 0.5, 5, 3, 1.5, 0.35)
+DEFAULT = Profile("default", 1.1, 0.45, 5, 3, 1.6, 0.45)
 BOLD = Profile("bold", 0.3, 0.5, 6, 4, 0.0, 0.25)
 PROFILES = {profile.name: profile for profile in (STRICT, DEFAULT, BOLD)}
 
