@@ -1,4 +1,8 @@
-"""Tells from curves of training losses whether a run can still catch up with the champion.
+"""Tells from the training loss half-way whether a run is worth its second half.
+
+A run is behind if its loss is above that of the champion's runs by more than MARGIN of their own
+standard deviation. On real edits of train.py the loss half-way correlates with the score as
+docs/statistics.md says; schedules that bring the loss down later are told wrong.
 
 The file is the contestant's own: only numbers are taken from it, and all that it can do with wrong
 ones is to have itself stopped, or not.
@@ -20,11 +24,10 @@ from ratchet.arena.files import open_untrusted
 from ratchet.referee import limits
 from ratchet.referee.supervisor import EndedEarly
 
-WINDOW = 0.1  # share of a run over which its loss is averaged
-SHARES = tuple(n / 20 for n in range(6, 17))  # of a run, at which it is compared
-CATCH_UP = 1.5  # no run makes good more than so many times what the champion still gains
-NOISE = 3  # standard deviations between the champion's runs that are granted besides
-LEAST_RUNS = 2  # of the champion
+SHARES = (0.5,)  # of a run, at which its loss is compared
+WINDOW = 0.2  # share of a run over which its loss is averaged
+MARGIN = 0.5  # standard deviations between the champion's runs that a run may be behind
+LEAST_RUNS = 3  # of the champion
 LEAST_POINTS = 20  # of a curve
 LOOK_SECONDS = 1  # between two looks at a curve
 LINE_BYTES = 1000  # of a curve: a longer one is no point of it
@@ -39,7 +42,6 @@ class Milestone(NamedTuple):
 
     share: float
     loss: float  # their mean
-    gain_left: float  # what their loss still falls until the end
     deviation: float  # standard deviation between them
 
 
@@ -82,27 +84,26 @@ def find_milestones(curves: list[Curve]) -> list[Milestone]:
     curves = [curve for curve in curves if len(curve) >= LEAST_POINTS]
     if len(curves) < LEAST_RUNS:
         return []
-    end = fmean(mean_loss(curve, curve[-1][0]) for curve in curves)
     milestones = []
     for share in SHARES:
-        losses = [mean_loss(curve, share) for curve in curves]
-        if None not in losses:
-            loss = fmean(losses)
-            milestones.append(Milestone(share, loss, loss - end, stdev(losses)))
+        losses = [loss for curve in curves if (loss := mean_loss(curve, share)) is not None]
+        if len(losses) == len(curves):
+            milestones.append(Milestone(share, fmean(losses), stdev(losses)))
     return milestones
 
 
-def why_behind(curve: Curve, milestones: Sequence[Milestone], catch_up: float = CATCH_UP) -> str:
+def why_behind(curve: Curve, milestones: Sequence[Milestone]) -> str:
     """Why a run is too far behind the champion, at the first milestone where it is.
 
-    "" if it isn't. Example: "loss 4.712 at 30% of the budget, the champion had 4.500"
+    "" if it isn't. Example: "loss 4.712 at 50% of the budget, the champion had 4.500 ± 0.030"
     """
-    for share, mean, gain_left, deviation in milestones:
+    for share, mean, deviation in milestones:
         loss = mean_loss(curve, share)
         if not curve or curve[-1][0] < share or loss is None:
             return ""
-        if loss - mean > (catch_up - 1) * max(gain_left, 0.0) + NOISE * deviation:
-            return f"loss {loss:.3f} at {share:.0%} of the budget, the champion had {mean:.3f}"
+        if loss > mean + MARGIN * deviation:
+            champion = f"the champion had {mean:.3f} ± {deviation:.3f}"
+            return f"loss {loss:.3f} at {share:.0%} of the budget, {champion}"
     return ""
 
 

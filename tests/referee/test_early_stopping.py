@@ -44,38 +44,38 @@ def test_only_numbers_are_taken_from_a_curve(tmp_path):
     assert early_stopping.read_curve(tmp_path / "none")[0] == []
 
 
-def test_what_can_still_catch_up_goes_on():
+def test_what_is_not_behind_half_way_goes_on():
     milestones = early_stopping.find_milestones([points(), points(0.02), points(-0.02)])
-    assert len(milestones) == len(early_stopping.SHARES)
+    (half,) = milestones
+    assert half.share == 0.5 and half.deviation == pytest.approx(0.02)
+    assert half.loss == pytest.approx(3 + 2 * 0.6, abs=0.01)  # the mean from 30 to 50 %
     for end in (0.2, 0.5, 1.0):
-        for offset in (-1.0, 0.0, 0.1):
-            assert early_stopping.why_behind(points(offset, end, wobble=0.05), milestones) == ""
-    assert early_stopping.why_behind(points(1.2, 0.25), milestones) == ""
+        for offset in (-1.0, 0.0, 0.009):
+            assert early_stopping.why_behind(points(offset, end), milestones) == ""
+    assert early_stopping.why_behind(points(1.2, 0.49), milestones) == ""  # it is not half-way yet
     assert early_stopping.why_behind([], milestones) == ""
-    reason = early_stopping.why_behind(points(1.2, 0.4), milestones)
-    assert "at 30% of the budget, the champion had 4.5" in reason
-    # too little is left to make good so much
-    assert "at 7" in early_stopping.why_behind(points(0.4, 1.0), milestones)
+    reason = early_stopping.why_behind(points(1.2, 0.5), milestones)
+    assert "at 50% of the budget, the champion had 4.1" in reason and "± 0.020" in reason
+    assert early_stopping.why_behind(points(0.011, 1.0), milestones)
 
 
-def test_without_two_curves_of_the_champion_nothing_is_stopped():
-    assert (
-        early_stopping.find_milestones([points()])
-        == []
-        == early_stopping.find_milestones([points(many=10)] * 3)
-    )
+def test_without_three_curves_of_the_champion_nothing_is_stopped():
+    assert early_stopping.find_milestones([points()] * 2) == []
+    assert early_stopping.find_milestones([points(many=10)] * 3) == []
     assert early_stopping.why_behind(points(9.0), []) == ""
 
 
 def test_a_run_is_looked_at_while_it_trains(tmp_path, monkeypatch):
     monkeypatch.setattr("ratchet.referee.early_stopping.LOOK_SECONDS", 0)
     stopping = early_stopping.EarlyStopping(
-        tmp_path / "curve.jsonl", "10s", early_stopping.find_milestones([points(), points(0.01)])
+        tmp_path / "curve.jsonl",
+        "10s",
+        early_stopping.find_milestones([points(), points(0.01), points(0.02)]),
     )
     stopping()  # there is no file yet
-    write(tmp_path / "curve.jsonl", points(2.0, 0.2))
+    write(tmp_path / "curve.jsonl", points(2.0, 0.4))
     stopping()
     write(tmp_path / "curve.jsonl", points(2.0, 0.5))
-    with pytest.raises(EndedEarly, match="at 30%"):
+    with pytest.raises(EndedEarly, match="at 50%"):
         stopping()
     early_stopping.EarlyStopping(tmp_path / "curve.jsonl", "10s", ())()
