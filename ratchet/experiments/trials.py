@@ -111,11 +111,6 @@ def merge_ideas(champion: str, ideas: Sequence[Experiment]) -> Merge | str:
 
     The commit has the champion and those of all ideas in it as its parents.
     """
-    first = ideas[0]
-    if len(ideas) == 1 and first.parent == champion:
-        commit = first.arms[CANDIDATE]["commit"]
-        source = sources.read_source(commit)._replace(name=first.arms[CANDIDATE]["name"])
-        return Merge(source, [first.n], [])
     base = text = sources.read_source(champion).text
     members, alone, parents = [], [], [champion]
     for e in ideas:
@@ -130,6 +125,9 @@ def merge_ideas(champion: str, ideas: Sequence[Experiment]) -> Merge | str:
             parents.append(commit)
     if text == base:
         return "its edit collides with the champion's, or is in it already: make it anew"
+    if len(members) == 1 and text == sources.read_source(parents[1]).text:
+        source = sources.read_source(parents[1])  # it was made on this champion
+        return Merge(source._replace(name=name_members(members)), members, alone)
     subject = f"Merge {name_members(members)}"
     merged_commit = commits.commit_text(parents, text, subject)
     return Merge(Source(subject.lower(), merged_commit, text), members, alone)
