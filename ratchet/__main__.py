@@ -263,14 +263,16 @@ def find_experiment(n: int) -> Experiment:
 def show(n: Number, as_json: AsJson = False):
     """Show all of one experiment: its runs, probes, seconds and side figures."""
     e, home = find_experiment(n), commits.home()
-    show_json(tables.experiment_json(e, home)) if as_json else tables.show_experiment(e, home)
+    if as_json:
+        return show_json(tables.experiment_json(e, home))
+    tables.show_experiment(e, [*Ledger(home).experiments().values()], home)
 
 
 @app.command()
 def diff(n: Number):
     """Show what an experiment changed in train.py, against the champion of its time."""
     e = find_experiment(n)
-    if e.role != "try":
+    if e.role not in ("try", "trial"):
         return console.print(f"experiment {n} changed nothing: its role is {e.role}")
     change = commits.git("diff", e.parent, e.arms[0]["commit"], "--", "train.py")
     text = change.decode(errors="replace")

@@ -8,14 +8,15 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ratchet.experiments.campaign import Campaign, compare_so_far, list_campaigns, mean_of
+from ratchet import claims
+from ratchet.experiments.campaign import Campaign, is_selected, list_campaigns, mean_of
 from ratchet.experiments.comparisons import SPLITS, compare_with_first
 from ratchet.experiments.ledger import Experiment, bpb, is_disturbed, is_valid
 from ratchet.experiments.running import state_of
 from ratchet.report.palette import style_of
 from ratchet.terminal import console, show_json
 
-WIDE = 100  # characters that all columns of the log need
+WIDE = 120  # characters that all columns of the log need
 COLUMNS = ["n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "gain", "idea"]
 WIDE_COLUMNS = ["UTC", "what", "commit"]
 PHASES = ["start", "rehearsal", "train", "score"]
@@ -68,7 +69,7 @@ def say_failures(e: Experiment) -> None:
         console.print(f"isolation was {', '.join(levels)}: see `ratchet doctor`", style="yellow")
 
 
-def show_experiment(e: Experiment, home: Path) -> None:
+def show_experiment(e: Experiment, everything: list[Experiment], home: Path) -> None:
     """All that the ledger has on an experiment."""
     say_verdict(e, home)
     for key in ("role", "idea", "by", "time", "arena", "seal", "budget", "device", "torch"):
@@ -77,10 +78,33 @@ def show_experiment(e: Experiment, home: Path) -> None:
     for arm in e.arms:
         commit = arm["commit"] or "none"
         console.print(f"{'source:':<9}{escape(arm['name'])}, commit {commit}", soft_wrap=True)
+    if e.role in ("try", "trial"):
+        campaign = campaigns_by_number(everything)[e.n]
+        for line in search_lines(e, campaign):
+            console.print(escape(line), soft_wrap=True)
     for split in SPLITS.get(e.role, ()):
         show_contrast(e, split)
     show_runs(e)
     say_failures(e)
+
+
+def search_lines(e: Experiment, campaign: Campaign) -> Iterator[str]:
+    """Members of a trial; gains of a try's runs over the bar, its points; what both gained."""
+    ideas = {each.n: each.idea for each in campaign.all}
+    for n in e.members:
+        yield f"member:  {n} {ideas[n]}"
+    if e.alone:
+        yield f"alone:   {claims.list_numbers(e.alone)} collide with these and are tried alone"
+    if e.role == "try" and campaign.goes_by_points:
+        gains = ", ".join(f"{gain:+.1f}" for gain in campaign.search.pursuits[e.n].gains)
+        points = campaign.search.points_of(e.n)
+        if points is not None:
+            yield f"search:  {gains} sigma over the bar, {points:.2f} points; {claims.SELECTED}"
+    if not e.has_own_verdict:
+        yield f"trial:   experiment {e.closes['n']}"
+    if gain := claims.describe_gain(e, campaign):
+        words = "" if is_selected(e, campaign) else " by fresh runs" * campaign.goes_by_points
+        yield f"gain:    {gain} bpb over the champion of that time (95 %){words}"
 
 
 def show_runs(e: Experiment) -> None:
@@ -186,9 +210,8 @@ def show_contrast(e: Experiment, split: str) -> None:
 def log_cells(e: Experiment, campaign: Campaign, home: Path) -> dict[str, str]:
     """An experiment's line of the log, by column."""
     mean, half = mean_of(e.deciding_scores(), campaign.baseline and campaign.noise())
-    comparison = compare_so_far(e, campaign) if e.role == "try" else None
     several = e.role in SPLITS
-    gain = comparison and with_error(comparison.gain, comparison.high - comparison.gain, "+")
+    is_narrow = console.width < WIDE
     return {
         "n": str(e.n),
         "UTC": e.time[5:16].replace("T", " "),
@@ -196,10 +219,25 @@ def log_cells(e: Experiment, campaign: Campaign, home: Path) -> dict[str, str]:
         "commit": f"{len(e.arms)} arms" if several else e.arms[0]["commit"][:7],
         "verdict": styled_state(e, home),
         "runs": str(len(e.runs)),
-        "val bpb": "" if several else with_error(mean, half),
-        "gain": gain or "",
-        "idea": escape(e.idea or e.reason),
+        "val bpb": "" if several else with_error(mean, None if is_narrow else half),
+        "gain": log_gain(e, campaign),
+        "idea": escape(claims.name_trial(e) if e.members else e.idea or e.reason),
     }
+
+
+def log_gain(e: Experiment, campaign: Campaign) -> str:
+    """Of a try or a trial over its champion; of a closing comparison or an audit its claim."""
+    if e.role in ("try", "trial"):
+        return claims.describe_gain(e, campaign)
+    if e.role not in ("closing", "audit"):
+        return ""
+    comparison = compare_with_first(e)[-1][1]
+    return f"{claims.format_gain(comparison)}, claim" if comparison else ""
+
+
+def campaigns_by_number(experiments: list[Experiment]) -> dict[int, Campaign]:
+    """{n: the campaign of experiment n}."""
+    return {e.n: campaign for campaign in list_campaigns(experiments) for e in campaign.all}
 
 
 def show_log(chosen: list[Experiment], everything: list[Experiment], most: int, home: Path) -> None:
@@ -209,9 +247,7 @@ def show_log(chosen: list[Experiment], everything: list[Experiment], most: int, 
     table = Table(box=None)
     for name in names:
         table.add_column(name, no_wrap=name != "idea", overflow="fold")
-    all_campaigns = list_campaigns(everything)
-    campaign_of = {e.n: campaign for campaign in all_campaigns for e in campaign.all}
-    shown = chosen[-most:]
+    campaign_of, shown = campaigns_by_number(everything), chosen[-most:]
     for e in shown:
         cells = log_cells(e, campaign_of[e.n], home)
         table.add_row(*(cells[name] for name in names))
@@ -219,25 +255,27 @@ def show_log(chosen: list[Experiment], everything: list[Experiment], most: int, 
     if len(shown) < len(chosen):
         text = f"{len(shown)} of {len(chosen)} experiments: -n {len(chosen)} shows all"
         console.print(text, style="dim")
-    for line in champion_lines(all_campaigns):
-        console.print(line)
-    legend = "val bpb: fresh runs, else the screening run; gain: over the champion of that time"
-    console.print(f"{legend}; ± 95 %", style="dim")
+    for campaign in dict.fromkeys(campaign_of.values()):
+        say_campaign(campaign)
+    legend = "val bpb: mean of its own runs; gain: over the champion of that time, ± 95 %"
+    console.print(f"{legend}; {claims.SELECTED}", style="dim")
     levels = sorted({run["isolation"] for e in shown for run in e.runs})
     console.print(f"isolation: {', '.join(levels) or 'nothing has run'}", style="dim")
 
 
-def champion_lines(all_campaigns: list[Campaign]) -> Iterator[str]:
-    """How the champions' val_bpb went down, a line for each campaign that kept something."""
-    for campaign in all_campaigns:
-        if campaign.noise_warning:
-            yield f"[yellow]{campaign.noise_warning}[/]"
-        if not campaign.baseline or len(campaign.kept) < 2:
-            continue
-        scores = [campaign.scores_of(e.arms[0]["source"]) for e in campaign.kept]
-        means = [statistics.mean(group) for group in scores if group]
-        sigma = f"sigma {campaign.noise().sigma:.4f} bpb"
-        yield f"champions {sparkline(means)} {means[0]:.4f} to {means[-1]:.4f}, {sigma}"
+def say_campaign(campaign: Campaign) -> None:
+    """How the champions' val_bpb went down, and what of it is a claim."""
+    if campaign.noise_warning:
+        console.print(campaign.noise_warning, style="yellow")
+    if not campaign.baseline or len(campaign.kept) < 2:
+        return
+    scores = [campaign.scores_of(e.arms[0]["source"]) for e in campaign.kept]
+    means = [statistics.mean(group) for group in scores if group]
+    sigma = f"sigma {campaign.noise().sigma:.4f} bpb"
+    console.print(f"{len(campaign.kept)} champions {sparkline(means)}, {sigma}")
+    for words in (claims.describe_claim(campaign), claims.describe_null_keeps(campaign)):
+        if words:
+            console.print(words, soft_wrap=True)
 
 
 def sparkline(values: list[float]) -> str:

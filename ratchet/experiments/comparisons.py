@@ -107,10 +107,13 @@ def compare_with_first(
 
 
 def claim_of(campaign: Campaign) -> Experiment | None:
-    """The last comparison of the present champion with the baseline, with fresh seeds, if any."""
+    """The last comparison of the present champion with the baseline, with fresh seeds, if any.
+
+    Audits of older ledgers have the champions between the two as well.
+    """
     arms = [e.arms[0]["source"] for e in (campaign.kept[0], campaign.kept[-1])]
     made = [e for e in campaign.since if e.role in ("closing", "audit") and e.closes]
-    same = [e for e in made if [arm["source"] for arm in e.arms] == arms]
+    same = [e for e in made if [e.arms[end]["source"] for end in (0, -1)] == arms]
     return same[-1] if same else None
 
 

@@ -8,9 +8,15 @@ reasons are somebody's words: they stand in quotation marks, on one line, as dat
 import re
 from pathlib import Path
 
+from ratchet.claims import (
+    SELECTED,
+    describe_gain,
+    describe_null_keeps,
+    name_trial,
+    own_comparison,
+)
 from ratchet.experiments.campaign import Campaign, compare_so_far, tried_ideas
 from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, is_valid
-from ratchet.experiments.rule.statistics import Comparison
 from ratchet.night import knobs
 from ratchet.referee.early_stopping import mean_loss, read_curve, to_shares
 from ratchet.untrusted_text import quote_text
@@ -22,6 +28,7 @@ NEAR_MISSES = 6
 DEAD_ENDS = 40
 FAILURES = 6
 UNTOUCHED = 40
+REJECTED = "out", "withdrawn", "undecided", "discard"  # the last two: of older ledgers
 SHARES = 0.1, 0.25, 0.5, 0.75, 1.0  # of a run: where its loss is shown
 # the first family of which a word is in the idea
 FAMILIES = {
@@ -62,17 +69,22 @@ def fit_on_page(sections: list[list[str]], most: int = MOST_CHARACTERS) -> str:
     return text + "\n"
 
 
-def format_gain(comparison: Comparison | None) -> str:
-    """A gain with half of its 95% interval: "+0.0123 ± 0.0045"."""
-    if not comparison:
-        return "no score"
-    return f"{comparison.gain:+.4f} ± {comparison.high - comparison.gain:.4f}"
-
-
 def describe_experiment(e: Experiment, campaign: Campaign) -> str:
-    """A line: "- 12 keep +0.0123 ± 0.0045: "wider heads"."""
-    gain = format_gain(compare_so_far(e, campaign))
+    """A line: "- 12 keep +0.0123 ± 0.0045, with 9: "wider heads"."""
+    gain = describe_gain(e, campaign)
+    if not gain:
+        is_stopped = e.runs and e.runs[-1]["status"] == "stopped"
+        gain = "stopped half-way" if is_stopped else "no score"
     return f"- {e.n} {e.verdict} {gain}: {quote_text(e.idea)}"
+
+
+def describe_champion(e: Experiment, campaign: Campaign) -> str:
+    """A line; of a trial: "- 12 keep +0.0123 ± 0.0045: trial of 9, 11: 9 "wider heads"; 11 ..."."""
+    if not e.members:
+        return describe_experiment(e, campaign)
+    ideas = {each.n: each.idea for each in campaign.since}
+    words = "; ".join(f"{n} {quote_text(ideas[n])}" for n in e.members)
+    return f"- {e.n} {e.verdict} {describe_gain(e, campaign)}: {name_trial(e)}: {words}"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -83,11 +95,13 @@ def list_champions(campaign: Campaign) -> list[str]:
     baseline, *kept = campaign.kept
     scores, sigma = baseline.scores(CANDIDATE), campaign.noise().sigma
     mean = sum(scores) / len(scores)
-    return [
+    lines = [
         f"## Champions, oldest first (sigma, the noise between seeds: {sigma:.4f} bpb)",
         f"- {baseline.n} baseline: {mean:.4f} bpb, mean of {len(scores)} seeds",
-        *(describe_experiment(e, campaign) for e in kept),
+        *(describe_champion(e, campaign) for e in kept),
     ]
+    nulls = describe_null_keeps(campaign)
+    return [*lines, f"- {nulls}"] if nulls else lines
 
 
 def list_conditions(campaign: Campaign) -> list[str]:
@@ -115,21 +129,33 @@ def describe_run(run: dict) -> str:
 
 
 def list_latest(campaign: Campaign, home: Path) -> list[str]:
-    lines = ["## Latest experiments, oldest first"]
+    lines = [f"## Latest experiments, oldest first (gains: ± 95 %; {SELECTED})"]
     for e in tried_ideas(campaign)[-LATEST:]:
-        lines.append("\n".join([describe_experiment(e, campaign), *describe_curves(e, home)]))
+        curves = describe_curves(e, campaign, home)
+        lines.append("\n".join([describe_experiment(e, campaign), *curves]))
     return lines
 
 
-def describe_curves(e: Experiment, home: Path) -> list[str]:
+def describe_curves(e: Experiment, campaign: Campaign, home: Path) -> list[str]:
     """The first run's training loss beside the champion's, at equal shares of the budget."""
     curves = []
     for arm, name in ((CANDIDATE, "it"), (CHAMPION, "champion")):
-        runs = [run for run in e.runs if run["arm"] == arm and run["status"] == "ok"]
-        if runs and (losses := losses_of(runs[0], home)):
+        run = first_run(e.arms[arm]["source"], campaign)
+        if run and (losses := losses_of(run, home)):
             curves.append(f"{name} {' '.join(f'{loss:.3f}' for loss in losses)}")
     percents = " ".join(f"{share:.0%}" for share in SHARES)
     return [f"  training loss at {percents}: {'; '.join(curves)}"] if curves else []
+
+
+def first_run(source: str, campaign: Campaign) -> dict | None:
+    """The first run of a source that ended with a score."""
+    runs = (
+        run
+        for e in campaign.since
+        for run in e.runs
+        if e.arms[run["arm"]]["source"] == source and run["status"] == "ok"
+    )
+    return next(runs, None)
 
 
 def losses_of(run: dict, home: Path) -> list[float]:
@@ -139,17 +165,27 @@ def losses_of(run: dict, home: Path) -> list[float]:
     return [loss for loss in losses if loss is not None]
 
 
-def find_near_misses(campaign: Campaign) -> list[tuple[Comparison, Experiment]]:
-    """What was not kept but looked best, the best last: worth trying in another form."""
-    rejected = [e for e in tried_ideas(campaign) if e.verdict in ("undecided", "discard")]
-    pairs = [(compare_so_far(e, campaign), e) for e in rejected]
-    gains = [(comparison, e) for comparison, e in pairs if comparison and comparison.gain > 0]
-    return sorted(gains, key=lambda pair: pair[0].gain)[-NEAR_MISSES:]
+def find_near_misses(campaign: Campaign) -> list[Experiment]:
+    """What was not kept but looked best, the best last: worth trying in another form.
+
+    Those that had a trial come after those that had none.
+    """
+    promise = {}
+    for e in tried_ideas(campaign):
+        comparison = compare_so_far(e, campaign)
+        if e.verdict not in REJECTED or not comparison or comparison.gain <= 0:
+            continue
+        if e.verdict == "out":
+            promise[e.n] = (False, campaign.search.points_of(e.n))
+        else:
+            promise[e.n] = (True, comparison.gain)
+    rejected = [e for e in tried_ideas(campaign) if e.n in promise]
+    return sorted(rejected, key=lambda e: promise[e.n])[-NEAR_MISSES:]
 
 
 def list_near_misses(campaign: Campaign) -> list[str]:
-    experiments = [e for _, e in find_near_misses(campaign)]
-    return ["## Near misses, best last", *(describe_experiment(e, campaign) for e in experiments)]
+    lines = [describe_experiment(e, campaign) for e in find_near_misses(campaign)]
+    return ["## Near misses, best last", *lines]
 
 
 def family_of(idea: str) -> str:
@@ -162,9 +198,10 @@ def family_of(idea: str) -> str:
 
 
 def list_dead_ends(campaign: Campaign) -> list[str]:
-    """Discarded ideas by family."""
+    """Ideas that are out, by family."""
     families = {}
-    for e in [e for e in tried_ideas(campaign) if e.verdict == "discard"][-DEAD_ENDS:]:
+    out = [e for e in tried_ideas(campaign) if e.verdict in ("out", "discard")]
+    for e in out[-DEAD_ENDS:]:
         idea = e.idea
         families.setdefault(family_of(idea), []).append(f"{e.n} {quote_text(idea, 70)}")
     lines = [f"- {family}: {'; '.join(ideas)}" for family, ideas in sorted(families.items())]
@@ -198,7 +235,7 @@ def list_untried(campaign: Campaign) -> list[str]:
 
 def summarize_predictions(campaign: Campaign) -> str:
     """How well predictions of gains were met so far, in a sentence; "" for fewer than three."""
-    pairs = [(e.gain, compare_so_far(e, campaign)) for e in tried_ideas(campaign)]
+    pairs = [(e.gain, own_comparison(e, campaign)) for e in tried_ideas(campaign)]
     pairs = [(gain, real.gain) for gain, real in pairs if real and gain is not None]
     if len(pairs) < 3:
         return ""

@@ -96,7 +96,7 @@ def report_failed(answers: list[dict]) -> list[str]:
 def ask_for_pivot(campaign: Campaign) -> list[str]:
     """The wish for another direction, when the latest experiments gained nothing."""
     verdicts = [e.verdict for e in tried_ideas(campaign)][-DRY_AFTER:]
-    is_dry = len(verdicts) == DRY_AFTER and "keep" not in verdicts
+    is_dry = len(verdicts) == DRY_AFTER and not {"keep", "hit"} & {*verdicts}
     return [PIVOT.format(n=DRY_AFTER)] if is_dry else []
 
 

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from ratchet.claims import list_numbers, name_trial
 from ratchet.experiments import progress as run_progress
 from ratchet.experiments.campaign import device_seconds
 from ratchet.experiments.ledger import Experiment, Ledger, utc_now
@@ -51,7 +52,7 @@ def night_status(home: Path) -> dict[str, object]:
     status = {"night": "runs" if is_running else "does not run"}
     if events[-1]["kind"] == "ends":
         status["ended"] = events[-1]["why"]
-    outcomes = [event["outcome"] for event in events if event["kind"] == "done"]
+    ideas = {event["n"] for event in events if event["kind"] == "done" and "n" in event}
     status |= {
         "agent": events[0]["agent"],
         "began": events[0]["time"],
@@ -60,13 +61,16 @@ def night_status(home: Path) -> dict[str, object]:
         "calls": len(answers),
         "ideas": sum(event["outcome"] == "idea" for event in answers),
         "verdicts": used.experiments,
-        "kept": outcomes.count("keep"),
+        "kept": sum(e.verdict == "keep" for e in experiments if e.n in ideas),
     }
     since = [e for e in experiments if e.n > begin["baseline"]]
-    open_tries = [e for e in since if not e.closes and e.role == "try"]
-    return status | {f"experiment {e.n}": describe_open(e, home) for e in open_tries}
+    if hits := [e.n for e in since if e.role == "try" and e.verdict == "hit"]:
+        status["hits"] = f"{list_numbers(hits)} wait for a trial"
+    opened = [e for e in since if not e.closes and e.role in ("try", "trial", "closing")]
+    return status | {f"experiment {e.n}": describe_open(e, home) for e in opened}
 
 
 def describe_open(e: Experiment, home: Path) -> str:
-    """Of an experiment without a verdict: "running, 3 runs so far, "wider heads"."."""
-    return f"{state_of(e, home)}, {len(e.runs)} runs so far, {quote_text(e.idea)}"
+    """Of an experiment without a verdict: "running, 3 runs so far, "wider heads"."""
+    words = {"trial": name_trial(e), "closing": "closing comparison"}.get(e.role)
+    return f"{state_of(e, home)}, {len(e.runs)} runs so far, {words or quote_text(e.idea)}"

@@ -5,17 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 from ratchet.arena.files import replace_file
-from ratchet.experiments.campaign import (
-    Campaign,
-    compare_so_far,
-    device_seconds,
-    tried_ideas,
-)
-from ratchet.experiments.comparisons import compare_with_first
-from ratchet.experiments.ledger import CHAMPION, Experiment
-from ratchet.experiments.rule.statistics import Comparison, compare
+from ratchet.claims import describe_claim, describe_gain, describe_null_keeps, list_numbers
+from ratchet.experiments.campaign import Campaign, device_seconds, tried_ideas
+from ratchet.experiments.ledger import Experiment
 from ratchet.experiments.session import Session
-from ratchet.night.digest import find_near_misses, format_gain, summarize_predictions
+from ratchet.night.digest import find_near_misses, summarize_predictions
 from ratchet.night.journal import Journal
 from ratchet.untrusted_text import WORDS, quote_text
 
@@ -30,18 +24,21 @@ def summarize_night(session: Session) -> str:
     campaign, events = session.read_campaign(), Journal(session.home).last_night()
     numbers = {event["n"] for event in events if event["kind"] == "done" and "n" in event}
     tried = [e for e in tried_ideas(campaign) if e.n in numbers]
-    kept = [e for e in tried if e.verdict == "keep"]
+    kept = [e for e in campaign.kept if numbers & {e.n, *e.members}]
     parts = [
-        summarize_verdicts(campaign, events, tried, kept),
+        summarize_verdicts(events, tried, kept),
+        *summarize_claim(campaign),
         *table_of_kept(campaign, kept),
-        *summarize_audit(campaign),
         summarize_cost(events, device_seconds(campaign.all, events[0])),
     ]
     parts += [f"Warning: {escape_words(text, 400)}." for text in events[-1].get("lost", [])]
     if campaign.noise_warning:
         parts.append(f"Warning: {campaign.noise_warning}.")
-    if near := [(gain, e) for gain, e in find_near_misses(campaign) if e.n in numbers]:
-        rows = [f"- {e.n} {e.verdict} {format_gain(g)}: {escape_words(e.idea)}" for g, e in near]
+    if near := [e for e in find_near_misses(campaign) if e.n in numbers]:
+        rows = [
+            f"- {e.n} {e.verdict} {describe_gain(e, campaign)}: {escape_words(e.idea)}"
+            for e in near
+        ]
         parts.append("Worth another look, most promising last:\n\n" + "\n".join(rows))
     if predictions := summarize_predictions(campaign):
         parts.append(f"What the agent expected: {predictions}.")
@@ -58,9 +55,7 @@ def count_of(count: float, noun: str) -> str:
     return f"{count:g} {noun}{'' if count == 1 else 's'}"
 
 
-def summarize_verdicts(
-    campaign: Campaign, events: list[dict], tried: list[Experiment], kept: list[Experiment]
-) -> str:
+def summarize_verdicts(events: list[dict], tried: list[Experiment], kept: list[Experiment]) -> str:
     """The night in one paragraph."""
     counts = sorted(Counter(e.verdict for e in tried).items())
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts) or "none"
@@ -69,50 +64,28 @@ def summarize_verdicts(
     )
     reason = events[-1].get("why", "") if events[-1]["kind"] == "ends" else ""
     text += f" It ended because {reason}." if reason else " It has not ended."
-    if not kept:
-        return text + " Nothing was kept."
-    total, sigma = total_gain(campaign, kept), campaign.noise().sigma
-    text += f" All that was kept gains {format_gain(total)} bpb together (95 %)"
-    text += f", {total.gain / sigma:.1f} sigma." if sigma else "."
-    return text + (
-        " Such figures flatter, as the same runs chose what to keep:"
-        " `ratchet audit` measures again with fresh seeds, on the test text too."
-    )
+    if waiting := [e.n for e in tried if e.verdict == "hit"]:
+        text += f" Hits that wait for a trial: {list_numbers(waiting)}."
+    return text if kept else text + " Nothing was kept."
 
 
-def total_gain(campaign: Campaign, kept: list[Experiment]) -> Comparison:
-    """The last champion against the one that the night began with, from the runs of both."""
-    first = kept[0]
-    recent = campaign.recent_scores(first.arms[CHAMPION]["source"], first)
-    before = first.scores(CHAMPION, "champion") + recent
-    before = before or first.scores(CHAMPION, "reference")
-    return compare(kept[-1].deciding_scores(), before, campaign.noise())
+def summarize_claim(campaign: Campaign) -> list[str]:
+    """What the champion gains, as far as it was measured afresh; how many keeps were luck."""
+    sentences = filter(None, (describe_claim(campaign), describe_null_keeps(campaign)))
+    text = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
+    return [text] if text else []
 
 
 def table_of_kept(campaign: Campaign, kept: list[Experiment]) -> list[str]:
+    """The night's steps: the ideas that were kept together, and their gain over the bar of then."""
     if not kept:
         return []
-    lines = ["| experiment | gain in bpb (95 %) | idea |", "|---|---|---|"]
+    lines = ["| step | ideas | its gain in bpb (95 %), no claim |", "|---|---|---|"]
+    ideas = {e.n: e for e in campaign.since}
     for e in kept:
-        gain = format_gain(compare_so_far(e, campaign))
-        lines.append(f"| {e.n} | {gain} | {escape_words(e.idea)} |")
-    return ["\n".join(lines)]
-
-
-def summarize_audit(campaign: Campaign) -> list[str]:
-    """What the last audit of these champions says."""
-    audits = [e for e in campaign.all if e.role == "audit" and e.closes]
-    if not audits or audits[-1].n < campaign.kept[-1].n:
-        return []
-    audit = audits[-1]
-    lines = [f"Audit (experiment {audit.n}), gain on the baseline:"]
-    for split in ("val", "test"):
-        gains = [
-            f"{arm['name']} {format_gain(gain)}"
-            for arm, (_, gain) in zip(audit.arms, compare_with_first(audit, split))
-            if gain
-        ]
-        lines.append(f"- {split}: {', '.join(gains) or 'the baseline is the only champion'}")
+        members = [ideas[n] for n in e.members] or [e]
+        words = "; ".join(f"{member.n} {escape_words(member.idea)}" for member in members)
+        lines.append(f"| {e.n} | {words} | {describe_gain(e, campaign)} |")
     return ["\n".join(lines)]
 
 

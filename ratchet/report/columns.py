@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ratchet.claims import list_numbers
+
 Row = dict[str, Any]  # an experiment, as data.experiment_row() makes it
 
 
@@ -28,14 +30,20 @@ def score_text(row: Row) -> str:
 
 
 def gain_text(row: Row) -> str:
-    """Example: "+0.0432 ± 0.0311"."""
+    """Examples: "+0.0432 ± 0.0311, with 5, 8", "(+0.0432 ± 0.0311, selected)"."""
     if "gain" not in row:
         return ""
     sign = "−" if row["gain"] < 0 else "+"
-    return f"{sign}{abs(row['gain']):.4f} ± {(row['high'] - row['low']) / 2:.4f}"
+    text = f"{sign}{abs(row['gain']):.4f} ± {(row['high'] - row['low']) / 2:.4f}"
+    if row["selected"]:
+        return f"({text}, selected)"
+    return f"{text}, with {list_numbers(row['with'])}" if row["with"] else text
 
 
 def idea_text(row: Row) -> str:
+    if row["members"]:
+        ideas = "; ".join(f"{member['n']} {member['idea']}" for member in row["members"])
+        return f"trial of {ideas}"
     return row["idea"] or f"{row['role']}: {', '.join(row['arms'])}; {row['reason']}"
 
 

@@ -7,18 +7,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ratchet import commits
+from ratchet import claims, commits
 from ratchet.arena.files import ROOT, read_untrusted
 from ratchet.experiments.campaign import (
     Campaign,
     compare_so_far,
     finite_or_none,
+    is_selected,
     list_campaigns,
     mean_of,
 )
 from ratchet.experiments.comparisons import SPLITS, compare_with_first
 from ratchet.experiments.ledger import CANDIDATE, Experiment, Ledger, is_disturbed, is_valid
-from ratchet.experiments.rule.statistics import Comparison, compare
+from ratchet.experiments.rule.search import Search
+from ratchet.experiments.rule.statistics import Comparison, student_quantile
 from ratchet.experiments.running import state_of
 from ratchet.experiments.verify import find_problems
 from ratchet.night.journal import Journal
@@ -32,6 +34,7 @@ DIFF_CHARACTERS = 20_000
 LOG_CHARACTERS = 2_000  # of the end of a log
 CURVE_POINTS = 60
 CURVES = 150  # experiments that have one on the page: champions, then the latest
+CHANGES = "try", "trial"  # roles of experiments that change train.py
 FIGURES = [
     "steps",
     "tokens",
@@ -48,8 +51,8 @@ Diffs = dict[tuple[str, str], str]  # {(parent, commit): text}
 def collect_data(ledger: Ledger, home: Path) -> dict[str, Any]:
     """{"campaigns": one for each calibration, ...} and what is said of the whole ledger."""
     experiments = [*ledger.experiments().values()]
-    tries = [e for e in experiments if e.role == "try"]
-    diffs = commits.read_diffs([(e.parent, e.arms[CANDIDATE]["commit"]) for e in tries])
+    changes = [e for e in experiments if e.role in CHANGES]
+    diffs = commits.read_diffs([(e.parent, e.arms[CANDIDATE]["commit"]) for e in changes])
     with_curve = choose_curves(experiments)
     all_campaigns = list_campaigns(experiments)
     order = [(bool(campaign.baseline), campaign.all[-1].n) for campaign in all_campaigns]
@@ -120,6 +123,8 @@ def campaign_data(campaign: Campaign, home: Path, diffs: Diffs, with_curve: set[
         "df": noise and noise.df,
         "experiments": [experiment_row(e, campaign, home, diffs, with_curve) for e in experiments],
         "champions": champion_rows(campaign),
+        "bar": bar_rows(campaign),
+        "claim": claim_data(campaign),
         "sigmas": sigma_history(campaign),
         "audit": audit_rows(experiments),
         "warnings": unrest + find_warnings(runs),
@@ -128,24 +133,46 @@ def campaign_data(campaign: Campaign, home: Path, diffs: Diffs, with_curve: set[
 
 
 def champion_rows(campaign: Campaign) -> list[dict]:
-    """[{n, mean, half, gain, low, high}] of all valid runs of each champion.
+    """[{n, time, mean, half, runs}] of all valid runs of each champion.
 
-    Gains are on the first.
+    They are no measure of gains: runs of two champions lie hours apart.
     """
     if not campaign.baseline:
         return []
-    noise = campaign.noise()
-    rows, first_scores = [], None
+    noise, rows = campaign.noise(), []
     for e in campaign.kept:
         scores = campaign.scores_of(e.arms[CANDIDATE]["source"])
-        first_scores = first_scores or scores
-        shown = scores or e.deciding_scores()  # one kept by --quick has but the run that kept it
+        shown = scores or e.deciding_scores()  # older ledgers may have but the run that kept it
         mean, half = mean_of(shown, noise)
-        row = {"n": e.n, "time": e.closes["time"], "mean": mean, "half": half, "runs": len(shown)}
-        if noise.df and rows and scores and first_scores:
-            row |= gain_interval(compare(scores, first_scores, noise))
-        rows.append(row)
+        time_kept = e.closes["time"]
+        rows.append({"n": e.n, "time": time_kept, "mean": mean, "half": half, "runs": len(shown)})
     return rows
+
+
+def bar_rows(campaign: Campaign) -> list[dict]:
+    """[{n, time, mean, half}]: the bar, with half of its 95% interval, after each verdict.
+
+    n is that of the latest experiment with a verdict. Older ledgers had no bar: [].
+    """
+    if not campaign.goes_by_points:
+        return []
+    search, rows, latest = Search({e.n: e for e in campaign.since}), [], 0
+    for line in campaign.rows:
+        search.add(line)
+        latest = max(latest, line["n"]) if line["kind"] == "closes" else latest
+        if line["kind"] == "closes" and search.champion:
+            bar, noise = search.bars[search.champion], search.noise
+            half = student_quantile(noise.df, 0.975) * noise.sigma * math.sqrt(bar.variance)
+            rows.append({"n": latest, "time": line["time"], "mean": bar.level, "half": half})
+    return rows
+
+
+def claim_data(campaign: Campaign) -> dict[str, Any]:
+    """What was gained, as far as it was measured afresh, in words and by split."""
+    words = claims.describe_claim(campaign)
+    gains = claims.claimed_gains(campaign) if words else {}
+    gains = {split: gain_interval(gain) for split, gain in gains.items()}
+    return {"words": words, "null_keeps": claims.describe_null_keeps(campaign)} | gains
 
 
 def gain_interval(comparison: Comparison) -> dict[str, float]:
@@ -203,6 +230,7 @@ def experiment_row(
     valid = [run for run in runs if is_valid(run)]
     run = (valid or runs or [{}])[-1]
     failed = [each for each in experiment.runs if each["status"] != "ok"]
+    state = state_of(experiment, home)
     splits = SPLITS.get(experiment.role, ())
     compared = [row for split in splits for row in contrast_rows(experiment, split)]
     row = {
@@ -211,11 +239,13 @@ def experiment_row(
         "role": experiment.role,
         "by": shorten(experiment.by, IDEA_CHARACTERS),
         "idea": shorten(experiment.idea, IDEA_CHARACTERS),
-        "verdict": state_of(experiment, home),
+        "verdict": state,
+        "mark": state if experiment.has_own_verdict else "hit",  # of its own runs, in charts
         "reason": shorten(experiment.reason, IDEA_CHARACTERS),
         "runs": len(experiment.runs),
         "said": experiment.gain,
         "near": experiment.near,
+        "members": member_ideas(experiment, campaign),
         "commit": experiment.arms[CANDIDATE]["commit"][:10],
         "arms": [shorten(arm["name"], IDEA_CHARACTERS) for arm in experiment.arms],
         "ended": (experiment.closes or experiment.opens)["time"],
@@ -227,20 +257,44 @@ def experiment_row(
         **score_figures(experiment, campaign),
         **run_figures(run, home),
     }
-    if experiment.role == "try":
+    if experiment.role in CHANGES:
         commit = experiment.arms[CANDIDATE]["commit"]
         row["diff"] = shorten(diffs[experiment.parent, commit], DIFF_CHARACTERS)
         row["size"] = experiment.arms[CANDIDATE]["size"] - experiment.arms[1]["size"]
     return row | {"cells": cells_of(row)}
 
 
+def member_ideas(trial: Experiment, campaign: Campaign) -> list[dict]:
+    """[{n, idea}] of the ideas that a trial tries together."""
+    ideas = {e.n: e.idea for e in campaign.all if e.n in trial.members}
+    return [{"n": n, "idea": shorten(ideas[n], IDEA_CHARACTERS)} for n in trial.members]
+
+
 def score_figures(e: Experiment, campaign: Campaign) -> dict[str, Any]:
-    """Scores of the candidate, their mean with half of its interval; of a try its gain, too."""
+    """Scores of the candidate, their mean with half of its interval; what is known of its gain.
+
+    with: the ideas that its trial tried as well. own: the gain by runs of nothing else but it.
+    """
     scores = [] if e.role in SPLITS else e.deciding_scores()
     mean, half = mean_of(scores, campaign.noise() if campaign.baseline else None)
-    comparison = compare_so_far(e, campaign) if e.role == "try" else None
-    gain = gain_interval(comparison) if comparison else {}
-    return {"scores": scores, "mean": mean, "half": half, **gain}
+    figures = {"scores": scores, "mean": mean, "half": half}
+    figures |= {"selected": is_selected(e, campaign), "with": claims.companions(e)}
+    if e.role not in CHANGES:
+        return figures
+    if comparison := compare_so_far(e, campaign):
+        figures |= gain_interval(comparison)
+    if own := claims.own_comparison(e, campaign):
+        figures["own"] = gain_interval(own)
+    return figures | search_figures(e, campaign)
+
+
+def search_figures(e: Experiment, campaign: Campaign) -> dict[str, Any]:
+    """Gain of each run over the bar, in sigma, and the points they make; older ledgers: {}."""
+    if not campaign.goes_by_points:
+        return {}
+    gains = [finite_or_none(gain) for gain in campaign.search.pursuits[e.n].gains]
+    points = campaign.search.points_of(e.n) if e.role == "try" else None
+    return {"sigmas": gains, "points": finite_or_none(points)}
 
 
 def contrast_rows(e: Experiment, split: str) -> Iterator[dict]:

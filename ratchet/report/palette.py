@@ -28,15 +28,24 @@ class Style(NamedTuple):
 
 BASELINE = Style(BLUE, "s", 45, "square", "square", "cyan")
 UNFINISHED = Style(SKY, "o", 28, "circle-open", "circle-open", "red")
+HIT = Style(ORANGE, "D", 32, "diamond", "diamond-open", "yellow")
+WITHDRAWN = Style(PURPLE, "v", 32, "triangle-down", "square-open", "magenta")
+OUT = Style(GREY, "x", 28, "x", "circle", "dim")
 FAILED = Style(VERMILION, "^", 32, "triangle-up", "cross", "red")
 STYLES = {
     "baseline": BASELINE,
     "keep": Style(GREEN, "*", 130, "star", "diamond", "green"),
-    "discard": Style(GREY, "x", 28, "x", "circle", "dim"),
-    "undecided": Style(ORANGE, "D", 32, "diamond", "diamond-open", "yellow"),
-    "overtaken": Style(PURPLE, "v", 32, "triangle-down", "square-open", "red"),
+    "hit": HIT,
+    "withdrawn": WITHDRAWN,
+    "out": OUT,
+    "open": UNFINISHED,
     "unfinished": UNFINISHED,
     "running": UNFINISHED._replace(terminal="bold"),
+    # of older ledgers
+    "discard": OUT,
+    "undecided": HIT,
+    "overtaken": WITHDRAWN,
+    # of comparisons
     "audited": BASELINE,
     "compared": BASELINE,
 }

@@ -152,6 +152,14 @@ class Search:
             return None
         return verdicts.compare_with_bar(pursuit.scores, pursuit.bar, pursuit.noise)
 
+    def points_of(self, n: int) -> float | None:
+        """Points of an idea after its last run; None before that."""
+        pursuit = self.pursuits[n]
+        variance = pursuit.bar.drifted().variance
+        if not pursuit.gains:
+            return None
+        return verdicts.count_points(pursuit.gains, variance, pursuit.profile)
+
     def decided_members(self, n: int, verdict: str) -> list[int]:
         """Numbers of the ideas whose verdict a trial's verdict is.
 

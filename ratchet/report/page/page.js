@@ -28,7 +28,9 @@ const signed = (x, digits = 4) => (known(x) ? (x < 0 ? "−" : "+") + Math.abs(x
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 }); // slow to make
 const short = (x) => (known(x) ? COMPACT.format(x) : "");
 const clip = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
-const gain = (e) => (known(e.gain) ? `${signed(e.gain)} ± ${fixed((e.high - e.low) / 2)}` : "");
+const interval = (e) => (known(e?.gain) ? `${signed(e.gain)} ± ${fixed((e.high - e.low) / 2)}` : "");
+const gain = (e) => (e.selected && interval(e) ? `(${interval(e)}, selected)` : interval(e) + (e.with?.length ? `, with ${e.with.join(", ")}` : ""));
+const title = (e) => (e.members.length ? `trial of ${e.members.map(({ n, idea }) => `${n} ${idea}`).join("; ")}` : e.idea || e.role);
 const minutes = (time) => time.slice(5, 16).replace("T", " ");
 
 function wrap(text, width = 60, lines = 4) {
@@ -54,7 +56,7 @@ function make(tag, facts = {}, ...children) {
 function told(e) {
   return [
     `${e.n} ${e.verdict}  ${fixed(e.mean)}${e.half ? " ± " + fixed(e.half) : ""} bpb`,
-    ...wrap(e.idea || e.role), gain(e) && `gain ${gain(e)} (95 %)`,
+    ...wrap(title(e)), gain(e) && `gain ${gain(e)} (95 %)`,
     known(e.size) && `${signed(e.size, 0)} tokens of code`,
     [e.commit, e.by && clip(e.by, 40)].filter(Boolean).join("  "),
     ...figures(e),
@@ -113,37 +115,48 @@ function draw(node, traces, facts) {
 
 // one trace for each verdict, so that the legend names them
 function byVerdict(found, place, facts) {
-  const verdicts = [...new Set(found.map((e) => e.verdict))].sort();
+  const verdicts = [...new Set(found.map((e) => e.mark))].sort();
   return verdicts.map((verdict) => {
-    const own = found.filter((e) => e.verdict === verdict), { color, symbol } = style(verdict);
+    const own = found.filter((e) => e.mark === verdict), { color, symbol } = style(verdict);
     return {
       uid: verdict, mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map((e) => hover(told(e))), customdata: own.map((e) => e.n),
-      marker: { color, symbol, size: verdict === "discard" ? 7 : 10, line: { width: 0.5, color: variable("--back") } },
+      marker: { color, symbol, size: ["out", "discard"].includes(verdict) ? 7 : 10, line: { width: 0.5, color: variable("--back") } },
       ...place(own), ...facts,
     };
   });
 }
 
-const scored = () => campaign.experiments.filter((e) => known(e.mean) && ["try", "calibrate"].includes(e.role));
+const scored = () => campaign.experiments.filter((e) => known(e.mean) && ["try", "trial", "calibrate"].includes(e.role));
+
+const LINES = { // what the line of the progress chart is: of campaigns that go by points, and of older ones
+  bar: "Every experiment. The line is the bar: the champion's level by its own runs alone, the band its 95 % interval. " +
+    "A star is a trial that was kept, of one idea or of several together; a hit's mark is where its search put it: selected, no claim.",
+  champion: "Every experiment. The line is the champion, its bars 95 % intervals of its mean, the band ± 1 sigma: what two seeds of one source differ by.",
+};
 
 function drawProgress() {
-  const found = scored(), steps = campaign.champions, accent = variable("--accent"), traces = [];
+  const found = scored(), steps = campaign.bar.length ? campaign.bar : campaign.champions, kind = campaign.bar.length ? "bar" : "champion";
+  const accent = variable("--accent"), traces = [], words = campaign.claim.words;
   if (steps.length && known(campaign.sigma)) {
     const last = found.at(-1).ended, x = steps.map((c) => c.time), y = steps.map((c) => c.mean);
     const line = { shape: "hv", color: accent, width: 2 }, ends = (ys) => [...ys, ys.at(-1)];
-    const edge = (sign) => ends(y.map((mean) => mean + sign * campaign.sigma)), skip = { hoverinfo: "skip", showlegend: false };
+    const half = (c) => (kind === "bar" ? c.half : campaign.sigma);
+    const edge = (sign) => ends(steps.map((c) => c.mean + sign * half(c))), skip = { hoverinfo: "skip", showlegend: false };
     const times = [...x, last > x.at(-1) ? last : x.at(-1)];
     traces.push(
       { x: times, y: edge(1), mode: "lines", line: { ...line, width: 0 }, ...skip },
       { x: times, y: edge(-1), mode: "lines", line: { ...line, width: 0 }, ...skip, fill: "tonexty",
-        fillcolor: variable("--band"), name: "± 1 sigma", showlegend: true },
-      { x: times, y: ends(y), mode: "lines", line, name: "champion", hoverinfo: "skip" },
-      { x, y, mode: "markers", marker: { color: accent, size: 1 }, ...skip, error_y: bars(steps, accent) },
+        fillcolor: variable("--band"), name: kind === "bar" ? "its 95 % interval" : "± 1 sigma", showlegend: true },
+      { x: times, y: ends(y), mode: "lines", line, name: kind, hoverinfo: "skip" },
     );
+    if (kind === "champion") traces.push({ x, y, mode: "markers", marker: { color: accent, size: 1 }, ...skip, error_y: bars(steps, accent) });
   }
   traces.push(...byVerdict(found, (own) => ({ x: own.map((e) => e.ended), y: own.map((e) => e.mean) })));
   const scale = { xaxis: { ...layout("UTC").xaxis, type: "date" } };
-  draw($("#progress .chart"), traces, layout("", "val_bpb (lower is better)", { ...scale, ...(found.length ? {} : empty()) }));
+  const note = words ? { annotations: [{ text: `<b>${wrap(words, narrow() ? 34 : 90, 8).map(escape).join("<br>")}</b>`, showarrow: false, align: "left",
+    xref: "paper", yref: "paper", x: 0.01, y: 0.02, xanchor: "left", yanchor: "bottom", bgcolor: variable("--panel"), opacity: 0.85 }] } : {};
+  $("#progress .note").textContent = `${LINES[kind]} Point at one for its idea, click it to open it below.`;
+  draw($("#progress .chart"), traces, layout("", "val_bpb (lower is better)", { ...scale, ...(found.length ? note : empty()) }));
 }
 
 const bars = (rows, color) => ({ type: "data", array: rows.map((row) => row.half || 0), color, thickness: 1.2, width: 3 });
@@ -158,9 +171,9 @@ function drawExplorer() {
   node.dataset.paper = paper;
   const axes = ["x", "y", "z"], chosen = axes.map((_, i) => MEASURES[$("#explorer").querySelectorAll("select")[i].value]);
   const found = scored().filter((e) => chosen.every(([, value]) => known(value(e)))), scores = found.map((e) => e.mean);
-  const verdicts = [...new Set(found.map((e) => e.verdict))].sort();
+  const verdicts = [...new Set(found.map((e) => e.mark))].sort();
   const traces = verdicts.map((verdict, index) => {
-    const own = found.filter((e) => e.verdict === verdict);
+    const own = found.filter((e) => e.mark === verdict);
     return {
       uid: verdict, type: "scatter3d", mode: "markers", name: escape(verdict), legendgroup: verdict, showlegend: false,
       hoverinfo: "text", text: own.map((e) => hover([...told(e), ...more(e)])),
@@ -315,7 +328,7 @@ const counted = (found, most) => ((found.xaxis.dtick = Math.ceil((most || 1) / 1
 
 function drawHonesty() {
   const base = campaign.experiments.filter((e) => e.verdict === "baseline").at(-1);
-  const said = campaign.experiments.filter((e) => known(e.said) && known(e.gain));
+  const said = campaign.experiments.filter((e) => known(e.said) && e.own);
   const shown = { calibration: base, sigma: base, said: said.length, audit: campaign.audit.length };
   const cell = cells($("#honesty .grid"), Object.keys(shown).filter((key) => shown[key]));
   const sigma = campaign.sigma, accent = variable("--accent"), dots = { mode: "markers", marker: { color: accent, size: 8 } };
@@ -332,9 +345,9 @@ function drawHonesty() {
   if (said.length) {
     const ends = [Math.min(...said.map((e) => e.said)), Math.max(...said.map((e) => e.said))];
     draw(cell.said, [{ mode: "lines", x: ends, y: ends, hoverinfo: "skip", line: { dash: "dot", color: variable("--dim") } },
-      ...byVerdict(said, (own) => ({ x: own.map((e) => e.said), y: own.map((e) => e.gain),
-        error_y: { type: "data", array: own.map((e) => (e.high - e.low) / 2), thickness: 0.7, width: 0 } }), { showlegend: false })],
-      layout("gain that the agent expected (bpb)", "gain found (bpb, 95 %)", { showlegend: false }));
+      ...byVerdict(said, (own) => ({ x: own.map((e) => e.said), y: own.map((e) => e.own.gain),
+        error_y: { type: "data", array: own.map((e) => (e.own.high - e.own.low) / 2), thickness: 0.7, width: 0 } }), { showlegend: false })],
+      layout("gain that the agent expected (bpb)", "gain of its own runs (bpb, 95 %)", { showlegend: false }));
   }
   if (campaign.audit.length) {
     const rows = campaign.audit, half = (split) => ({ type: "data", array: rows.map((r) => (r[split].high - r[split].low) / 2), thickness: 0.7 });
@@ -349,7 +362,8 @@ function drawHonesty() {
   });
   facts($("#honesty .facts"), {
     sigma: known(sigma) ? `${fixed(sigma, 5)} bpb, ${campaign.df} degrees of freedom` : "unknown: nothing is calibrated",
-    audit: campaign.audit.length ? "gains on the baseline, above" : "none yet: uv run ratchet audit",
+    claim: campaign.claim.words || "nothing was kept, so there is no gain to be measured",
+    ...(campaign.claim.null_keeps ? { luck: campaign.claim.null_keeps } : {}),
     isolation: `${levels.join(", ") || "nothing has run"}; docs/referee.md says what each level covers`,
     ...(covered.length ? { cheats: covered.join("; ") } : {}),
     ledger: `${data.lines} lines, ${data.problems.length ? data.problems.length + " problems" : "verified"}, head ${data.head || "none"}`,
@@ -366,17 +380,17 @@ function facts(list, found) {
 
 function drawSummary() {
   const tried = campaign.experiments.filter((e) => e.role === "try"), kept = tried.filter((e) => e.verdict === "keep").length;
-  const champion = campaign.champions.at(-1), several = campaign.champions.length > 1;
+  const champion = campaign.champions.at(-1), { words, null_keeps, val } = campaign.claim;
   const count = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
   let text = `${count(tried.length, "experiment")} on ${campaign.arena} (${campaign.budget} a run, ${campaign.device}): `;
   if (!champion) text += "there is no baseline yet, so nothing can be compared.";
   else if (!kept) text += "nothing was kept so far, the baseline is the champion.";
-  else text += `${kept} kept, and the champion, experiment ${champion.n}, ${known(champion.gain) ? beats(champion) : "awaits more runs"}.`;
+  else text += [`${kept} kept`, words, null_keeps].filter(Boolean).map((part) => part[0].toUpperCase() + part.slice(1) + ".").join(" ");
   $("#sentence").textContent = data.campaigns.length ? text : "The ledger is empty: begin with uv run ratchet calibrate.";
-  const best = several ? audited(champion)?.val ?? champion : {}, sigmas = campaign.sigma ? `, ${fixed(best.gain / campaign.sigma, 1)} sigma` : "";
+  const sigmas = campaign.sigma && val ? `, ${fixed(val.gain / campaign.sigma, 1)} sigma` : "";
   const numbers = [
     ["champion, val_bpb", fixed(champion?.mean) || "–", champion ? `± ${fixed(champion.half)} (95 %), ${count(champion.runs, "run")}` : ""],
-    ["gain on the baseline", signed(best.gain) || "–", known(best.gain) ? `± ${fixed((best.high - best.low) / 2)} (95 %)${sigmas}${best === champion ? "" : ", audited"}` : ""],
+    ["claim: gain on the baseline", signed(val?.gain) || "–", val ? `± ${fixed((val.high - val.low) / 2)} (95 %)${sigmas}, fresh runs in turns` : words],
     ["experiments", String(tried.length), `${kept} kept`],
     ["hours of the device", fixed(campaign.hours, 2), data.nights.calls ? `last night: ${count(data.nights.calls, "call")} of the agent${data.nights.cost ? `, ${fixed(data.nights.cost, 2)} dollars` : ""}` : ""],
   ];
@@ -388,15 +402,6 @@ function drawSummary() {
 }
 
 const made = () => (LIVE ? `live, ${data.made}` : data.made);
-
-// what an audit found for a champion: fresh runs in turns, by which nothing was chosen
-const audited = ({ n }) => campaign.audit.find(({ name }) => name === `experiment ${n}`);
-
-function beats(champion) {
-  const row = audited(champion);
-  if (row) return `${row.val.low > 0 ? "beats the baseline by" : "against the baseline:"} ${gain(row.val)} bpb on val and ${gain(row.test)} on the locked test split, audited with fresh seeds`;
-  return `beats the baseline by ${gain(champion)} bpb, by all runs of both, the ones that kept it and hours apart: ratchet audit measures it afresh and in turns`;
-}
 
 // a cell of the table; ratchet/report/columns.py says which there are
 function cellOf(e, i) {
@@ -411,7 +416,7 @@ function rows() {
   const missing = (x) => x === null || x === undefined;
   return campaign.experiments
     .filter((e) => (!verdict || e.verdict === verdict) && (!by || e.by === by))
-    .filter((e) => !words || [e.n, e.idea, e.reason, e.commit, e.by, e.verdict].join(" ").toLowerCase().includes(words))
+    .filter((e) => !words || [e.n, title(e), e.reason, e.commit, e.by, e.verdict].join(" ").toLowerCase().includes(words))
     .sort((a, b) => {
       const [x, y] = [value(a), value(b)];
       return missing(x) - missing(y) || (x < y ? -sign : x > y ? sign : a.n - b.n);
@@ -450,16 +455,16 @@ function row(e) {
 
 // shown: the details on the page, which stay, with what is unfolded in them, when they are the same
 function details(e, shown) {
-  const { half, cells, ...own } = e; // these hang on other experiments, too, and aren't shown here
-  const stamp = JSON.stringify(own), list = make("dl", { className: "facts" });
+  const { half, cells, ...rest } = e; // these hang on other experiments, too, and aren't shown here
+  const stamp = JSON.stringify(rest), list = make("dl", { className: "facts" });
   if (shown?.stamp === stamp) return shown;
   const said = known(e.said) ? { expected: `${signed(e.said)} bpb` } : {}, near = e.near ? { like: `experiment ${e.near}` } : {};
   facts(list, {
-    ...(e.idea ? { idea: e.idea } : {}), reason: e.reason, ...said, ...near, commit: e.commit, seeds: e.seeds.join(", "),
+    ...(e.idea ? { idea: title(e) } : {}), reason: e.reason, ...search(e), ...said, ...near, commit: e.commit, seeds: e.seeds.join(", "),
     ...(e.scores.length ? { scores: e.scores.map((s) => fixed(s)).join(", ") } : {}),
     ...(e.disturbed ? { disturbed: `${e.disturbed} of its ${e.runs} runs, by other programs: they count for nothing and were made again, each with its seed` } : {}),
     ...Object.fromEntries((e.compared || []).map((row, i) => [`${i % e.arms.length + 1}. ${row.name}, ${row.split}`,
-      fixed(row.mean) + (known(row.gain) ? `, gain on ${e.arms[0]} ${gain(row)}` : "")])),
+      fixed(row.mean) + (known(row.gain) ? `, gain on ${e.arms[0]} ${interval(row)}` : "")])),
     figures: [...figures(e), ...more(e, 1000)].filter(Boolean).map((line) => line.trim()).join("; "),
     ...Object.fromEntries(Object.entries(e.probes || {}).map(([name, seen]) => [`probe ${name}`, seen])),
   });
@@ -467,6 +472,14 @@ function details(e, shown) {
   if (e.diff) parts.push(make("details", { open: true }, make("summary", { textContent: "what it changed" }), diff(e.diff)));
   if (e.tail) parts.push(make("details", {}, make("summary", { textContent: "last lines of its log" }), make("pre", { textContent: e.tail })));
   return make("tr", { className: "details", stamp }, make("td", { colSpan: data.columns.length + 1 }, ...parts));
+}
+
+// what its search and its trial say of a try, or a trial of its members
+function search(e) {
+  const lines = {}, sigmas = (e.sigmas || []).map((gain) => signed(gain, 1) || "∞").join(", ");
+  if (gain(e)) lines.gain = `${gain(e)} bpb (95 %)${e.selected ? ": the runs that chose it, no claim" : ""}`;
+  if (sigmas) lines["over the bar"] = `${sigmas} sigma${known(e.points) ? `, ${fixed(e.points, 2)} points: selected, no claim` : ""}`;
+  return lines;
 }
 
 function diff(text) {
@@ -501,7 +514,7 @@ function choices() {
   fill(picker, names, data.campaigns.indexOf(campaign));
 }
 
-const NOTHING = { experiments: [], champions: [], sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
+const NOTHING = { experiments: [], champions: [], bar: [], claim: {}, sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
 
 // top to bottom; a breath after each part lets the reader see it and scroll while the next one is drawn
 async function drawAll(atOnce = false) {

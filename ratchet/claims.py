@@ -1,0 +1,107 @@
+"""What may be said of gains: which are claims, which are fresh, which are of selected runs."""
+
+from collections.abc import Iterable
+
+from ratchet.experiments.campaign import Campaign, compare_so_far, is_selected
+from ratchet.experiments.comparisons import SPLITS, claim_of, compare_with_first
+from ratchet.experiments.ledger import Experiment
+from ratchet.experiments.rule.statistics import Comparison
+
+NO_CLAIM = "no claim yet: `ratchet audit` measures it"
+SELECTED = "selected: the runs that chose it, no claim"
+# The share of a profile's keeps without effect. Simulated: benchmarks/verdicts.py, prior b2.
+NULL_KEEPS = {"strict": "under 1 %", "default": "about 9 %", "bold": "about 19 %"}
+
+
+def format_gain(comparison: Comparison | None) -> str:
+    """A gain with half of its 95% interval: "+0.0123 ± 0.0045"."""
+    if not comparison:
+        return "no score"
+    return f"{comparison.gain:+.4f} ± {comparison.high - comparison.gain:.4f}"
+
+
+def list_numbers(numbers: Iterable[int]) -> str:
+    """Example: [3, 5] -> "3, 5"."""
+    return ", ".join(map(str, numbers))
+
+
+# --------------------------------------------------------------------------------------------------
+# One idea, one trial
+
+
+def name_trial(e: Experiment) -> str:
+    """Example: "trial of 3, 5, 8"."""
+    return f"trial of {list_numbers(e.members)}"
+
+
+def companions(e: Experiment) -> list[int]:
+    """Numbers of the other ideas in the trial that gave an idea its verdict."""
+    return [n for n in e.closes.get("decides", ()) if n != e.n] if e.role == "try" else []
+
+
+def describe_gain(e: Experiment, campaign: Campaign) -> str:
+    """The gain of a try or a trial in bpb (95 %): "" without a score.
+
+    Examples: "+0.0123 ± 0.0045, with 3, 5" of fresh runs; "(+0.0123 ± 0.0080, selected)".
+    """
+    comparison = compare_so_far(e, campaign)
+    if not comparison:
+        return ""
+    text = format_gain(comparison)
+    if is_selected(e, campaign):
+        return f"({text}, selected)"
+    others = companions(e)
+    return f"{text}, with {list_numbers(others)}" if others else text
+
+
+def own_comparison(e: Experiment, campaign: Campaign) -> Comparison | None:
+    """How an idea alone compares with its champion: by its search where others were in its trial.
+
+    So a batch's gain is credited to nobody.
+    """
+    return campaign.search.compare(e.n) if companions(e) else compare_so_far(e, campaign)
+
+
+# --------------------------------------------------------------------------------------------------
+# A campaign
+
+
+def claimed_gains(campaign: Campaign) -> dict[str, Comparison]:
+    """{split: the champion's gain on the baseline} of the comparison that alone is a claim."""
+    claim = claim_of(campaign) if campaign.baseline else None
+    if not claim:
+        return {}
+    gains = {split: compare_with_first(claim, split)[-1][1] for split in SPLITS[claim.role]}
+    return {split: gain for split, gain in gains.items() if gain}
+
+
+def describe_claim(campaign: Campaign) -> str:
+    """What the champion gains on the baseline, or that nobody has measured it; "" without keeps.
+
+    Example: "claim: experiment 9 gains +0.0432 ± 0.0151 bpb on the baseline (95 %, 4 + 4 fresh
+    runs in turns)".
+    """
+    if not campaign.baseline or len(campaign.kept) < 2:
+        return ""
+    gains = claimed_gains(campaign)
+    if "val" not in gains:
+        return NO_CLAIM
+    val, champion = gains["val"], campaign.kept[-1]
+    runs = f"{val.n} + {val.m} fresh runs in turns"
+    text = f"claim: experiment {champion.n} gains {format_gain(val)} bpb on the baseline"
+    if "test" in gains:
+        text += f", {format_gain(gains['test'])} on the test text"
+    return f"{text} (95 %, {runs})"
+
+
+def describe_null_keeps(campaign: Campaign) -> str:
+    """How many keeps such as these are expected to have no effect; "" where nobody knows.
+
+    Example: "about 9 % of keeps by the profile default have no effect (simulated)".
+    """
+    names = dict.fromkeys(e.profile.get("name", "") for e in campaign.kept[1:])
+    return "; ".join(
+        f"{NULL_KEEPS[name]} of keeps by the profile {name} have no effect (simulated)"
+        for name in names
+        if name in NULL_KEEPS
+    )

@@ -1,0 +1,74 @@
+"""A made-up night: ideas of known worth, scores drawn from a normal distribution."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from conftest import open_session
+from test_experiments import SIGMA, Runs
+
+from ratchet.experiments import comparisons, trials, verbs
+from ratchet.experiments.verdicts import DEFAULT
+from ratchet.night.journal import Journal
+from ratchet.untrusted_text import clean_text
+
+IDEAS = 20  # lines of train.py that an idea may change
+
+
+class SummedRuns(Runs):
+    """Runs whose quality is the sum of all gains in the source, each of which has a line."""
+
+    def __call__(self, job):
+        text = job.source.text.decode()
+        quality = sum(map(float, re.findall(r"^(?:QUALITY|GAIN_\d+) = (.*)$", text, re.M)))
+        text = re.sub(r"QUALITY = .*", f"QUALITY = {quality}", text)
+        source = job.source._replace(text=text.encode())
+        return super().__call__(job._replace(source=source)) | job.source.describe_source()
+
+
+def commit_text(text, subject):
+    Path("train.py").write_text(text, encoding="utf-8")
+    subprocess.run(["git", "commit", "-qam", subject], check=True)
+
+
+def begin(monkeypatch):
+    """A baseline that has a line for each idea, calibrated; returns what stands for runs."""
+    runs = SummedRuns()
+    monkeypatch.setattr("ratchet.referee.trial.run_trial", runs)
+    lines = (f"GAIN_{i} = 0\n\n# {i}\n\n" for i in range(IDEAS))
+    commit_text("QUALITY = 1.0\n" + "".join(lines), "the baseline")
+    verbs.calibrate(open_session(arena="tiny", budget="5s"), 5)
+    return runs
+
+
+def try_gain(number, sigmas, words="", by="somebody", more="", **remarks):
+    """Try an idea that gains so many sigma, on the champion of now, and hold what trials are due.
+
+    more: another line of the source.
+    """
+    subprocess.run(["git", "checkout", "-q", "refs/ratchet/champion"], check=True)
+    text = Path("train.py").read_text(encoding="utf-8")
+    new = f"GAIN_{number} = {sigmas * SIGMA:.6f}\n{more}"
+    commit_text(text.replace(f"GAIN_{number} = 0\n", new), f"idea {number}")
+    e = verbs.try_idea(
+        open_session(), words or f"idea {number}: why", profile=DEFAULT, by=by, **remarks
+    )
+    trials.try_hits(open_session(), DEFAULT)
+    return e
+
+
+def end(by="somebody", is_closed=True):
+    """The trials of what waits and, if it is wanted, the closing comparison."""
+    trials.try_hits(open_session(), DEFAULT, is_last=True)
+    if is_closed and comparisons.needs_closing(open_session().read_campaign()):
+        comparisons.close_night(open_session(), by)
+
+
+def note(home, by="somebody", why="it was time"):
+    """The journal of a night that had all ideas of the ledger."""
+    journal = Journal(home)
+    experiments = open_session().experiments()
+    journal.append("begins", agent=clean_text(by.encode()), limits={}, baseline=1)
+    for call, e in enumerate(e for e in experiments if e.role == "try"):
+        journal.append("done", call=call, n=e.n, outcome=e.decisions[0]["verdict"])
+    journal.append("ends", why=why, lost=[], idle=1.0, busy=9.0, active=10.0)
