@@ -17,6 +17,7 @@ from ratchet.report.palette import style_of
 from ratchet.terminal import console, show_json
 
 WIDE = 120  # characters that all columns of the log need
+NARROW_GAIN = 27  # characters of a gain on a narrow terminal: names of a batch go below it
 COLUMNS = ["n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "gain", "idea"]
 WIDE_COLUMNS = ["UTC", "what", "commit"]
 PHASES = ["start", "rehearsal", "train", "score"]
@@ -103,8 +104,9 @@ def search_lines(e: Experiment, campaign: Campaign) -> Iterator[str]:
     if not e.has_own_verdict:
         yield f"trial:   experiment {e.closes['n']}"
     if gain := claims.describe_gain(e, campaign):
-        words = "" if is_selected(e, campaign) else " by fresh runs" * campaign.goes_by_points
-        yield f"gain:    {gain} bpb over the champion of that time (95 %){words}"
+        is_fresh = campaign.goes_by_points and not is_selected(e, campaign)
+        words = "bpb over the champion of that time, 95 %" + ", fresh runs" * is_fresh
+        yield f"gain:    {gain} [{words}]"
 
 
 def show_runs(e: Experiment) -> None:
@@ -246,7 +248,9 @@ def show_log(chosen: list[Experiment], everything: list[Experiment], most: int, 
     names = [name for name in COLUMNS if not (is_narrow and name in WIDE_COLUMNS)]
     table = Table(box=None)
     for name in names:
-        table.add_column(name, no_wrap=name != "idea", overflow="fold")
+        is_long = name == "idea" or (name == "gain" and is_narrow)
+        width = NARROW_GAIN if name == "gain" and is_narrow else None
+        table.add_column(name, no_wrap=not is_long, overflow="fold", max_width=width)
     campaign_of, shown = campaigns_by_number(everything), chosen[-most:]
     for e in shown:
         cells = log_cells(e, campaign_of[e.n], home)

@@ -75,5 +75,10 @@ def all_running(home: Path) -> list[int]:
 
 
 def state_of(e: Experiment, home: Path) -> str:
-    """The verdict of an experiment; without one `running` or `unfinished`."""
-    return e.verdict or ("running" if is_running(home, e.n) else "unfinished")
+    """The verdict of an experiment; without one `running`, or `open` of a try or a trial.
+
+    What else no process works on, and what older ledgers have, is `unfinished`.
+    """
+    if e.verdict:
+        return e.verdict
+    return "running" if is_running(home, e.n) else "open" if e.profile else "unfinished"

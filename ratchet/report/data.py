@@ -248,7 +248,7 @@ def experiment_row(
         "members": member_ideas(experiment, campaign),
         "commit": experiment.arms[CANDIDATE]["commit"][:10],
         "arms": [shorten(arm["name"], IDEA_CHARACTERS) for arm in experiment.arms],
-        "ended": (experiment.closes or experiment.opens)["time"],
+        "ended": [experiment.opens, *experiment.decisions][-1]["time"],  # of its own runs
         "seeds": [each["seed"] for each in valid],
         "disturbed": sum(map(is_disturbed, experiment.runs)),
         "compared": compared,

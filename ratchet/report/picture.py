@@ -50,9 +50,7 @@ def draw_picture(data: dict, path: Path) -> None:
     if rows or steps:
         axes.legend(fontsize=8, frameon=False, ncols=4, loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
-    claim = axes.annotate(
-        campaign["claim"]["words"], (0.01, 0.02), xycoords="axes fraction", **CLAIM
-    )
+    claim = axes.annotate(campaign["claim"]["words"], (0.01, 0.02), **CLAIM)
     figure.draw_without_rendering()  # labels go where nothing is: all else must have its place
     if rows and steps:
         label_steps(axes, rows, steps, [claim.get_window_extent()])

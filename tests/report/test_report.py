@@ -7,13 +7,14 @@ import threading
 import urllib.error
 import urllib.request
 
+import made_up_night
 import pytest
-from conftest import open_session
+from conftest import ROOT, open_session
 from test_experiments import SIGMA, commit, problems, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
 from ratchet import __main__, commits
-from ratchet.experiments import comparisons, sources, verbs
+from ratchet.experiments import comparisons, sources, trials, verbs
 from ratchet.experiments.ledger import Ledger
 from ratchet.model import scaling, serve_bench
 from ratchet.model.links import Links
@@ -27,6 +28,9 @@ EVIL = (
 EVIL += "\u202etxet\x1b[31m"
 
 
+CLICK = "gd => gd.emit('plotly_click', {{points: [{{customdata: {}}}]}})"
+
+
 @pytest.fixture
 def night(repository, runs, monkeypatch):  # noqa: F811
     """A campaign with a gain, a dead end, a crash, an audit, and curves; its words are hostile."""
@@ -37,7 +41,7 @@ def night(repository, runs, monkeypatch):  # noqa: F811
     ):
         commit(f"idea {number}", quality=quality, more=f"NUMBER = {number}\n{more}")
         told = {"gain": 0.1 - number / 30}
-        verbs.try_idea(
+        trials.decide_idea(
             open_session(), f"idea {number}, {EVIL}", by=f"agent {number % 2} {EVIL}", **told
         )
     comparisons.audit(open_session(), 2)
@@ -67,27 +71,39 @@ def test_the_data_are_those_of_the_ledger(night):
     assert [row["verdict"] for row in rows] == [
         "baseline",
         "keep",
-        "discard",
+        "keep",
+        "out",
         "crash",
-        "discard",
+        "out",
         "audited",
     ]
     assert (
         data["problems"] == [] and data["head"] == Ledger(night).head_hash() and data["lines"] > 20
     )
     first, last = campaign["champions"]
-    assert (first["n"], last["n"]) == (1, 2) and last["low"] < 0.1 < last["high"]
+    assert (first["n"], last["n"]) == (1, 3) and "gain" not in last
+    claim = campaign["claim"]
+    assert claim["words"].startswith("claim: experiment 3 gains +0.1")
+    for split in ("val", "test"):
+        assert claim[split]["low"] < 0.1 < claim[split]["high"]
+    assert (
+        claim["null_keeps"] == "under 1 % of keeps by the profile strict have no effect (simulated)"
+    )
     assert 0.3 * SIGMA < campaign["sigma"] < 3 * SIGMA and campaign["df"] >= 4
     assert rows[1]["gain"] == pytest.approx(0.1, abs=5 * SIGMA) and rows[1]["said"] == 0.1
-    assert "+QUALITY = 1.1" in rows[1]["diff"] and rows[3]["tail"] == "last words"
+    assert (rows[1]["mark"], rows[1]["selected"], rows[1]["with"]) == ("hit", False, [])
+    assert (rows[2]["mark"], rows[2]["role"]) == ("keep", "trial")
+    assert [each["n"] for each in rows[2]["members"]] == [2]
+    assert rows[3]["selected"] and rows[3]["points"] < 0 and len(rows[3]["sigmas"]) == 1
+    assert "+QUALITY = 1.1" in rows[1]["diff"] and rows[4]["tail"] == "last words"
     assert len(rows[0]["curve"]) <= report_data.CURVE_POINTS and rows[0]["curve"][-1][
         0
     ] == pytest.approx(5, abs=0.2)
-    assert [row["name"] for row in campaign["audit"]] == ["experiment 2"]
-    found = [(row["name"], row["split"], "gain" in row) for row in rows[5]["compared"]]
-    own = [("experiment 1", False), ("experiment 2", True)]
+    assert [row["name"] for row in campaign["audit"]] == ["experiment 3"]
+    found = [(row["name"], row["split"], "gain" in row) for row in rows[6]["compared"]]
+    own = [("experiment 1", False), ("experiment 3", True)]
     assert found == [(name, split, gained) for split in ("val", "test") for name, gained in own]
-    assert rows[5]["mean"] is None and not rows[1]["compared"]
+    assert rows[6]["mean"] is None and not rows[1]["compared"]
     assert any("isolation was none" in words for words in campaign["warnings"])
     assert (
         data["cheats"]["bubblewrap"]["known"] > 40 > 2 > len(data["cheats"]["bubblewrap"]["open"])
@@ -97,21 +113,97 @@ def test_the_data_are_those_of_the_ledger(night):
 def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
     verbs.calibrate(open_session(arena="tiny", budget="5s"), 5)
     commit("new idea", quality=1.3)
-    verbs.try_idea(open_session(), "new idea", quick=True)
+    trials.decide_idea(open_session(), "new idea")
     data = collected(night)
     old, new = data["campaigns"]
-    assert [row["verdict"] for row in new["experiments"]] == ["baseline", "keep"] and data[
-        "latest"
-    ] == 1
+    assert [row["verdict"] for row in new["experiments"]] == ["baseline", "keep", "keep"]
+    assert data["latest"] == 1
     assert old["experiments"][1]["diff"] and old["audit"] and not new["audit"]
-    assert (
-        new["champions"][1]["mean"] == pytest.approx(0.7, abs=5 * SIGMA)
-        and "gain" not in new["champions"][1]
-    )
+    assert new["champions"][1]["mean"] == pytest.approx(0.7, abs=5 * SIGMA)
+    assert new["claim"]["words"] == "no claim yet: `ratchet audit` measures it"
     picture.draw_picture(data, night / "progress.png")
     comparisons.compare(open_session(arena="tiny", budget="7s"), ["HEAD", "HEAD~1"], 2)
     data = collected(night)
     assert len(data["campaigns"]) == 3 and data["latest"] == 1
+
+
+@pytest.fixture
+def batch_night(repository, monkeypatch):  # noqa: F811
+    """Ideas of which five gain: a trial of several, one that is out, a closing comparison."""
+    made_up_night.begin(monkeypatch)
+    for number, sigmas in enumerate([3.0, -3.0, 3.0, 3.0, 3.0, 3.0, -3.0]):
+        made_up_night.try_gain(number, sigmas)
+    made_up_night.end()
+    return repository
+
+
+def test_a_batch_is_one_step_and_the_bar_has_an_interval(batch_night, tmp_path):
+    (campaign,) = collected(batch_night)["campaigns"]
+    rows = {row["n"]: row for row in campaign["experiments"]}
+    trial = next(row for row in rows.values() if row["role"] == "trial")
+    members = [each["n"] for each in trial["members"]]
+    assert trial["verdict"] == "keep" and len(members) > 1
+    for n in members:
+        assert (rows[n]["verdict"], rows[n]["mark"]) == ("keep", "hit")
+        assert rows[n]["with"] == [m for m in members if m != n]
+        assert rows[n]["gain"] == trial["gain"] > 3 * rows[n]["own"]["gain"]  # of it alone
+        assert rows[n]["cells"][4]["text"].endswith(f", with {str(rows[n]['with'])[1:-1]}")
+    out = next(row for row in rows.values() if row["verdict"] == "out")
+    assert out["cells"][4]["text"].endswith(", selected)")
+    assert trial["cells"][-1]["text"].startswith(f"trial of {members[0]} idea")
+    steps = campaign["bar"]
+    assert [step["n"] for step in steps] == sorted(step["n"] for step in steps)
+    first = next(i for i, step in enumerate(steps) if step["n"] == trial["n"])
+    drop = steps[first - 1]["mean"] - steps[first]["mean"]
+    assert drop == pytest.approx(len(members) * 3 * SIGMA, abs=3 * SIGMA)
+    assert all(0 < step["half"] < 4 * SIGMA for step in steps)
+    assert f"claim: experiment {campaign['champions'][-1]['n']} gains" in campaign["claim"]["words"]
+    picture.draw_picture({"campaigns": [campaign], "latest": 0}, tmp_path / "progress.png")
+
+
+def test_an_older_ledger_is_shown_by_its_own_rule(repository, tmp_path, monkeypatch):  # noqa: F811
+    shutil.copy(ROOT / "examples/pocket-night/ledger.jsonl", repository)
+    data = collected(repository)
+    (campaign,) = data["campaigns"]
+    words = {row["verdict"] for row in campaign["experiments"]}
+    assert {"baseline", "keep", "discard", "undecided", "crash", "audited"} <= words
+    assert campaign["bar"] == [] and len(campaign["champions"]) == 3
+    assert not any(row["selected"] or row["members"] for row in campaign["experiments"])
+    assert campaign["claim"]["null_keeps"] == ""
+    assert campaign["claim"]["words"].startswith(
+        "claim: experiment 17 gains +0.1062 ± 0.0191 bpb on the baseline, "
+        "+0.0925 ± 0.0220 on the test text (95 %, 3 + 3 fresh runs in turns)"
+    )
+    picture.draw_picture(data, tmp_path / "progress.png")
+    assert "Ratchet" in render.render_page(data)
+    shown = CliRunner().invoke(__main__.app, ["log", "-n", "40"]).output
+    assert "discard" in shown and "undecided" in shown and "claim: experiment 17" in shown
+    shown = CliRunner().invoke(__main__.app, ["show", "16"]).output
+    assert "experiment 16: keep, better: gain 0.06585" in shown
+    assert "gain:    +0.0658 ± 0.0292 [bpb over the champion of that time, 95 %]\n" in shown
+
+
+def test_the_terminal_tells_trials_ideas_and_the_claim_apart(batch_night):
+    invoke = CliRunner().invoke
+    log = invoke(__main__.app, ["log"], env={"COLUMNS": "200"}).output
+    lines = {line.split()[0]: line for line in log.splitlines() if line.strip()}
+    experiments = open_session().experiments()
+    trial = next(e for e in experiments if e.role == "trial")
+    first, *others = trial.members
+    assert f"trial of {str(trial.members)[1:-1]}" in lines[str(trial.n)]
+    assert f", with {str(others)[1:-1]} " in lines[str(first)] and " keep " in lines[str(first)]
+    out = next(e for e in experiments if e.verdict == "out")
+    assert ", selected)" in lines[str(out.n)]
+    assert ", claim" in lines[str(experiments[-1].n)]
+    assert lines["claim:"].endswith("(95 %, 4 + 4 fresh runs in turns)")
+    assert "keeps by the profile default have no effect (simulated)" in log
+    assert "selected: the runs that chose it, no claim" in log
+    shown = invoke(__main__.app, ["show", str(trial.n)]).output
+    assert f"member:  {first} idea 0: why" in shown and ", fresh runs]" in shown
+    shown = invoke(__main__.app, ["show", str(first)]).output
+    assert f"trial:   experiment {trial.n}" in shown and " sigma over the bar, " in shown
+    shown = invoke(__main__.app, ["diff", str(trial.n)]).output
+    assert shown.count("+GAIN_") == len(trial.members)
 
 
 def test_diffs_are_those_of_each_pair_and_of_what_git_still_has(repository):  # noqa: F811
@@ -129,8 +221,9 @@ def test_labels_of_kept_steps_cover_neither_each_other_nor_a_mark():
     matplotlib.use("agg")
     rows, champions = [], [{"n": 1, "mean": 2.0, "half": 0.004}]
     for n in range(1, 40):
-        verdict = "keep" if n % 3 == 0 else "discard"
-        row = {"n": n, "mean": 2 - n / 50, "verdict": verdict, "idea": f"idea {n} of $many$: why"}
+        verdict = "keep" if n % 3 == 0 else "out"
+        row = {"n": n, "mean": 2 - n / 50, "mark": verdict, "idea": f"idea {n} of $many$: why"}
+        row["members"] = [{"n": n + i, "idea": "one of $many$"} for i in range(n % 5)]
         rows.append(row | {"gain": n / 1000, "low": 0, "high": n / 500})
         if verdict == "keep":
             champions.append({"n": n, "mean": row["mean"], "half": 0.004})
@@ -143,7 +236,7 @@ def test_labels_of_kept_steps_cover_neither_each_other_nor_a_mark():
     taken = picture.drawn_boxes(axes, rows, champions)
     assert 3 <= len(axes.texts) <= picture.LABELS
     for label in axes.texts:
-        assert label.get_text().endswith("bpb better")
+        assert label.get_text().endswith(" bpb")
         box = Text.get_window_extent(label)  # without the line to its mark
         assert picture.is_free(box, taken, axes.bbox)
         taken.append(box)
@@ -355,7 +448,7 @@ def test_a_browser_draws_it_without_an_error_and_without_the_network(
         r.startswith(("data:", "blob:")) for r in page.requests[1:]
     )
     assert page.errors == []
-    assert "1 kept, and the champion, experiment 2, beats" in page.inner_text("#sentence")
+    assert "1 kept. Claim: experiment 3 gains +0.1" in page.inner_text("#sentence")
     assert page.evaluate("window.hacked") is None
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("document.documentElement.dataset.theme") == theme
@@ -365,30 +458,43 @@ def test_a_browser_draws_it_without_an_error_and_without_the_network(
 def test_points_and_rows_can_be_opened_and_filtered(night, tmp_path, look):
     page = look(written(night, tmp_path))
     rows = page.locator("tr.row")
-    assert rows.count() == 6
+    assert rows.count() == 7
     page.fill("#experiments input[type=search]", "idea 2")
     assert rows.count() == 1 and "</script>" in rows.inner_text()
     page.fill("#experiments input[type=search]", "")
-    page.select_option("#by-verdict", "discard")
+    page.select_option("#by-verdict", "out")
     assert rows.count() == 2
     page.select_option("#by-verdict", "")
     page.locator("#e2").focus()
     page.keyboard.press("Enter")
     assert "QUALITY = 1.1" in page.inner_text("tr.details pre .plus >> nth=0")
     page.click("th button:has-text('val_bpb')")
-    assert page.locator("tr.row td:nth-child(2)").first.inner_text() == "2"
-    page.locator("#e3 input").check()
+    assert page.locator("tr.row td:nth-child(2)").first.inner_text() in ("2", "3")
+    page.locator("#e2 input").check()
     page.wait_for_function("document.querySelector('#curves .chart').data.length === 3")
     page.evaluate("most = 3, drawTable()")  # more rows than that come when they are asked for
-    assert rows.count() == 3 and page.inner_text("#rest") == "show all 6"
+    assert rows.count() == 3 and page.inner_text("#rest") == "show all 7"
     page.click("#rest")
-    assert rows.count() == 6 and page.is_hidden("#rest")
+    assert rows.count() == 7 and page.is_hidden("#rest")
     page.evaluate("open = null, most = 3, drawTable()")
-    click = "gd => gd.emit('plotly_click', {points: [{customdata: 4}]})"
-    page.eval_on_selector("#progress .chart", click)
+    page.eval_on_selector("#progress .chart", CLICK.format(5))
     assert "last words" in page.text_content("tr.details")
-    place = "document.querySelector('#e4').getBoundingClientRect()"
+    place = "document.querySelector('#e5').getBoundingClientRect()"
     page.wait_for_function(f"0 < {place}.top && {place}.bottom < innerHeight")
+
+
+def test_the_chart_shows_bar_batch_and_claim(batch_night, tmp_path, look):
+    page = look(written(batch_night, tmp_path))
+    assert page.errors == []
+    names = page.eval_on_selector("#progress .chart", "gd => gd.data.map(trace => trace.name)")
+    assert {"bar", "its 95 % interval", "keep", "hit", "out"} <= {*names}
+    words = page.eval_on_selector("#progress .chart", "gd => gd.layout.annotations[0].text")
+    assert "claim: experiment" in words and "The line is the bar" in page.inner_text(
+        "#progress .note"
+    )
+    trial = next(e for e in open_session().experiments() if e.role == "trial")
+    page.eval_on_selector("#progress .chart", CLICK.format(trial.n))
+    assert f"trial of {trial.members[0]} idea 0: why;" in page.text_content("tr.details")
 
 
 def test_decoding_and_scaling_have_panels_once_they_are_measured(night, tmp_path, look):

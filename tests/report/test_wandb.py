@@ -68,7 +68,7 @@ def test_nothing_is_sent_unless_it_is_asked_for(calibrated, monkeypatch):  # noq
     assert calls == []
     monkeypatch.delenv("WANDB_MODE")
     e = verbs.try_idea(open_session(tell=told.append), "worse", again=True)
-    assert len(calls) == 1 and e.verdict == "discard" and "could not be told" in told[-1]
+    assert len(calls) == 1 and e.verdict == "out" and "could not be told" in told[-1]
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ function byVerdict(found, place, facts) {
     const own = found.filter((e) => e.mark === verdict), { color, symbol } = style(verdict);
     return {
       uid: verdict, mode: "markers", name: escape(verdict), hoverinfo: "text", text: own.map((e) => hover(told(e))), customdata: own.map((e) => e.n),
-      marker: { color, symbol, size: ["out", "discard"].includes(verdict) ? 7 : 10, line: { width: 0.5, color: variable("--back") } },
+      marker: { color, symbol, size: { out: 7, discard: 7, keep: 14 }[verdict] || 10, line: { width: 0.5, color: variable("--back") } },
       ...place(own), ...facts,
     };
   });
@@ -153,7 +153,7 @@ function drawProgress() {
   }
   traces.push(...byVerdict(found, (own) => ({ x: own.map((e) => e.ended), y: own.map((e) => e.mean) })));
   const scale = { xaxis: { ...layout("UTC").xaxis, type: "date" } };
-  const note = words ? { annotations: [{ text: `<b>${wrap(words, narrow() ? 34 : 90, 8).map(escape).join("<br>")}</b>`, showarrow: false, align: "left",
+  const note = words ? { annotations: [{ text: `<b>${wrap(words, narrow() ? 34 : 130, 8).map(escape).join("<br>")}</b>`, showarrow: false, align: "left",
     xref: "paper", yref: "paper", x: 0.01, y: 0.02, xanchor: "left", yanchor: "bottom", bgcolor: variable("--panel"), opacity: 0.85 }] } : {};
   $("#progress .note").textContent = `${LINES[kind]} Point at one for its idea, click it to open it below.`;
   draw($("#progress .chart"), traces, layout("", "val_bpb (lower is better)", { ...scale, ...(found.length ? note : empty()) }));
