@@ -1,7 +1,7 @@
 """Tells from the training loss half-way whether a run is worth its second half.
 
-A run is behind if its loss is above that of the champion's runs by more than MARGIN of their own
-standard deviation. On real edits of train.py the loss half-way correlates with the score as
+A run is behind if its loss is above the mean of the champion's runs. On real edits of train.py the
+loss half-way correlates with the score as
 docs/statistics.md says; schedules that bring the loss down later are told wrong.
 
 The file is the contestant's own: only numbers are taken from it, and all that it can do with wrong
@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
 from ratchet.arena.budget import parse_budget
@@ -26,7 +26,6 @@ from ratchet.referee.supervisor import EndedEarly
 
 SHARES = (0.5,)  # of a run, at which its loss is compared
 WINDOW = 0.2  # share of a run over which its loss is averaged
-MARGIN = 0.5  # standard deviations between the champion's runs that a run may be behind
 LEAST_RUNS = 3  # of the champion
 LEAST_POINTS = 20  # of a curve
 LOOK_SECONDS = 1  # between two looks at a curve
@@ -42,7 +41,6 @@ class Milestone(NamedTuple):
 
     share: float
     loss: float  # their mean
-    deviation: float  # standard deviation between them
 
 
 def read_curve(path: Path, begin: int = 0) -> tuple[list[tuple[float, float, float]], int]:
@@ -88,22 +86,21 @@ def find_milestones(curves: list[Curve]) -> list[Milestone]:
     for share in SHARES:
         losses = [loss for curve in curves if (loss := mean_loss(curve, share)) is not None]
         if len(losses) == len(curves):
-            milestones.append(Milestone(share, fmean(losses), stdev(losses)))
+            milestones.append(Milestone(share, fmean(losses)))
     return milestones
 
 
 def why_behind(curve: Curve, milestones: Sequence[Milestone]) -> str:
     """Why a run is too far behind the champion, at the first milestone where it is.
 
-    "" if it isn't. Example: "loss 4.712 at 50% of the budget, the champion had 4.500 ± 0.030"
+    "" if it isn't. Example: "loss 4.712 at 50% of the budget, the champion had 4.500"
     """
-    for share, mean, deviation in milestones:
+    for share, mean in milestones:
         loss = mean_loss(curve, share)
         if not curve or curve[-1][0] < share or loss is None:
             return ""
-        if loss > mean + MARGIN * deviation:
-            champion = f"the champion had {mean:.3f} ± {deviation:.3f}"
-            return f"loss {loss:.3f} at {share:.0%} of the budget, {champion}"
+        if loss > mean:
+            return f"loss {loss:.3f} at {share:.0%} of the budget, the champion had {mean:.3f}"
     return ""
 
 

@@ -292,7 +292,7 @@ def test_why_a_slurm_job_waits_is_told_and_a_controller_may_be_away(
 
 
 def test_a_job_comes_back_from_json_as_it_was(arena, tmp_path):
-    known = job(tmp_path)._replace(splits=("val", "test"), milestones=(Milestone(0.5, 1.25, 0.01),))
+    known = job(tmp_path)._replace(splits=("val", "test"), milestones=(Milestone(0.5, 1.25),))
     assert slurm.unpack_job(slurm.json.loads(slurm.json.dumps(slurm.pack_job(known)))) == known
 
 

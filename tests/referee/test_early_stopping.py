@@ -47,16 +47,16 @@ def test_only_numbers_are_taken_from_a_curve(tmp_path):
 def test_what_is_not_behind_half_way_goes_on():
     milestones = early_stopping.find_milestones([points(), points(0.02), points(-0.02)])
     (half,) = milestones
-    assert half.share == 0.5 and half.deviation == pytest.approx(0.02)
+    assert half.share == 0.5
     assert half.loss == pytest.approx(3 + 2 * 0.6, abs=0.01)  # the mean from 30 to 50 %
     for end in (0.2, 0.5, 1.0):
-        for offset in (-1.0, 0.0, 0.009):
+        for offset in (-1.0, -0.001):
             assert early_stopping.why_behind(points(offset, end), milestones) == ""
     assert early_stopping.why_behind(points(1.2, 0.49), milestones) == ""  # it is not half-way yet
     assert early_stopping.why_behind([], milestones) == ""
     reason = early_stopping.why_behind(points(1.2, 0.5), milestones)
-    assert "at 50% of the budget, the champion had 4.1" in reason and "± 0.020" in reason
-    assert early_stopping.why_behind(points(0.011, 1.0), milestones)
+    assert "at 50% of the budget, the champion had 4.1" in reason
+    assert early_stopping.why_behind(points(0.001, 1.0), milestones)
 
 
 def test_without_three_curves_of_the_champion_nothing_is_stopped():
