@@ -1,8 +1,7 @@
 """Tells from the training loss half-way whether a run is worth its second half.
 
-A run is behind if its loss is above the mean of the champion's runs. On real edits of train.py the
-loss half-way correlates with the score as
-docs/statistics.md says; schedules that bring the loss down later are told wrong.
+A run is behind if its loss is above the mean of the champion's runs. docs/statistics.md says how
+well that tells the score. Schedules that bring the loss down later are told wrong.
 
 The file is the contestant's own: only numbers are taken from it, and all that it can do with wrong
 ones is to have itself stopped, or not.
