@@ -1,253 +1,192 @@
-"""Simulates nights of experiments and counts how often the rule of ratchet/experiments/verdicts.py is fooled.
+"""Simulates nights of 470 runs by the rule of ratchet/experiments/verdicts.py, and by its rivals.
 
-    uv run benchmarks/verdicts.py [--json] [--experiments 10000]
+    uv run benchmarks/verdicts.py [--json] [--table] [--seed 0] [--nights 400]
 
-The scores are drawn at random around true means that only the simulation knows; every decision is
-made by the functions that the referee calls. A night calibrates on 5 runs and then judges 100
-experiments one after the other: sigma is as uncertain as it really is, champion runs are used
-again, a kept candidate is the next champion. Unit: sigma, the true standard deviation of a run.
-Writes verdicts.json and verdicts.svg beside this file, unless --json prints the figures alone.
+How much true gain does a rule find, and how much of what it keeps or claims is luck? nights.py has
+the rules, with the functions that really decide; ideas.py has the priors of what ideas are worth.
+Every rule meets the same ideas. Writes verdicts.json and verdicts.svg beside this file; --json prints
+the figures and writes nothing, --table prints the tables of README and docs from verdicts.json.
+
+figures[rule][world][figure], as figures["default"]["a"]["true"]:
+
+rule    default, strict, bold; half, half_strict, half_bold: with first runs stopped early;
+        greedy (any lower number is kept), half_greedy, former (the rule before this one)
+world   a prior of ideas.py, or one with a condition: a_t3 (heavy tails), a_workers (8 at a time),
+        a_loud (what has no effect is 3 times as noisy), a_some-loud (30 % of it is), b2_short (100
+        runs), b2_overlap (merged gains fall 30 % short of their sum), b2_better, b2_worse, b2_wave,
+        b2_walk (the machine drifts by 3 sigma); nothing: no idea has an effect
+figure  true (gain, sigma), error (standard error of that), fdr (share of keeps without a gain),
+        nulls_kept (share of ideas without a gain that were kept), loud_kept (of the noisy ones),
+        harmful (keeps below -0.5 sigma, a night), keeps, ideas, runs, runs_per_idea, delay (runs
+        from an idea's first to its keep), claimed (sum of kept gains, which is no claim), closing
+        (the closing comparison, which is), covered (nights whose 95 % interval holds the true gain)
+
+figures["closing"]: closing / true in calm and in each drift; "drift" is the one farthest from 1.
+figures["random"]: geometric means of the true gain over greedy's and the former rule's, for 10
+priors drawn at random. figures["rule"], figures["stop"]: the constants that decided.
 """
 
 import argparse
 import json
 import math
-import sys
 import time
+import zlib
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import ideas
+import nights
 import numpy as np
-from scipy.special import betaincinv
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+from nights import Former, Night, Stop, Weather, play_greedy
 
 from ratchet.experiments import verdicts
-from ratchet.report.palette import BLUE, ORANGE, SKY, VERMILION
 
-CALIBRATION, NIGHT = 5, 100  # runs, experiments
-RUN_SECONDS = 390  # 300 of training; start, rehearsal, scoring
-DRIFT = 3.0  # sigma, over a night: from its begin to its end, or from crest to trough
-SHARE = 0.3  # of a night's experiments have the effect that is studied, the others none
-REAL, GAIN = 5, 2.0  # gains among the experiments of a realistic night, sigma each
-EFFECTS = -3.0, 1.0, 2.0, 3.0
-
-
-class Source:
-    def __init__(self, mean, spread=1.0):
-        self.mean, self.spread, self.runs = mean, spread, []
-        self.proof = 0  # of its runs, the first ones: those by which it was kept
+HERE = Path(__file__).resolve().parent
+MEASURED = Stop()  # how well a first run's curve tells its end
+DRIFT = 3.0  # sigma over a night: from its begin to its end, from trough to crest, or as sd
+RANDOM = 10  # random priors
+CHUNK = 50  # nights of one task
+PROCESSES = 2
 
 
-class Night:
-    """One referee's sequence of runs, as the referee makes them: one at a time, in order."""
+def slow_drift(shape):
+    """A function (chance, runs) -> drift after each run."""
 
-    def __init__(self, seed, drift=lambda runs: 0.0):
-        self.draws = iter(np.random.default_rng(seed).standard_normal(2500).tolist())
-        self.drift, self.made = drift, 0
-        self.champion = Source(0.0)
-        self.champions = [self.champion]
-        for _ in range(CALIBRATION):
-            self.run(self.champion)
+    def drift(chance, runs):
+        night = np.arange(runs + 1) / runs
+        if shape == "walk":
+            return np.cumsum(chance.standard_normal(runs + 1)) * DRIFT / math.sqrt(runs)
+        wave = np.sin(2 * math.pi * night) / 2
+        return DRIFT * {"better": -night, "worse": night, "wave": wave}[shape]
 
-    def score(self, source):
-        self.made += 1
-        return source.mean + source.spread * next(self.draws) + self.drift(self.made)
-
-    def run(self, source):
-        source.runs.append((self.made * RUN_SECONDS, self.score(source)))
-
-    def noise(self):
-        """From champions' runs alone, as the referee has it, without those that made them
-        champions.
-        """
-        groups = (source.runs[source.proof :] for source in self.champions)
-        return verdicts.pool_noise([score for _, score in runs] for runs in groups)
-
-    def experiment(self, effect, spread=1.0, fewer_tokens=False):
-        """(verdict, runs it took, estimated gain); effect: true gain over the present champion."""
-        before, noise, champion = self.made, self.noise(), self.champion
-        if not verdicts.recent_scores(champion.runs, self.made * RUN_SECONDS):
-            self.run(champion)
-        earlier = verdicts.recent_scores(champion.runs, self.made * RUN_SECONDS)
-        candidate, begin = Source(champion.mean - effect, spread), len(champion.runs)
-        if not verdicts.passes_screen(self.score(candidate), earlier, noise):
-            return "discard", self.made - before, 0.0
-        verdict = ""
-        while not verdict:
-            turn = [candidate, champion] if len(candidate.runs) % 2 == 0 else [champion, candidate]
-            for source in turn:
-                self.run(source)
-            scores = [score for _, score in candidate.runs]
-            arm = earlier + [score for _, score in champion.runs[begin:]]
-            verdict = verdicts.decide(scores, arm, noise, fewer_tokens).verdict
-        if verdict == "keep":
-            self.champion, candidate.proof = candidate, len(candidate.runs)
-            self.champions.append(candidate)
-        return verdict, self.made - before, verdicts.compare(scores, arm, noise).gain
+    return drift
 
 
-def simulate(name, nights, effect=0.0, drift=lambda runs: 0.0, **how):
-    """Nights in which SHARE of the experiments have the effect, if it is one; (verdict, runs, gain)
-    of those.
-
-    Returns a list of nights, each a list. A noisy candidate that is kept loses its noise: else the
-    next nulls would be measured against it.
-    """
-    found = []
-    for number in range(nights):
-        seed = [sum(map(ord, name)), number]
-        night, chance = Night(seed, drift), np.random.default_rng([*seed, 1])
-        studied = chance.random(NIGHT) < (SHARE if effect or how else 1)
-        outcomes = []
-        for special in studied:
-            outcome = night.experiment(effect, **how) if special else night.experiment(0.0)
-            night.champion.spread = 1.0
-            outcomes += [outcome] * bool(special)
-        found.append(outcomes)
-    return found
+DRIFTS = {shape: slow_drift(shape) for shape in ("better", "worse", "wave", "walk")}
+CONDITIONS = {"t3": {"tails": 3}, "short": {"runs": 100}, "overlap": {"overlap": 0.3}}
+CONDITIONS |= {shape: {"drift": drift} for shape, drift in DRIFTS.items()}
+NOISY = {"loud": 1.0, "some-loud": 0.3}
+POINTS = "default strict bold half half_strict half_bold".split()
+RULES = [*POINTS, "greedy", "half_greedy", "former"]
 
 
-def rate(nights, first=None):
-    """(share kept, upper end of its 95% interval).
-
-    The interval is Clopper and Pearson's, or the nights' own where wider: experiments of a night
-    share sigma.
-    """
-    kept = [[outcome[0] == "keep" for outcome in night[:first]] for night in nights]
-    k, n = sum(map(sum, kept)), sum(map(len, kept))
-    exact = betaincinv(k + 1, n - k, 0.975) if k < n else 1.0
-    shares = [sum(night) / len(night) for night in kept if night]
-    return k / n, max(exact, k / n + 1.96 * np.std(shares, ddof=1) / math.sqrt(len(shares)))
+def prior_of(name, seed, number):
+    """The prior of that name in that night; the empirical ones are another log each night."""
+    if name in ideas.SIGMAS:
+        logs = ideas.empirical_priors(ideas.SIGMAS[name])
+        return logs[number % len(logs)]
+    if name.startswith("random"):
+        return ideas.random_prior(seed, int(name.removeprefix("random")))
+    return ideas.PRIORS[name]
 
 
-def runs(nights):
-    return float(np.mean([outcome[1] for night in nights for outcome in night]))
+def play(rule, world, seed, number, path=False):
+    """The tally of one night. The same prior, seed and number bring the same ideas and luck."""
+    name, _, condition = world.partition("_")
+    chance = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
+    prior = prior_of(name, seed, number)._replace(noisy=NOISY.get(condition, 0.0))
+    weather = Weather(prior, chance, **CONDITIONS.get(condition, {}))
+    stop = MEASURED if rule.startswith("half") else None
+    if rule.endswith("greedy"):
+        return play_greedy(weather, stop, path)
+    if rule == "former":
+        return Former(weather, path).play()
+    profile = verdicts.PROFILES[rule.removeprefix("half").removeprefix("_") or "default"]
+    return Night(weather, profile, stop, 8 if condition == "workers" else 1, path).play()
 
 
-def drifts(length):
-    """Slow drifts over a night of so many runs; the fast one is here to show the rule's limit."""
-
-    def wave(times):
-        return lambda made: DRIFT / 2 * math.sin(2 * math.pi * times * made / length)
-
-    slow = {
-        "better": lambda made: -DRIFT * made / length,
-        "worse": lambda made: DRIFT * made / length,
-    }
-    return slow | {"wave": wave(1)}, wave(5)
-
-
-def quick(effect, nights):
-    """The share that decide_quick keeps: one run each against 5 of calibration."""
-    kept = []
-    for number in range(nights):
-        draws = np.random.default_rng([7, number]).standard_normal(CALIBRATION + 20).tolist()
-        champion = draws[:CALIBRATION]
-        noise = verdicts.pool_noise([champion])
-        found = [
-            verdicts.decide_quick(draw - effect, champion, noise) for draw in draws[CALIBRATION:]
-        ]
-        kept += [verdict.verdict == "keep" for verdict in found]
-    return float(np.mean(kept))
+def cases():
+    """Every (rule, world) that is simulated."""
+    worlds = {world: RULES for world in "a b b2 e nothing b2_short".split()}
+    worlds |= dict.fromkeys(
+        "a_t3 b_t3 a_loud a_some-loud small".split(), ["default", "strict", "greedy", "former"]
+    )
+    worlds |= dict.fromkeys(["e5", "e10"], ["default", "half", "greedy", "former"])
+    worlds |= dict.fromkeys([f"b2_{shape}" for shape in DRIFTS], ["default", "greedy"])
+    worlds |= dict.fromkeys(["a_workers", "b_workers", "b2_overlap"], ["default"])
+    randoms = [f"random{number}" for number in range(RANDOM)]
+    worlds |= dict.fromkeys(randoms, ["default", "half", "greedy", "former"])
+    return [(rule, world) for world, rules in worlds.items() for rule in rules]
 
 
-def greedy(effects, seed):
-    """One run each; a number below the best so far is kept. (claimed, true) gain after each, and
-    keeps.
-    """
-    draws = np.random.default_rng(seed).standard_normal(len(effects) + 1).tolist()
-    first = best = draws[0]
-    true, path, keeps = 0.0, [], 0
-    for effect, draw in zip(effects, draws[1:]):
-        if draw - true - effect < best:
-            best, true, keeps = draw - true - effect, true + effect, keeps + 1
-        path.append((first - best, true))
-    return path, keeps
+def play_some(task):
+    rule, world, seed, begin, end = task
+    return [play(rule, world, seed, number) for number in range(begin, end)]
 
 
-def patient(effects, seed):
-    """The same by our rule; runs it took; the gain by those champion runs that no keep hung on, if
-    any.
-    """
-    night, claimed, path, keeps = Night(seed), 0.0, [], 0
-    baseline = np.mean([score for _, score in night.champion.runs])
-    for effect in effects:
-        verdict, _, gain = night.experiment(effect)
-        claimed, keeps = claimed + gain * (verdict == "keep"), keeps + (verdict == "keep")
-        path.append((claimed, -night.champion.mean))
-    later = [score for _, score in night.champion.runs[night.champion.proof :]]
-    return path, keeps, night.made, baseline - np.mean(later) if later else math.nan
+def summarize(tallies):
+    """The figures of one rule in one world."""
+    names = "true claimed closing spent ideas nulls noisy keeps false harmful noisy_kept delay"
+    each = {name: np.array([getattr(t, name) for t in tallies], float) for name in names.split()}
+    mean = {name: values.mean() for name, values in each.items()}
+
+    def ratio(part, whole):
+        return mean[part] / mean[whole] if mean[whole] else 0.0
+
+    figures = {name: mean[name] for name in ("true", "claimed", "keeps", "ideas", "harmful")}
+    figures |= {"error": standard_error(each["true"]), "runs": mean["spent"]}
+    figures |= {"fdr": ratio("false", "keeps"), "nulls_kept": ratio("false", "nulls")}
+    figures |= {"runs_per_idea": ratio("spent", "ideas"), "delay": ratio("delay", "keeps")}
+    if mean["noisy"]:
+        figures["loud_kept"] = ratio("noisy_kept", "noisy")
+    if not math.isnan(mean["closing"]):
+        figures |= {"closing": mean["closing"], "closing_error": standard_error(each["closing"])}
+        figures["covered"] = np.mean([t.low <= t.true <= t.high for t in tallies])
+    return figures
 
 
-def realistic(nights):
-    """Nights with a few real gains: figures; the paths [nights, experiments, (claimed, true)] of
-    both rules.
-
-    Greedy is also given as many runs as ours took, which are more experiments, with gains as
-    frequent.
-    """
-    chance, paths, keeps, facts = np.random.default_rng(3), {"ratchet": [], "greedy": []}, [], []
-    for number in range(nights):
-        effects = np.zeros(NIGHT)
-        effects[chance.choice(NIGHT, REAL, replace=False)] = GAIN
-        ours, kept, made, later = patient(effects.tolist(), [4, number])
-        theirs, best = greedy(effects.tolist(), [5, number])
-        more = np.where(chance.random(made) < REAL / NIGHT, GAIN, 0.0)
-        facts.append((made, later, *greedy(more.tolist(), [6, number])[0][-1], more.sum()))
-        paths["ratchet"].append(ours)
-        paths["greedy"].append(theirs)
-        keeps.append((kept, best))
-    figures = {"night_real_gain": REAL * GAIN, "night_runs_greedy": NIGHT}
-    words = "runs_ratchet remeasured_ratchet"
-    words += " claimed_greedy_equal_runs true_greedy_equal_runs real_greedy_equal_runs"
-    figures |= {f"night_{word}": value for word, value in zip(words.split(), np.nanmean(facts, 0))}
-    for (name, path), kept in zip(paths.items(), np.mean(keeps, 0)):
-        claimed, true = np.mean(path, 0)[-1]
-        figures |= {f"night_claimed_{name}": claimed, f"night_true_{name}": true}
-        figures |= {f"night_false_gain_{name}": claimed - true, f"night_keeps_{name}": kept}
-    return figures, {name: np.array(path) for name, path in paths.items()}
+def standard_error(values):
+    return values.std(ddof=1) / math.sqrt(len(values))
 
 
-def false_keeps(nights):
-    """How often what is no gain is kept: in calm, soon after calibration, in drift, if noisy, as a
-    tie.
-    """
-    calm = simulate("null", nights)
-    figures = {"runs_per_verdict": runs(calm)}
-    figures["undecided_rate"] = np.mean([o[0] == "undecided" for night in calm for o in night])
-    slow, fast = drifts(NIGHT * runs(calm))
-    drifted = {name: rate(simulate(name, nights, drift=drift)) for name, drift in slow.items()}
-    figures["false_keep_drift_by_shape"] = {name: value[0] for name, value in drifted.items()}
-    cases = {"": rate(calm), "_early": rate(calm, 10), "_drift": max(drifted.values())}
-    cases["_fast_drift"] = rate(simulate("fast", nights, drift=fast))
-    cases["_noisy"] = rate(simulate("noisy", nights, spread=3.0))
-    cases["_tie_1sigma_worse"] = rate(simulate("worse tie", nights // 2, -1.0, fewer_tokens=True))
-    for name, (share, upper) in cases.items():
-        figures |= {f"false_keep{name}_rate": share, f"false_keep{name}_upper95": upper}
-    return figures, simulate("fast", nights // 2, 2.0, drift=fast)
+def measure(seed=0, count=400, processes=PROCESSES, pairs=None):
+    """All figures, nested: see the top of this file. processes=0: in this process."""
+    begin, pairs = time.monotonic(), pairs or cases()
+    starts = range(0, count, CHUNK)
+    tasks = [(*pair, seed, start, min(count, start + CHUNK)) for pair in pairs for start in starts]
+    if processes:
+        with ProcessPoolExecutor(processes) as pool:
+            played = list(pool.map(play_some, tasks))
+    else:
+        played = [play_some(task) for task in tasks]
+    figures = {}
+    for number, (rule, world) in enumerate(pairs):
+        tallies = sum(played[number * len(starts) : (number + 1) * len(starts)], [])
+        figures.setdefault(rule, {})[world] = summarize(tallies)
+    facts = {"nights": count, "seed": seed, "runs": nights.RUNS, "rule": constants()}
+    facts |= {"stop": MEASURED._asdict(), "seconds": time.monotonic() - begin}
+    return rounded(facts | figures | claims_of(figures) | ratios_of(figures))
 
 
-def measure(experiments):
-    nights, begin = max(4, experiments // NIGHT), time.monotonic()
-    figures, fast = false_keeps(nights)
-    figures["runs_per_verdict_by_effect"] = {"0": figures["runs_per_verdict"]}
-    for effect in EFFECTS:
-        found = simulate(f"effect {effect}", nights // 2, effect)
-        figures["runs_per_verdict_by_effect"][f"{effect:g}"] = runs(found)
-        if effect > 0:
-            figures[f"power_{effect:g}sigma"] = rate(found)[0]
-    figures["harmful_keep_rate"] = rate(simulate("effect -3.0", nights // 2, -3.0))[0]
-    figures["power_2sigma_fast_drift"] = rate(fast)[0]
-    tie = simulate("tie", nights // 2, fewer_tokens=True)
-    figures |= {"tie_keep_rate": rate(tie)[0], "tie_runs": runs(tie)}
-    figures["quick_false_keep_rate"] = quick(0.0, 5 * nights)
-    figures |= {f"quick_power_{e:g}sigma": quick(e, 5 * nights) for e in (2.0, 3.0, 4.0)}
-    more, paths = realistic(2 * nights)
-    names = "ALPHA LOOKS SHARES FUTILE SCREEN RECENT RECENT_HOURS".split()
-    rule = {name: getattr(verdicts, name) for name in names}
-    facts = {"rule": rule, "experiments": nights * NIGHT, "seconds": time.monotonic() - begin}
-    return rounded(facts | figures | more), paths
+def constants():
+    profiles = {name: profile._asdict() for name, profile in verdicts.PROFILES.items()}
+    return {"DRIFT": verdicts.DRIFT, "CLOSING": verdicts.CLOSING, "PROFILES": profiles}
+
+
+def claims_of(figures):
+    """The closing comparison over the truth, in calm and in drifts."""
+    default = figures.get("default", {})
+    ratios = {w: f["closing"] / f["true"] for w, f in default.items() if f["true"]}
+    drifts = {shape: ratios[f"b2_{shape}"] for shape in DRIFTS if f"b2_{shape}" in ratios}
+    calm = [ratios[world] for world in ("a", "b", "b2") if world in ratios]
+    if not (drifts and calm):
+        return {}
+    farthest = max(drifts.values(), key=lambda ratio: abs(ratio - 1))
+    return {"closing": {"calm": np.mean(calm), "drift": farthest} | drifts}
+
+
+def ratios_of(figures):
+    """True gains over greedy's and the former rule's on random priors: geometric means."""
+    worlds = [world for world in figures.get("half", {}) if world.startswith("random")]
+    if not worlds:
+        return {}
+
+    def ratio(rule, other):
+        ratios = [figures[rule][w]["true"] / figures[other][w]["true"] for w in worlds]
+        return float(np.exp(np.mean(np.log(np.maximum(ratios, 1e-9)))))
+
+    ratios = {"ratio": ratio("default", "greedy"), "half_ratio": ratio("half", "greedy")}
+    return {"random": ratios | {"former_ratio": ratio("default", "former")}}
 
 
 def rounded(value):
@@ -257,144 +196,88 @@ def rounded(value):
 
 
 # --------------------------------------------------------------------------------------------------
-# What is printed, what is drawn
+# The tables of README and docs
+
+NAMES = {
+    "greedy": "any lower number is kept",
+    "former": "the former rule",
+    "strict": "`strict`",
+    "default": "`default`",
+    "bold": "`bold`",
+    "half_greedy": "any lower number, hopeless first runs stopped",
+    "half_strict": "`strict`, hopeless first runs stopped",
+    "half": "`default`, hopeless first runs stopped",
+    "half_bold": "`bold`, hopeless first runs stopped",
+}
 
 
-def table(figures):
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-
-    def percent(key):
-        return f"{100 * figures[key]:.2f}%"
-
-    shown = Table("kept though no gain", "rate", "at most (95%)")
-    names = {"": "no effect", "_early": "the 10 after calibration"}
-    names |= {
-        "_drift": "slow drift of 3 sigma, the worst",
-        "_fast_drift": "drift five times as fast",
-    }
-    names |= {
-        "_noisy": "as good, 3 times as noisy",
-        "_tie_1sigma_worse": "1 sigma worse, fewer tokens",
-    }
-    for key, name in names.items():
-        shown.add_row(name, percent(f"false_keep{key}_rate"), percent(f"false_keep{key}_upper95"))
-    console.print(shown)
-    shown = Table("true gain, sigma", "kept", "runs per verdict")
-    keys = {"-3": "harmful_keep_rate", "0": "false_keep_rate"} | {
-        e: f"power_{e}sigma" for e in "123"
-    }
-    for effect, key in keys.items():
-        shown.add_row(effect, percent(key), f"{figures['runs_per_verdict_by_effect'][effect]:.2f}")
-    shown.add_row("0, fewer tokens", percent("tie_keep_rate"), f"{figures['tie_runs']:.2f}")
-    console.print(shown)
-    shown = Table(
-        f"a night, {REAL} gains of {GAIN:g} sigma", "claimed", "true", "false", "keeps", "runs"
-    )
-    for name in ("ratchet", "greedy"):
-        words = [
-            figures[f"night_{word}_{name}"] for word in "claimed true false_gain keeps runs".split()
-        ]
-        shown.add_row(name, *(f"{word:.1f}" for word in words))
-    equal = [figures[f"night_{word}_greedy_equal_runs"] for word in ("claimed", "true")]
-    words = [f"{word:.1f}" for word in (*equal, equal[0] - equal[1], figures["night_runs_ratchet"])]
-    shown.add_row("greedy, as many runs", *words[:3], "", words[3])
-    console.print(shown)
-    later = figures["night_remeasured_ratchet"]
-    console.print(
-        f"ratchet's gain by champion runs after the keep: {later:.1f}; {figures['seconds']:.0f} s"
-    )
+def markdown(rows):
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-STYLE = f"""
-text {{ font: 13px system-ui, sans-serif; fill: #333 }} .back {{ fill: #fff }} .grid {{ stroke: #ddd }}
-.ratchet {{ stroke: {BLUE}; fill: {BLUE} }} .greedy {{ stroke: {VERMILION}; fill: {VERMILION} }}
-.real {{ stroke: #777; stroke-dasharray: 2 4 }} polyline {{ fill: none; stroke-width: 2.2 }}
-.true {{ stroke-dasharray: 7 4 }} text.ratchet, text.greedy, polygon.ratchet, polygon.greedy {{ stroke: none }}
-polyline.ratchet, polyline.greedy {{ fill: none }}
-@media (prefers-color-scheme: dark) {{
-text {{ fill: #ddd }} .back {{ fill: #0d1117 }} .grid {{ stroke: #333 }} .real {{ stroke: #999 }}
-.ratchet {{ stroke: {SKY}; fill: {SKY} }} .greedy {{ stroke: {ORANGE}; fill: {ORANGE} }} }}
-"""
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 440, 60, 130, 40, 50
+def rules_table(figures):
+    """Each rule: true gain by prior, claim, keeps without effect."""
+    worlds = "a", "b", "b2", "e"
+    rows = [["rule", *(f"true gain, {world}" for world in worlds), "claimed / true (b2)"]]
+    rows[0] += ["keeps without effect (b2)", "nulls kept (b2)", "runs per idea (b2)"]
+    for rule, name in NAMES.items():
+        b2 = figures[rule]["b2"]
+        claimed = b2.get("closing", b2["claimed"]) / b2["true"]
+        row = [name, *(f"{figures[rule][world]['true']:.1f}" for world in worlds), f"{claimed:.2f}"]
+        row += [f"{100 * b2['fdr']:.1f} %", f"{100 * b2['nulls_kept']:.1f} %"]
+        rows.append([*row, f"{b2['runs_per_idea']:.1f}"])
+    return markdown(rows)
 
 
-def x(value):
-    return round(LEFT + (WIDTH - LEFT - RIGHT) * value / NIGHT, 1)
+CONDITION_NAMES = {
+    "a": "a, calm",
+    "a_t3": "a, heavy tails (t3)",
+    "a_workers": "a, 8 runs at a time",
+    "a_loud": "a, what has no effect is 3 times as noisy",
+    "a_some-loud": "a, 30 % of what has no effect is 3 times as noisy",
+    "b2": "b2, calm",
+    "b2_better": "b2, scores improve by 3 sigma",
+    "b2_worse": "b2, scores worsen by 3 sigma",
+    "b2_wave": "b2, one wave of 3 sigma",
+    "b2_walk": "b2, random walk, sd 3 sigma",
+    "b2_overlap": "b2, merged gains 30 % short of their sum",
+    "b2_short": "b2, 100 runs",
+    "nothing": "no idea has an effect",
+}
 
 
-def y(value, top):
-    return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * value / top, 1)
-
-
-def text(x, y, words, more=""):
-    return f'<text x="{x}" y="{y}" {more}>{words}</text>'
-
-
-def frame(top):
-    """Title, axes, grid."""
-    title = f"Gain claimed and true gain in a night with {REAL} real gains of {GAIN:g} sigma"
-    parts = [f'<rect class="back" width="{WIDTH}" height="{HEIGHT}"/>']
-    parts += [text(LEFT, 22, f"{title} (mean; band: 80% of claims)")]
-    for value in range(0, int(top) + 1, 2):
-        height = y(value, top)
-        parts += [
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height}" y2="{height}"/>'
-        ]
-        parts += [text(LEFT - 8, height + 4, value, 'text-anchor="end"')]
-    for value in range(0, NIGHT + 1, 20):
-        parts += [text(x(value), HEIGHT - BOTTOM + 20, value, 'text-anchor="middle"')]
-    parts += [text(x(NIGHT / 2), HEIGHT - 8, "experiments", 'text-anchor="middle"')]
-    turned = f'text-anchor="middle" transform="translate(18 {y(top / 2, top)}) rotate(-90)"'
-    return [*parts, text(0, 0, "gain over the baseline, sigma", turned)]
-
-
-def chart(paths):
-    """Claimed and true gain over a night by both rules: mean, band from the 10th to the 90th
-    percentile.
-    """
-    top = max(REAL * GAIN, *(np.quantile(path, 0.9, axis=0).max() for path in paths.values())) + 1
-
-    def points(values):
-        return 'points="' + " ".join(f"{x(i)},{y(value, top)}" for i, value in values) + '"'
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"><style>{STYLE}</style>'
-    ]
-    parts += [*frame(top), f'<polyline class="real" {points([(0, 0), (NIGHT, REAL * GAIN)])}/>']
-    ends, place = [("", "all real gains", REAL * GAIN)], 0
-    for name, path in paths.items():
-        for kind, values in zip(("claimed", "true"), np.moveaxis(path, 2, 0)):
-            low, high = np.quantile(values, [0.1, 0.9], axis=0)
-            band, mean = (
-                [*enumerate(high, 1), *reversed([*enumerate(low, 1)])],
-                [0, *values.mean(0)],
-            )
-            if kind == "claimed":  # true gains come in steps: their band would only clutter
-                parts += [f'<polygon class="{name}" fill-opacity="0.12" {points(band)}/>']
-            parts += [f'<polyline class="{name} {kind}" {points(enumerate(mean))}/>']
-            ends.append((name, f"{name}, {kind}", mean[-1]))
-    for name, words, value in sorted(ends, key=lambda end: -end[2]):
-        place = max(y(value, top) + 4, place + 15)  # labels don't overlap
-        parts.append(text(x(NIGHT) + 8, place, words, f'class="{name}"'))
-    return "\n".join([*parts, "</svg>\n"])
+def conditions_table(figures):
+    """`default` under each condition, beside greedy."""
+    rows = [["`default`", "true gain", "greedy's", "closing comparison", "keeps without effect"]]
+    for world, name in CONDITION_NAMES.items():
+        ours, greedy = figures["default"][world], figures["greedy"].get(world)
+        row = [name, f"{ours['true']:.1f}", f"{greedy['true']:.1f}" if greedy else ""]
+        row += [f"{ours['closing']:.1f}", f"{100 * ours['fdr']:.0f} %"]
+        rows.append(row)
+    return markdown(rows)
 
 
 def main():
+    import verdicts_chart
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--experiments", type=int, default=10_000)
+    parser.add_argument("--json", action="store_true", help="print the figures, write nothing")
+    parser.add_argument("--table", action="store_true", help="print the tables of verdicts.json")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nights", type=int, default=400, help="for each figure")
+    parser.add_argument("--processes", type=int, default=PROCESSES)
     options = parser.parse_args()
-    figures, paths = measure(options.experiments)
-    if options.json:
-        return print(json.dumps(figures))
-    (HERE / "verdicts.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    (HERE / "verdicts.svg").write_text(chart(paths), encoding="utf-8")
-    table(figures)
+    if not options.table:
+        figures = measure(options.seed, options.nights, options.processes)
+        if options.json:
+            return print(json.dumps(figures))
+        (HERE / "verdicts.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        (HERE / "verdicts.svg").write_text(verdicts_chart.draw(options.seed), encoding="utf-8")
+    figures = json.loads((HERE / "verdicts.json").read_text("utf-8"))
+    print(rules_table(figures), conditions_table(figures), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""Statistics of repeated runs, worked by hand."""
+
+import math
+
+import pytest
+
+from ratchet.experiments.rule.statistics import Noise, compare, pool_noise, sigma_range
+
+KNOWN = Noise(1.0, 50)
+
+
+def test_pooled_sigma_worked_by_hand():
+    # 1 2 3: squares 2, df 2; 4 8: squares 8, df 1; a single run tells nothing: sqrt(10 / 3)
+    assert pool_noise([[1, 2, 3], [4, 8], [7], []]) == Noise(pytest.approx(math.sqrt(10 / 3)), 3)
+
+
+@pytest.mark.parametrize("groups", [[], [[]], [[1.0]], [[1.0], [2.0]]])
+def test_sigma_is_unknown_without_repeated_seeds(groups):
+    sigma, df = pool_noise(groups)
+    assert math.isnan(sigma) and df == 0
+
+
+def test_the_interval_worked_by_hand():
+    # gain 10 - 8 = 2; error 1.5 * sqrt(1/2 + 1/4) = 1.29904; t(4) at 0.975 is 2.77645
+    comparison = compare([7.5, 8.5], [9, 10, 10, 11], Noise(1.5, 4))
+    assert (
+        comparison.gain == 2
+        and comparison.error == pytest.approx(1.299038)
+        and (comparison.n, comparison.m) == (2, 4)
+    )
+    half = pytest.approx(2.77645 * 1.299038, rel=1e-5)
+    assert comparison.high - 2 == half and 2 - comparison.low == half
+    # df 4, u = t*t / (1 + t*t/4): P(T < t) = 1/2 + 3/8 sqrt(u) (1 - u/12); here u = 64/43
+    assert comparison.p == pytest.approx(0.5 - 3 / 8 * math.sqrt(64 / 43) * (1 - 64 / 43 / 12))
+    assert comparison.p == pytest.approx(0.099248, rel=1e-5) and comparison.p_two == pytest.approx(
+        2 * comparison.p
+    )
+
+
+def test_a_small_calibration_is_not_trusted_more_than_it_should_be():
+    few, many = (compare([0.0], [2.0, 2.0], Noise(1.0, df)) for df in (4, 1000))
+    assert few.p > 1.3 * many.p and few.high - few.low > 1.3 * (many.high - many.low)
+
+
+def test_a_noisier_candidate_is_measured_by_its_own_spread():
+    quiet, noisy = compare([0, 0.1], [1, 1], KNOWN), compare([-5, 5.1], [1, 1], KNOWN)
+    assert quiet.error == 1 and noisy.error == pytest.approx(10.1 / math.sqrt(2))
+
+
+def test_the_range_of_sigma_is_that_of_chi_squared():
+    low, high = sigma_range(Noise(2.0, 4))
+    assert low == pytest.approx(2 * math.sqrt(4 / 11.1433))  # quantiles from a table
+    assert high == pytest.approx(2 * math.sqrt(4 / 0.484419))
