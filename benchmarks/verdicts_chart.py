@@ -8,7 +8,7 @@ from ratchet.report.palette import BLUE, GREEN, ORANGE, SKY, VERMILION
 
 WORLD, NIGHTS = "b2", 100
 RULES = {
-    "half": "default, hopeless runs stopped",
+    "half": "default, stopping early",
     "default": "default",
     "greedy": "any lower number",
     "former": "former rule",
@@ -20,7 +20,7 @@ text {{ font: 13px system-ui, sans-serif; fill: #333 }} .back {{ fill: #fff }}
 .half {{ stroke: {GREEN} }} .default {{ stroke: {BLUE} }} .greedy {{ stroke: {VERMILION} }}
 .former {{ stroke: #777 }} circle {{ stroke-width: 1.6; fill: #fff }}
 text.half {{ fill: {GREEN} }} text.default {{ fill: {BLUE} }} text.greedy {{ fill: {VERMILION} }}
-text {{ stroke: none }}
+text.half, text.default, text.greedy, text.former {{ stroke: none }}
 @media (prefers-color-scheme: dark) {{
 text {{ fill: #ddd }} .back, circle {{ fill: #0d1117 }} .grid {{ stroke: #333 }}
 .default {{ stroke: {SKY} }} text.default {{ fill: {SKY} }} .former {{ stroke: #aaa }}
