@@ -161,7 +161,7 @@ def decide_trial(
     comparison = compare_with_bar(scores, bar, noise)
     words = describe_fresh(comparison, noise)
     asked = student_quantile(noise.df, normal_probability(profile.z))
-    if comparison.gain >= asked * comparison.error:
+    if comparison.gain > 0 and comparison.gain >= asked * comparison.error:
         return Verdict("keep", f"better: {words}")
     surely = comparison.gain - student_quantile(noise.df, TIE_LEVEL) * comparison.error
     if as_good and surely >= -noise.sigma:
