@@ -29,10 +29,10 @@ class Stop(NamedTuple):
     """How an idea's first run is read early, and stopped there if it lags. Gains are in sigma."""
 
     share: float = 0.5  # of its cost, when it is read; a start costs no more than the scoring saved
-    rho: float = 0.9  # correlation of the reading's luck with that of the final score
-    bias_sd: float = 0.0  # of an idea's curve, which is ahead or behind by as much
-    noise_sd: float = 1.0  # of the reading's luck
-    margin: float = 0.0  # stopped if the reading gains less than the rule's step, less this
+    rho: float = 0.0  # correlation of the reading's luck with the final score's
+    bias_sd: float = 1.5  # sigma, of an idea's curve: it is ahead or behind by as much
+    noise_sd: float = 1.1  # sigma, of the reading's luck
+    margin: float = 1.1  # sigma: stopped if the reading gains less than step - margin
 
 
 class Weather:

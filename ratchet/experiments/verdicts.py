@@ -69,9 +69,9 @@ class Profile(NamedTuple):
     most_variance: float  # of the bar, in sigma squared: beyond it the champion runs
 
 
-STRICT = Profile("strict", 1.0, 1.25, 1, 5, 1.5, 0.2)
+STRICT = Profile("strict", 1.0, 1.25, 1, 5, 1.6, 0.2)
 DEFAULT = Profile("default", 1.1, 0.45, 5, 3, 1.6, 0.45)
-BOLD = Profile("bold", 0.3, 0.5, 6, 4, 0.0, 0.25)
+BOLD = Profile("bold", 0.5, 0.3, 6, 3, 0.0, 0.35)
 PROFILES = {profile.name: profile for profile in (STRICT, DEFAULT, BOLD)}
 
 
