@@ -32,7 +32,7 @@ class Stop(NamedTuple):
     rho: float = 0.0  # correlation of the reading's luck with the final score's
     bias_sd: float = 1.5  # sigma, of an idea's curve: it is ahead or behind by as much
     noise_sd: float = 1.1  # sigma, of the reading's luck
-    margin: float = 1.1  # sigma: stopped if the reading gains less than step - margin
+    least: float = 0.0  # sigma: it is stopped if the reading gains less
 
 
 class Weather:
@@ -195,7 +195,7 @@ class Night:
         level, bar = idea.base.level - idea.effect, idea.base.bar
         if not self.stop or idea.gains:
             return self.weather.score(level, idea.spread)
-        limit = bar.level - (self.profile.step - self.stop.margin) * self.noise.sigma
+        limit = bar.level - self.stop.least * self.noise.sigma
         return self.weather.first_score(level, idea.spread, limit, self.stop)
 
     def run_search(self, idea):
@@ -271,13 +271,13 @@ class Night:
 
 def play_greedy(weather, stop=None, path=False):
     """One run each; a number below the best so far is kept."""
-    tally, level, margin = Tally(path), 0.0, stop.margin if stop else 0.0
+    tally, level, least = Tally(path), 0.0, stop.least if stop else 0.0
     first = best = weather.score(level)
     while weather.spent < weather.runs:
         effect, spread, crashed = weather.next_idea()
         tally.count_idea(effect, spread, crashed)
         if stop:
-            score = weather.first_score(level - effect, spread, best + margin, stop)
+            score = weather.first_score(level - effect, spread, best - least, stop)
         else:
             score = weather.score(level - effect, spread)
         if score is not None and score < best:

@@ -237,7 +237,7 @@ def test_the_closing_comparison_is_fair():
 
 
 def test_a_first_run_that_is_never_stopped_changes_nothing(monkeypatch):
-    monkeypatch.setattr(bench, "MEASURED", nights.Stop(margin=math.inf))
+    monkeypatch.setattr(bench, "MEASURED", nights.Stop(least=-math.inf))
     assert vars(bench.play("half", "b", 0, 0)) == vars(bench.play("default", "b", 0, 0))
     monkeypatch.setattr(bench, "MEASURED", nights.Stop(rho=1.0, share=0.25))
     stopped, whole = (bench.play(rule, "b", 0, 0) for rule in ("half", "default"))
