@@ -88,7 +88,7 @@ def replace_block(page: str, name: str, text: str) -> str:
     pattern = rf"(<!-- {re.escape(name)}: .*? -->\n).*?(<!-- end -->)"
     page, count = re.subn(pattern, lambda m: f"{m[1]}\n{text}\n\n{m[2]}", page, flags=re.S)
     if count != 1:
-        raise ValueError(f"{PAGE.name} has {count} places for {name!r}: it needs one")
+        raise ValueError(f"the page has {count} places for {name!r}: it needs one")
     return page
 
 

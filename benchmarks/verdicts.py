@@ -37,6 +37,7 @@ from pathlib import Path
 import ideas
 import nights
 import numpy as np
+from cheats_table import replace_block
 from nights import Former, Night, Stop, Weather, play_greedy
 
 from ratchet.experiments import verdicts
@@ -258,6 +259,31 @@ def conditions_table(figures):
     return markdown(rows)
 
 
+def short_table(figures):
+    """The README's: each rule in three priors."""
+    rows = [
+        ["rule", "true gain in sigma (a, b, b2)", "keeps without effect (b2)", "claimed / true"]
+    ]
+    for rule in ("greedy", "former", "strict", "default", "half"):
+        b2, name = figures[rule]["b2"], NAMES[rule]
+        gains = ", ".join(f"{figures[rule][world]['true']:.0f}" for world in ("a", "b", "b2"))
+        claimed = b2.get("closing", b2["claimed"]) / b2["true"]
+        rows.append([name, gains, f"{100 * b2['fdr']:.0f} %", f"{claimed:.2f}"])
+    return markdown(rows)
+
+
+def write_tables(figures):
+    """Put the tables into README and docs."""
+    tables = {
+        "README.md": short_table(figures),
+        "docs/statistics.md": rules_table(figures) + "\n\n" + conditions_table(figures),
+    }
+    for name, table in tables.items():
+        path = HERE.parent / name
+        page = replace_block(path.read_text("utf-8"), "simulated nights", table)
+        path.write_text(page, encoding="utf-8")
+
+
 def main():
     import verdicts_chart
 
@@ -265,7 +291,9 @@ def main():
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print the figures, write nothing")
-    parser.add_argument("--table", action="store_true", help="print the tables of verdicts.json")
+    parser.add_argument(
+        "--table", action="store_true", help="print and publish verdicts.json as it is"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--nights", type=int, default=400, help="for each figure")
     parser.add_argument("--processes", type=int, default=PROCESSES)
@@ -277,6 +305,7 @@ def main():
         (HERE / "verdicts.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         (HERE / "verdicts.svg").write_text(verdicts_chart.draw(options.seed), encoding="utf-8")
     figures = json.loads((HERE / "verdicts.json").read_text("utf-8"))
+    write_tables(figures)
     print(rules_table(figures), conditions_table(figures), sep="\n\n")
 
 
