@@ -3,11 +3,10 @@
 import made_up_night
 import pytest
 from conftest import open_session
-from test_experiments import repository  # noqa: F401
+from test_experiments import repository, runs  # noqa: F401
 
 from ratchet import claims
-from ratchet.experiments import trials
-from ratchet.experiments.verdicts import DEFAULT, PROFILES
+from ratchet.experiments.verdicts import PROFILES
 from ratchet.night import digest, prompt
 from ratchet.night.status import night_status
 from ratchet.night.summary import summarize_night
@@ -16,13 +15,12 @@ NAME = "an | agent"
 
 
 @pytest.fixture
-def searched(repository, monkeypatch):  # noqa: F811
-    """Ideas with clear gains that wait for a trial, one that gains little, one that is worse."""
-    runs = made_up_night.begin(monkeypatch)
+def searched(repository, runs):  # noqa: F811
+    """Ideas with clear gains that wait for a trial, one that gains nothing, one that is worse."""
+    made_up_night.begin(runs)
     for number, sigmas in enumerate([4.0, 4.0, -4.0, 4.0, 0.0]):
         made_up_night.try_gain(number, sigmas, f"heads {number}", NAME, gain=0.01 * sigmas)
-    runs.home = repository
-    return runs
+    return repository
 
 
 def read_digest(home):
@@ -36,18 +34,18 @@ def section_of(sections, begin):
 
 
 def test_hits_that_wait_are_told(searched):
-    made_up_night.note(searched.home, NAME)
-    assert night_status(searched.home)["hits"] == "2, 3, 5 wait for a trial"
+    made_up_night.note(searched, NAME)
+    assert night_status(searched)["hits"] == "2, 3, 5 wait for a trial"
     text = summarize_night(open_session())
     assert "Hits that wait for a trial: 2, 3, 5." in text and "Nothing was kept." in text
     assert "claim" not in text and "%)" not in text.split("Worth another look")[0]
-    (line,) = [line for line in section_of(read_digest(searched.home), "Latest") if "- 5" in line]
+    (line,) = [line for line in section_of(read_digest(searched), "Latest") if "- 5" in line]
     assert line.startswith("- 5 hit (+0.0") and line.endswith(', selected): "heads 3"')
 
 
 def test_a_summary_names_what_was_kept_together_and_claims_what_was_measured(searched):
     made_up_night.end(NAME)
-    made_up_night.note(searched.home, NAME)
+    made_up_night.note(searched, NAME)
     campaign = open_session().read_campaign()
     trial = campaign.kept[-1]
     assert trial.members == [2, 3, 5]
@@ -61,10 +59,10 @@ def test_a_summary_names_what_was_kept_together_and_claims_what_was_measured(sea
     ideas = '2 "heads 0"; 3 "heads 1"; 5 "heads 3"'
     assert f"| {trial.n} | {ideas} | {fresh} |" in text
     assert "together" not in text and "wait for" not in text
-    champions = section_of(read_digest(searched.home), "Champions")
+    champions = section_of(read_digest(searched), "Champions")
     assert champions[1] == f"- {trial.n} keep {fresh}: trial of 2, 3, 5: {ideas}"
     assert nulls("default") in champions[2].replace("about", "About")
-    assert night_status(searched.home)["kept"] == 3
+    assert night_status(searched)["kept"] == 3
 
 
 def nulls(name):
@@ -77,33 +75,30 @@ def test_every_profile_says_how_many_keeps_are_luck():
 
 def test_without_a_closing_comparison_there_is_no_claim(searched):
     made_up_night.end(NAME, is_closed=False)
-    made_up_night.note(searched.home, NAME, "you stopped it")
+    made_up_night.note(searched, NAME, "you stopped it")
     assert "No claim yet: `ratchet audit` measures it." in summarize_night(open_session())
 
 
-def test_near_misses_are_hits_that_failed_and_the_best_that_are_out(searched, monkeypatch):
-    monkeypatch.setattr("ratchet.referee.trial.run_trial", lambda job: lose_gains(searched, job))
-    trials.try_hits(open_session(), DEFAULT, is_last=True)
-    experiments = open_session().experiments()
-    withdrawn = {e.n for e in experiments if e.role == "try" and e.verdict == "withdrawn"}
-    assert withdrawn == {2, 3, 5}
+def test_what_fresh_runs_do_not_confirm_is_no_near_miss(repository, runs):  # noqa: F811
+    made_up_night.begin(runs)
+    for number in range(2):
+        made_up_night.try_gain(number, -4.0, f"heads {number}", luck=8.0)
+    made_up_night.try_gain(2, -1.0, "depth", luck=1.7)
+    made_up_night.try_gain(3, -4.0, "batch")
+    made_up_night.end()
     campaign = open_session().read_campaign()
-    gains = {e.n: claims.describe_gain(e, campaign) for e in campaign.tried if e.role == "try"}
-    assert all("selected" not in gains[n] for n in withdrawn)
-    sections = read_digest(searched.home)
-    near = section_of(sections, "Near misses") if any("Near" in t for t in sections) else []
-    assert not any(line.startswith(("- 2 ", "- 3 ", "- 5 ")) for line in near)  # all lost
-    assert '4 "heads 2"' in " ".join(section_of(sections, "Dead ends"))
+    shown = {e.n: digest.describe_experiment(e, campaign) for e in campaign.tried[1:]}
+    for n in (2, 3):
+        assert shown[n].startswith(f"- {n} withdrawn -0.0") and "selected" not in shown[n]
+    sections = read_digest(repository)
+    near = [lines for title, lines in sections.items() if "Near misses" in title]
+    best = [e for e in campaign.tried[1:] if e.verdict == "out" and "(+" in shown[e.n]]
+    assert near == ([[shown[e.n] for e in best]] if best else [])
+    assert '5 "batch"' in " ".join(section_of(sections, "Dead ends"))
 
 
-def lose_gains(runs, job):
-    """A run in which what the search saw was luck: gains of 4 sigma are losses."""
-    text = job.source.text.replace(b"= 0.04", b"= -0.04")
-    return runs(job._replace(source=job.source._replace(text=text))) | job.source.describe_source()
-
-
-def test_a_row_without_a_gain_asks_for_another_direction_unless_hits_wait(repository, monkeypatch):  # noqa: F811
-    made_up_night.begin(monkeypatch)
+def test_a_row_without_a_gain_asks_for_another_direction_unless_hits_wait(repository, runs):  # noqa: F811
+    made_up_night.begin(runs)
     for number in range(prompt.DRY_AFTER):
         made_up_night.try_gain(number, -4.0)
     assert prompt.ask_for_pivot(open_session().read_campaign())

@@ -1,29 +1,17 @@
 """A made-up night: ideas of known worth, scores drawn from a normal distribution."""
 
-import re
 import subprocess
 from pathlib import Path
 
 from conftest import open_session
-from test_experiments import SIGMA, Runs
+from test_experiments import SIGMA
 
 from ratchet.experiments import comparisons, trials, verbs
 from ratchet.experiments.verdicts import DEFAULT
 from ratchet.night.journal import Journal
 from ratchet.untrusted_text import clean_text
 
-IDEAS = 20  # lines of train.py that an idea may change
-
-
-class SummedRuns(Runs):
-    """Runs whose quality is the sum of all gains in the source, each of which has a line."""
-
-    def __call__(self, job):
-        text = job.source.text.decode()
-        quality = sum(map(float, re.findall(r"^(?:QUALITY|GAIN_\d+) = (.*)$", text, re.M)))
-        text = re.sub(r"QUALITY = .*", f"QUALITY = {quality}", text)
-        source = job.source._replace(text=text.encode())
-        return super().__call__(job._replace(source=source)) | job.source.describe_source()
+LETTERS = "abcdefghijklmnopqrst"  # of lines of train.py that an idea may change
 
 
 def commit_text(text, subject):
@@ -31,25 +19,23 @@ def commit_text(text, subject):
     subprocess.run(["git", "commit", "-qam", subject], check=True)
 
 
-def begin(monkeypatch):
-    """A baseline that has a line for each idea, calibrated; returns what stands for runs."""
-    runs = SummedRuns()
-    monkeypatch.setattr("ratchet.referee.trial.run_trial", runs)
-    lines = (f"GAIN_{i} = 0\n\n# {i}\n\n" for i in range(IDEAS))
+def begin(runs):
+    """A baseline that has a line for each idea, calibrated."""
+    lines = (f"GAIN_{letter} = 0\n\n# {letter}\n\n" for letter in LETTERS)
     commit_text("QUALITY = 1.0\n" + "".join(lines), "the baseline")
     verbs.calibrate(open_session(arena="tiny", budget="5s"), 5)
     return runs
 
 
-def try_gain(number, sigmas, words="", by="somebody", more="", **remarks):
+def try_gain(number, sigmas, words="", by="somebody", luck=0.0, **remarks):
     """Try an idea that gains so many sigma, on the champion of now, and hold what trials are due.
 
-    more: another line of the source.
+    luck: sigmas that its search sees besides.
     """
     subprocess.run(["git", "checkout", "-q", "refs/ratchet/champion"], check=True)
-    text = Path("train.py").read_text(encoding="utf-8")
-    new = f"GAIN_{number} = {sigmas * SIGMA:.6f}\n{more}"
-    commit_text(text.replace(f"GAIN_{number} = 0\n", new), f"idea {number}")
+    text, letter = Path("train.py").read_text(encoding="utf-8"), LETTERS[number]
+    new = f"GAIN_{letter} = {sigmas * SIGMA:.6f}\nLUCK_{letter} = {luck * SIGMA:.6f}\n"
+    commit_text(text.replace(f"GAIN_{letter} = 0\n", new), f"idea {number}")
     e = verbs.try_idea(
         open_session(), words or f"idea {number}: why", profile=DEFAULT, by=by, **remarks
     )

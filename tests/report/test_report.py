@@ -83,7 +83,7 @@ def test_the_data_are_those_of_the_ledger(night):
     first, last = campaign["champions"]
     assert (first["n"], last["n"]) == (1, 3) and "gain" not in last
     claim = campaign["claim"]
-    assert claim["words"].startswith("claim: experiment 3 gains +0.1")
+    assert claim["words"].startswith("claim: experiment 3 gains +0.")
     for split in ("val", "test"):
         assert claim[split]["low"] < 0.1 < claim[split]["high"]
     assert (
@@ -128,9 +128,9 @@ def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
 
 
 @pytest.fixture
-def batch_night(repository, monkeypatch):  # noqa: F811
+def batch_night(repository, runs):  # noqa: F811
     """Ideas of which five gain: a trial of several, one that is out, a closing comparison."""
-    made_up_night.begin(monkeypatch)
+    made_up_night.begin(runs)
     for number, sigmas in enumerate([3.0, -3.0, 3.0, 3.0, 3.0, 3.0, -3.0]):
         made_up_night.try_gain(number, sigmas)
     made_up_night.end()
@@ -161,7 +161,7 @@ def test_a_batch_is_one_step_and_the_bar_has_an_interval(batch_night, tmp_path):
     picture.draw_picture({"campaigns": [campaign], "latest": 0}, tmp_path / "progress.png")
 
 
-def test_an_older_ledger_is_shown_by_its_own_rule(repository, tmp_path, monkeypatch):  # noqa: F811
+def test_an_older_ledger_is_shown_by_its_own_rule(repository, tmp_path):  # noqa: F811
     shutil.copy(ROOT / "examples/pocket-night/ledger.jsonl", repository)
     data = collected(repository)
     (campaign,) = data["campaigns"]
@@ -186,7 +186,7 @@ def test_an_older_ledger_is_shown_by_its_own_rule(repository, tmp_path, monkeypa
 def test_the_terminal_tells_trials_ideas_and_the_claim_apart(batch_night):
     invoke = CliRunner().invoke
     log = invoke(__main__.app, ["log"], env={"COLUMNS": "200"}).output
-    lines = {line.split()[0]: line for line in log.splitlines() if line.strip()}
+    lines = {line.split()[0]: line for line in reversed(log.splitlines()) if line.strip()}
     experiments = open_session().experiments()
     trial = next(e for e in experiments if e.role == "trial")
     first, *others = trial.members
@@ -448,7 +448,7 @@ def test_a_browser_draws_it_without_an_error_and_without_the_network(
         r.startswith(("data:", "blob:")) for r in page.requests[1:]
     )
     assert page.errors == []
-    assert "1 kept. Claim: experiment 3 gains +0.1" in page.inner_text("#sentence")
+    assert "1 kept. Claim: experiment 3 gains +0." in page.inner_text("#sentence")
     assert page.evaluate("window.hacked") is None
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("document.documentElement.dataset.theme") == theme
