@@ -34,7 +34,8 @@ class TrainingLog:
         self.smooth: float | None = None  # running mean of the loss
         self.next_line = 0.0  # seconds on the clock
         self.limit = 2 * math.log(run.arena.vocab_size)
-        self.curve = open(run.folder / "curve.jsonl", "w", encoding="utf-8")
+        # line by line: the referee reads it half-way
+        self.curve = open(run.folder / "curve.jsonl", "w", buffering=1, encoding="utf-8")
         text = TextColumn("{task.description}")
         columns = text, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
         self.live = Progress(*columns, console=console) if console.is_terminal else None
