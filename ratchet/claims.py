@@ -10,7 +10,7 @@ from ratchet.experiments.rule.statistics import Comparison
 NO_CLAIM = "no claim yet: `ratchet audit` measures it"
 SELECTED = "selected: the runs that chose it, no claim"
 # The share of a profile's keeps without effect. Simulated: benchmarks/verdicts.py, prior b2.
-NULL_KEEPS = {"strict": "under 1 %", "default": "about 9 %", "bold": "about 19 %"}
+NULL_KEEPS = {"strict": "under 1 %", "default": "about 11 %", "bold": "about 19 %"}
 
 
 def format_gain(comparison: Comparison | None) -> str:
@@ -97,7 +97,7 @@ def describe_claim(campaign: Campaign) -> str:
 def describe_null_keeps(campaign: Campaign) -> str:
     """How many keeps such as these are expected to have no effect; "" where nobody knows.
 
-    Example: "about 9 % of keeps by the profile default have no effect (simulated)".
+    Example: "about 11 % of keeps by the profile default have no effect (simulated)".
     """
     names = dict.fromkeys(e.profile.get("name", "") for e in campaign.kept[1:])
     return "; ".join(

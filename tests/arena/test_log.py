@@ -28,7 +28,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(run, capsys):
 def test_a_curve_has_a_line_a_step(run):
     for _ in zip(range(3), run.batches(2)):
         run.log(torch.tensor(6.0))
-    run._log.close()
+    # before it is closed, too: half-way it tells whether the run is behind
     lines = (run.folder / "curve.jsonl").read_text("utf-8").splitlines()
     points = [json.loads(line) for line in lines]
     assert [(p["step"], p["tokens"], p["loss"]) for p in points] == [
