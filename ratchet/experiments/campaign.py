@@ -139,7 +139,7 @@ class Campaign:
         """A sentence if champions spread more than their calibration makes likely (95 %), or ""."""
         if not self.baseline:
             return ""
-        first, now = self.noise(before=self.baseline.closes["line"]), self.noise()
+        first, now = self.noise(before=self.baseline.closes["line"] + 1), self.noise()
         if not first.df or now.sigma <= sigma_range(first)[1]:
             return ""
         return (

@@ -183,7 +183,7 @@ def sigma_history(campaign: Campaign) -> list[dict]:
     """[{n, sigma, df}]: what the noise was thought to be, experiment after experiment."""
     if not campaign.baseline:
         return []
-    history = [(e.n, campaign.noise(before=e.closes["line"])) for e in campaign.tried]
+    history = [(e.n, campaign.noise(before=e.closes["line"] + 1)) for e in campaign.tried]
     return [{"n": n, "sigma": finite_or_none(noise.sigma), "df": noise.df} for n, noise in history]
 
 

@@ -788,9 +788,8 @@ def test_a_run_says_which_of_how_many_it_is_and_how_long_the_rest_takes(
     def lines(verb, *args, **options):
         told.clear()
         verb(open_session(arena="tiny", budget="300s", tell=told.append), *args, **options)
-        return [
-            re.search(r"experiment \d+, (.*?):", line)[1] for line in told if line.startswith("exp")
-        ]
+        begun = [re.match(r"experiment \d+, (.*?):", line) for line in told]
+        return [match[1] for match in begun if match]
 
     assert lines(verbs.calibrate, 3) == [
         "run 1 of 3",
