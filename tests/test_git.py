@@ -113,7 +113,7 @@ def test_the_ledger_and_the_contestant_are_where_they_should(tmp_path, monkeypat
     assert commits.home() == home and commits.project() == folder
     first = sources.read_source("HEAD")
     assert first.text == b"A = 1\n"
-    second = commits.commit_text(first.commit, b"A = 2\n", "twice as much, 两倍")
+    second = commits.commit_text([first.commit], b"A = 2\n", "twice as much, 两倍")
     sources.check_commit(second)
     assert sources.read_source(second).text == b"A = 2\n"
     assert git(folder, "diff", "--stat", first.commit, second).count("|") == 1
@@ -128,7 +128,7 @@ def test_the_ledger_and_the_contestant_are_where_they_should(tmp_path, monkeypat
     (shown,) = commits.read_diffs([(first.commit, second)]).values()
     assert shown.splitlines()[-2:] == ["-A = 1", "+A = 2"] and "--- a/train.py" in shown
     assert b"+A = 2" in commits.git("diff", first.commit, second, "--", "train.py")
-    assert merge_edit(b"A = 1\n# new\n", first.commit, first.commit) == b"A = 1\n# new\n"
+    assert merge_edit(b"A = 1\n# new\n", first.text, first.text) == b"A = 1\n# new\n"
     assert git(folder, "status", "--porcelain", "--untracked-files=no") == ""
 
 
@@ -299,7 +299,7 @@ def test_without_a_name_ideas_are_committed_all_the_same(tmp_path, monkeypatch):
     folder, _ = plain(tmp_path)
     git(folder, "config", "user.useConfigOnly", "true")
     monkeypatch.chdir(folder)
-    new = commits.commit_text("HEAD", b"A = 2\n", "")
+    new = commits.commit_text(["HEAD"], b"A = 2\n", "")
     assert git(folder, "log", "-1", "--format=%s %ae", new) == "an idea night@ratchet.invalid"
     assert commits.examine_repository()[::2] == (False, commits.IDENTITY_REMEDY)
     git(folder, "config", "user.email", "a@b.c")
@@ -358,7 +358,7 @@ def everything(folder):
         commits.read_texts([first, second]),
         commits.read_diffs([(first, second)]),
         commits.git("diff", first, second, "--", "train.py"),
-        commits.commit_text(first, b"A = 2\n", "é")[:0],
+        commits.commit_text([first], b"A = 2\n", "é")[:0],
         commits.git_lines("status", "--porcelain", "--untracked-files=no"),
     )
 

@@ -34,6 +34,7 @@ def test_a_curve_has_a_line_a_step(run):
     assert [(p["step"], p["tokens"], p["loss"]) for p in points] == [
         (i, 128 * i, 6.0) for i in range(3)
     ]
+    run._log.close()
 
 
 class Arriving:

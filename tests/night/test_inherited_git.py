@@ -190,7 +190,7 @@ def test_no_mixture_of_variables_changes_what_git_says(
         night_agent.commit_all(folder)
         return (
             commits.git("diff", "HEAD~1", "HEAD"),
-            commits.commit_text("HEAD", b"A = 2\n", "idea")[:0],
+            commits.commit_text(["HEAD"], b"A = 2\n", "idea")[:0],
             ratchet_git.run_git(folder, "rev-parse", "HEAD"),
             ratchet_git.run_git(folder, "status", "--porcelain"),
         )

@@ -183,8 +183,9 @@ def test_an_older_ledger_is_shown_by_its_own_rule(repository, tmp_path):  # noqa
     assert "gain:    +0.0658 ± 0.0292 [bpb over the champion of that time, 95 %]\n" in shown
 
 
-def test_the_terminal_tells_trials_ideas_and_the_claim_apart(batch_night):
+def test_the_terminal_tells_trials_ideas_and_the_claim_apart(batch_night, monkeypatch):
     invoke = CliRunner().invoke
+    monkeypatch.setattr(__main__.console, "_width", 200)
     log = invoke(__main__.app, ["log"], env={"COLUMNS": "200"}).output
     lines = {line.split()[0]: line for line in reversed(log.splitlines()) if line.strip()}
     experiments = open_session().experiments()
