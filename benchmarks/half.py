@@ -35,6 +35,7 @@ SHARES = tuple(n / 20 for n in range(1, 21))  # of a run, at which its loss is k
 LOOKED_AT = 0.25, 0.35, 0.5, 0.65, 0.75  # shares at which a run might be stopped
 WINDOW = 0.2  # of a run: over which its loss is averaged
 MARGINS = -0.5, 0, 0.5, 1, 2  # standard deviations that a run may be behind
+LEAST_SOURCES = 6  # without as many a budget is not shown
 SEVERAL = 8  # edits that run with SEEDS seeds each, as the control does
 SEEDS = {"20s": 6, "60s": 3}  # of the control; with 60 s the edits have one
 TOKENS = {"20s": 50 * 4096, "60s": 150 * 4096}  # of the control
@@ -363,6 +364,8 @@ def figures_of(path):
     figures = {}
     for budget in SEEDS:
         runs = read_runs(path, budget)
+        if len(runs) < LEAST_SOURCES:
+            continue  # too few for a correlation
         sigma = noise_of(
             [[run["val_bpb"] for run in of_seed.values()] for of_seed in runs.values()]
         )
