@@ -40,7 +40,7 @@ from ratchet.referee.source import Source
 MIN_SEEDS = 2  # of a calibration: one run has no sigma
 # Facts of an experiment that don't tell whether it is the same one.
 REMARKS = ("idea", "by", "gain", "near")
-LEVEL_RUNS = 6  # of the champion, the latest ones, whose curves tell where a run must be half-way
+LEVEL_RUNS = 4  # of the champion, the latest ones, whose curves tell where a run must be half-way
 # Runs in a row that shared their device, or failed ones of a champion, before a verb gives up.
 RUN_TRIES = 3
 

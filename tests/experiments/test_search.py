@@ -12,7 +12,7 @@ import pytest
 from ratchet.experiments import verify
 from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Ledger, is_disturbed
-from ratchet.experiments.rule.search import Search
+from ratchet.experiments.rule.search import MOST_STOPPED, Search
 from ratchet.experiments.verdicts import (
     CLOSING,
     DEFAULT,
@@ -156,6 +156,20 @@ def test_the_champion_runs_when_its_level_is_uncertain():
     lines.search.champion = "another"  # an old one's bar stays as it is
     lines.search.bars[BASELINE] = Bar(1.5, 1.0)
     assert lines.search.next_step(2) == (CANDIDATE, "search")
+
+
+def test_the_champion_runs_when_one_first_run_after_the_other_was_stopped():
+    """A machine that has become slower leaves everything behind the champion's earlier runs."""
+    lines = calibrated()
+    for _ in range(MOST_STOPPED):
+        n = lines.open("try", "idea", BASELINE, profile=TWO._asdict())
+        assert lines.search.next_step(n) == (CANDIDATE, "search")
+        lines.run(n, CANDIDATE, "search", status="stopped")
+        assert lines.decide(n) == "out"
+    n = lines.open("try", "idea", BASELINE, profile=TWO._asdict())
+    assert lines.search.next_step(n) == (CHAMPION, "bar")
+    lines.run(n, CHAMPION, "bar", 1.0)
+    assert lines.search.next_step(n) == (CANDIDATE, "search")
 
 
 def test_a_kept_batch_decides_its_members_and_is_the_new_bar():

@@ -17,6 +17,9 @@ from ratchet.experiments.verdicts import Bar, Profile, Verdict
 
 # Phases of runs that tell a champion's level, since nothing was selected by them.
 LEVEL_PHASES = ("bar", "closing", "audit")
+# First runs in a row that were stopped half-way, after which the champion runs: on a machine that
+# has become slower everything is behind the champion's earlier runs.
+MOST_STOPPED = 10
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Search:
         self.bars: dict[str, Bar] = {}  # {source of a champion: its level}
         self.tracker = NoiseTracker()
         self.pursuits: dict[int, Pursuit] = {}
+        self.stopped = 0  # runs in a row
         self.noises: list[tuple[int, Noise]] = []  # (line, noise) after each one
 
     @property
@@ -76,6 +80,7 @@ class Search:
         e = pursuit.experiment
         if run["arm"] == CANDIDATE and (failure := failed_verdict([run])):
             pursuit.failure = pursuit.failure or failure
+        self.stopped = self.stopped + 1 if run["status"] == "stopped" else 0
         if not is_valid(run) or run["budget"] != e.budget:
             return
         source, score, phase = e.arms[run["arm"]]["source"], bpb(run), run["phase"]
@@ -131,8 +136,9 @@ class Search:
         return CANDIDATE, "trial" if is_trial else "search"
 
     def _is_vague(self, pursuit: Pursuit) -> bool:
-        """Whether the bar is too uncertain for another run of a candidate."""
-        return self.bars[pursuit.base].variance > pursuit.profile.most_variance
+        """Whether the champion must run before another candidate does."""
+        is_uncertain = self.bars[pursuit.base].variance > pursuit.profile.most_variance
+        return is_uncertain or self.stopped >= MOST_STOPPED
 
     def _judge(self, pursuit: Pursuit) -> Verdict:
         e, bar = pursuit.experiment, self.bars[pursuit.base]
