@@ -85,19 +85,7 @@ def set_schedules(optimizers, progress):
 
 
 """
-WARMS_UP = """
-constant_rates = set_schedules
-
-
-def set_schedules(optimizers, progress):
-    constant_rates(optimizers, progress)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] *= min(1.0, progress / 0.2)
-
-
-"""
-COSINE = """
+OTHER_RATES = """
 falling_rates = set_schedules
 
 
@@ -105,10 +93,12 @@ def set_schedules(optimizers, progress):
     falling_rates(optimizers, progress)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * 0.5 * (1 + math.cos(math.pi * progress))
+            group["lr"] = {rate}
 
 
 """
+WARMS_UP = OTHER_RATES.format(rate='group["lr"] * min(1.0, progress / 0.2)')
+COSINE = OTHER_RATES.format(rate='group["peak_lr"] * 0.5 * (1 + math.cos(math.pi * progress))')
 GELU = """
 def relu2_mlp(x, up, down):
     return F.linear(F.gelu(F.linear(x, up.to(x.dtype))), down.to(x.dtype))

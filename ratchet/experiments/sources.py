@@ -15,6 +15,7 @@ from ratchet.commits import (
     prefix,
     project,
 )
+from ratchet.experiments.ledger import Experiment
 from ratchet.referee.limits import SOURCE_BYTES
 from ratchet.referee.source import Source
 
@@ -31,6 +32,11 @@ def read_source(name: str | Path, files: bool = False) -> Source:
             f"train.py of {name} has {size:,} bytes, {SOURCE_BYTES:,} are allowed: no data in it"
         )
     return source
+
+
+def sources_of(e: Experiment) -> list[Source]:
+    """The sources of an experiment's arms, named as in the ledger. Raises Refused."""
+    return [read_source(arm["commit"])._replace(name=arm["name"]) for arm in e.arms]
 
 
 def find_commit(name: str) -> str:

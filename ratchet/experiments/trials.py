@@ -45,9 +45,7 @@ def try_hits(session: Session, profile: Profile, is_last: bool = False) -> list[
                 continue
             trial = session.experiment(n)
         with working_on(session.home, trial.n):
-            arms = [sources.read_source(arm["commit"]) for arm in trial.arms]
-            named = [source._replace(name=arm["name"]) for source, arm in zip(arms, trial.arms)]
-            trial = verbs.run_to_verdict(session, trial.n, named)
+            trial = verbs.run_to_verdict(session, trial.n, sources.sources_of(trial))
         decided += [session.settle(session.experiment(n)) for n in trial.closes["decides"]]
 
 
@@ -66,11 +64,6 @@ def open_trial(campaign: Campaign) -> Experiment | None:
     """The trial that was interrupted, if there is one."""
     trials = [e for e in campaign.since if e.role == "trial" and not e.closes]
     return trials[0] if trials else None
-
-
-def is_trial_due(campaign: Campaign, profile: Profile) -> bool:
-    """Whether try_hits() would run something now."""
-    return bool(open_trial(campaign) or campaign.search.choose_members(profile))
 
 
 def begin_trial(

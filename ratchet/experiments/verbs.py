@@ -15,12 +15,11 @@ from ratchet.experiments.verdicts import STRICT, Profile, Verdict
 from ratchet.referee.source import Source
 from ratchet.untrusted_text import clean_text
 
+RULE = "points"  # by which campaigns decide that begin now
+
 
 class NewChampion(Refused):
     """The champion that an idea was meant for has been replaced."""
-
-
-RULE = "points"  # by which campaigns decide that begin now
 
 
 def calibrate(
@@ -130,7 +129,7 @@ def try_idea(
 
 def search_again(session: Session, e: Experiment) -> Experiment:
     """Give an idea that is out another run, and the verdict that follows. Raises Refused."""
-    arms = [sources.read_source(arm["commit"])._replace(name=arm["name"]) for arm in e.arms]
+    arms = sources.sources_of(e)
     with working_on(session.home, e.n):
         session.run_arm(e.n, CANDIDATE, "search", arms[CANDIDATE])
         return run_to_verdict(session, e.n, arms)

@@ -176,10 +176,11 @@ class Night:
     def reached_limit(self) -> str:
         """Example: "2 experiments"; "" for none."""
         used = self.count_used()
-        left = self.count_runs_left() * self.mean_run_seconds()
-        used = used._replace(
-            hours=used.hours + left / 3600, device_seconds=used.device_seconds + left
-        )
+        if min(self.limits.hours, self.limits.device_seconds) < math.inf:
+            left = self.count_runs_left() * self.mean_run_seconds()
+            used = used._replace(
+                hours=used.hours + left / 3600, device_seconds=used.device_seconds + left
+            )
         for key, most in self.limits._asdict().items():
             was_paid = key in ("calls", "cost")  # then all that was paid for is tried
             if getattr(used, key) >= most and not (was_paid and self.journal.list_waiting()):
