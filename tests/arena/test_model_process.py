@@ -138,6 +138,7 @@ def test_no_time_to_train_in_is_left():
 def test_a_gpu_is_measured_by_how_busy_it_is(monkeypatch):
     """Where its driver tells; else kernels that are compiled need time that nobody can tell apart."""
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: 50)
+    monkeypatch.setattr(meter, "tree_seconds", lambda pid: 10.0)  # to import PyTorch
     monkeypatch.setattr(
         meter.threading, "Thread", lambda **options: types.SimpleNamespace(start=int)
     )
