@@ -54,17 +54,21 @@ class Answer(NamedTuple):
     """What came of one call.
 
     outcome: idea, or why there is none: nothing (no change), files (another file was edited), crash
-    (the agent failed), timeout, output, memory, processes, disk.
+    (the agent failed), service (the same, for want of service: a usage limit, an overloaded or lost
+    server, no login; train.py is as it was), timeout, output, memory, processes, disk.
     """
 
     outcome: str
-    reason: str = ""
+    reason: str = ""  # a sentence of at most 300 characters
     text: bytes = b""  # of train.py
     idea: str = ""
     gain: float | None = None  # in bpb, as the agent expects it
     seconds: float = 0.0
     cost: float = 0.0  # in dollars, where the agent reports it
-    tokens: int = 0
+    tokens: int = 0  # input and output, without what was read from a cache
+    tells_cost: bool = False  # whether the agent reports one
+    cached: int = 0  # tokens that were read from a cache
+    resume_at: float | None = None  # Unix time at which service is said to come back
 
 
 class Output(NamedTuple):
