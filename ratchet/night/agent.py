@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ratchet import commits
-from ratchet.arena.files import Refused, cache_folder, read_untrusted, replace_file, work_folder
+from ratchet.arena.files import Refused, read_untrusted, replace_file
 from ratchet.git import read_path, run_git
 from ratchet.night.contract import write_contract
 from ratchet.night.programs.environment import (
@@ -34,6 +34,7 @@ from ratchet.night.programs.environment import (
     own_variables,
 )
 from ratchet.night.programs.home import PrivateHome
+from ratchet.night.programs.installation import readable_for
 from ratchet.night.programs.known import PROGRAM_FOLDERS, find_program
 from ratchet.referee import limits, sandbox, scoring, supervisor
 from ratchet.referee.folders import remove_folder
@@ -292,29 +293,6 @@ def commit_all(folder: Path) -> None:
         raise Refused(f"git takes {folder} for a part of {top}: see `git config --list`")
     run_git(folder, "add", "-A", more=more)
     run_git(folder, "commit", "-q", "-m", "champion", more=more)
-
-
-def readable_for(program: Path) -> list[Path]:
-    """What a program, without links on the way, may read to start: its folder, its installation.
-
-    Not where more than that is inside: a script in the repository or in somebody's home stands
-    alone, as beside it are the ledger, or keys.
-    """
-    private = commits.home(), cache_folder(), work_folder(), Path.home()
-    beside = [] if program.is_relative_to(private[0]) else [program.parent]
-    return [program] + [
-        folder
-        for folder in beside + installation_of(program)
-        if not any(path.is_relative_to(folder) for path in private)
-    ]
-
-
-def installation_of(program: Path) -> list[Path]:
-    """The node_modules that a program is in, or its virtual environment and the Python of that."""
-    modules = [folder for folder in program.parents if folder.name == "node_modules"]
-    environments = [folder for folder in program.parents if (folder / "pyvenv.cfg").is_file()]
-    pythons = [(folder / "bin/python").resolve().parent.parent for folder in environments]
-    return modules[-1:] + environments + pythons
 
 
 # --------------------------------------------------------------------------------------------------
