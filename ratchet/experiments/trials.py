@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,4 +136,39 @@ def merge_edit(edit: bytes, base: bytes, text: bytes) -> bytes | None:
         try:
             return commits.git("merge-file", "-p", *map(str, paths))
         except Refused:
-            return None
+            return merge_lines(edit, base, text)
+
+
+def merge_lines(edit: bytes, base: bytes, text: bytes) -> bytes | None:
+    """The same for edits of neighbouring lines, which git takes for a collision: two constants."""
+    lines = base.splitlines(keepends=True)
+    ours, theirs = (list_hunks(lines, other.splitlines(keepends=True)) for other in (edit, text))
+    if any(a.touches(b) for a in ours - theirs for b in theirs - ours):
+        return None
+    for hunk in sorted(ours | theirs, reverse=True):
+        lines[hunk.begin : hunk.end] = hunk.lines
+    return b"".join(lines)
+
+
+class Hunk(NamedTuple):
+    """Lines in place of those from `begin` to before `end` of a text."""
+
+    begin: int
+    end: int
+    lines: tuple[bytes, ...]
+
+    def touches(self, other: "Hunk") -> bool:
+        """Whether they are about the same lines; neighbours are, unless each is one for one."""
+        apart = all(hunk.end - hunk.begin == len(hunk.lines) == 1 for hunk in (self, other))
+        return self.begin <= other.end - apart and other.begin <= self.end - apart
+
+
+def list_hunks(old: list[bytes], new: list[bytes]) -> set[Hunk]:
+    """What changed; a line that became one other line is a hunk of its own."""
+    hunks = set()
+    for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "replace" and b - a == d - c:
+            hunks |= {Hunk(a + i, a + i + 1, (new[c + i],)) for i in range(b - a)}
+        elif kind != "equal":
+            hunks.add(Hunk(a, b, tuple(new[c:d])))
+    return hunks

@@ -77,6 +77,31 @@ def text_of(name):
     return sources.read_source(name).text.decode()
 
 
+@pytest.mark.parametrize(
+    ("edit", "text", "merged"),
+    [
+        ("A b c d", "a B c d", "A B c d"),  # two constants, one below the other
+        ("a b C D", "A B c d", "A B C D"),
+        ("A b c d", "A B c d", "A B c d"),  # of which both changed one alike
+        ("A b c d", "X b c d", None),
+        ("A b c d", "X Y c d", None),
+        ("a b+ c d", "a b C d", "a b+ C d"),
+        ("a x b c d", "a B c d", None),  # a new line beside one that changed
+        ("a b d", "a b c D", None),
+        ("b c d", "a b c D", "b c D"),
+        ("x a b c d", "a b c d y", "x a b c d y"),
+        ("a b c d x", "a b c d y", None),
+    ],
+)
+def test_edits_of_neighbouring_lines_are_merged(repository, edit, text, merged):  # noqa: F811
+    edit, base, text = (
+        "".join(f"{line}\n" for line in words.split()).encode() for words in (edit, "a b c d", text)
+    )
+    expected = merged and "".join(f"{line}\n" for line in merged.split()).encode()
+    assert trials.merge_edit(edit, base, text) == expected
+    assert trials.merge_edit(text, base, edit) == expected
+
+
 def all_trials():
     return [e for e in open_session().experiments() if e.role == "trial"]
 
