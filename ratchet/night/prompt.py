@@ -1,14 +1,15 @@
 """The prompt: all that an agent is asked, beside what program.md says.
 
-In this order: program.md, the task of this call, what became of the last one, the digest.
+In this order: program.md, notes.md, the task of this call, what became of the last one, the digest.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratchet import commits
 from ratchet.experiments.campaign import Campaign, tried_ideas
-from ratchet.night.digest import summarize_predictions, write_digest
+from ratchet.night.digest import MOST_TOKENS, summarize_predictions, write_digest
 from ratchet.untrusted_text import clean_text, quote_text
 
 if TYPE_CHECKING:
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
 PIVOT_AFTER = 5  # answers in a row that could not be tried, until a simpler edit is asked for
 DRY_AFTER = 8  # experiments in a row without a gain, until another direction is asked for
 MOST_LINES = 300  # of an edit that is shown
+NOTES_CHARACTERS = 8000  # of notes.md, about 2,000 tokens
+
+NOTES = """\
+# Notes of now
+
+From the person whose program this is, read anew for this call. Where they differ from what stands
+above, they hold.
+
+{notes}"""
+
+NOTES_CUT = "(Cut here: notes.md has {count:,} characters, the first {most:,} are shown.)"
 
 TASK = """\
 # This call
@@ -49,27 +61,48 @@ Your last answers could not be tried:
 SIMPLER = "Do something simpler and different now: one small edit of train.py."
 
 PIVOT = """\
-The last {n} experiments gained nothing. Leave their direction: take something from "Never tried",
+The last {n} experiments gained nothing. Leave their direction: take something that was never tried,
 or something larger than a constant."""
 
 
 def write_prompt(
-    home: Path, campaign: Campaign, failed: list[dict], repair: "Proposal | None" = None
+    home: Path,
+    campaign: Campaign,
+    failed: list[dict],
+    repair: "Proposal | None" = None,
+    digest_tokens: int = MOST_TOKENS,
 ) -> str:
     """What the agent reads, as Markdown.
 
-    home: the folder of program.md. failed: the last answers in a row that could not be tried,
-    latest first. repair: a proposal that goes back to the agent.
+    home: the folder of program.md and notes.md. failed: the last answers in a row that could not be tried,
+    latest first. repair: a proposal that goes back to the agent. digest_tokens: the most that what
+    is known may take.
     """
-    parts = [(home / "program.md").read_text(encoding="utf-8", errors="replace"), TASK]
+    program = (home / "program.md").read_text(encoding="utf-8", errors="replace")
+    parts = [program, *read_notes(home), TASK]
     if repair:
         parts.append(ask_for_repair(repair))
     else:
         parts += [*report_failed(failed[:PIVOT_AFTER]), *ask_for_pivot(campaign)]
-    parts.append("# What is known\n\n" + write_digest(campaign, home))
+    parts.append("# What is known\n\n" + write_digest(campaign, home, digest_tokens))
     if predictions := summarize_predictions(campaign):
         parts.append(f"What you expected so far: {predictions}.\n")
     return "\n\n".join(parts)
+
+
+def read_notes(home: Path) -> list[str]:
+    """What a person wants an agent to know now, from notes.md; [] without it.
+
+    It may change at any moment, and what isn't a file of text is passed over: a night goes on.
+    """
+    text = ""
+    with suppress(OSError):
+        if (home / "notes.md").is_file():
+            text = (home / "notes.md").read_text(encoding="utf-8", errors="replace").strip()
+    if len(text) > NOTES_CHARACTERS:
+        cut = NOTES_CUT.format(count=len(text), most=NOTES_CHARACTERS)
+        text = f"{text[:NOTES_CHARACTERS]}\n\n{cut}"
+    return [NOTES.format(notes=text)] if text else []
 
 
 def ask_for_repair(proposal: "Proposal") -> str:
