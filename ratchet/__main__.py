@@ -30,6 +30,7 @@ from ratchet.experiments.verify import (
 )
 from ratchet.model.commands import AsJson, Device
 from ratchet.model.commands import app as model_app
+from ratchet.night.digest import MOST_TOKENS, check_tokens
 from ratchet.night.driver import run_night, stop_night
 from ratchet.night.status import Limits, night_status
 from ratchet.night.summary import save_summary, summarize_night
@@ -325,6 +326,9 @@ def night(
         list[str],
         typer.Option("--pass", help="A further environment variable that the agent gets."),
     ] = (),
+    digest_tokens: Annotated[
+        int, typer.Option(help="Tell the agent in so many tokens at most what is known.")
+    ] = MOST_TOKENS,
     network: Annotated[bool, typer.Option(help="Let the agent use the network.")] = True,
     names: Annotated[
         str, typer.Option("--devices", help="Work on several devices at once: cuda:0,cuda:1.")
@@ -345,14 +349,14 @@ def night(
     """Try an agent's ideas until a limit or `ratchet stop`. The same command resumes a night."""
     check_wandb(wandb)
     limits = Limits(hours, most, device_seconds, calls, dollars)
+    check_tokens(digest_tokens)
     where = dict(names=names, on=on, slots=slots)
     if name not in PROFILES:
         raise Refused(f"profile {name!r} is not known: say {', '.join(PROFILES)}")
     options = dict(busy=busy, half_stop=half_stop, wandb=wandb)
     with shown_session(join_campaign, **where, **options) as session:
-        why = run_night(
-            session, agent, limits, share, network, passed, PROFILES[name], may_tie=simpler
-        )
+        options = dict(may_tie=simpler, digest_tokens=digest_tokens)
+        why = run_night(session, agent, limits, share, network, passed, PROFILES[name], **options)
         text = summarize_night(session)
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(text))

@@ -26,6 +26,7 @@ from ratchet import commits
 from ratchet.arena.files import Refused, read_untrusted, replace_file
 from ratchet.git import read_path, run_git
 from ratchet.night.contract import write_contract
+from ratchet.night.digest import MOST_TOKENS
 from ratchet.night.programs.environment import (
     agent_environment,
     certificate_files,
@@ -86,6 +87,7 @@ class Agent:
 
     share: more paths that it may read and write. passed: names of variables of the environment that
     it gets beside those that its program needs. tell(sentence): what the user should know of it.
+    digest_tokens: the most that it is told of what is known.
     Raises Refused when the command is not installed, or a variable can't be passed.
     """
 
@@ -97,6 +99,7 @@ class Agent:
         network: bool = True,
         passed: Sequence[str] = (),
         tell: Callable[[str], None] = lambda sentence: None,
+        digest_tokens: int = MOST_TOKENS,
     ):
         self.argv, self.folder = shlex.split(command), Path(folder)
         program = shutil.which(self.argv[0]) if self.argv else None
@@ -109,6 +112,7 @@ class Agent:
         self.private_home = PrivateHome(self.folder, self.program, share)
         self.argv[0] = os.path.abspath(program)
         self.share, self.network, self.tell = share, network, tell
+        self.digest_tokens = digest_tokens
         self.level = sandbox.best_level()
         self.told = set()  # sentences, each once
         self.given = {}  # files beside train.py, not to be edited: {name: bytes}

@@ -1,13 +1,14 @@
 """The digest: what a campaign has found out so far, on a page that an agent reads.
 
 It follows from the ledger, the curves of the runs, the champion's source alone: so it is the same
-whenever it is made. It is never longer than MOST_CHARACTERS: the oldest lines go first. Ideas and
-reasons are somebody's words: they stand in quotation marks, on one line, as data.
+whenever it is made. It is never longer than it may be: the oldest lines go first. Ideas and reasons
+are somebody's words: they stand in quotation marks, on one line, as data.
 """
 
 import re
 from pathlib import Path
 
+from ratchet.arena.files import Refused
 from ratchet.claims import (
     SELECTED,
     describe_gain,
@@ -21,13 +22,17 @@ from ratchet.night import knobs
 from ratchet.referee.early_stopping import mean_loss, read_curve, to_shares
 from ratchet.untrusted_text import quote_text
 
-MOST_CHARACTERS = 24_000  # about 6,000 tokens
+MOST_TOKENS = 6000  # unless a night is told otherwise
+FEWEST_TOKENS = 500  # champions and conditions need them
+CHARACTERS = 4  # of a token, about
 # lines of a section at most
 LATEST = 12
 NEAR_MISSES = 6
 DEAD_ENDS = 40
 FAILURES = 6
 UNTOUCHED = 40
+ESSENTIAL = 2  # sections that are never left out: champions, conditions
+FEWEST_LINES = 3  # of a section that isn't left out, with its title
 REJECTED = "out", "withdrawn", "undecided", "discard"  # the last two: of older ledgers
 SHARES = 0.1, 0.25, 0.5, 0.75, 1.0  # of a run: where its loss is shown
 # the first family of which a word is in the idea
@@ -47,7 +52,7 @@ FAMILIES = {
 }
 
 
-def write_digest(campaign: Campaign, home: Path) -> str:
+def write_digest(campaign: Campaign, home: Path, most_tokens: int = MOST_TOKENS) -> str:
     """The page, as Markdown. home: the folder that `runs/` is in."""
     sections = [
         list_champions(campaign),
@@ -58,15 +63,46 @@ def write_digest(campaign: Campaign, home: Path) -> str:
         list_failures(campaign),
         list_untried(campaign),
     ]
-    return fit_on_page([section for section in sections if len(section) > 1])
+    sections = [section for section in sections if len(section) > 1]
+    return fit_on_page(sections, CHARACTERS * most_tokens)
 
 
-def fit_on_page(sections: list[list[str]], most: int = MOST_CHARACTERS) -> str:
-    """Sections as one text; the longest one loses its oldest line, the second, until all fit."""
-    while len(text := "\n\n".join("\n".join(section) for section in sections)) > most:
-        longest = max(sections, key=lambda section: sum(map(len, section)))
-        del longest[1]
-    return text + "\n"
+def check_tokens(most: int) -> None:
+    """Raise Refused when a digest can't be as short as that."""
+    if most < FEWEST_TOKENS:
+        raise Refused(
+            f"--digest-tokens {most} is too few: champions and conditions need {FEWEST_TOKENS}"
+        )
+
+
+def fit_on_page(sections: list[list[str]], most: int) -> str:
+    """Sections as a text of so many characters at most; those that are worth more stand first.
+
+    The last ones are left out until all others fit with their latest lines. Then the longest one
+    loses its oldest line, until the text fits; if nothing else can go, the longest line is cut.
+    """
+    least = [[title, *lines[1 - FEWEST_LINES :]] for title, *lines in sections]
+    while len(least) > ESSENTIAL and len(join_sections(least)) > most:
+        least.pop()
+    sections = [[*section] for section in sections[: len(least)]]
+    while len(text := join_sections(sections)) > most:
+        long = [section for section in sections if len(section) > FEWEST_LINES]
+        if long:
+            del max(long, key=lambda section: sum(map(len, section)))[1]
+        else:
+            cut_longest_line(sections, len(text) - most)
+    return text
+
+
+def cut_longest_line(sections: list[list[str]], count: int) -> None:
+    """Take so many characters from it."""
+    section = max(sections, key=lambda section: max(map(len, section)))
+    at = max(range(len(section)), key=lambda i: len(section[i]))
+    section[at] = section[at][: -count - 1] + "…"
+
+
+def join_sections(sections: list[list[str]]) -> str:
+    return "\n\n".join("\n".join(section) for section in sections) + "\n"
 
 
 def describe_experiment(e: Experiment, campaign: Campaign) -> str:
@@ -198,13 +234,13 @@ def family_of(idea: str) -> str:
 
 
 def list_dead_ends(campaign: Campaign) -> list[str]:
-    """Ideas that are out, by family."""
+    """Ideas that are out, by family; that of the latest one last."""
     families = {}
     out = [e for e in tried_ideas(campaign) if e.verdict in ("out", "discard")]
     for e in out[-DEAD_ENDS:]:
-        idea = e.idea
-        families.setdefault(family_of(idea), []).append(f"{e.n} {quote_text(idea, 70)}")
-    lines = [f"- {family}: {'; '.join(ideas)}" for family, ideas in sorted(families.items())]
+        family = family_of(e.idea)
+        families[family] = families.pop(family, []) + [f"{e.n} {quote_text(e.idea, 70)}"]
+    lines = [f"- {family}: {'; '.join(ideas)}" for family, ideas in families.items()]
     return ["## Dead ends by family", *lines]
 
 

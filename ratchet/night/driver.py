@@ -23,6 +23,7 @@ from ratchet.experiments.running import is_command_running
 from ratchet.experiments.session import DeviceShared, Session
 from ratchet.experiments.verdicts import CLOSING, DEFAULT, Profile
 from ratchet.night.agent import Agent
+from ratchet.night.digest import MOST_TOKENS
 from ratchet.night.journal import Journal, active_seconds
 from ratchet.night.proposals import MOST_REPAIRS, CannotRebase, Proposal, ProposalQueue
 from ratchet.night.status import Limits, agent_cost, used_by
@@ -381,11 +382,12 @@ def run_night(
     passed: Sequence[str] = (),
     profile: Profile = DEFAULT,
     may_tie: bool = False,
+    digest_tokens: int = MOST_TOKENS,
 ) -> str:
     """A night from its beginning, or where it was left, to its end; returns why it ended.
 
-    name: the agent's command, or tuner; share, network, passed: as of Agent. All slots of the
-    session's executor work on it.
+    name: the agent's command, or tuner; share, network, passed, digest_tokens: as of Agent. All
+    slots of the session's executor work on it.
     Raises Refused when what judges has changed, Lost when no device is left, Full without room.
     """
     name = clean_text(name.encode(errors="replace"))
@@ -396,7 +398,7 @@ def run_night(
     folder = work_folder() / ".agents" / sha256(str(session.home).encode())[:12]
     agent = None
     if name != "tuner":
-        agent = Agent(name, folder, share, network, passed, session.tell)
+        agent = Agent(name, folder, share, network, passed, session.tell, digest_tokens)
         agent.tell_once(agent.describe_view())
     try:
         return Night(sessions, name, limits, agent, profile, may_tie).run()

@@ -74,9 +74,9 @@ def write_prompt(
 ) -> str:
     """What the agent reads, as Markdown.
 
-    home: the folder of program.md and notes.md. failed: the last answers in a row that could not be tried,
-    latest first. repair: a proposal that goes back to the agent. digest_tokens: the most that what
-    is known may take.
+    home: the folder of program.md and notes.md. failed: the last answers in a row that could not be
+    tried, latest first. repair: a proposal that goes back to the agent. digest_tokens: the most
+    that what is known may take.
     """
     program = (home / "program.md").read_text(encoding="utf-8", errors="replace")
     parts = [program, *read_notes(home), TASK]

@@ -194,7 +194,8 @@ class ProposalQueue:
         champion = read_source(parent).text
         edit = read_source(crashed.commit).text if crashed else None
         self.agent.prepare_folder(champion, edit)
-        prompt = write_prompt(self.session.home, campaign, self.list_failures(), broken)
+        home, most = self.session.home, self.agent.digest_tokens
+        prompt = write_prompt(home, campaign, self.list_failures(), broken, most)
         if self.is_over.is_set():
             return True
         answer = self.agent.ask(prompt, champion)
