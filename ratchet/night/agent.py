@@ -1,8 +1,9 @@
 """Agents: ask a command for one edit of train.py, in a folder of its own.
 
 Any program that reads a prompt on stdin, then edits files in its working folder, will do: `claude
--p`, `codex exec -`, `gemini`, each with the flag that lets it edit, or a shell script. `{prompt}`
-in the command stands for a file with the prompt, for programs that read none from stdin. The folder
+-p`, `codex exec -`, `gemini`, each with the flags that let it edit, or a shell script. `{prompt}`
+in the command stands for a file with the prompt, for programs that read none from stdin. The name
+alone of a program that is known stands for the right command (programs/known.py). The folder
 is a small git repository of its own with train.py, prepare.py, program.md and contract.md: nothing
 that an agent does there reaches the real one. It runs in the contestants' sandbox, so it sees no
 val rows, no ledger, no referee. The network is open, because agents need their API.
@@ -36,7 +37,12 @@ from ratchet.night.programs.environment import (
 )
 from ratchet.night.programs.home import PrivateHome
 from ratchet.night.programs.installation import readable_for
-from ratchet.night.programs.known import PROGRAM_FOLDERS, find_program
+from ratchet.night.programs.known import (
+    PROGRAM_FOLDERS,
+    describe_bypass,
+    expand_command,
+    find_program,
+)
 from ratchet.referee import limits, sandbox, scoring, supervisor
 from ratchet.referee.folders import remove_folder
 from ratchet.referee.source import fingerprint
@@ -101,19 +107,22 @@ class Agent:
         tell: Callable[[str], None] = lambda sentence: None,
         digest_tokens: int = MOST_TOKENS,
     ):
-        self.argv, self.folder = shlex.split(command), Path(folder)
+        self.level = sandbox.best_level()
+        self.command = expand_command(command, self.level)
+        self.is_expanded = self.command != command
+        self.argv, self.folder = shlex.split(self.command), Path(folder)
+        self.program = find_program(self.argv)
         program = shutil.which(self.argv[0]) if self.argv else None
         if not program:
             name = self.argv[0] if self.argv else command
-            raise Refused(f"the agent {name!r} is not installed: name a command that is, or tuner")
+            advice = self.program.install or "name a command that is"
+            raise Refused(f"the agent {name!r} is not installed: {advice}, or say tuner")
         check_passed(passed)
-        self.program = find_program(self.argv)
         self.variables = own_variables(self.program, self.argv, passed, commits.project())
         self.private_home = PrivateHome(self.folder, self.program, share)
         self.argv[0] = os.path.abspath(program)
         self.share, self.network, self.tell = share, network, tell
         self.digest_tokens = digest_tokens
-        self.level = sandbox.best_level()
         self.told = set()  # sentences, each once
         self.given = {}  # files beside train.py, not to be edited: {name: bytes}
         self.process, self.is_cancelled = None, False
@@ -130,13 +139,14 @@ class Agent:
                 self.tell(f"  {sentence}")
 
     def describe_view(self) -> list[str]:
-        """What of the user's it sees, in sentences."""
+        """What it is called by, and what of the user's it sees, in sentences."""
         name = Path(self.argv[0]).name
+        sentences = [f"{name} is called by: {self.command}"] * self.is_expanded
         if self.program.names:
             name = self.program.names[0]
-            sentences = [f"{name} gets a copy of its settings and logins (docs/nights.md)"]
+            sentences += [f"{name} gets a copy of its settings and logins (docs/nights.md)"]
         else:
-            sentences = [f"{name} is no program known here: its home is empty but for --share"]
+            sentences += [f"{name} is no program known here: its home is empty but for --share"]
         if self.variables:
             sentences.append(f"passes {', '.join(self.variables)} to the agent")
         if self.level == "landlock" and self.network:
@@ -144,10 +154,13 @@ class Agent:
                 "Landlock leaves the agent the sockets of Docker, tmux, your desktop, by which it "
                 "could run anything: install bubblewrap, or say --no-network"
             )
-        if self.level == "none":
+        if self.level == "none" and self.command == self.program.own_sandbox:
+            sentences.append(f"there is no sandbox here but {name}'s own")
+        elif self.level == "none":
             sentences.append(
                 "there is no sandbox here: nothing but its good will keeps the agent in its folder"
             )
+            sentences += describe_bypass(self.argv)
         return sentences
 
     # ----------------------------------------------------------------------------------------------

@@ -16,7 +16,12 @@ from ratchet.arena.files import Refused
 from ratchet.night import agent as night_agent
 from ratchet.night.programs.environment import NOBODYS, agent_environment, own_variables
 from ratchet.night.programs.home import PrivateHome
-from ratchet.night.programs.known import PROGRAMS, find_program, variables_for
+from ratchet.night.programs.known import (
+    PROGRAMS,
+    expand_command,
+    find_program,
+    variables_for,
+)
 
 LEVELS = "bubblewrap", "landlock", "none"
 LOGIN = {
@@ -232,6 +237,42 @@ def test_a_night_says_what_it_passes_and_never_a_value(project, user, tmp_path, 
     write(tmp_path / "bin/wrapper", "#!/bin/sh\n", 0o755)
     other = night_agent.Agent(f"{tmp_path}/bin/wrapper", tmp_path / "agent")
     assert "no program known here" in other.describe_view()[0] and not other.variables
+
+
+@pytest.mark.parametrize("name", "claude codex gemini opencode aider".split())
+def test_a_programs_name_alone_stands_for_its_whole_command(project, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("ratchet.referee.sandbox.best_level", lambda: "landlock")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    write(tmp_path / "bin" / name, "#!/bin/sh\n", 0o755)
+    agent = night_agent.Agent(name, tmp_path / "agent")
+    assert agent.command == program_of(name).command
+    assert agent.describe_view()[0] == f"{name} is called by: {agent.command}"
+    assert agent.argv[1:] == agent.command.split()[1:]
+    for other in (
+        f"{name} --model x",
+        f"{tmp_path}/bin/{name}",
+        "cursor-agent",
+        "tuner",
+        "sh -c x",
+    ):
+        assert expand_command(other, "landlock") == other
+
+
+def test_where_there_is_no_sandbox_a_program_keeps_its_own(project, tmp_path, monkeypatch):
+    monkeypatch.setattr("ratchet.referee.sandbox.best_level", lambda: "none")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    write(tmp_path / "bin/codex", "#!/bin/sh\n", 0o755)
+    agent = night_agent.Agent("codex", tmp_path / "agent")
+    assert agent.command == "codex exec --json --sandbox workspace-write -"
+    assert agent.describe_view()[-1] == "there is no sandbox here but codex's own"
+    bypass = night_agent.Agent(program_of("codex").command, tmp_path / "agent").describe_view()
+    assert "nothing but its good will" in bypass[-2] and "all that you can, unasked" in bypass[-1]
+
+
+def test_what_is_not_installed_is_said_with_the_way_to_get_it(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Refused, match="'codex' is not installed: npm install -g @openai/codex"):
+        night_agent.Agent("codex", tmp_path / "agent")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ class Program(NamedTuple):
     logins: JSON files with tokens that it must refresh
     roots: {variable that names another folder: the folder of the home that it stands for}
     has_many_providers: which keys it needs is said by its --model, "provider/model"
+    command: the whole of what its name alone stands for; "" if it was never tried
+    own_sandbox: the same where there is no other sandbox than its own
+    install: how to get it
     """
 
     names: tuple[str, ...]
@@ -29,6 +32,9 @@ class Program(NamedTuple):
     logins: tuple[str, ...] = ()
     roots: dict[str, str] = {}
     has_many_providers: bool = False
+    command: str = ""
+    own_sandbox: str = ""
+    install: str = ""
 
 
 def in_folder(folder: str, names: str) -> tuple[str, ...]:
@@ -50,6 +56,8 @@ PROGRAMS = (
         state=(".claude.json", ".claude/.claude.json"),  # the latter with CLAUDE_CONFIG_DIR
         logins=(".claude/.credentials.json",),
         roots={"CLAUDE_CONFIG_DIR": ".claude"},
+        command="claude -p --permission-mode acceptEdits --output-format json",
+        install="npm install -g @anthropic-ai/claude-code",
     ),
     Program(
         names=("codex",),
@@ -63,6 +71,10 @@ PROGRAMS = (
         state=in_folder(".codex", "installation_id models_cache.json version.json"),
         logins=in_folder(".codex", "auth.json .credentials.json"),
         roots={"CODEX_HOME": ".codex"},
+        # its sandbox can't nest in ours
+        command="codex exec --json --dangerously-bypass-approvals-and-sandbox -",
+        own_sandbox="codex exec --json --sandbox workspace-write -",
+        install="npm install -g @openai/codex",
     ),
     Program(
         names=("gemini", "gemini-cli"),
@@ -76,6 +88,8 @@ PROGRAMS = (
         state=in_folder(".gemini", "gemini-credentials.json google_accounts.json installation_id"),
         logins=in_folder(".gemini", "oauth_creds.json mcp-oauth-tokens.json"),
         roots={"GEMINI_CLI_HOME": "."},
+        command="gemini --skip-trust --approval-mode auto_edit --output-format json",
+        install="npm install -g @google/gemini-cli",
     ),
     Program(
         names=("opencode", "opencode-ai"),
@@ -90,6 +104,8 @@ PROGRAMS = (
         logins=in_folder(".local/share/opencode", "auth.json mcp-auth.json"),
         roots=XDG,
         has_many_providers=True,
+        command="opencode run --format json",
+        install="npm install -g opencode-ai",
     ),
     Program(
         names=("aider", "aider-chat"),
@@ -97,6 +113,11 @@ PROGRAMS = (
         settings=(".aider.conf.yml", ".aider.model.settings.yml", ".aider.model.metadata.json"),
         state=in_folder(".aider", "analytics.json caches installs.json oauth-keys.env"),
         has_many_providers=True,
+        # it takes each question of its own for asked, so all are off that open a page
+        command="aider --message-file {prompt} --yes-always --no-auto-commits --no-gitignore "
+        "--no-check-update --no-show-release-notes --no-show-model-warnings --no-detect-urls "
+        "--no-suggest-shell-commands --no-analytics --no-pretty train.py idea.txt",
+        install="uv tool install aider-chat",
     ),
     Program(
         names=("qwen", "qwen-code"),
@@ -134,6 +155,15 @@ PROGRAM_FOLDERS = (
 )
 # What starts another program, which is named further on in the command.
 STARTERS = {*"bunx env nice node npx pipx pnpm python python3 run timeout tool uv uvx x".split()}
+# Options of programs that are to be confined by another sandbox.
+BYPASSES = {
+    "--dangerously-bypass-approvals-and-sandbox",
+    "--dangerously-skip-permissions",
+    "--yolo",
+    "bypassPermissions",
+    "danger-full-access",
+    "yolo",
+}
 # Providers whose variables are not called as they are in --model, and models without a provider.
 OTHER_VARIABLES = {
     "google": ("GOOGLE_*", "GEMINI_*"),
@@ -161,6 +191,26 @@ def find_program(argv: Sequence[str]) -> Program:
         if not is_option and name not in STARTERS:
             break
     return Program(names=())
+
+
+def expand_command(command: str, level: str) -> str:
+    """The whole command that a program's name alone stands for; any other command as it is.
+
+    level: of isolation. Example: "gemini" -> "gemini --skip-trust ...", "gemini -m x" as it is.
+    """
+    for program in PROGRAMS:
+        if command.strip() == program.names[0] and program.command:
+            return (level == "none" and program.own_sandbox) or program.command
+    return command
+
+
+def describe_bypass(argv: Sequence[str]) -> list[str]:
+    """What a user should know of a command at level none: a flag that takes all guards away."""
+    return [
+        f"{word} lets it do all that you can, unasked: leave it out, or use Linux with bubblewrap"
+        for word in argv
+        if word in BYPASSES
+    ]
 
 
 def variables_for(program: Program, argv: Sequence[str]) -> tuple[str, ...]:
