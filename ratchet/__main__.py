@@ -33,7 +33,7 @@ from ratchet.model.commands import app as model_app
 from ratchet.night.digest import MOST_TOKENS, check_tokens
 from ratchet.night.driver import run_night, stop_night
 from ratchet.night.status import Limits, night_status
-from ratchet.night.summary import save_summary, summarize_night
+from ratchet.night.summary import describe_last_agents, save_summary, summarize_night
 from ratchet.referee.devices.choice import choose_device
 from ratchet.report.render import write_report
 from ratchet.report.server import make_server
@@ -232,14 +232,16 @@ def log(
     most: Annotated[
         int, typer.Option("-n", min=1, help="Number of experiments to show: the last ones.")
     ] = 30,
-    by: Annotated[str, typer.Option(help="Show only this author's ideas.")] = None,
+    by: Annotated[
+        str, typer.Option(help="Show only this author's ideas, and their trials.")
+    ] = None,
     as_json: AsJson = False,
 ):
     """Show the ledger: a line for each experiment."""
     home = commits.home()
     ledger = Ledger(home)
     everything = [*ledger.experiments().values()]
-    chosen = [e for e in everything if by in (None, e.by)]
+    chosen = everything if by is None else tables.experiments_by(by, everything)
     if as_json:
         return show_json([tables.experiment_json(e, home) for e in chosen])
     if not everything:
@@ -247,6 +249,8 @@ def log(
     if not chosen:
         return console.print(f"of {len(everything)} experiments none is by {by}")
     tables.show_log(chosen, everything, most, home)
+    for text in describe_last_agents(home, tables.campaigns_by_number(everything)):
+        console.print(Markdown(text))
     if warning := ledger.cut_off_line():
         console.print(warning, style="yellow")
 

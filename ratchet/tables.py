@@ -242,6 +242,20 @@ def campaigns_by_number(experiments: list[Experiment]) -> dict[int, Campaign]:
     return {e.n: campaign for campaign in list_campaigns(experiments) for e in campaign.all}
 
 
+def experiments_by(name: str, everything: list[Experiment]) -> list[Experiment]:
+    """The ideas of an author, and the trials that they had a part in.
+
+    name: as in the ledger or, where nobody is called so, the program of commands: "claude" is
+    "claude -p --model x", too.
+    """
+    names = {name}
+    if name not in {e.by for e in everything}:
+        commands = {e.by for e in everything if e.role == "try"}
+        names = {by for by in commands if by and Path(by.split()[0]).name == name}
+    own = {e.n for e in everything if e.role != "trial" and e.by in names}
+    return [e for e in everything if e.n in own or own & {*e.members}]
+
+
 def show_log(chosen: list[Experiment], everything: list[Experiment], most: int, home: Path) -> None:
     """A line for each of the last `most` chosen experiments, and the story of all champions."""
     is_narrow = console.width < WIDE

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from ratchet.arena.files import replace_file
@@ -11,6 +12,7 @@ from ratchet.experiments.ledger import Experiment
 from ratchet.experiments.session import Session
 from ratchet.night.digest import find_near_misses, summarize_predictions
 from ratchet.night.journal import Journal
+from ratchet.night.team.comparison import compare_agents
 from ratchet.untrusted_text import WORDS, quote_text
 
 
@@ -29,6 +31,7 @@ def summarize_night(session: Session) -> str:
         summarize_verdicts(events, tried, kept),
         *summarize_claim(campaign),
         *table_of_kept(campaign, kept),
+        *describe_agents(campaign, events),
         summarize_cost(events, device_seconds(campaign.all, events[0])),
     ]
     parts += [f"Warning: {escape_words(text, 400)}." for text in events[-1].get("lost", [])]
@@ -47,7 +50,11 @@ def summarize_night(session: Session) -> str:
 
 def escape_words(text: str, most: int = WORDS) -> str:
     """Somebody's words, quoted, without what Markdown obeys."""
-    return re.sub(r"([\\`*_{}\[\]<>()#|~!])", r"\\\1", quote_text(text, most))
+    return escape_markdown(quote_text(text, most))
+
+
+def escape_markdown(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>()#|~!])", r"\\\1", text)
 
 
 def count_of(count: float, noun: str) -> str:
@@ -87,6 +94,24 @@ def table_of_kept(campaign: Campaign, kept: list[Experiment]) -> list[str]:
         words = "; ".join(f"{member.n} {escape_words(member.idea)}" for member in members)
         lines.append(f"| {e.n} | {words} | {describe_gain(e, campaign)} |")
     return ["\n".join(lines)]
+
+
+def describe_agents(campaign: Campaign, events: list[dict]) -> list[str]:
+    """How several agents compare: a table and sentences; [] on another night."""
+    rows, sentences = compare_agents(campaign, events)
+    if not rows:
+        return []
+    head, *lines = (f"| {' | '.join(map(escape_markdown, row))} |" for row in rows)
+    return ["\n".join([head, "|---" * len(rows[0]) + "|", *lines]), escape_markdown(sentences)]
+
+
+def describe_last_agents(home: Path, campaigns: Mapping[int, Campaign]) -> list[str]:
+    """describe_agents() of the last night; campaigns: {n: that of experiment n}."""
+    if not (home / "runs/night.jsonl").exists():
+        return []
+    events = Journal(home).last_night()
+    campaign = campaigns.get(events[0]["baseline"]) if events else None
+    return describe_agents(campaign, events) if campaign else []
 
 
 def summarize_cost(events: list[dict], device: float) -> str:

@@ -1,0 +1,1 @@
+"""Several agents in one night: whose turn it is, how they compare."""
