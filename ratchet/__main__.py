@@ -35,6 +35,7 @@ from ratchet.night.driver import run_night, stop_night
 from ratchet.night.status import Limits, night_status
 from ratchet.night.summary import describe_last_agents, save_summary, summarize_night
 from ratchet.referee.devices.choice import choose_device
+from ratchet.referee.measures import MEASURES, parse_requirements
 from ratchet.report.render import write_report
 from ratchet.report.server import make_server
 from ratchet.report.wandb import check_wandb, make_sender
@@ -65,6 +66,14 @@ Busy = Annotated[
     bool,
     typer.Option(
         "--busy", help="Count runs even if other programs disturb them. Scores get noisier."
+    ),
+]
+LimitOption = Annotated[
+    list[str],
+    typer.Option(
+        "--limit",
+        metavar="MEASURE=X",
+        help=f"What a model may take: file_mb=16. Again for more. {', '.join(MEASURES)}.",
     ),
 ]
 HalfStop = Annotated[
@@ -132,6 +141,7 @@ def calibrate(
     seeds: Seeds = 5,
     budget: Budget = None,
     arena: Arena = None,
+    limit: LimitOption = None,
     device: Device = None,
     on: On = None,
     busy: Busy = False,
@@ -142,6 +152,7 @@ def calibrate(
 ):
     """Measure the noise of HEAD's train.py, which becomes the first champion. Begin here."""
     options = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
+    options["limits"] = parse_requirements(limit or [])
     verbs.read_baseline(seeds)  # refuses before an arena is prepared for nothing
     with shown_session(open_session, **options) as session:
         may_replace = (lambda question: True) if yes else session.tell.confirm

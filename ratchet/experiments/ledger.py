@@ -70,6 +70,7 @@ class Experiment:
     isolation: str = ""
     machinery: str = ""  # hash of all sealed files
     busy: bool = False
+    limits: dict[str, float] = field(default_factory=dict)  # {name of a measure: limit}
     idea: str = ""
     by: str = ""  # who had the idea
     parent: str = ""  # commit of the champion that a try is held against
@@ -109,9 +110,9 @@ class Experiment:
         return self.closes.get("reason", "")
 
     @property
-    def comparison_key(self) -> tuple[str, str, str]:
-        """What two scores must share to be compared: the arena's seal, budget, device."""
-        return self.seal, self.budget, self.device
+    def comparison_key(self) -> tuple:
+        """What two sources must share to be compared: the arena's seal, budget, device, limits."""
+        return self.seal, self.budget, self.device, *sorted(self.limits.items())
 
     def next_seed(self) -> int:
         """It follows from the runs that count so far, so that stopping a run draws no other."""

@@ -10,8 +10,8 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Session:
     arena: Arena
     budget: str  # of each run, as "300s"
     busy: bool = False  # whether runs count that other programs disturb
+    limits: Mapping[str, float] = field(default_factory=dict)  # {name of a measure: limit}
     half_stop: bool = True  # whether an idea's first run may be stopped half-way
     tell: Callable[[str], Any] = lambda text: None
     on_verdict: Callable[[Experiment], Any] = lambda experiment: None
@@ -114,6 +115,7 @@ class Session:
             "seal": self.arena.seal,
             "budget": self.budget,
             "busy": self.busy,
+            "limits": dict(self.limits),
         }
         line |= self.conditions() | more
         for e in self.experiments():
@@ -178,6 +180,7 @@ class Session:
             target=self.home / "runs" / str(e.n) / f"{len(e.runs)}-{phase}-{arm}",
             compiled=self.compiler_caches(),
             milestones=self.champion_milestones(e) if may_stop else (),
+            limits=self.limits,
         )
 
     def champion_milestones(self, e: Experiment) -> tuple[Milestone, ...]:
@@ -224,8 +227,8 @@ class Session:
 def open_session(slot: Any, arena: str | None = None, budget: str | None = None, **options):
     """A Session in an arena; by default in the one that fits the device, for the arena's seconds.
 
-    options: busy, half_stop, tell, on_verdict of Session. The smallest arena is prepared if it
-    is the one. Raises Refused.
+    options: busy, limits, half_stop, tell, on_verdict of Session. The smallest arena is prepared if
+    it is the one. Raises Refused.
     """
     if budget:
         parse_budget(budget)
@@ -256,6 +259,7 @@ def join_campaign(slot: Any, busy: bool = False, **options: Any) -> Session:
             "against it; leave --busy out, or begin anew with `uv run ratchet calibrate --busy`"
         )
     arena = find_arena(baseline.arena)
+    options["limits"] = baseline.limits
     session = Session(home, ledger, slot, arena, baseline.budget, busy, **options)
     session.check_seal()
     return session

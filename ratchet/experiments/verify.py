@@ -12,6 +12,7 @@ from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, Ledger, 
 from ratchet.experiments.rule import former
 from ratchet.experiments.rule.search import Search
 from ratchet.experiments.verdicts import Verdict
+from ratchet.referee.measures import why_overlimit
 
 
 def find_problems(ledger: Ledger) -> list[str]:
@@ -59,6 +60,8 @@ def wrong_runs(e: Experiment) -> Iterator[str]:
     for run in e.runs:
         if run["file"] != e.arms[run["arm"]]["file"]:
             yield f"a {run['phase']} run had another train.py than its arm"
+        if run["status"] == "ok" and (reason := why_overlimit(run, e.limits)):
+            yield f"a {run['phase']} run counts, but {reason}"
         if any(run["line"] > line for line in ends):
             yield f"a {run['phase']} run came after the verdict"
 

@@ -6,6 +6,7 @@ are somebody's words: they stand in quotation marks, on one line, as data.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from ratchet.arena.files import Refused
@@ -18,8 +19,10 @@ from ratchet.claims import (
 )
 from ratchet.experiments.campaign import Campaign, compare_so_far, tried_ideas
 from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, is_valid
+from ratchet.experiments.rule.failures import FAILURES
 from ratchet.night import knobs
 from ratchet.referee.early_stopping import mean_loss, read_curve, to_shares
+from ratchet.referee.measures import Requirement, read_measures
 from ratchet.untrusted_text import quote_text
 
 MOST_TOKENS = 6000  # unless a night is told otherwise
@@ -29,7 +32,7 @@ CHARACTERS = 4  # of a token, about
 LATEST = 12
 NEAR_MISSES = 6
 DEAD_ENDS = 40
-FAILURES = 6
+FAILED = 6
 UNTOUCHED = 40
 ESSENTIAL = 2  # sections that are never left out: champions, conditions
 FEWEST_LINES = 3  # of a section that isn't left out, with its title
@@ -144,23 +147,28 @@ def list_conditions(campaign: Campaign) -> list[str]:
     """Budget and device; what a run of the champion makes of them."""
     e, source = campaign.baseline, campaign.champion["source"]
     lines = ["## Conditions", f"- {e.arena}, budget {e.budget}, on {e.device}"]
+    if asked := [str(Requirement(*pair)) for pair in e.limits.items()]:
+        lines.append(f"- limits, beyond which a run counts for nothing: {', '.join(asked)}")
     runs = [
         run
         for e in campaign.since
         for run in e.runs
         if is_valid(run) and e.arms[run["arm"]]["source"] == source
     ]
-    return lines + [describe_run(run) for run in runs[-1:]]
+    return lines + [describe_run(run, e.limits) for run in runs[-1:]]
 
 
-def describe_run(run: dict) -> str:
+def describe_run(run: dict, limits: Mapping[str, float]) -> str:
+    """Its figures in a line; those that are limited by name."""
     steps, tokens = run.get("steps", 0), run["tokens"]
     rate = tokens / max(run["seconds"].get("train", 0), 1e-9)
     params, lookup = run.get("params", 0) / 1e6, run.get("lookup", 0) / 1e6
+    measured = [(name, value) for name, value in read_measures(run).items() if name in limits]
     return (
         f"- a run of the champion: {steps:,} steps, {tokens:,} tokens ({rate:,.0f}/s), "
         f"{params:.1f} M parameters, {lookup:.1f} M of tables, "
         f"peak memory {run.get('peak_memory_mb', 0):,} MB"
+        + "".join(f", {name} {value:.4g}" for name, value in measured)
     )
 
 
@@ -245,13 +253,12 @@ def list_dead_ends(campaign: Campaign) -> list[str]:
 
 
 def list_failures(campaign: Campaign) -> list[str]:
-    failed = ("crash", "timeout", "overtime", "invalid")
     lines = [
         f"- {e.n} {e.verdict}, {quote_text(e.reason)}: {quote_text(e.idea)}"
         for e in tried_ideas(campaign)
-        if e.verdict in failed
+        if e.verdict in FAILURES
     ]
-    return ["## What failed", *lines[-FAILURES:]]
+    return ["## What failed", *lines[-FAILED:]]
 
 
 def list_untried(campaign: Campaign) -> list[str]:

@@ -270,6 +270,7 @@ class Night:
             session.arena,
             session.home / "runs/.preflight",
             session.compiler_caches(),
+            limits=session.limits,
         )
         return session.slot.preflight(job, session.tell)
 

@@ -1,6 +1,8 @@
 """A job: one run to do, on whatever machine."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ratchet.arena.budget import parse_budget
@@ -23,6 +25,7 @@ class Job(NamedTuple):
     is_baseline: its compiler cache is kept for others to begin with
     device: like "cuda:0" or "cpu:0/2", chosen by the executor that does it
     milestones: of the champion, to end a run that can't catch up with it
+    limits: {name of a measure: limit} of the campaign
     """
 
     source: Source
@@ -35,6 +38,7 @@ class Job(NamedTuple):
     is_baseline: bool = False
     device: str = "cpu"
     milestones: tuple[Milestone, ...] = ()
+    limits: Mapping[str, float] = MappingProxyType({})
 
     @property
     def clock_seconds(self) -> float:

@@ -20,6 +20,7 @@ from ratchet.arena.results import (
 from ratchet.referee import limits, sandbox
 from ratchet.referee.environment import scorer_environment
 from ratchet.referee.job import Job
+from ratchet.referee.measures import GpuMemory
 from ratchet.referee.supervisor import EndedEarly, WatchedProcess, read_tail
 
 FIGURES = "params", "lookup", "flops_per_token", "mfu_percent"  # of the model, in any result
@@ -55,10 +56,11 @@ def collect_artifacts(out: Path, target: Path, arena: Arena) -> None:
         os.replace(out / name, target / name)
 
 
-def score_submission(
-    job: Job, level: str, record: dict[str, Any], claims: dict[str, Any]
-) -> dict[str, Any]:
-    """Raw sums and probes of each split, and figures of the model. Raises EndedEarly("invalid")."""
+def take_submission(job: Job, record: dict[str, Any], claims: dict[str, Any]) -> Path:
+    """Take what is to be scored out of a contestant's reach; returns the folder for its score.
+
+    Raises EndedEarly("invalid").
+    """
     folder = job.live_folder / "score"
     for name in ("tmp", "model", "judge"):
         (folder / name).mkdir(parents=True)
@@ -66,10 +68,16 @@ def score_submission(
     (folder / "model/train.py").write_bytes(job.source.text)
     write_run_record(folder / "model", known_of_run(job, record, claims))
     copy_contract(folder / "judge")  # anew: the other one was in the contestant's reach
+    return folder
+
+
+def score_submission(job: Job, level: str, folder: Path) -> dict[str, Any]:
+    """Raw sums and probes of each split, and figures of the model. Raises EndedEarly("invalid")."""
     scores: dict[str, Any] = {}
     for split in job.splits:
-        result = score_split(job, folder, level, split)
+        result, memory = score_split(job, folder, level, split)
         scores |= {key: number_or_zero(result[key]) for key in FIGURES}
+        scores |= {key: max(value, scores.get(key, 0)) for key, value in memory.items()}
         scores[split] = {key: result.get(key) for key in SCORES}
         if result["status"] != "ok":
             return scores | {"status": "invalid", "reason": result["reason"]}
@@ -143,8 +151,12 @@ def read_shared_files(level: str) -> SharedFiles:
     return shared_files
 
 
-def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any]:
-    """What `prepare.py score` finds out about a model. Raises EndedEarly("invalid").
+def score_split(
+    job: Job, folder: Path, level: str, split: str
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """What `prepare.py score` finds out about a model, and the memory that its processes took.
+
+    Raises EndedEarly("invalid").
 
     Processes of the model, which have nothing in common, answer it: each has a room.
     """
@@ -155,6 +167,8 @@ def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any
     environment, log = scorer_environment(folder), folder / "score.log"
     try:
         with WatchedProcess(argv, environment, folder, log, str(folder)) as process:
+            gpu = GpuMemory(job.device, process)
+            process.looks.more.append(gpu)
             process.wait(score_limit(job.arena, split, folder / "model"))
     except EndedEarly as end:
         raise EndedEarly("invalid", f"scoring: {end}") from None
@@ -162,4 +176,5 @@ def score_split(job: Job, folder: Path, level: str, split: str) -> dict[str, Any
     if result is None:
         last = (read_tail(log) or ["no output"])[-1]
         raise EndedEarly("invalid", f"it can't be scored: {last:.300}")
-    return result
+    memory = {"score_memory_mb": round(process.peak_bytes_of_others / 2**20)}
+    return result, memory | gpu.record("gpu_score_memory_mb")

@@ -131,6 +131,11 @@ class WatchedProcess:
         """The most memory that it was seen to take."""
         return self.looks.peak_bytes
 
+    @property
+    def peak_bytes_of_others(self) -> int:
+        """The same, without the process that was started itself."""
+        return self.looks.peak_bytes_of_others
+
     def list_processes(self) -> list[psutil.Process]:
         """The process that was started, with its descendants; [] when it has gone."""
         if self.popen.returncode is not None:  # its number may be another one's by now
@@ -246,7 +251,8 @@ class Looks:
         self.process, self.most_bytes = process, most_bytes
         self.end: Exception | None = None
         self.processes: list[psutil.Process] = []
-        self.peak_bytes, self.cpu_seconds = 0, 0.0
+        self.peak_bytes = self.peak_bytes_of_others = 0
+        self.cpu_seconds = 0.0
         self.more: list[Callable[[], None]] = []  # other looks, which may raise EndedEarly
         self._shared: dict[psutil.Process, int] = {}  # memory, of this round
         self._stopped = threading.Event()
@@ -283,10 +289,16 @@ class Looks:
             look()
 
     def _check_memory(self) -> None:
+        first = self.process.popen.pid
         total = sum(map(resident_bytes, self.processes))
+        others = [process for process in self.processes if process.pid != first]
+        highest = max(map(highest_bytes, others), default=0)
+        of_others = max(highest, sum(map(resident_bytes, others)))
+        self.peak_bytes_of_others = max(self.peak_bytes_of_others, of_others)
+        highest = max([highest, *map(highest_bytes, self.processes)])
         if total > self.most_bytes:  # pages that forks share are in it many times
             total = self._proportional_bytes(time.monotonic() + limits.CHECK_SECONDS)
-        self.peak_bytes = max(self.peak_bytes, total)
+        self.peak_bytes = max(self.peak_bytes, total, highest)
         if total > self.most_bytes:
             taken, free = total / 2**30, self.most_bytes / 2**30
             raise EndedEarly("memory", f"it took {taken:.1f} GB of memory, {free:.1f} were free")
@@ -319,6 +331,15 @@ def signal_name(number: int) -> str:
     with suppress(ValueError):
         return signal.Signals(number).name
     return f"signal {number}"
+
+
+def highest_bytes(process: psutil.Process) -> int:
+    """The most memory that a process ever had, between two looks, too; 0 where nobody knows."""
+    with suppress(OSError, ValueError, StopIteration):
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8", errors="replace")
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 2**10
+    return 0
 
 
 def resident_bytes(process: psutil.Process) -> int:

@@ -31,7 +31,18 @@ from ratchet.referee.folders import all_at_once, remove_folder
 from ratchet.referee.foreign_load import ForeignLoad
 from ratchet.referee.job import Job
 from ratchet.referee.libraries.mirror import strip_folder
-from ratchet.referee.scoring import number_or_zero, read_shared_files, score_submission
+from ratchet.referee.measures import (
+    GpuMemory,
+    measure_files,
+    measure_rehearsal,
+    refuse_overlimit,
+)
+from ratchet.referee.scoring import (
+    number_or_zero,
+    read_shared_files,
+    score_submission,
+    take_submission,
+)
 from ratchet.referee.supervisor import (
     EndedEarly,
     WatchedProcess,
@@ -70,8 +81,8 @@ def run_trial(job: Job) -> Record:
     """Run one contestant with one seed, have it scored; the device is held meanwhile.
 
     status: ok, crash, timeout (no submit), overtime (late), invalid (its score or its files),
-    stopped (half-way, too far behind the champion), or what it took too much of: memory, output,
-    processes, disk.
+    stopped (half-way, too far behind the champion), overlimit (a limit of the campaign), or what it
+    took too much of: memory, output, processes, disk.
     """
     clock, level = Clock(), sandbox.best_level()
     record = open_record(job, level, clock)
@@ -83,8 +94,12 @@ def run_trial(job: Job) -> Record:
             told = record["flops_per_token"]
             if parse_budget(job.budget).unit == "flop":
                 record["flops_per_token"] = 0  # so that they are counted anew
-            record |= score_submission(job, level, record, claims)
+            folder = take_submission(job, record, claims)
+            record |= measure_files(folder / "model", packed="packed_mb" in job.limits)
+            refuse_overlimit(record, job.limits)
+            record |= score_submission(job, level, folder)
             refuse_cheap_steps(job, told, record["flops_per_token"])
+            refuse_overlimit(record, job.limits)
         except Exception as error:  # whatever a contestant provokes is a row
             record["status"], record["reason"] = describe_end(error)
         clock.enter_phase("end")
@@ -97,17 +112,19 @@ def run_trial(job: Job) -> Record:
 def compete(job: Job, level: str, clock: Clock, record: Record) -> Record:
     """The contestant's part of a run; returns what it claims. Raises EndedEarly."""
     with ExitStack() as stack, start_contestant(job, level) as (process, channel):
-        joules = read_joules(job.device)
+        joules, gpu = read_joules(job.device), GpuMemory(job.device, process)
+        process.looks.more.append(gpu)
         try:
             prepare_tokens = begin_to_copy_tokens(job, stack)
             request = wait_until_ready(process, channel, clock)
+            refuse_large_rehearsal(job, process, gpu)
             keep_compiler_cache(job)
             tokens = stack.enter_context(prepare_tokens(request))
             with foreign_load_recorded(job, process, record):
                 hand_over_tokens(tokens, channel, clock)
                 claims = wait_for_weights(job, process, channel, clock)
         finally:
-            record["peak_memory_mb"] = round(process.peak_bytes / 2**20)
+            record |= memory_record(process, gpu)
         record |= {name: number_or_zero(claims.get(name)) for name in COUNTS}
         record["joules"] = joules and read_joules(job.device) - joules
         refuse_late_weights(job, clock)
@@ -127,7 +144,10 @@ def preflight(job: Job) -> tuple[str, str, list[str]] | None:
         try:
             prepare_folders(job)
             with start_contestant(job, sandbox.best_level()) as (process, channel):
+                gpu = GpuMemory(job.device, process)
+                process.looks.more.append(gpu)
                 wait_until_ready(process, channel, Clock())
+                refuse_large_rehearsal(job, process, gpu)
                 keep_compiler_cache(job)
         except Exception as error:  # whatever a contestant provokes
             return *describe_end(error), read_tail(job.live_folder / "run.log")
@@ -197,6 +217,21 @@ def wait_until_ready(process: WatchedProcess, channel: socket.socket, clock: Clo
             return message
         clock.enter_phase("rehearsal", now)
         process.supervise()  # else messages without end would keep this from being done
+
+
+def memory_record(process: WatchedProcess, gpu: GpuMemory) -> Record:
+    """{"peak_memory_mb": the most that it took, "gpu_memory_mb": of a GPU, where it has one}."""
+    return {"peak_memory_mb": round(process.peak_bytes / 2**20)} | gpu.record("gpu_memory_mb")
+
+
+def refuse_large_rehearsal(job: Job, process: WatchedProcess, gpu: GpuMemory) -> None:
+    """Raises EndedEarly("overlimit") before a run is trained for nothing.
+
+    By what its rehearsal took, and by the weights that it saved there.
+    """
+    if job.limits:
+        weights = measure_rehearsal(job.live_folder / "out")
+        refuse_overlimit(weights | memory_record(process, gpu), job.limits)
 
 
 @contextmanager

@@ -126,6 +126,22 @@ def calibrated(repository, runs):
     return repository
 
 
+def test_limits_belong_to_a_campaign(repository, runs):
+    """Its runs are held to them; with others begins another one."""
+    limits = {"file_mb": 8.0, "user_tps": 200.0}
+    verbs.calibrate(open_session(arena="tiny", budget="5s", limits=limits), 2)
+    commit("better", quality=1.1)
+    e = verbs.try_idea(open_session(), "better")
+    assert e.limits == limits and {job.limits == limits for job in runs.jobs} == {True}
+    assert e.n in {other.n for other in open_session().read_campaign().since}
+    commit("too large", more='STATUS = "overlimit"')
+    assert verbs.try_idea(open_session(), "too large").verdict == "overlimit"
+    commit("smaller")
+    verbs.calibrate(open_session(arena="tiny", budget="5s", limits={"file_mb": 9.0}), 2)
+    assert open_session().read_campaign().since[0].limits == {"file_mb": 9.0}
+    assert len(open_session().read_campaign().since) == 1 and problems() == []
+
+
 def champion():
     return head("refs/ratchet/champion")
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -70,7 +71,10 @@ def test_a_run_is_watched_and_scored(arena, tmp_path):
         *facts["seconds"]
     }
     assert facts["params"] == 16 * 512 * 2 + 512 and facts["tokens"] == facts["steps"] * 8 * 64
-    assert 100 < facts["peak_memory_mb"] < 4000
+    assert 100 < facts["peak_memory_mb"] < 4000 and 100 < facts["score_memory_mb"] < 4000
+    files = ("model.safetensors", "config.json", "train.py")
+    sizes = [(tmp_path / "run" / name).stat().st_size for name in files]
+    assert facts["file_bytes"] == sum(sizes) > 16 * 512 * 2
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left == {
         "train.py",
@@ -83,6 +87,21 @@ def test_a_run_is_watched_and_scored(arena, tmp_path):
     }
     assert not [*(cache_folder() / ".live").iterdir()]
     json.dumps(facts, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"memory_gb": 0.05}, r"its memory_gb is 0\.\d+ GB: at most 0.05"),
+        ({"memory_gb": 50, "params_m": 0.016}, r"its params_m is 0.0169 M: at most 0.016"),
+    ],
+)
+def test_a_run_beyond_a_limit_is_not_trained(arena, tmp_path, limits, reason):
+    facts = trial.run_trial(job(tmp_path, budget="60s", limits=limits))
+    assert facts["status"] == "overlimit" and re.search(reason, facts["reason"]), facts
+    assert "train" not in facts["seconds"] and "val" not in facts
+    status, why, _ = trial.preflight(job(tmp_path, limits=limits))
+    assert status == "overlimit" and re.search(reason, why)
 
 
 def test_large_weights_and_slow_models_get_longer_to_be_scored(arena, tmp_path):

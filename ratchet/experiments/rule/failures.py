@@ -5,7 +5,13 @@ from collections.abc import Iterable
 from ratchet.experiments.ledger import Row, is_disturbed
 from ratchet.experiments.verdicts import Verdict
 
-FAILURES = ("crash", "timeout", "overtime", "invalid")  # of a run, which are verdicts by name
+FAILURES = (
+    "crash",
+    "timeout",
+    "overtime",
+    "overlimit",
+    "invalid",
+)  # of a run, which are verdicts by name
 
 
 def failed_verdict(runs: Iterable[Row]) -> Verdict | None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,29 @@ def running_processes(device: str) -> list[int]:
         with suppress(nvml.NVMLError):
             return [each.pid for each in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
     return []
+
+
+def memory_of_processes(device: str, numbers: Collection[int]) -> int | None:
+    """Bytes of a GPU's memory that processes take; None where its driver doesn't tell whose it is.
+
+    So it is in a container, and on Windows.
+    """
+    if gpu := open_gpu(device):
+        nvml, handle = gpu
+        with suppress(nvml.NVMLError):
+            running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            taken = [each.usedGpuMemory for each in running if each.pid in numbers]
+            return sum(taken) if taken and None not in taken else None
+    return None
+
+
+def used_memory(device: str) -> int | None:
+    """Bytes of a GPU's memory that are taken, by whomever; None where there is no such GPU."""
+    if gpu := open_gpu(device):
+        nvml, handle = gpu
+        with suppress(nvml.NVMLError):
+            return nvml.nvmlDeviceGetMemoryInfo(handle).used
+    return None
 
 
 def has_nvidia_card() -> bool:

@@ -1,0 +1,136 @@
+"""What a run takes beside its score, and the limits of a campaign."""
+
+import types
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from ratchet.arena.files import Refused
+from ratchet.arena.hardware.weights import PART
+from ratchet.referee import measures
+from ratchet.referee.measures import (
+    GpuMemory,
+    Requirement,
+    measure_files,
+    measure_rehearsal,
+    parse_requirements,
+    read_measures,
+    refuse_overlimit,
+)
+from ratchet.referee.supervisor import EndedEarly
+
+RECORD = {
+    "tokens": 60_000,
+    "seconds": {"train": 20.0},
+    "params": 3_000_000,
+    "lookup": 1_000_000,
+    "file_bytes": 8_000_000,
+    "peak_memory_mb": 512,
+    "score_memory_mb": 768,
+    "flops_per_token": 1e7,
+    "joules": None,
+}
+
+
+def test_a_record_has_measures_in_their_units():
+    assert read_measures(RECORD) == {
+        "file_mb": 8.0,
+        "params_m": 3.0,
+        "trunk_m": 2.0,
+        "lookup_m": 1.0,
+        "memory_gb": 0.75,
+        "train_tps": 3000.0,
+        "flops": 1e7,
+    }
+    on_gpu = RECORD | {"gpu_memory_mb": 2048, "gpu_score_memory_mb": 1024}
+    assert read_measures(on_gpu)["memory_gb"] == 2.0
+    assert read_measures({"status": "crash"}) == {}
+
+
+def test_limits_are_read_and_held():
+    limits = parse_requirements(["file_mb=8", "train_tps=2000"])
+    assert limits == {"file_mb": 8.0, "train_tps": 2000.0}
+    assert str(Requirement("file_mb", 8.0)) == "file_mb at most 8 MB"
+    assert str(Requirement("train_tps", 2000.0)) == "train_tps at least 2000 tokens/s"
+    refuse_overlimit(RECORD, limits)
+    refuse_overlimit({}, limits)  # nothing is known yet
+    with pytest.raises(EndedEarly, match=r"its file_mb is 8 MB: at most 7.9") as end:
+        refuse_overlimit(RECORD, {"file_mb": 7.9})
+    assert end.value.status == "overlimit"
+    with pytest.raises(EndedEarly, match=r"its train_tps is 3000 tokens/s: at least 3001"):
+        refuse_overlimit(RECORD, {"train_tps": 3001})
+
+
+@pytest.mark.parametrize(
+    "texts", [["mb=1"], ["file_mb"], ["file_mb=x"], ["file_mb=0"], ["file_mb=inf"]]
+)
+def test_a_limit_that_is_none_is_refused(texts):
+    with pytest.raises(Refused):
+        parse_requirements(texts)
+
+
+def test_a_measure_is_limited_once():
+    with pytest.raises(Refused, match="twice"):
+        parse_requirements(["file_mb=1", "file_mb=2"])
+
+
+def test_all_that_a_model_is_loaded_from_is_its_file(tmp_path):
+    for name, data in {
+        "model.safetensors": bytes(10_000),
+        "config.json": b"{}" * 100,
+        "train.py": b"A = 1\n",
+        "curve.jsonl": bytes(5000),  # nothing that a model is loaded from
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    assert measure_files(tmp_path, packed=False) == {"file_bytes": 10_206}
+    sizes = measure_files(tmp_path, packed=True)
+    assert sizes["file_bytes"] == 10_206 and 0 < sizes["packed_bytes"] < 200
+    noise = np.random.default_rng(1).bytes(10_000)
+    (tmp_path / "model.safetensors").write_bytes(noise)
+    assert measure_files(tmp_path, packed=True)["packed_bytes"] > 10_000
+
+
+def test_rehearsed_weights_tell_their_size(tmp_path):
+    assert measure_rehearsal(tmp_path) == {}
+    weights = {"a": np.zeros((30, 4), np.float32), "b": np.zeros(7, np.int64)}
+    for metadata in (None, {"other": "name"}):
+        safetensors.numpy.save_file(weights, tmp_path / PART, metadata)
+        size = (tmp_path / PART).stat().st_size
+        assert measure_rehearsal(tmp_path) == {"file_bytes": size, "params": 127}
+
+
+@pytest.mark.parametrize(
+    "header", [b"", b"[]", b'{"a": 1}', b'{"a": {"shape": ["x"]}}', b"[" * 100_000, b"\xff"]
+)
+def test_rehearsed_weights_that_are_none_tell_nothing(tmp_path, header):
+    (tmp_path / PART).write_bytes(len(header).to_bytes(8, "little") + header)
+    assert measure_rehearsal(tmp_path) == {}
+
+
+def watch_gpu(monkeypatch, of_processes, in_use):
+    """GpuMemory after looks at which the driver told this, in bytes."""
+    of_processes, in_use = iter(of_processes), iter(in_use)
+    monkeypatch.setattr(measures, "memory_of_processes", lambda *_: next(of_processes))
+    monkeypatch.setattr(measures, "used_memory", lambda _: next(in_use))
+    process = types.SimpleNamespace(looks=types.SimpleNamespace(processes=[]))
+    gpu = GpuMemory("cuda:0", process)
+    for _ in range(3):
+        gpu()
+    return gpu.record("gpu_memory_mb")
+
+
+def test_memory_of_a_gpu_is_that_of_the_runs_processes(monkeypatch):
+    mb = 2**20
+    told = watch_gpu(monkeypatch, [10 * mb, 30 * mb, 20 * mb], [500 * mb])
+    assert told == {"gpu_memory_mb": 30}
+
+
+def test_where_nobody_tells_whose_memory_it_is_what_was_in_use_before_is_others(monkeypatch):
+    mb = 2**20
+    told = watch_gpu(monkeypatch, [None] * 3, [500 * mb, 510 * mb, 900 * mb, 600 * mb])
+    assert told == {"gpu_memory_mb": 400}
+
+
+def test_without_a_gpu_there_is_no_memory_of_one(monkeypatch):
+    assert watch_gpu(monkeypatch, [], [None]) == {}
