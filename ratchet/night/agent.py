@@ -36,7 +36,7 @@ from ratchet.night.programs.environment import (
     own_variables,
 )
 from ratchet.night.programs.home import PrivateHome
-from ratchet.night.programs.installation import readable_for
+from ratchet.night.programs.installation import find_installation, find_missing
 from ratchet.night.programs.known import (
     PROGRAM_FOLDERS,
     describe_bypass,
@@ -120,7 +120,8 @@ class Agent:
         check_passed(passed)
         self.variables = own_variables(self.program, self.argv, passed, commits.project())
         self.private_home = PrivateHome(self.folder, self.program, share)
-        self.argv[0] = os.path.abspath(program)
+        self.installation = find_installation(Path(os.path.abspath(program)))
+        self.argv[0] = str(self.installation.program)
         self.share, self.network, self.tell = share, network, tell
         self.digest_tokens = digest_tokens
         self.told = set()  # sentences, each once
@@ -220,7 +221,10 @@ class Agent:
         supervisor.kill_marked(mark)
         with open(prompt, "rb") as stdin:
             environment = agent_environment(
-                self.folder, self.variables, self.private_home.root_variables()
+                self.folder,
+                self.variables,
+                self.private_home.root_variables(),
+                self.installation.folders,
             )
             with supervisor.WatchedProcess(
                 argv, environment, self.edit_folder, log, mark, stdin=stdin
@@ -254,9 +258,8 @@ class Agent:
 
     def _view(self) -> sandbox.View:
         """What of the machine it sees."""
-        program = Path(self.argv[0])
         programs = [Path.home() / name for name in PROGRAM_FOLDERS]
-        started = self.folder / "prompt", program, *readable_for(program.resolve())
+        started = self.folder / "prompt", *self.installation.read
         own = self.edit_folder, self.folder / "tmp", self.private_home.path
         return sandbox.View(
             read=(*started, *programs, *certificate_files()),
@@ -264,6 +267,14 @@ class Agent:
             network=self.network,
             texts=True,
         )
+
+    def advise(self, lines: list[str]) -> str:
+        """What to do where a program fails for want of a part of it that is hidden; else ""."""
+        if self.level == "none":
+            return ""
+        view = self._view()
+        missing = find_missing(lines, [*sandbox.SYSTEM, *view.read, *view.write])
+        return f": it can't see {missing[0]}: say --share {missing[0]}" if missing else ""
 
     def save_call(self, folder: Path) -> None:
         """Copy what it was asked, and the last of what it printed. Raises Full without room."""
@@ -295,7 +306,7 @@ class Agent:
             return Answer("idea", text=text)
         if code:
             lines = supervisor.read_tail(log) or ["no output"]
-            return Answer("crash", f"{lines[-1]:.200} (exit code {code})")
+            return Answer("crash", f"{lines[-1]:.200} (exit code {code}){self.advise(lines)}")
         return Answer(
             "nothing", "it left train.py as it was (may it edit files without being asked?)"
         )

@@ -6,7 +6,6 @@ import re
 import sys
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -642,21 +641,6 @@ def test_an_agents_program_stands_alone_where_more_than_it_is_beside_it(place, t
     (script_here := place / "agent.sh").write_text("#!/bin/sh\n", encoding="utf-8")
     script_here.chmod(0o755)
     assert night_agent.Agent("./agent.sh -x", tmp_path / "agent").argv == [str(script_here), "-x"]
-    readable_for, home = night_agent.readable_for, Path.home()
-    assert readable_for(script_here) == [script_here]
-    assert readable_for(home / "agent.sh") == [home / "agent.sh"]
-    assert readable_for(Path("/opt/tool/bin/agent"))[1:] == [Path("/opt/tool/bin")]
-    modules = tmp_path / "npm/node_modules"
-    assert readable_for(modules / "a/node_modules/b/cli.js")[2:] == [modules]
-    (python := tmp_path / "python/bin/python").parent.mkdir(parents=True)
-    python.touch()
-    (environment := tmp_path / "tools/aider").mkdir(parents=True)
-    (environment / "pyvenv.cfg").touch()
-    (environment / "bin").mkdir()
-    (environment / "bin/python").symlink_to(python)
-    seen = readable_for(environment / "bin/aider")
-    assert seen[1:] == [environment / "bin", environment, tmp_path / "python"]
-    assert modules.parent not in readable_for(modules / "x.js")
 
 
 def test_an_idea_is_found_in_whatever_an_agent_prints(tmp_path):

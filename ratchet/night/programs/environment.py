@@ -78,15 +78,16 @@ def own_variables(
 
 
 def agent_environment(
-    folder: Path, names: Iterable[str], roots: Mapping[str, str]
+    folder: Path, names: Iterable[str], roots: Mapping[str, str], programs: Iterable[Path] = ()
 ) -> dict[str, str]:
     """All that an agent inherits. names: of own_variables(). roots: more variables.
 
-    folder: with its folders home, tmp and work.
+    folder: with its folders home, tmp and work. programs: folders, first in its PATH.
     """
     patterns = [*EVERYBODYS, *CERTIFICATES, *names]
     kept = {name: value for name, value in os.environ.items() if is_like(name, patterns)}
-    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
+    first = [str(Path(sys.executable).parent), *map(str, programs)]
+    path = os.pathsep.join([*first, kept.get("PATH", os.defpath)])
     shims = {name: Path.home() / place for name, place in SHIMS.items()}
     ours = {
         "PATH": path,
