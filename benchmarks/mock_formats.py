@@ -37,8 +37,8 @@ class Conversation(NamedTuple):
 
     @property
     def is_plain_edit(self) -> bool:
-        """Whether edits are wanted as words (aider)."""
-        return "SEARCH/REPLACE" in self.text
+        """Whether whole files are wanted as words (aider with a model that it doesn't know)."""
+        return not self.tools and "file listing" in self.text
 
     def path_of(self, name: str) -> str:
         return f"{self.folder}/{name}" if self.folder else name

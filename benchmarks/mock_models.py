@@ -123,16 +123,16 @@ class MockModels:
         return Action("text", text=step.format(n=self.ideas))
 
     def edit_in_words(self, text: str, script: tuple[str, ...]) -> Action:
-        """Of all steps, as blocks that say what to replace."""
-        said = Conversation(text=text, tools=(), results=0)
+        """Of all steps: the files as they are to be, as words."""
+        before = re.findall(r"train\.py\n```\w*\n(.*?)```", text, re.DOTALL)[-1]
+        said = Conversation(text=before, tools=(), results=0)
         steps = [self.make_action(step, said) for step in script if step != "read"]
-        parts = [
-            f"{step.path}\n```\n<<<<<<< SEARCH\n{step.old}\n=======\n{step.new or step.text}\n"
-            ">>>>>>> REPLACE\n```"
+        files = [
+            (step.path, before.replace(step.old, step.new) if step.old else step.text)
             for step in steps
             if step.kind in ("edit", "write")
         ]
-        parts = [part.replace("SEARCH\n\n", "SEARCH\n") for part in parts]
+        parts = [f"{name}\n```\n{content.rstrip()}\n```" for name, content in files]
         return Action("text", text="\n\n".join([*parts, steps[-1].text]))
 
     def change_constant(self, text: str) -> tuple[str, str]:
