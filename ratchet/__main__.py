@@ -1,6 +1,7 @@
 """The command line: `uv run ratchet VERB`."""
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,9 +32,10 @@ from ratchet.experiments.verify import (
 from ratchet.model.commands import AsJson, Device
 from ratchet.model.commands import app as model_app
 from ratchet.night.digest import MOST_TOKENS, check_tokens
-from ratchet.night.driver import run_night, stop_night
-from ratchet.night.status import Limits, night_status
+from ratchet.night.driver import NEVER_WORKED, run_night, stop_night
+from ratchet.night.status import Limits, last_exit_code, night_status
 from ratchet.night.summary import describe_last_agents, save_summary, summarize_night
+from ratchet.referee import supervisor
 from ratchet.referee.devices.choice import choose_device
 from ratchet.referee.measures import MEASURES, parse_requirements
 from ratchet.report.render import write_report
@@ -100,8 +102,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a locale without "±" gets another sign
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    with exit_on_user_error(GO_ON):
-        app()
+    try:
+        with exit_on_user_error(GO_ON):
+            app()
+    except SystemExit as end:
+        if supervisor.cancelled.is_set():  # a thread is left that Ctrl-C could not end in time
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code)
+        raise
 
 
 @contextmanager
@@ -334,6 +343,14 @@ def night(
     dollars: Annotated[
         float, typer.Option(help="End when the agent reports this cost in dollars.")
     ] = math.inf,
+    goal: Annotated[
+        float,
+        typer.Option("--until", help="End when fresh runs show the champion at this val_bpb."),
+    ] = None,
+    notify: Annotated[
+        str,
+        typer.Option(help="A command to run when something is kept, or the night waits or ends."),
+    ] = None,
     share: Annotated[
         list[str], typer.Option(help="A further path that the agent may read and write.")
     ] = (),
@@ -370,12 +387,17 @@ def night(
         raise Refused(f"profile {name!r} is not known: say {', '.join(PROFILES)}")
     options = dict(busy=busy, half_stop=half_stop, wandb=wandb)
     with shown_session(join_campaign, **where, **options) as session:
-        options = dict(may_tie=simpler, digest_tokens=digest_tokens)
-        why = run_night(session, agent, limits, share, network, passed, PROFILES[name], **options)
+        how = dict(may_tie=simpler, digest_tokens=digest_tokens, goal=goal, notify=notify)
+        why = run_night(session, agent, limits, share, network, passed, PROFILES[name], **how)
         text = summarize_night(session)
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(text))
     save_summary(commits.home(), text)
+    code = last_exit_code(commits.home())
+    if code == NEVER_WORKED:
+        remedy = "mend what it failed by, then give the same command again"
+        raise Refused(f"no call of the agent ever gave an idea: {remedy}")
+    raise SystemExit(code)
 
 
 @app.command()

@@ -126,7 +126,7 @@ class Agent:
         self.digest_tokens = digest_tokens
         self.told = set()  # sentences, each once
         self.given = {}  # files beside train.py, not to be edited: {name: bytes}
-        self.process, self.is_cancelled = None, False
+        self.process, self.is_cancelled, self.is_cut_short = None, False, False
 
     @property
     def edit_folder(self) -> Path:
@@ -214,7 +214,10 @@ class Agent:
         )
 
     def run_command(self, log: Path) -> int:
-        """Its exit code. Raises supervisor.EndedEarly when it is stopped before it ends."""
+        """Its exit code. Raises supervisor.EndedEarly when it is stopped before it ends.
+
+        Raises supervisor.Cancelled when cancel() did that.
+        """
         prompt, mark = self.folder / "prompt", str(self.folder)
         argv = [str(prompt) if word == "{prompt}" else word for word in self.argv]
         argv = sandbox.confined_command(argv, self._view(), self.level)
@@ -231,11 +234,14 @@ class Agent:
             ) as process:
                 self.process = process
                 if self.is_cancelled:  # while it was being started
-                    process.kill()
+                    self.cancel()
                 try:
-                    return process.wait(ANSWER_SECONDS)
+                    code = process.wait(ANSWER_SECONDS)
                 finally:
                     self.process = None
+                if self.is_cut_short:
+                    raise supervisor.Cancelled
+                return code
 
     def describe_tree(self) -> list[bytes]:
         """What the agent could change of the user's working tree where there is no sandbox."""
@@ -289,9 +295,13 @@ class Agent:
         remove_folder(self.folder)
 
     def cancel(self) -> None:
-        """End a call that another thread waits for; there will be no other."""
+        """End a call that another thread waits for; there will be no other.
+
+        An answer that is complete by then is one.
+        """
         self.is_cancelled = True
         if process := self.process:
+            self.is_cut_short = self.is_cut_short or process.popen.poll() is None
             process.kill()
 
     def inspect_folder(self, champion: bytes, code: int, log: Path) -> Answer:

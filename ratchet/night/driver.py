@@ -7,26 +7,32 @@ the journal.
 """
 
 import math
+import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from ratchet.arena.files import Refused, sha256, work_folder
+from ratchet.claims import format_gain, list_numbers
 from ratchet.experiments import comparisons, sources, trials, verbs
 from ratchet.experiments import progress as run_progress
+from ratchet.experiments.campaign import Campaign, compare_so_far
 from ratchet.experiments.ledger import CANDIDATE, Experiment
 from ratchet.experiments.running import is_command_running
 from ratchet.experiments.session import DeviceShared, Session
 from ratchet.experiments.verdicts import CLOSING, DEFAULT, Profile
+from ratchet.night import service
 from ratchet.night.agent import Agent
 from ratchet.night.digest import MOST_TOKENS
 from ratchet.night.journal import Journal, active_seconds
+from ratchet.night.notify import Notifier
 from ratchet.night.proposals import MOST_REPAIRS, CannotRebase, Proposal, ProposalQueue
-from ratchet.night.status import Limits, agent_cost, used_by
+from ratchet.night.service import Wait
+from ratchet.night.status import Limits, describe_used, level_of_champion, used_by
 from ratchet.night.summary import count_of, save_summary, summarize_night
 from ratchet.referee import supervisor
 from ratchet.referee.job import Job
@@ -36,8 +42,12 @@ BUSY_SECONDS = 60  # until a device that other programs use is looked at again
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 30  # that a device waits for a fresh idea, until it returns to one that is out
 MOST_FAILURES = 2  # of a device, in a row, until the champion shows whether it still works
+PAUSE_SECONDS = 1.5  # after Ctrl-C, until a thread that doesn't end is left behind
+END_SECONDS = 30  # the same, when a night ends by itself
 STOP_FILE = "runs/.stop"
 STOPPED = "you stopped it"  # without a measurement of its gain
+# Exit codes of a night whose agent never gave an idea, or did and then failed.
+NEVER_WORKED, FAILED_LATER = 2, 3
 UNITS = {
     "hours": "hour",
     "experiments": "experiment",
@@ -57,7 +67,8 @@ class Night:
     """One night. sessions: one for each device. agent: None for the tuner.
 
     Each device has a thread of its own, which takes a proposal when it has nothing to do. may_tie:
-    whether less code is kept that is as good.
+    whether less code is kept that is as good. goal: bpb of the champion at which it ends. notify:
+    as Notifier.__call__().
     """
 
     def __init__(
@@ -68,11 +79,16 @@ class Night:
         agent: Agent | None = None,
         profile: Profile = DEFAULT,
         may_tie: bool = False,
+        goal: float | None = None,
+        notify: Callable[..., None] | None = None,
     ):
-        self.profile, self.may_tie = profile, may_tie
+        self.profile, self.may_tie, self.goal = profile, may_tie, goal
+        self.notify = notify or keep_silent
         self.sessions, self.session, self.name, self.limits = sessions, sessions[0], name, limits
         self.journal = Journal(self.session.home)
-        self.queue = ProposalQueue(self.session, agent, self.may_ask, len(sessions))
+        self.queue = ProposalQueue(
+            self.session, agent, self.may_ask, self.begin_wait, len(sessions)
+        )
         self.lock = threading.Lock()
         self.trial_lock = threading.Lock()  # a trial is held by one device, the others search on
         self.parked = set()  # numbers of ideas that were out and run again now
@@ -80,26 +96,49 @@ class Night:
         self.failures = Counter()  # of each thread: proposals in a row that failed
         self.idle = self.busy = 0.0  # seconds of all devices
         self.why = ""  # it ends
+        self.exit_code = 0
         self.errors, self.lost = [], []
 
     def run(self) -> str:
         """The whole night. Returns why it ended. Raises what a device's thread raised."""
         self.begin_or_resume()
         kind = "pauses"
-        try:
-            self.run_devices()
-            for error in self.errors or ([] if self.why else self.lost):
-                raise error
-            if self.why != STOPPED:
-                self.measure_gain()
-            kind = "ends"
-        finally:  # nobody else writes any more
-            active = time.monotonic() - self.started
-            seconds = {"idle": self.idle, "busy": self.busy, "active": active}
-            seconds = {name: round(value, 1) for name, value in seconds.items()}
-            self.journal.append(kind, why=self.why, lost=[*map(str, self.lost)], **seconds)
+        with one_interrupt():
+            try:
+                self.run_devices()
+                for error in self.errors or ([] if self.why else self.lost):
+                    raise error
+                self.blame_agent()
+                if self.why != STOPPED:
+                    self.run_threads([threading.Thread(target=self.measure_gain, daemon=True)])
+                    for error in self.errors:
+                        raise error
+                kind = "ends"
+            finally:  # nobody else writes any more
+                self.note_end(kind)
         (self.session.home / STOP_FILE).unlink(missing_ok=True)
         return self.why
+
+    def note_end(self, kind: str) -> None:
+        """Into the journal: that the night ends or pauses, what its time was spent with."""
+        active, waited = time.monotonic() - self.started, self.queue.waited
+        seconds = {"idle": self.idle, "busy": self.busy, "waited": waited, "active": active}
+        seconds = {name: round(value, 1) for name, value in seconds.items()}
+        words = {"why": self.why, "lost": [*map(str, self.lost)], "code": self.exit_code}
+        self.journal.append(kind, **words, **seconds)
+
+    def blame_agent(self) -> None:
+        """Say in `why`, and by the exit code, if the night ends since its agent fails."""
+        answers = self.journal.list_answers()
+        has_failed = self.queue.dried_up or service.count_failures(answers)
+        if not self.queue.agent or self.why == STOPPED or self.has_reached_goal():
+            return
+        if service.count_failures(answers) and not self.queue.dried_up:
+            self.why += f"; the agent's last call failed, {service.describe_failure(answers[-1])}"
+        if (answers or self.queue.was_asked) and not service.has_worked(answers):
+            self.exit_code = NEVER_WORKED
+        elif has_failed:
+            self.exit_code = FAILED_LATER
 
     def begin_or_resume(self) -> None:
         """Begin a night, or go on with one of the same agent that never ended."""
@@ -111,9 +150,9 @@ class Night:
             and events[-1]["kind"] != "ends"
         )
         limits = {key: value for key, value in self.limits._asdict().items() if value < math.inf}
-        self.journal.append(
-            "resumes" if is_resumed else "begins", agent=self.name, limits=limits, baseline=baseline
-        )
+        kind = "resumes" if is_resumed else "begins"
+        facts = {"agent": self.name, "limits": limits, "baseline": baseline, "goal": self.goal}
+        self.journal.append(kind, **facts)
         self.seconds_before = active_seconds(events) if is_resumed else 0.0
         self.started = time.monotonic()
 
@@ -123,24 +162,39 @@ class Night:
             threading.Thread(target=self.work_on, args=(session,), daemon=True)
             for session in self.sessions
         ]
-        with self.queue:
-            try:
-                for thread in threads:
-                    thread.start()
-                while any(thread.is_alive() for thread in threads):
-                    time.sleep(POLL_SECONDS / 10)
-            finally:
-                supervisor.cancelled.set()
-                for thread in threads:
-                    thread.join()
-                supervisor.cancelled.clear()
+        self.queue.open()
+        self.run_threads(threads)
+
+    def run_threads(self, threads: Sequence[threading.Thread]) -> None:
+        """Run them to their end, or to Ctrl-C: what doesn't end soon is left behind then."""
+        seconds = PAUSE_SECONDS
+        try:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                time.sleep(POLL_SECONDS / 10)
+            seconds = END_SECONDS
+        finally:
+            supervisor.cancelled.set()
+            deadline = time.monotonic() + seconds
+            self.queue.close(deadline)
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+            if not any(thread.is_alive() for thread in threads):
+                supervisor.cancelled.clear()  # else what is left would go on
 
     def measure_gain(self) -> None:
         """Try what still waits, then hold the last champion against the baseline."""
-        self.hold_trials(self.session, is_last=True)
-        if comparisons.needs_closing(self.session.read_campaign()):
-            self.session.tell("last champion and baseline run in turns: what has the night gained?")
-            when_free(self.session, lambda: comparisons.close_night(self.session, self.name))
+        try:
+            self.hold_trials(self.session, is_last=True)
+            if comparisons.needs_closing(self.session.read_campaign()):
+                words = "last champion and baseline run in turns: what has the night gained?"
+                self.session.tell(words)
+                when_free(self.session, lambda: comparisons.close_night(self.session, self.name))
+        except supervisor.Cancelled:
+            pass
+        except BaseException as error:  # the main thread raises it
+            self.errors.append(error)
 
     def count_runs_left(self) -> int:
         """Runs that the night still needs when it begins no more ideas."""
@@ -157,10 +211,60 @@ class Night:
         seconds = self.seconds_before + time.monotonic() - self.started
         return used_by(self.journal, self.session.experiments(), seconds)
 
-    def may_ask(self) -> bool:
-        """Whether the agent may be asked once more."""
-        calls, cost = agent_cost(self.journal)
-        return calls < self.limits.calls and cost < self.limits.cost
+    def count_with_reserve(self, runs: int) -> Limits:
+        """What is used, with what the night's end takes, and with so many runs before that."""
+        used = self.count_used()
+        if min(self.limits.hours, self.limits.device_seconds) == math.inf:
+            return used
+        mean = self.mean_run_seconds()
+        end = self.count_runs_left() * mean
+        before = max(min(runs, 1), runs / len(self.sessions)) * mean  # on all devices at once
+        return used._replace(
+            hours=used.hours + (end + before) / 3600,
+            device_seconds=used.device_seconds + end + runs * mean,
+        )
+
+    def may_ask(self, broken: Proposal | None = None) -> bool:
+        """Whether the agent may be asked once more: for what there is no room is paid for nothing.
+
+        broken: a proposal that it is to repair. One that has no verdict has its place already.
+        """
+        waiting = self.journal.list_waiting()
+        used = self.count_with_reserve(1 + len(waiting)) if self.queue.agent else self.count_used()
+        if self.why or used.calls >= self.limits.calls or used.cost >= self.limits.cost:
+            return False
+        if used.hours > self.limits.hours or used.device_seconds > self.limits.device_seconds:
+            return False
+        if broken and broken.call in {event["call"] for event in waiting}:
+            return True
+        return used.experiments + len(waiting) < self.limits.experiments
+
+    def begin_wait(self, wait: Wait) -> str:
+        """Note that the agent's service is waited for; or why the night ends before that."""
+        hours = self.count_with_reserve(1).hours + (wait.until - time.time()) / 3600
+        if hours > self.limits.hours:
+            failure = quote_text(wait.reason, service.REASON_CHARACTERS)
+            moment = service.format_moment(wait.until)
+            return (
+                f"the agent's service fails ({failure}), and it is to be asked again at {moment}, "
+                "after the night's end"
+            )
+        words = service.describe_wait(wait)
+        self.session.tell(f"  {words}")
+        noted = [event["call"] for event in self.journal.last_night() if event["kind"] == "waits"]
+        if wait.call not in noted:
+            self.journal.append("waits", call=wait.call, until=wait.until, reason=wait.reason)
+            if wait.failures == 1:  # of all in a row a person is told once
+                self.notify("waits", words, until=service.format_moment(wait.until))
+        return ""
+
+    def has_reached_goal(self) -> bool:
+        """Whether the champion, by its fresh runs, is as good as the night is to make it."""
+        return self.goal is not None and self.champion_level() <= self.goal
+
+    def champion_level(self) -> float:
+        """Its bpb: the mean of runs by which it was not chosen."""
+        return level_of_champion(self.session.read_campaign())
 
     def reason_to_end(self) -> str:
         """Why the night ends now, or "". Raises Full when the agent found no room."""
@@ -170,21 +274,20 @@ class Night:
             return self.why or "there was an error"
         if (self.session.home / STOP_FILE).exists():
             return STOPPED
+        if self.has_reached_goal():
+            return f"the champion is at {self.champion_level():.4f} bpb, {self.goal:g} was the goal"
         if limit := self.reached_limit():
             return f"the limit of {limit} is reached"
         return "" if self.queue.ready.qsize() else self.queue.dried_up
 
     def reached_limit(self) -> str:
         """Example: "2 experiments"; "" for none."""
-        used = self.count_used()
-        if min(self.limits.hours, self.limits.device_seconds) < math.inf:
-            left = self.count_runs_left() * self.mean_run_seconds()
-            used = used._replace(
-                hours=used.hours + left / 3600, device_seconds=used.device_seconds + left
-            )
+        waiting = self.journal.list_waiting()
+        # an agent is not asked for what can't be tried any more
+        used = self.count_with_reserve(1 if self.queue.agent and not waiting else 0)
         for key, most in self.limits._asdict().items():
             was_paid = key in ("calls", "cost")  # then all that was paid for is tried
-            if getattr(used, key) >= most and not (was_paid and self.journal.list_waiting()):
+            if getattr(used, key) >= most and not (was_paid and waiting):
                 return count_of(most, UNITS[key])
         return ""
 
@@ -213,6 +316,7 @@ class Night:
         try:
             self.hold_trials(session)
             while not self.why:
+                supervisor.sleep_or_cancel(0)
                 begin = time.monotonic()
                 if not self.may_begin():
                     supervisor.sleep_or_cancel(POLL_SECONDS)
@@ -222,12 +326,14 @@ class Night:
                 if proposal:
                     self.bring_to_verdict(session, proposal)
                     self.hold_trials(session)
+                elif wait := self.queue.wait:
+                    self.use_wait(session, wait)
                 elif waited > PATIENCE_SECONDS and self.return_to_parked(session):
                     self.hold_trials(session)
                 else:
                     session.tell("waiting for the agent's next idea")
                 with self.lock:
-                    self.idle += taken - begin
+                    self.idle += 0.0 if self.queue.wait else taken - begin
                     self.busy += time.monotonic() - taken
                 self.working.discard(threading.get_ident())
         except supervisor.Cancelled:
@@ -296,8 +402,36 @@ class Night:
                 session.tell(f"  experiment {e.n}: {e.verdict}, {e.reason}")
                 if e.closes.get("collides"):
                     self.queue.repair_collision(e.arms[CANDIDATE]["commit"])
+                if e.verdict == "keep" and e.n == max(e.closes["decides"]):  # once a trial
+                    self.tell_of_keep(session, session.experiment(e.closes["n"]))
         finally:
             self.trial_lock.release()
+
+    def tell_of_keep(self, session: Session, trial: Experiment) -> None:
+        """Notify the user of a new champion."""
+        comparison = compare_so_far(trial, session.read_campaign())
+        level = f"{self.champion_level():.4f}"
+        text = f"experiment {list_numbers(trial.members)} is kept: {level} bpb"
+        gain = ""
+        if comparison:
+            gain = f"{comparison.gain:+.4f}"
+            text += f", gain {format_gain(comparison)}"
+        text += f", {quote_text(trial.idea)}"
+        self.notify("keep", text, experiment=trial.n, bpb=level, gain=gain)
+
+    def use_wait(self, session: Session, wait: Wait) -> None:
+        """Do what is of use while the agent's service fails: hold trials, run what is out again.
+
+        Where the seconds of the device are limited, they are kept for fresh ideas.
+        """
+        if wait.until - time.time() >= self.profile.runs * self.mean_run_seconds():
+            self.hold_trials(session, is_last=True)
+        if self.limits.device_seconds == math.inf and self.return_to_parked(session):
+            self.hold_trials(session)
+        elif session is not self.session:
+            session.tell("resting until the agent's service is back")
+        else:
+            session.tell(service.describe_wait(wait))
 
     def return_to_parked(self, session: Session) -> bool:
         """Run the best of the ideas that are out once more; False if there is none."""
@@ -317,7 +451,9 @@ class Night:
     def note_verdict(self, session: Session, proposal: Proposal, e: Experiment) -> None:
         """The verdict into the journal; what fails is counted against the device."""
         self.journal.append("done", call=proposal.call, n=e.n, outcome=e.verdict)
-        session.tell(f"  night: {run_progress.night_progress(self.count_used(), self.limits)}")
+        level = self.champion_level() if self.goal else math.inf
+        used = describe_used(self.count_used(), self.limits, self.goal, level)
+        session.tell(f"  night: {used}")
         if e.verdict in ("crash", "timeout"):
             self.count_failure(session, proposal.parent)
         else:
@@ -356,6 +492,25 @@ class Night:
         )
 
 
+@contextmanager
+def one_interrupt() -> Iterator[None]:
+    """In this block Ctrl-C raises KeyboardInterrupt once: a second one can't tear what pauses."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupt(*_) -> None:
+        signal.signal(signal.SIGINT, lambda *_: None)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def when_free(
     session: Session, work: Callable[[], T], reason_to_end: Callable[[], str] = lambda: ""
 ) -> T | None:
@@ -384,13 +539,18 @@ def run_night(
     profile: Profile = DEFAULT,
     may_tie: bool = False,
     digest_tokens: int = MOST_TOKENS,
+    goal: float | None = None,
+    notify: str | None = None,
 ) -> str:
     """A night from its beginning, or where it was left, to its end; returns why it ended.
 
-    name: the agent's command, or tuner; share, network, passed, digest_tokens: as of Agent. All
-    slots of the session's executor work on it.
+    name: the agent's command, or tuner; share, network, passed, digest_tokens: as of Agent;
+    profile, may_tie, goal: as of Night; notify: a command, as of Notifier. All slots of the
+    session's executor work on it.
     Raises Refused when what judges has changed, Lost when no device is left, Full without room.
     """
+    check_goal(goal, session.read_campaign())
+    tell_user = Notifier(notify, session.home, session.tell) if notify else keep_silent
     name = clean_text(name.encode(errors="replace"))
     sessions = [session.with_slot(slot) for slot in session.slot.executor.slots()]
     for each in sessions:
@@ -402,12 +562,36 @@ def run_night(
         agent = Agent(name, folder, share, network, passed, session.tell, digest_tokens)
         agent.tell_once(agent.describe_view())
     try:
-        return Night(sessions, name, limits, agent, profile, may_tie).run()
-    except BaseException:
+        night = Night(sessions, name, limits, agent, profile, may_tie, goal, tell_user)
+        why = night.run()
+        tell_user("fails" if night.exit_code else "ends", f"the night ended: {why}")
+        return why
+    except BaseException as error:
+        if isinstance(error, Exception):
+            tell_user("fails", f"the night was broken off: {error}")
         with suppress(Exception):  # not to hide why it ended
             if Journal(session.home).list_verdicts():
                 save_summary(session.home, summarize_night(session))
         raise
+    finally:
+        if isinstance(tell_user, Notifier):
+            tell_user.wait()
+
+
+def keep_silent(event: str, text: str, **values: object) -> None:
+    """What notifies nobody."""
+
+
+def check_goal(goal: float | None, campaign: Campaign) -> None:
+    """Raises Refused when no night can reach it, or the baseline is as good."""
+    if goal is None:
+        return
+    baseline = campaign.baseline.scores(CANDIDATE)
+    level = sum(baseline) / len(baseline)
+    if not 0 < goal < level:  # not nan either
+        raise Refused(
+            f"--until {goal:g} is no goal: the baseline is at {level:.4f} bpb, name less than that"
+        )
 
 
 def stop_night(home: Path) -> None:

@@ -3,10 +3,12 @@
 begins    a night: who is asked, with which limits
 resumes   the rest of a night that was interrupted
 answer    one call of the agent: what came of it, the commit of its idea
+waits     the agent's service failed: until when (Unix time) it is not asked, after which call
 tries     an idea is an experiment now, maybe as another commit: the champion may have changed
 done      an idea has its verdict, was given up (`stale`), or goes back to the agent (`repair`)
-pauses    the night was interrupted: how long it was active, the devices worked, waited for ideas
-ends      the same, when a limit was reached: which one
+pauses    the night was interrupted: how long it was active, waited for the agent's service; how
+          long the devices worked, waited for ideas
+ends      the same, when a limit was reached or the agent failed: why, and the exit code
 """
 
 import fcntl

@@ -5,6 +5,7 @@ it over to a new champion. Whether a proposal is tried, repaired or given up, th
 """
 
 import functools
+import itertools
 import queue
 import threading
 import time
@@ -19,17 +20,21 @@ from ratchet.experiments.ledger import CANDIDATE, CHAMPION
 from ratchet.experiments.session import Session
 from ratchet.experiments.sources import read_source
 from ratchet.experiments.trials import merge_edit
-from ratchet.night import tuner
+from ratchet.night import service, tuner
 from ratchet.night.agent import Agent, Answer
 from ratchet.night.journal import Journal
 from ratchet.night.prompt import write_prompt
+from ratchet.night.service import SERVICE, Wait
 from ratchet.referee import supervisor
 from ratchet.referee.source import fingerprint
+from ratchet.untrusted_text import quote_text
 
 AHEAD = 1  # proposals that wait while the devices are busy, beside one for each
 MOST_REPAIRS = 2  # times that an edit goes back to the agent
 MOST_FAILURES = 10  # answers in a row that can't be tried, until the agent is asked no more
 ALIKE = 0.7  # share of changed lines that two edits have in common, from which on one is flagged
+NOTE_SECONDS = 10  # that a pause waits for a whole answer to be noted, as it was paid for
+TELL_SECONDS = 600  # between two lines that say that the agent's service is still away
 IDLE_SECONDS = 0.2  # until the agent's thread looks again whether another proposal is wanted
 
 
@@ -57,14 +62,29 @@ class CannotRebase(Exception):
 class ProposalQueue:
     """Filled by an agent, in a thread of its own, or by the tuner when it is empty.
 
-    `with` begins with what the journal says is waiting, then ends the agent's thread. may_ask():
-    whether the agent may be asked once more. devices: how many try proposals at a time.
+    open() begins with what the journal says is waiting, close() ends the agent's thread.
+
+    may_ask(broken): whether the agent may be asked once more, for a repair of that proposal if it
+    isn't None. begin_wait(wait): called when the agent's service fails; returns why the night can't
+    wait for it, or "". devices: how many try proposals at a time.
     """
 
     def __init__(
-        self, session: Session, agent: Agent | None, may_ask: Callable[[], bool], devices: int = 1
+        self,
+        session: Session,
+        agent: Agent | None,
+        may_ask: Callable[[Proposal | None], bool],
+        begin_wait: Callable[[Wait], str] = lambda wait: "",
+        devices: int = 1,
     ):
         self.session, self.agent, self.may_ask = session, agent, may_ask
+        self.begin_wait = begin_wait
+        self.wait: Wait | None = None  # for the agent's service, while it lasts
+        self.waited = 0.0  # seconds, for the agent's service
+        self.told_at = 0.0  # when the wait was told last, on the monotonic clock
+        self.was_asked = False  # the agent, by this process
+        self.is_noting = False  # an answer of the agent's
+        self.is_closed = False
         self.ahead = AHEAD + devices
         self.journal = Journal(session.home)
         self.ready = queue.Queue()  # to be tried
@@ -75,19 +95,27 @@ class ProposalQueue:
         self.tuner_lock = threading.Lock()
         self.thread = threading.Thread(target=self._keep_asking, daemon=True) if agent else None
 
-    def __enter__(self) -> "ProposalQueue":
+    def open(self) -> None:
         for event in self.journal.list_waiting():
             self.put(proposal_of(event))
         if self.thread:
             self.thread.start()
-        return self
 
-    def __exit__(self, *_) -> None:
+    def close(self, deadline: float) -> None:
+        """Cut the agent short. Waits for its thread to end, till that time of the monotonic clock.
+
+        While it notes an answer that is complete, for longer.
+        """
         self.is_over.set()
-        if self.thread:
-            self.agent.cancel()
-            self.thread.join(30)
+        if not self.thread or self.is_closed:
+            return
+        self.agent.cancel()
+        self.thread.join(max(0.0, deadline - time.monotonic()))
+        if self.is_noting:
+            self.thread.join(NOTE_SECONDS)
+        if not self.thread.is_alive():
             self.agent.clean_up()
+            self.is_closed = True
 
     def put(self, proposal: Proposal) -> None:
         self.ready.put(proposal)
@@ -95,7 +123,7 @@ class ProposalQueue:
     def take(self, seconds: float) -> Proposal | None:
         """The next proposal, or None when there is none within so many seconds."""
         with self.tuner_lock:
-            if not self.agent and self.ready.empty() and self.may_ask():
+            if not self.agent and self.ready.empty() and self.may_ask(None):
                 try:
                     self.ask_tuner()
                 except Refused as error:
@@ -147,45 +175,74 @@ class ProposalQueue:
 
     def _keep_asking(self) -> None:
         """The agent's thread: keep some proposals ahead, until the night is over."""
-        failures = len(self.list_failures())
+        errors = 0
         while not self.is_over.is_set() and not self.dried_up:
             broken, error = None, ""
             try:
+                if self.waits_for_service():
+                    continue
                 broken = self.broken.get_nowait() if not self.broken.empty() else None
-                may_ask = self.may_ask()
+                may_ask = self.may_ask(broken)
                 if broken and not may_ask:
                     self.put(broken._replace(repairs=MOST_REPAIRS))
                     continue
                 if not may_ask or not broken and self.ready.qsize() >= self.ahead:
                     self.is_over.wait(IDLE_SECONDS)
                     continue
-                failures = 0 if self.ask_agent(broken) else failures + 1
+                self.ask_agent(broken)
+                errors = 0
             except supervisor.Cancelled:
                 return
             except Exception as exception:  # of a thread nobody would see it
                 if is_full(exception):  # an answer that can't be noted is paid for nothing
                     self.full = exception
                     return
-                failures += 1
-                error = f" (the last one: {type(exception).__name__}: {exception})"
+                errors += 1
+                error = f"{type(exception).__name__}: {exception}"
+                self.session.tell(f"  the agent could not be asked: {quote_text(error)}")
                 if broken:
                     self.send_back(broken)
-            if failures >= MOST_FAILURES:
-                self.dried_up = f"{failures} answers in a row could not be tried{error}"
+            self.dried_up = self.dried_up or self.reason_to_stop(errors, error)
+
+    def reason_to_stop(self, errors: int, error: str) -> str:
+        """Why the agent is asked no more, or "". errors: in a row, error: the last one."""
+        failures = self.list_failures()
+        if len(failures) + errors >= MOST_FAILURES:
+            last = error or service.describe_failure(failures[0])
+            return (
+                f"{len(failures) + errors} answers in a row could not be tried (the last: {last})"
+            )
+        return "" if errors else service.reason_to_stop(self.journal.list_answers())
+
+    def waits_for_service(self) -> bool:
+        """Whether the agent isn't asked now, as its service fails: rests a little then."""
+        wait, begin = service.find_wait(self.journal.list_answers()), time.monotonic()
+        if not wait or wait.until <= time.time():
+            self.wait = None
+            return False
+        if self.wait != wait:
+            self.wait, self.told_at = wait, begin
+            self.dried_up = self.begin_wait(wait)
+        elif begin - self.told_at >= TELL_SECONDS:
+            self.told_at = begin
+            self.session.tell(f"  still {service.describe_wait(wait)}")
+        self.is_over.wait(min(IDLE_SECONDS, wait.until - time.time()))
+        self.waited += time.monotonic() - begin
+        return True
 
     def list_failures(self) -> list[dict]:
-        """The last answers in a row that could not be tried, latest first."""
-        failures = []
-        for event in reversed(self.journal.list_answers()):
-            if event["outcome"] == "idea":
-                break
-            failures.append(event)
-        return failures
+        """The last answers in a row that could not be tried, latest first.
+
+        Failures of service are no fault of the answers: they are passed over.
+        """
+        answers = reversed(self.journal.list_answers())
+        given = (event for event in answers if event["outcome"] != SERVICE)
+        return [*itertools.takewhile(lambda event: event["outcome"] != "idea", given)]
 
     def ask_agent(self, broken: Proposal | None) -> bool:
         """Ask once, for a repair of `broken` if given; note what came of it. True if it is tried.
 
-        Raises Full when there is no room for the answer.
+        Raises Full when there is no room for the answer, Cancelled when it was cut short.
         """
         self.session.ledger.check_room(work_folder())
         campaign = self.session.read_campaign()
@@ -198,9 +255,23 @@ class ProposalQueue:
         prompt = write_prompt(home, campaign, self.list_failures(), broken, most)
         if self.is_over.is_set():
             return True
-        answer = self.agent.ask(prompt, champion)
-        if self.is_over.is_set():
-            return True  # it was cut short
+        self.was_asked = True
+        answer, calls = self.agent.ask(prompt, champion), len(self.journal.list_answers())
+        self.is_noting = True
+        try:
+            return self.take_answer(answer, parent, broken)
+        except Exception:  # Ctrl-C at a terminal ends git's processes as well
+            if not self.is_over.wait(IDLE_SECONDS) or len(self.journal.list_answers()) > calls:
+                raise
+            return self.take_answer(answer, parent, broken)
+        finally:
+            self.is_noting = False
+
+    def take_answer(self, answer: Answer, parent: str, broken: Proposal | None) -> bool:
+        """Compare it with what was tried, commit it, note it. True if it is tried."""
+        if broken and answer.outcome == SERVICE:  # it is to be repaired all the same
+            self.send_back(broken)
+            broken = None
         if broken and not answer.idea:
             answer = answer._replace(idea=broken.idea)
         event = answer_event(answer, parent, repairs=broken.repairs + 1 if broken else 0)
@@ -209,8 +280,8 @@ class ProposalQueue:
             event |= self.find_earlier(answer.text, parent)
         if event["outcome"] == "idea":
             event["commit"] = commits.commit_text([parent], answer.text, answer.idea)
-        elif crashed:  # there is nothing better: it is tried as it is
-            event |= {"outcome": "idea", "commit": crashed.commit, "repairs": MOST_REPAIRS}
+        elif broken and broken.failure:  # there is nothing better: it is tried as it is
+            event |= {"outcome": "idea", "commit": broken.commit, "repairs": MOST_REPAIRS}
         return self.note_answer(event, mends=broken.call if broken else None)
 
     def save_call(self) -> str:
@@ -224,10 +295,12 @@ class ProposalQueue:
         """Into the journal and, if it is an idea, the queue. True if it is one."""
         event |= {"call": len(self.journal.list_answers()) + 1, "mends": mends}
         self.journal.append("answer", **event)
-        is_idea = event["outcome"] == "idea"
-        if is_idea:
+        if event["outcome"] == "idea":
             self.put(proposal_of(event))
-        return is_idea
+            return True
+        failure = service.describe_failure(event)
+        self.session.tell(f"  call {event['call']} of the agent gave no idea, {failure}")
+        return False
 
     def find_earlier(self, text: bytes, parent: str) -> dict:
         """{"outcome": "repeat", "reason"} of a text that was tried, {"near": n} of one like it."""

@@ -1,15 +1,23 @@
 """Status: how much a night has used of its limits, what it has done so far."""
 
 import math
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from ratchet.claims import list_numbers, name_trial
 from ratchet.experiments import progress as run_progress
-from ratchet.experiments.campaign import device_seconds
+from ratchet.experiments.campaign import Campaign, device_seconds
 from ratchet.experiments.ledger import Experiment, Ledger, utc_now
 from ratchet.experiments.running import is_command_running, state_of
 from ratchet.night.journal import Journal, active_seconds
+from ratchet.night.service import (
+    SERVICE,
+    describe_failure,
+    describe_wait,
+    find_wait,
+    last_failure,
+)
 from ratchet.untrusted_text import quote_text
 
 
@@ -27,9 +35,10 @@ class Limits(NamedTuple):
 
 
 def agent_cost(journal: Journal) -> tuple[int, float]:
-    """(calls, dollars) of a night so far."""
+    """(calls, dollars) of a night so far. Calls that failed for want of service don't count."""
     answers = journal.list_answers()
-    return len(answers), sum(event["cost"] for event in answers)
+    calls = sum(event["outcome"] != SERVICE for event in answers)
+    return calls, sum(event["cost"] for event in answers)
 
 
 def used_by(journal: Journal, experiments: list[Experiment], seconds: float) -> Limits:
@@ -37,6 +46,32 @@ def used_by(journal: Journal, experiments: list[Experiment], seconds: float) -> 
     calls, cost = agent_cost(journal)
     device = device_seconds(experiments, journal.last_night()[0])
     return Limits(seconds / 3600, len(journal.list_verdicts()), device, calls, cost)
+
+
+def level_of_champion(campaign: Campaign) -> float:
+    """bpb of its champion: the mean of runs by which it was not chosen."""
+    return campaign.search.bars[campaign.champion["source"]].level
+
+
+def describe_used(used: Limits, limits: Limits, goal: float | None, level: float) -> str:
+    """How much of each limit is used, how far the champion is from the goal, if there is one.
+
+    Example: "3 of 30 experiments, about 2 h left, champion 0.9712 bpb, goal 0.95"
+    """
+    words = run_progress.night_progress(used, limits)
+    return f"{words}, champion {level:.4f} bpb, goal {goal:g}" if goal else words
+
+
+def describe_service(events: list[dict], is_running: bool) -> dict[str, str]:
+    """Until when it waits for the agent's service, what the agent failed by last."""
+    answers = [event for event in events if event["kind"] == "answer"]
+    lines, wait = {}, find_wait(answers)
+    if is_running and wait and wait.until > time.time():
+        lines["waits"] = describe_wait(wait)
+    if failure := last_failure(answers):
+        words = f"call {failure['call']}, {failure['time']}, {describe_failure(failure)}"
+        lines["last failure"] = words
+    return lines
 
 
 def night_status(home: Path) -> dict[str, object]:
@@ -53,10 +88,15 @@ def night_status(home: Path) -> dict[str, object]:
     if events[-1]["kind"] == "ends":
         status["ended"] = events[-1]["why"]
     ideas = {event["n"] for event in events if event["kind"] == "done" and "n" in event}
-    status |= {
+    goal, key = (
+        begin.get("goal"),
+        next((e.comparison_key for e in experiments if e.n == begin["baseline"]), None),
+    )
+    level = level_of_champion(Campaign(experiments, key)) if goal else math.inf
+    status |= describe_service(events, is_running) | {
         "agent": events[0]["agent"],
         "began": events[0]["time"],
-        "used": run_progress.night_progress(used, Limits(**begin["limits"])),
+        "used": describe_used(used, Limits(**begin["limits"]), goal, level),
         "hours": round(active / 3600, 2),
         "calls": len(answers),
         "ideas": sum(event["outcome"] == "idea" for event in answers),
@@ -68,6 +108,11 @@ def night_status(home: Path) -> dict[str, object]:
         status["hits"] = f"{list_numbers(hits)} wait for a trial"
     opened = [e for e in since if not e.closes and e.role in ("try", "trial", "closing")]
     return status | {f"experiment {e.n}": describe_open(e, home) for e in opened}
+
+
+def last_exit_code(home: Path) -> int:
+    """With which the command of the last night ends that came to its end."""
+    return Journal(home).last_night()[-1].get("code", 0)
 
 
 def describe_open(e: Experiment, home: Path) -> str:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ratchet.arena.files import replace_file
+from ratchet.arena.progress import format_duration
 from ratchet.claims import describe_claim, describe_gain, describe_null_keeps, list_numbers
 from ratchet.experiments.campaign import Campaign, device_seconds, tried_ideas
 from ratchet.experiments.ledger import Experiment
 from ratchet.experiments.session import Session
 from ratchet.night.digest import find_near_misses, summarize_predictions
 from ratchet.night.journal import Journal
+from ratchet.night.service import describe_failure, last_failure
 from ratchet.night.team.comparison import compare_agents
 from ratchet.untrusted_text import WORDS, quote_text
 
@@ -33,6 +35,7 @@ def summarize_night(session: Session) -> str:
         *table_of_kept(campaign, kept),
         *describe_agents(campaign, events),
         summarize_cost(events, device_seconds(campaign.all, events[0])),
+        *summarize_failures(events),
     ]
     parts += [f"Warning: {escape_words(text, 400)}." for text in events[-1].get("lost", [])]
     if campaign.noise_warning:
@@ -70,10 +73,24 @@ def summarize_verdicts(events: list[dict], tried: list[Experiment], kept: list[E
         f"{count_of(len(tried), 'experiment')} by {escape_words(events[0]['agent'])}: {verdicts}."
     )
     reason = events[-1].get("why", "") if events[-1]["kind"] == "ends" else ""
-    text += f" It ended because {reason}." if reason else " It has not ended."
+    text += f" It ended because {escape_markdown(reason)}." if reason else " It has not ended."
     if waiting := [e.n for e in tried if e.verdict == "hit"]:
         text += f" Hits that wait for a trial: {list_numbers(waiting)}."
     return text if kept else text + " Nothing was kept."
+
+
+def summarize_failures(events: list[dict]) -> list[str]:
+    """What the agent failed by last; how long the night waited for its service."""
+    answers = [event for event in events if event["kind"] == "answer"]
+    sentences = []
+    if waited := sum(event.get("waited", 0) for event in events):
+        times = sum(event["kind"] == "waits" for event in events)
+        words = f"for {format_duration(waited)}, {count_of(times, 'time')}"
+        sentences.append(f"It waited for the agent's service {words}.")
+    if failure := last_failure(answers):
+        words = escape_markdown(describe_failure(failure))
+        sentences.append(f"The agent's last failure was call {failure['call']}, {words}.")
+    return [" ".join(sentences)] if sentences else []
 
 
 def summarize_claim(campaign: Campaign) -> list[str]:

@@ -310,7 +310,7 @@ def test_an_idea_made_from_an_older_champion_is_carried_over_to_the_new_one(plac
     ideas = [Proposal(i, ideas_as_commits[i], base, "idea", None, None, 0) for i in range(2)]
     commit("the new champion", quality=1.5, more=padding)
     assert trials.decide_idea(open_session(), "new").verdict == "keep"
-    proposals = ProposalQueue(open_session(), None, lambda: True)
+    proposals = ProposalQueue(open_session(), None, lambda broken: True)
     moved = proposals.rebase(ideas[0])
     merged = f"QUALITY = 1.5\n{padding}\nMORE = 1\n"
     assert sources.read_source(moved.commit).text.decode() == merged
@@ -326,10 +326,12 @@ def test_an_idea_that_collides_goes_back_to_the_agent_and_is_given_up_without_on
     assert trials.decide_idea(session := open_session(), "new").verdict == "keep"
     nobody = SimpleNamespace(cancel=lambda: None, clean_up=lambda: None)
     night = Night([session], "nobody", Limits(calls=0), nobody)
-    with night.queue as proposals:
-        night.bring_to_verdict(session, Proposal(1, edit, base, "idea", None, None, 0))
-        night.bring_to_verdict(session, proposals.take(10))
-    events = [(event["outcome"], event["reason"]) for event in Journal(place).read_events()]
+    night.begin_or_resume()
+    night.queue.open()
+    night.bring_to_verdict(session, Proposal(1, edit, base, "idea", None, None, 0))
+    night.bring_to_verdict(session, night.queue.take(10))
+    night.queue.close(time.monotonic() + 30)
+    events = [(event["outcome"], event["reason"]) for event in Journal(place).read_events()[1:]]
     assert [outcome for outcome, _ in events] == ["repair", "stale"]
     assert all("collides with the new champion" in reason for _, reason in events)
 
