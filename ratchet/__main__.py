@@ -350,7 +350,7 @@ def night(
     notify: Annotated[
         str,
         typer.Option(help="A command to run when something is kept, or the night waits or ends."),
-    ] = None,
+    ] = "",
     share: Annotated[
         list[str], typer.Option(help="A further path that the agent may read and write.")
     ] = (),

@@ -80,10 +80,9 @@ class Night:
         profile: Profile = DEFAULT,
         may_tie: bool = False,
         goal: float | None = None,
-        notify: Callable[..., None] | None = None,
+        notify: Callable[..., None] = lambda event, text, **values: None,
     ):
-        self.profile, self.may_tie, self.goal = profile, may_tie, goal
-        self.notify = notify or keep_silent
+        self.profile, self.may_tie, self.goal, self.notify = profile, may_tie, goal, notify
         self.sessions, self.session, self.name, self.limits = sessions, sessions[0], name, limits
         self.journal = Journal(self.session.home)
         self.queue = ProposalQueue(
@@ -130,7 +129,7 @@ class Night:
     def blame_agent(self) -> None:
         """Say in `why`, and by the exit code, if the night ends since its agent fails."""
         answers = self.journal.list_answers()
-        has_failed = self.queue.dried_up or service.count_failures(answers)
+        has_failed = self.why == self.queue.dried_up or service.count_failures(answers)
         if not self.queue.agent or self.why == STOPPED or self.has_reached_goal():
             return
         if service.count_failures(answers) and not self.queue.dried_up:
@@ -540,7 +539,7 @@ def run_night(
     may_tie: bool = False,
     digest_tokens: int = MOST_TOKENS,
     goal: float | None = None,
-    notify: str | None = None,
+    notify: str = "",
 ) -> str:
     """A night from its beginning, or where it was left, to its end; returns why it ended.
 
@@ -550,7 +549,7 @@ def run_night(
     Raises Refused when what judges has changed, Lost when no device is left, Full without room.
     """
     check_goal(goal, session.read_campaign())
-    tell_user = Notifier(notify, session.home, session.tell) if notify else keep_silent
+    tell_user = Notifier(notify, session.home, session.tell)
     name = clean_text(name.encode(errors="replace"))
     sessions = [session.with_slot(slot) for slot in session.slot.executor.slots()]
     for each in sessions:
@@ -565,21 +564,16 @@ def run_night(
         night = Night(sessions, name, limits, agent, profile, may_tie, goal, tell_user)
         why = night.run()
         tell_user("fails" if night.exit_code else "ends", f"the night ended: {why}")
+        tell_user.wait()
         return why
     except BaseException as error:
         if isinstance(error, Exception):
             tell_user("fails", f"the night was broken off: {error}")
+            tell_user.wait()
         with suppress(Exception):  # not to hide why it ended
             if Journal(session.home).list_verdicts():
                 save_summary(session.home, summarize_night(session))
         raise
-    finally:
-        if isinstance(tell_user, Notifier):
-            tell_user.wait()
-
-
-def keep_silent(event: str, text: str, **values: object) -> None:
-    """What notifies nobody."""
 
 
 def check_goal(goal: float | None, campaign: Campaign) -> None:

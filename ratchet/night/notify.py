@@ -26,8 +26,8 @@ NAMES = "EVENT", "TEXT", "EXPERIMENT", "BPB", "GAIN", "UNTIL"
 class Notifier:
     """Runs the command for each event, in a thread of its own: it can't block or break a night.
 
-    command: words as a shell splits them. folder: in which it runs. Raises Refused if there is no
-    such program.
+    command: words as a shell splits them; "" does nothing. folder: in which it runs. Raises Refused
+    if there is no such program.
 
     Example: Notifier('mail -s "a night" me', home, tell)("keep", "experiment 3 is kept", bpb=1.2)
     """
@@ -37,8 +37,8 @@ class Notifier:
             self.argv = shlex.split(command)
         except ValueError as error:
             raise Refused(f"--notify {command!r} is not understood ({error})") from None
-        if not self.argv or not shutil.which(self.argv[0]):
-            name = self.argv[0] if self.argv else command
+        if self.argv and not shutil.which(self.argv[0]):
+            name = self.argv[0]
             raise Refused(f"--notify: {name!r} is not installed: name a command that is")
         self.folder, self.tell = folder, tell
         self.has_failed = False
@@ -46,6 +46,8 @@ class Notifier:
 
     def __call__(self, event: str, text: str, **values: object) -> None:
         """event: keep, waits, ends or fails. values: of the other NAMES, in small letters."""
+        if not self.argv:
+            return
         said = dict.fromkeys(NAMES, "") | {"EVENT": event, "TEXT": text}
         said |= {name.upper(): str(value) for name, value in values.items()}
         cleaned = {f"RATCHET_{name}": one_line(value) for name, value in said.items()}

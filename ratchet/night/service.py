@@ -17,7 +17,6 @@ from ratchet.untrusted_text import quote_text
 SERVICE = "service"  # the outcome of an answer
 WORKED = "idea", "repeat"  # outcomes of answers that an agent can give only if it works
 FIRST_SECONDS, MOST_SECONDS = 60, 1800  # of a wait where no time is told: it doubles each time
-FARTHEST_SECONDS = 8 * 86400  # that a limit may last: it is a week's, at most
 REASON_CHARACTERS = 300
 LOGIN = re.compile(
     r"\blog(ged)?[ -]?in\b|/login|sign(ed)?[ -]?in\b|api[ _-]?key|auth|credential|\b401\b",
@@ -52,9 +51,8 @@ def find_wait(answers: Sequence[AnswerEvent]) -> Wait | None:
         return None
     last = answers[-1]
     asked, told = parse_time(last["time"]), last.get("resume_at") or 0.0
-    is_told = asked < told < asked + FARTHEST_SECONDS
     until = asked + min(FIRST_SECONDS * 2 ** min(failures - 1, 20), MOST_SECONDS)
-    if is_told:
+    if told > asked:
         until = told if failures == 1 else max(told, until)
     return Wait(until, last["reason"], last["call"], failures)
 
