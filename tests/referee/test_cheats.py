@@ -149,7 +149,11 @@ def compete(name, folder, level):
             return {"status": "refused", "reason": str(error), "isolation": level, "left": 0}
         budget, arena = getattr(cheat, "BUDGET", BUDGET), find_arena("tiny")
         job = Job(contestant, SEED, budget, arena, folder / "run", folder / "compiled")
-        job = job._replace(milestones=getattr(cheat, "MILESTONES", ()))
+        more = {
+            "milestones": getattr(cheat, "MILESTONES", ()),
+            "limits": getattr(cheat, "LIMITS", {}),
+        }
+        job = job._replace(**more)
         stack.callback(
             subprocess.run, ["rm", "-rf", job.live_folder]
         )  # whatever state it is in: others come after
