@@ -9,6 +9,7 @@ from pathlib import Path
 from ratchet.arena.model_process.rooms import copy_contract
 from ratchet.doctor.device import error_line, run_program
 from ratchet.doctor.findings import Finding
+from ratchet.doctor.surroundings import REMEDY
 from ratchet.referee import sandbox
 from ratchet.referee.devices.choice import torch_name
 from ratchet.referee.devices.nvidia import WSL_NODE
@@ -17,8 +18,11 @@ from ratchet.referee.environment import with_home
 SHARING = Path(__file__).with_name("sharing.py")
 
 
-def check_sandbox(level: str) -> Iterator[Finding]:
-    """The level of isolation, then each attempt to break out."""
+def check_sandbox(level: str, why: str = "") -> Iterator[Finding]:
+    """The level of isolation, then each attempt to break out; why: no level can be tried, or ""."""
+    if why:
+        yield Finding("isolation", False, why, REMEDY)
+        return
     install = "install bubblewrap (apt install bubblewrap)"
     if sys.platform != "linux":
         install = "use Linux: there is no sandbox on this system"

@@ -52,6 +52,19 @@ def test_an_answer_that_is_none_is_invalid(text, model_process):
         model_process._ask({"rows": 1}, ANSWER_SECONDS)
 
 
+def test_where_processes_may_not_talk_a_sandbox_is_named(model_process):
+    """As in that of a coding agent, which forbids sendto(2): this is no fault of the model."""
+
+    def sendall(data):
+        raise PermissionError(1, "Operation not permitted")
+
+    model_process.channel = types.SimpleNamespace(sendall=sendall)
+    with pytest.raises(
+        Refused, match=r"talk to each other \(Operation not permitted\): start your"
+    ):
+        model_process._ask({"rows": 1}, ANSWER_SECONDS)
+
+
 def test_a_silent_model_is_invalid_though_it_sends_byte_after_byte(model_process):
     model_process.theirs.sendall(b"{")
     with pytest.raises(Invalid, match="was silent for 0 seconds"):

@@ -29,6 +29,10 @@ WAITING = {"OMP_WAIT_POLICY": "passive"}  # else threads that wait would count a
 ANSWER_BYTES = 10_000  # of one answer, which is JSON
 CLOSE_SECONDS = 10  # for a killed process to be gone, with its children
 LOG_BYTES = 2**22  # of what a model may print
+FORBIDDEN = (
+    "a sandbox around this command forbids its processes to talk to each other ({}): start your "
+    "agent without one (codex: `--sandbox danger-full-access`), or run this yourself"
+)
 
 
 class Invalid(Exception):
@@ -155,6 +159,8 @@ class ModelProcess:
         try:
             self.channel.sendall(json.dumps(question).encode() + b"\n")
             answer = json.loads(self._receive_line(begin + seconds))
+        except PermissionError as error:
+            raise Refused(FORBIDDEN.format(error.strerror)) from None
         except (OSError, ValueError, RecursionError) as error:
             silent = isinstance(error, TimeoutError)
             why = f"was silent for {seconds:.0f} seconds" if silent else "died"
