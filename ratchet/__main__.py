@@ -3,8 +3,8 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from ratchet import commits, tables
 from ratchet.arena.files import Refused, exit_on_user_error
 from ratchet.doctor.examination import examine_machine
 from ratchet.doctor.findings import findings_table
+from ratchet.doctor.surroundings import check_level, check_surroundings
 from ratchet.executors import list_executors, open_executor
 from ratchet.experiments import comparisons, trials, verbs
 from ratchet.experiments.ledger import Experiment, Ledger
@@ -31,8 +32,11 @@ from ratchet.experiments.verify import (
 )
 from ratchet.model.commands import AsJson, Device
 from ratchet.model.commands import app as model_app
+from ratchet.night.detached.starting import begin_try, log_of
+from ratchet.night.detached.stopping import stop_command, stoppable
+from ratchet.night.detached.waiting import describe_running, wait_for_verdict
 from ratchet.night.digest import MOST_TOKENS, check_tokens
-from ratchet.night.driver import NEVER_WORKED, run_night, stop_night
+from ratchet.night.driver import NEVER_WORKED, run_night
 from ratchet.night.status import Limits, last_exit_code, night_status
 from ratchet.night.summary import describe_last_agents, save_summary, summarize_night
 from ratchet.referee import supervisor
@@ -93,6 +97,8 @@ Wandb = Annotated[
     ),
 ]
 GO_ON = "the same command goes on where it stopped"
+WAIT = "its verdict: `uv run ratchet wait {}`"
+STILL_RUNS = 3  # exit code of `wait` when its time is over
 Number = Annotated[int, typer.Argument(metavar="N", help="Number of the experiment.")]
 Names = typer.Argument(metavar="A B", help="Commits or files; each is compared with the first.")
 
@@ -121,19 +127,27 @@ def shown_session(
     on: str | None = None,
     slots: int | None = None,
     wandb: bool = False,
+    is_night: bool = False,
     **options: Any,
 ) -> Iterator[Session]:
     """A session, alone in this repository, whose work is shown.
 
     open_with: open_session or join_campaign, which take the options. device: of --device; names:
-    of --devices.
+    of --devices. is_night: it looks itself whether it is to stop.
     """
     home = commits.home()
     with LiveLines() as tell:
         options |= {"tell": tell, "on_verdict": make_sender(wandb, home, tell)}
-        with exit_on_user_error(GO_ON), only_command(home):  # typer would end without a word
-            devices = names.split(",") if names else device and [device]
-            yield open_with(open_executor(on, devices, slots, tell).slots()[0], **options)
+        stops = nullcontext() if is_night else stoppable(home)
+        with exit_on_user_error(GO_ON):  # typer would end without a word
+            if on in (None, "local"):
+                check_surroundings(home)
+            with only_command(home), stops:
+                devices = names.split(",") if names else device and [device]
+                slot = open_executor(on, devices, slots, tell).slots()[0]
+                if open_with is join_campaign:
+                    check_level(home, slot.conditions())
+                yield open_with(slot, **options)
 
 
 @app.command()
@@ -179,6 +193,9 @@ def try_idea(
         bool, typer.Option(help="Run it even if the same source was tried before.")
     ] = False,
     by: Annotated[str, typer.Option(help="Who had the idea.")] = "",
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return at once; `ratchet wait N` has the verdict.")
+    ] = False,
     half_stop: HalfStop = True,
     wandb: Wandb = False,
     device: Device = None,
@@ -188,13 +205,54 @@ def try_idea(
 ):
     """Try HEAD's train.py: search for a gain, then hold a trial with fresh seeds, decide."""
     check_wandb(wandb)
-    before = {e.n for e in Ledger(commits.home()).experiments().values() if e.is_decided}
+    home = commits.home()
+    before = {e.n for e in Ledger(home).experiments().values() if e.is_decided}
     options = dict(device=device, on=on, busy=busy, half_stop=half_stop, wandb=wandb)
-    with shown_session(join_campaign, **options) as session:
-        e = trials.decide_idea(session, idea, again=again, by=by)
+    if detach:
+        words = option_words(options | {"again": again, "by": by})
+        e = begin_try(home, [*words, "--", idea])
+    else:
+        with shown_session(join_campaign, **options) as session:
+            e = trials.decide_idea(session, idea, again=again, by=by)
     if e.n in before:
         notes.print(f"this source was tried before, as experiment {e.n}; --again runs it once more")
-    tables.show_verdict(e, commits.home(), as_json)
+    if detach and not e.is_decided and not as_json:
+        log = log_of(home, e.n).relative_to(home)
+        return console.print(f"experiment {e.n} is tried now, log in {log}\n{WAIT.format(e.n)}")
+    tables.show_verdict(e, home, as_json)
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Options as a command line has them. Example: {"busy": True} -> ["--busy"]."""
+    words = []
+    for name, value in options.items():
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            off = [option.replace("--", "--no-", 1)] if name == "half_stop" else []
+            words += [option] if value else off
+        elif value:
+            words += [option, value]
+    return words
+
+
+@app.command()
+def wait(
+    n: Number,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Wait so long at most. Exit code 3 if it still runs then.")
+    ] = math.inf,
+    as_json: AsJson = False,
+):
+    """Wait for the verdict of an experiment, as of `try --detach`, and show it as `try` does."""
+    home = commits.home()
+    find_experiment(n)
+    with exit_on_user_error(f"the experiment goes on; {WAIT.format(n)}"), LiveLines() as tell:
+        e = wait_for_verdict(home, n, seconds, tell)
+    if as_json or e.is_decided:
+        tables.show_verdict(e, home, as_json)
+    if not e.is_decided:
+        notes.print(f"experiment {n} has no verdict yet; {WAIT.format(n)}")
+        raise SystemExit(STILL_RUNS)
 
 
 @app.command()
@@ -382,7 +440,7 @@ def night(
     check_wandb(wandb)
     limits = Limits(hours, most, device_seconds, calls, dollars)
     check_tokens(digest_tokens)
-    where = dict(names=names, on=on, slots=slots)
+    where = dict(names=names, on=on, slots=slots, is_night=True)
     if name not in PROFILES:
         raise Refused(f"profile {name!r} is not known: say {', '.join(PROFILES)}")
     options = dict(busy=busy, half_stop=half_stop, wandb=wandb)
@@ -425,8 +483,9 @@ def watch(port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a fr
 
 @app.command()
 def status(as_json: AsJson = False):
-    """Show whether a night runs, and what it has done so far."""
-    state = night_status(commits.home())
+    """Show what runs: a night, which has done so much so far, or a try."""
+    home = commits.home()
+    state = night_status(home) | describe_running(home)
     if as_json:
         return show_json(state)
     for key, value in state.items():
@@ -435,8 +494,9 @@ def status(as_json: AsJson = False):
 
 @app.command()
 def stop() -> None:
-    """End the night after the experiment that runs now."""
-    stop_night(commits.home())
+    """End a night after the experiment that runs now; anything else at once, to go on later."""
+    if stop_command(commits.home()):
+        return console.print(f"it has stopped: {GO_ON}")
     console.print("the night will end when the experiment that runs now has its verdict")
 
 

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, open_session
+from made_up_runs import SIGMA, Runs
 from typer.testing import CliRunner
 
 from ratchet import __main__, commits, terminal
@@ -24,11 +25,8 @@ from ratchet.experiments.rule.statistics import Noise
 from ratchet.experiments.session import prepare_arena
 from ratchet.experiments.verdicts import STRICT
 from ratchet.referee import trial
-from ratchet.referee.devices.choice import describe_device
 from ratchet.referee.limits import SOURCE_BYTES
 from ratchet.report import data as report_data
-
-SIGMA = 0.01
 
 
 @pytest.fixture
@@ -63,55 +61,6 @@ def commit(subject, quality=1.0, more="", **files):
     subprocess.run(["git", "add", "-A", "--", ":!ledger.jsonl", ":!runs"], check=True)
     subprocess.run(["git", "commit", "-qm", subject], check=True)
     return head("HEAD")
-
-
-class Runs:
-    """Stands in for referee.run: a score from the source and the seed; counts and remembers jobs.
-
-    The numbers that begin a line of the source with QUALITY or GAIN are its quality, those with LUCK
-    count in a search alone.
-    """
-
-    def __init__(self):
-        self.jobs, self.shared, self.stop_at, self.order = [], 0, None, np.random.default_rng(1)
-        self.of_split, self.sigma = {"probes": {}}, SIGMA
-
-    def __call__(self, job):
-        if len(self.jobs) == self.stop_at:
-            self.stop_at = None
-            raise KeyboardInterrupt
-        self.jobs.append(job)
-        text = job.source.text.decode()
-        status = (re.findall('STATUS = "(.*)"', text) or ["ok"])[0]
-        names = "QUALITY|GAIN_.|LUCK_." if "-search-" in str(job.target) else "QUALITY|GAIN_."
-        quality = sum(map(float, re.findall(f"^(?:{names}) = (.*)", text, re.M)))
-        bpb = 2 - quality + self.sigma * self.order.normal()
-        facts = describe_device(job.device) | job.source.describe_source()
-        facts |= {
-            "seed": job.seed,
-            "budget": job.budget,
-            "status": status,
-            "reason": f"it was {status}",
-        }
-        facts |= {
-            "shared": self.shared > 0,
-            "foreign_cpu": 0.4,
-            "isolation": "none",
-            "tail": ["last words"],
-        }
-        facts |= {"tokens": 12345, "flops_per_token": 100.0, "seconds": {"train": 1.0}}
-        facts |= {
-            "params": 3000,
-            "lookup": 1000,
-            "peak_memory_mb": 512,
-            "steps": 10,
-            "mfu_percent": 5.0,
-        }
-        self.shared -= 1
-        if status == "ok":
-            for split in job.splits:
-                facts[split] = {"nats": bpb * np.log(2) * 1000, "bytes": 1000} | self.of_split
-        return facts
 
 
 @pytest.fixture
