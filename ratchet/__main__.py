@@ -37,6 +37,7 @@ from ratchet.night.detached.stopping import stop_command, stoppable
 from ratchet.night.detached.waiting import describe_running, wait_for_verdict
 from ratchet.night.digest import MOST_TOKENS, check_tokens
 from ratchet.night.driver import NEVER_WORKED, run_night
+from ratchet.night.programs.prices import parse_price
 from ratchet.night.status import Limits, last_exit_code, night_status
 from ratchet.night.summary import describe_last_agents, save_summary, summarize_night
 from ratchet.referee import supervisor
@@ -399,8 +400,11 @@ def night(
         float, typer.Option(help="End after this many calls of the agent.")
     ] = math.inf,
     dollars: Annotated[
-        float, typer.Option(help="End when the agent reports this cost in dollars.")
+        float, typer.Option(help="End when the agent's calls have cost so many dollars.")
     ] = math.inf,
+    price: Annotated[
+        str, typer.Option(help="IN,OUT: dollars per million tokens, if the agent tells no cost.")
+    ] = "",
     goal: Annotated[
         float,
         typer.Option("--until", help="End when fresh runs show the champion at this val_bpb."),
@@ -440,12 +444,14 @@ def night(
     check_wandb(wandb)
     limits = Limits(hours, most, device_seconds, calls, dollars)
     check_tokens(digest_tokens)
+    tokens_price = parse_price(price) if price else None
     where = dict(names=names, on=on, slots=slots, is_night=True)
     if name not in PROFILES:
         raise Refused(f"profile {name!r} is not known: say {', '.join(PROFILES)}")
     options = dict(busy=busy, half_stop=half_stop, wandb=wandb)
     with shown_session(join_campaign, **where, **options) as session:
         how = dict(may_tie=simpler, digest_tokens=digest_tokens, goal=goal, notify=notify)
+        how |= dict(price=tokens_price)
         why = run_night(session, agent, limits, share, network, passed, PROFILES[name], **how)
         text = summarize_night(session)
     console.print(f"the night ended: {escape(why)}\n")

@@ -12,30 +12,44 @@ What an agent prints and writes is data. It is parsed for a few fields, cleaned 
 obeys and of secrets, and never followed.
 """
 
-import json
+import dataclasses
 import os
 import re
 import shlex
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO
 
 from ratchet import commits
-from ratchet.arena.files import Refused, read_untrusted, replace_file
-from ratchet.git import read_path, run_git
+from ratchet.arena.files import Refused, replace_file
 from ratchet.night.contract import write_contract
 from ratchet.night.digest import MOST_TOKENS
+from ratchet.night.programs.answers import (
+    Answer,
+    add_words,
+    describe_cost,
+    explain_failure,
+    last_words_of,
+)
 from ratchet.night.programs.environment import (
     agent_environment,
     certificate_files,
     check_passed,
-    git_variables,
     own_variables,
 )
+from ratchet.night.programs.folder import (
+    COPY_COMMITTED,
+    commit_all,
+    find_edit,
+    list_changed,
+    read_source_file,
+)
 from ratchet.night.programs.home import PrivateHome
+from ratchet.night.programs.ideas import IDEA_FILE, name_idea, read_idea
 from ratchet.night.programs.installation import find_installation, find_missing
 from ratchet.night.programs.known import (
     PROGRAM_FOLDERS,
@@ -43,49 +57,15 @@ from ratchet.night.programs.known import (
     expand_command,
     find_program,
 )
-from ratchet.referee import limits, sandbox, scoring, supervisor
+from ratchet.night.programs.output import Output, parse_output
+from ratchet.night.programs.prices import Price
+from ratchet.referee import sandbox, supervisor
 from ratchet.referee.folders import remove_folder
-from ratchet.referee.source import fingerprint
-from ratchet.untrusted_text import clean_text
 
-# of the first commit: its hash is the same in all calls, so that a provider's cache finds a prompt
-COMMIT_DATE = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), "2000-01-01T00:00:00Z")
-IDEA_FILE = "idea.txt"  # first line: the idea; second: the gain in bpb that is expected of it
 ANSWER_SECONDS = 1800
-IDEA_CHARACTERS = 500
-LAST_CHARACTERS = 100_000  # of what it said, in which an idea is looked for
-FILE_BYTES = 2**22  # of a file that is read from its folder
+GIT_SECONDS = 60
+LAST_CHARACTERS = 100_000  # of what it printed, which are kept
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-
-
-class Answer(NamedTuple):
-    """What came of one call.
-
-    outcome: idea, or why there is none: nothing (no change), files (another file was edited), crash
-    (the agent failed), service (the same, for want of service: a usage limit, an overloaded or lost
-    server, no login; train.py is as it was), timeout, output, memory, processes, disk.
-    """
-
-    outcome: str
-    reason: str = ""  # a sentence of at most 300 characters
-    text: bytes = b""  # of train.py
-    idea: str = ""
-    gain: float | None = None  # in bpb, as the agent expects it
-    seconds: float = 0.0
-    cost: float = 0.0  # in dollars, where the agent reports it
-    tokens: int = 0  # input and output, without what was read from a cache
-    tells_cost: bool = False  # whether the agent reports one
-    cached: int = 0  # tokens that were read from a cache
-    resume_at: float | None = None  # Unix time at which service is said to come back
-
-
-class Output(NamedTuple):
-    """What an agent printed, as far as it is understood."""
-
-    text: str = ""
-    cost: float = 0.0  # in dollars
-    tokens: int = 0
-    error: str = ""
 
 
 class Agent:
@@ -93,7 +73,8 @@ class Agent:
 
     share: more paths that it may read and write. passed: names of variables of the environment that
     it gets beside those that its program needs. tell(sentence): what the user should know of it.
-    digest_tokens: the most that it is told of what is known.
+    digest_tokens: the most that it is told of what is known. price: of its tokens, where it tells
+    no cost. has_dollars: whether the night has a limit of dollars.
     Raises Refused when the command is not installed, or a variable can't be passed.
     """
 
@@ -106,6 +87,8 @@ class Agent:
         passed: Sequence[str] = (),
         tell: Callable[[str], None] = lambda sentence: None,
         digest_tokens: int = MOST_TOKENS,
+        price: Price | None = None,
+        has_dollars: bool = False,
     ):
         self.level = sandbox.best_level()
         self.command = expand_command(command, self.level)
@@ -123,9 +106,10 @@ class Agent:
         self.installation = find_installation(Path(os.path.abspath(program)))
         self.argv[0] = str(self.installation.program)
         self.share, self.network, self.tell = share, network, tell
-        self.digest_tokens = digest_tokens
+        self.digest_tokens, self.price, self.has_dollars = digest_tokens, price, has_dollars
         self.told = set()  # sentences, each once
         self.given = {}  # files beside train.py, not to be edited: {name: bytes}
+        self.edit_before = b""  # train.py as it is given
         self.process, self.is_cancelled, self.is_cut_short = None, False, False
 
     @property
@@ -182,66 +166,96 @@ class Agent:
         for name, data in (self.given | {"train.py": champion}).items():
             (self.edit_folder / name).write_bytes(data)
         commit_all(self.edit_folder)
+        self.edit_before = champion if edit is None else edit
         if edit is not None:
             (self.edit_folder / "train.py").write_bytes(edit)
 
-    def ask(self, prompt: str, champion: bytes) -> Answer:
-        """Have the command edit train.py in its folder, as the prompt says."""
+    def ask(self, prompt: str, champion: bytes, idea: str = "") -> Answer:
+        """Have the command edit train.py in its folder, as the prompt says.
+
+        idea: what is to be repaired; it keeps its name unless the agent gives it another.
+        """
         log = self.folder / "log"
         (self.edit_folder / IDEA_FILE).unlink(missing_ok=True)
         (self.folder / "prompt").write_text(prompt, encoding="utf-8")
         begin, tree = time.monotonic(), self.describe_tree()
+        code, stopped = 0, None
         try:
-            answer = self.inspect_folder(champion, self.run_command(log), log)
+            code = self.run_command(log)
         except supervisor.EndedEarly as end:
-            answer = Answer(end.status, str(end))
+            stopped = end
         finally:
             self.take_leave(tree)
         seconds = time.monotonic() - begin
-        secrets = self.private_home.list_secrets()
-        printed = mask_secrets(log.read_text(encoding="utf-8"), secrets)
+        printed = self.mask(log.read_text(encoding="utf-8"))
         log.write_text(printed, encoding="utf-8")
         output = parse_output(printed)
-        idea, gain = read_idea(self.edit_folder / IDEA_FILE, output.text)
-        reason = output.error if answer.outcome == "crash" and output.error else answer.reason
-        return answer._replace(
-            idea=idea,
+        answer = self.inspect_folder(champion, output, code, stopped)
+        written, gain = read_idea(self.edit_folder / IDEA_FILE, output.text)
+        if answer.outcome == "idea":
+            written = written or idea or name_idea(output.last_message, champion, answer.text)
+        price = self.price or Price(0, 0)
+        advice = self.advise(output.last_lines(20)) if answer.outcome == "crash" else ""
+        answer = answer._replace(
+            reason=self.hide_folders(answer.reason) + advice,
+            idea=self.mask(written),
             gain=gain,
-            reason=mask_secrets(reason, secrets)[:300],
             seconds=seconds,
-            cost=output.cost,
+            cost=output.cost if output.tells_cost else price.cost_of(output),
             tokens=output.tokens,
+            tells_cost=output.tells_cost,
+            cached=output.cached,
         )
+        if self.has_dollars:
+            self.tell_once(describe_cost(answer, bool(self.price)))
+        return answer
 
     def run_command(self, log: Path) -> int:
         """Its exit code. Raises supervisor.EndedEarly when it is stopped before it ends.
 
         Raises supervisor.Cancelled when cancel() did that.
         """
-        prompt, mark = self.folder / "prompt", str(self.folder)
+        prompt = self.folder / "prompt"
         argv = [str(prompt) if word == "{prompt}" else word for word in self.argv]
-        argv = sandbox.confined_command(argv, self._view(), self.level)
-        supervisor.kill_marked(mark)
         with open(prompt, "rb") as stdin:
-            environment = agent_environment(
-                self.folder,
-                self.variables,
-                self.private_home.root_variables(),
-                self.installation.folders,
-            )
-            with supervisor.WatchedProcess(
-                argv, environment, self.edit_folder, log, mark, stdin=stdin
-            ) as process:
-                self.process = process
-                if self.is_cancelled:  # while it was being started
-                    self.cancel()
-                try:
-                    code = process.wait(ANSWER_SECONDS)
-                finally:
-                    self.process = None
-                if self.is_cut_short:
-                    raise supervisor.Cancelled
-                return code
+            code = self._run_confined(argv, self._view(), log, ANSWER_SECONDS, stdin)
+        if self.is_cut_short:
+            raise supervisor.Cancelled
+        return code
+
+    def _run_confined(
+        self,
+        argv: list[str],
+        view: sandbox.View,
+        log: Path,
+        seconds: float,
+        stdin: IO[bytes] | int = subprocess.DEVNULL,
+    ) -> int:
+        mark, roots = str(self.folder), self.private_home.root_variables()
+        argv = sandbox.confined_command(argv, view, self.level)
+        supervisor.kill_marked(mark)
+        environment = agent_environment(
+            self.folder, self.variables, roots, self.installation.folders
+        )
+        with supervisor.WatchedProcess(
+            argv, environment, self.edit_folder, log, mark, stdin=stdin
+        ) as process:
+            self.process = process
+            if self.is_cancelled:  # while it was being started
+                self.cancel()
+            try:
+                return process.wait(seconds)
+            finally:
+                self.process = None
+
+    def copy_committed(self, target: Path) -> None:
+        """Copy train.py of its commits into a new folder, within the sandbox, without network."""
+        if self.is_cancelled:
+            return
+        argv = ["sh", "-c", COPY_COMMITTED, "sh", str(target)]
+        view = dataclasses.replace(self._view(), network=False)
+        with suppress(supervisor.EndedEarly):
+            self._run_confined(argv, view, self.folder / "git.log", GIT_SECONDS)
 
     def describe_tree(self) -> list[bytes]:
         """What the agent could change of the user's working tree where there is no sandbox."""
@@ -304,37 +318,41 @@ class Agent:
             self.is_cut_short = self.is_cut_short or process.popen.poll() is None
             process.kill()
 
-    def inspect_folder(self, champion: bytes, code: int, log: Path) -> Answer:
-        """What it did, from the files in its folder and its exit code."""
-        for name, data in self.given.items():
-            if read_regular_file(self.edit_folder / name) != data:
-                return Answer("files", f"it changed {name}: train.py is the only file to edit")
-        text = read_regular_file(self.edit_folder / "train.py")
-        if text is None or len(text) > limits.SOURCE_BYTES:
+    # ----------------------------------------------------------------------------------------------
+    # What came of it
+
+    def inspect_folder(
+        self, champion: bytes, output: Output, code: int, stopped: supervisor.EndedEarly | None
+    ) -> Answer:
+        """What it did, from the files in its folder, its words and how it ended.
+
+        An edit counts whatever the exit code is, unless it was stopped in the middle.
+        """
+        if read_source_file(self.edit_folder / "train.py") is None:
             return Answer("files", "its train.py is gone, is a link, or has data in it")
-        if fingerprint(text)["source"] != fingerprint(champion)["source"]:
+        known = [champion, self.edit_before]
+        text = find_edit(self.edit_folder, known, self.copy_committed)
+        if text is None and (stopped or code or output.error):
+            return explain_failure(output, code, stopped)
+        if stopped:
+            return Answer(stopped.status, add_words(str(stopped), output.last_words()))
+        if changed := list_changed(self.edit_folder, self.given):
+            return Answer("files", f"it changed {changed[0]}: train.py is the only file to edit")
+        if text is not None:
             return Answer("idea", text=text)
-        if code:
-            lines = supervisor.read_tail(log) or ["no output"]
-            return Answer("crash", f"{lines[-1]:.200} (exit code {code}){self.advise(lines)}")
-        return Answer(
-            "nothing", "it left train.py as it was (may it edit files without being asked?)"
-        )
+        how = "it left train.py as it was (may it edit files without being asked?)"
+        return Answer("nothing", add_words(how, last_words_of(output.last_message)))
 
+    def mask(self, text: str) -> str:
+        return mask_secrets(text, self.private_home.list_secrets())
 
-def commit_all(folder: Path) -> None:
-    """Make a folder a repository with one commit. Raises Refused: git works in another one."""
-    more = git_variables(folder.parent) | COMMIT_DATE
-    run_git(folder, "init", "-q", "-b", "main", more=more)
-    top = read_path(run_git(folder, "rev-parse", "--show-toplevel", more=more))
-    if Path(top) != folder.resolve():
-        raise Refused(f"git takes {folder} for a part of {top}: see `git config --list`")
-    run_git(folder, "add", "-A", more=more)
-    run_git(folder, "commit", "-q", "-m", "champion", more=more)
+    def hide_folders(self, text: str) -> str:
+        """Without names of this machine's folders: reasons are published."""
+        return text.replace(f"{self.folder}/", "./").replace(f"{Path.home()}/", "~/")
 
 
 # --------------------------------------------------------------------------------------------------
-# What it printed, what it wrote
+# What it printed
 
 
 def mask_secrets(text: str, others: Iterable[str] = ()) -> str:
@@ -344,85 +362,3 @@ def mask_secrets(text: str, others: Iterable[str] = ()) -> str:
         if len(value) >= 8:
             text = text.replace(value, "***")
     return text
-
-
-def read_regular_file(path: Path) -> bytes | None:
-    """A regular file of bounded size, else None: an agent can leave links and pipes."""
-    with suppress(OSError):
-        return read_untrusted(path, FILE_BYTES)
-    return None
-
-
-def read_idea(path: Path, text: str) -> tuple[str, float | None]:
-    """(idea, expected gain in bpb or None), from idea.txt, else from what the agent said.
-
-    There they are in lines like `IDEA: wider heads` and `GAIN: 0.004`.
-    """
-    written = (read_regular_file(path) or b"").decode(errors="replace")
-    idea, gain, *_ = [*filter(None, map(str.strip, written.splitlines())), "", ""]
-    if not gain:
-        idea, gain = idea or last_field("IDEA", text), last_field("GAIN", text)
-    idea = clean_text(idea.encode(errors="replace"))[:IDEA_CHARACTERS]
-    return idea.removeprefix("IDEA:").strip(), parse_gain(gain)
-
-
-def last_field(name: str, text: str) -> str:
-    """The rest of the last line that begins with `name:`, without Markdown; "" if none does."""
-    pattern = rf"^[^\w\n]*{name}[^\w\n]*:(.+)"
-    values = re.findall(pattern, text[-LAST_CHARACTERS:], re.MULTILINE)
-    return values[-1].strip(" \t*_`") if values else ""
-
-
-def parse_gain(words: str) -> float | None:
-    """The first number in these words, None if it can't be a gain in bpb."""
-    number = re.search(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", words[:100])
-    gain = float(number[0]) if number else None
-    return gain if gain is not None and abs(gain) < 10 else None
-
-
-def parse_output(log: str) -> Output:
-    """What an agent printed: plain text or JSON.
-
-    JSON is one object (`claude -p --output-format json`), or one a line (`--output-format
-    stream-json`, `codex exec --json`).
-    """
-    events = [*filter(None, map(parse_object, log.splitlines()))]
-    events = events or [*filter(None, [parse_object(log)])]
-    if not events:
-        return Output(log)
-    errors = [*filter(None, map(error_of, events))]
-    return Output(
-        text="".join(map(words_of, events)),
-        cost=sum(scoring.number_or_zero(event.get("total_cost_usd")) for event in events),
-        tokens=sum(map(tokens_of, events)),
-        error=errors[-1] if errors else "",
-    )
-
-
-def parse_object(line: str) -> dict | None:
-    """A JSON object, or None."""
-    with suppress(ValueError, RecursionError):
-        value = json.loads(line)
-        return value if isinstance(value, dict) else None
-    return None
-
-
-def words_of(event: dict) -> str:
-    item = event.get("item") if isinstance(event.get("item"), dict) else {}
-    if item.get("type") == "agent_message" or isinstance(event.get("result"), str):
-        return str(item.get("text") or event.get("result") or "") + "\n"
-    return ""
-
-
-def error_of(event: dict) -> str:
-    if event.get("is_error") or event.get("type") in ("error", "turn.failed"):
-        return str(event.get("result") or event.get("message") or event.get("error") or "")
-    return ""
-
-
-def tokens_of(event: dict) -> int:
-    usage = event.get("usage") if event.get("type") in ("result", "turn.completed") else None
-    if not isinstance(usage, dict):
-        return 0
-    counts = (scoring.number_or_zero(usage.get(key)) for key in ("input_tokens", "output_tokens"))
-    return int(sum(counts))

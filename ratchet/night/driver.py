@@ -30,6 +30,7 @@ from ratchet.night.agent import Agent
 from ratchet.night.digest import MOST_TOKENS
 from ratchet.night.journal import Journal, active_seconds
 from ratchet.night.notify import Notifier
+from ratchet.night.programs.prices import Price
 from ratchet.night.proposals import MOST_REPAIRS, CannotRebase, Proposal, ProposalQueue
 from ratchet.night.service import Wait
 from ratchet.night.status import Limits, describe_used, level_of_champion, used_by
@@ -540,10 +541,11 @@ def run_night(
     digest_tokens: int = MOST_TOKENS,
     goal: float | None = None,
     notify: str = "",
+    price: Price | None = None,
 ) -> str:
     """A night from its beginning, or where it was left, to its end; returns why it ended.
 
-    name: the agent's command, or tuner; share, network, passed, digest_tokens: as of Agent;
+    name: the agent's command, or tuner; share, network, passed, digest_tokens, price: as of Agent;
     profile, may_tie, goal: as of Night; notify: a command, as of Notifier. All slots of the
     session's executor work on it.
     Raises Refused when what judges has changed, Lost when no device is left, Full without room.
@@ -558,7 +560,17 @@ def run_night(
     folder = work_folder() / ".agents" / sha256(str(session.home).encode())[:12]
     agent = None
     if name != "tuner":
-        agent = Agent(name, folder, share, network, passed, session.tell, digest_tokens)
+        agent = Agent(
+            name,
+            folder,
+            share,
+            network,
+            passed,
+            session.tell,
+            digest_tokens,
+            price,
+            has_dollars=limits.cost < math.inf,
+        )
         agent.tell_once(agent.describe_view())
     try:
         night = Night(sessions, name, limits, agent, profile, may_tie, goal, tell_user)

@@ -256,7 +256,8 @@ class ProposalQueue:
         if self.is_over.is_set():
             return True
         self.was_asked = True
-        answer, calls = self.agent.ask(prompt, champion), len(self.journal.list_answers())
+        idea = broken.idea if broken else ""
+        answer, calls = self.agent.ask(prompt, champion, idea), len(self.journal.list_answers())
         self.is_noting = True
         try:
             return self.take_answer(answer, parent, broken)

@@ -171,14 +171,6 @@ def test_an_idea_isn_t_lost_when_its_repair_breaks(place, tmp_path, monkeypatch)
     assert "8 agent calls" in why and failed
 
 
-def test_what_an_agent_says_need_not_be_text(tmp_path):
-    """Half of an emoji, as programs print it that cut strings."""
-    said = night_agent.parse_output(
-        json.dumps({"type": "result", "result": "IDEA: a \ud83d cut\nGAIN: 0.1"})
-    )
-    assert night_agent.read_idea(tmp_path / "none", said.text) == ("a ? cut", 0.1)
-
-
 def test_hours_count_while_a_night_is_active():
     """Not while the machine slept, nor what its clock was set by; of a part that was killed by its
     events.
@@ -576,15 +568,6 @@ def test_what_known_agents_print_is_understood(place, tmp_path, speaks, cost):
     assert (event["cost"], event["tokens"]) == (cost, 1050) and tried()[0].idea == "wider heads"
 
 
-def test_an_agents_own_error_is_told():
-    assert (
-        night_agent.parse_output('{"type": "result", "is_error": true, "result": "credit"}').error
-        == "credit"
-    )
-    assert night_agent.parse_output('{"type": "turn.failed", "error": {"message": "no"}}').error
-    assert night_agent.parse_output("plain\nIDEA: x").text == "plain\nIDEA: x"
-
-
 @pytest.mark.parametrize(
     "limit", [{"calls": 1}, {"cost": 0.3}, {"hours": 0.0}, {"device_seconds": 1.0}]
 )
@@ -643,17 +626,6 @@ def test_an_agents_program_stands_alone_where_more_than_it_is_beside_it(place, t
     (script_here := place / "agent.sh").write_text("#!/bin/sh\n", encoding="utf-8")
     script_here.chmod(0o755)
     assert night_agent.Agent("./agent.sh -x", tmp_path / "agent").argv == [str(script_here), "-x"]
-
-
-def test_an_idea_is_found_in_whatever_an_agent_prints(tmp_path):
-    assert night_agent.read_idea(
-        tmp_path / "none", "x\n" * 10**6 + "IDEA: **wider**\nGAIN: `-2e-3`\n"
-    ) == (
-        "wider",
-        -0.002,
-    )
-    for flood in ("\n" * 10**6, "IDEA: " + "* " * 10**6, "*" * 10**6):
-        night_agent.read_idea(tmp_path / "none", flood)
 
 
 def test_what_is_no_agent_is_refused(place):
