@@ -20,6 +20,7 @@ from ratchet.doctor.findings import findings_table
 from ratchet.doctor.surroundings import check_level, check_surroundings
 from ratchet.executors import list_executors, open_executor
 from ratchet.experiments import comparisons, trials, verbs
+from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.ledger import Experiment, Ledger
 from ratchet.experiments.running import only_command
 from ratchet.experiments.session import Session, join_campaign, open_session
@@ -43,6 +44,7 @@ from ratchet.night.summary import describe_last_agents, save_summary, summarize_
 from ratchet.referee import supervisor
 from ratchet.referee.devices.choice import choose_device
 from ratchet.referee.measures import MEASURES, parse_requirements
+from ratchet.report.frontier import AXES, find_frontier, list_points, parse_axes
 from ratchet.report.render import write_report
 from ratchet.report.server import make_server
 from ratchet.report.wandb import check_wandb, make_sender
@@ -332,6 +334,24 @@ def log(
         console.print(Markdown(text))
     if warning := ledger.cut_off_line():
         console.print(warning, style="yellow")
+
+
+@app.command()
+def frontier(
+    by: Annotated[
+        str, typer.Option(help=f"Two or three measures, of val_bpb, {', '.join(MEASURES)}.")
+    ] = ",".join(AXES),
+    as_json: AsJson = False,
+):
+    """Show what no other experiment beats in several measures at once: size, memory, speed."""
+    axes = parse_axes(by)
+    experiments = Ledger(commits.home()).experiments().values()
+    points = find_frontier(list_points(Campaign(experiments)), axes)
+    if as_json:
+        return show_json([point._asdict() for point in points])
+    if not points:
+        return console.print(f"no experiment of this campaign has all of {', '.join(axes)}")
+    tables.show_frontier(points, axes)
 
 
 def find_experiment(n: int) -> Experiment:

@@ -1,7 +1,7 @@
 """Experiments as tables and sentences on the terminal."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from ratchet.experiments.campaign import Campaign, is_selected, list_campaigns, 
 from ratchet.experiments.comparisons import SPLITS, compare_with_first
 from ratchet.experiments.ledger import Experiment, bpb, is_disturbed, is_valid
 from ratchet.experiments.running import state_of
+from ratchet.referee.measures import MEASURES
+from ratchet.report.frontier import SCORE, Point
 from ratchet.report.palette import style_of
 from ratchet.terminal import console, show_json
 
@@ -203,6 +205,28 @@ def show_contrast(e: Experiment, split: str) -> None:
     console.print(table)
     if len(rows) > 2:
         console.print(f"settled: p x {len(rows) - 1} comparisons < {ALPHA} (Bonferroni)")
+
+
+# --------------------------------------------------------------------------------------------------
+# The frontier
+
+
+def show_frontier(points: list[Point], axes: Sequence[str]) -> None:
+    """A line for each point, with its measures."""
+    units = [MEASURES[axis].unit if axis in MEASURES else "" for axis in axes]
+    heads = [f"{axis}, {unit}" if unit else axis for axis, unit in zip(axes, units)]
+    table = Table("n", *heads, "runs", "idea", box=None)
+    for point in points:
+        cells = [
+            with_error(point.values[axis], point.half)
+            if axis == SCORE
+            else f"{point.values[axis]:.4g}"
+            for axis in axes
+        ]
+        runs = f"{point.runs}, selected" if point.is_selected else str(point.runs)
+        style = "bold" if point.is_champion else ""
+        table.add_row(str(point.n), *cells, runs, escape(point.idea), style=style)
+    console.print(table)
 
 
 # --------------------------------------------------------------------------------------------------
