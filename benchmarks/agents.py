@@ -178,7 +178,7 @@ def hold_night(name: str) -> dict:
     from ratchet.night.driver import run_night
     from ratchet.night.journal import Journal
     from ratchet.night.status import Limits
-    from ratchet.referee import trial
+    from ratchet.referee import sandbox, trial
     from ratchet.referee.devices import choice
 
     choice.list_devices = lambda: ["cpu"]
@@ -209,7 +209,7 @@ def hold_night(name: str) -> dict:
         "failed": [f"{e['outcome']}: {e.get('reason')}" for e in events if e["outcome"] != "idea"],
         "changed": [key for key in before | after if before.get(key) != after.get(key)],
         "said": [line.strip() for line in said if line.startswith("  ")],
-        "isolation": os.environ["RATCHET_ISOLATION"],
+        "sandbox": sandbox.best_level(),
     }
 
 
@@ -254,7 +254,7 @@ def run_one(
 ) -> dict:
     """A night of one program at one level as one user; facts, with what went wrong."""
     setup, begin = SETUPS[name], time.monotonic()
-    bins = install(name, programs)
+    bins, python = install(name, programs), python_for(user)
     with tempfile.TemporaryDirectory() as top, MockModels(script) as mock:
         folder = Path(top)
         prepare_user(folder, setup, mock.url, cache)
@@ -265,10 +265,9 @@ def run_one(
             "RATCHET_CACHE": str(folder / "cache"),
             "RATCHET_ISOLATION": level,
         } | {key: value.format(url=mock.url) for key, value in setup.variables.items()}
-        argv = [sys.executable, str(HERE / "agents.py"), "--night", name]
+        argv = [*as_user(user), python, str(HERE / "agents.py"), "--night", name]
         if user != current_user():
             run_quietly(["chown", "-R", f"{user}:", str(folder)])
-            argv = ["setpriv", "--reuid", user, "--regid", group_of(user), "--clear-groups", *argv]
         done = subprocess.run(
             argv, cwd=folder / "repository", env=environment, capture_output=True, timeout=900
         )
@@ -277,6 +276,8 @@ def run_one(
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         return facts | {"works": False, "why": (last or ["no word"])[0]}
     facts |= json.loads(done.stdout.splitlines()[-1])
+    if facts["sandbox"] != level:
+        return facts | {"works": False, "why": f"{level} can't be had here"}
     return facts | {"works": is_right(facts["ideas"]) and not facts["changed"]}
 
 
@@ -300,6 +301,26 @@ def list_users() -> list[str]:
     """Root and an ordinary user, as far as they can be had."""
     can_change = os.getuid() == 0 and shutil.which("setpriv")
     return [current_user(), *(["nobody"] if can_change else [])]
+
+
+def as_user(user: str) -> list[str]:
+    """What stands before a command that this user is to run."""
+    if user == current_user():
+        return []
+    return ["setpriv", "--reuid", user, "--regid", group_of(user), "--clear-groups"]
+
+
+def python_for(user: str) -> str:
+    """A Python with our packages that this user may run. Raises FileNotFoundError.
+
+    Where that of the repository lies in somebody's home: a virtual environment beside it, made by
+    `/usr/bin/python3 -m venv`, whose path is in AGENTS_PYTHON.
+    """
+    for python in filter(None, [sys.executable, os.environ.get("AGENTS_PYTHON")]):
+        code = "import os, sys, numpy; sys.exit(not os.access(sys.executable, os.X_OK))"
+        if not subprocess.run([*as_user(user), python, "-c", code], capture_output=True).returncode:
+            return python
+    raise FileNotFoundError(f"{user} may not run {sys.executable}: see AGENTS_PYTHON")
 
 
 def make_table(results: dict) -> str:
