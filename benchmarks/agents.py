@@ -173,7 +173,7 @@ def make_up_run(job) -> dict:
 def hold_night(name: str) -> dict:
     """A night in the working folder, whose champion is HEAD's; what came of it."""
     from ratchet import commits
-    from ratchet.executors import open_executor
+    from ratchet.executors import local, open_executor
     from ratchet.experiments import session, verbs
     from ratchet.night.driver import run_night
     from ratchet.night.journal import Journal
@@ -181,7 +181,7 @@ def hold_night(name: str) -> dict:
     from ratchet.referee import sandbox, trial
     from ratchet.referee.devices import choice
 
-    choice.list_devices = lambda: ["cpu"]
+    choice.list_devices, local.contestant_libraries = lambda: ["cpu"], lambda tell: None
     trial.run_trial, trial.preflight = make_up_run, lambda job: None
     said: list[str] = []
 
