@@ -16,7 +16,7 @@ from rich.syntax import Syntax
 from ratchet import commits, tables
 from ratchet.arena.files import Refused, exit_on_user_error
 from ratchet.doctor.examination import examine_machine
-from ratchet.doctor.findings import findings_table
+from ratchet.doctor.findings import Finding, findings_table, without_needless_advice
 from ratchet.doctor.surroundings import check_level, check_surroundings
 from ratchet.executors import list_executors, open_executor
 from ratchet.experiments import comparisons, trials, verbs
@@ -38,6 +38,7 @@ from ratchet.night.detached.stopping import stop_command, stoppable
 from ratchet.night.detached.waiting import describe_running, wait_for_verdict
 from ratchet.night.digest import MOST_TOKENS, check_tokens
 from ratchet.night.driver import NEVER_WORKED, run_night
+from ratchet.night.programs.check import check_agent, does_work
 from ratchet.night.programs.prices import parse_price
 from ratchet.night.status import Limits, last_exit_code, night_status
 from ratchet.night.summary import describe_last_agents, save_summary, summarize_night
@@ -99,6 +100,14 @@ Wandb = Annotated[
         help="Send runs to Weights & Biases. Also on if WANDB_PROJECT or WANDB_MODE is set.",
     ),
 ]
+Share = Annotated[list[str], typer.Option(help="A further path that the agent may read and write.")]
+Pass = Annotated[
+    list[str],
+    typer.Option("--pass", help="A further environment variable that the agent gets."),
+]
+AgentNetwork = Annotated[
+    bool, typer.Option("--network/--no-network", help="Let the agent use the network.")
+]
 GO_ON = "the same command goes on where it stopped"
 WAIT = "its verdict: `uv run ratchet wait {}`"
 STILL_RUNS = 3  # exit code of `wait` when its time is over
@@ -154,12 +163,29 @@ def shown_session(
 
 
 @app.command()
-def doctor(device: Device = None, as_json: AsJson = False):
-    """Look at device, memory, disk, arena and sandbox; say what to do about each."""
-    findings = examine_machine(choose_device(device))
+def doctor(
+    device: Device = None,
+    agent: Annotated[
+        str, typer.Option(help="Look at an agent instead: one call, as a night makes them.")
+    ] = None,
+    share: Share = (),
+    passed: Pass = (),
+    network: AgentNetwork = True,
+    as_json: AsJson = False,
+):
+    """Look at device, memory, disk, arena and sandbox, or at an agent; say what to do."""
+    if agent is None:
+        findings, works = examine_machine(choose_device(device)), True
+    else:
+        checks = check_agent(agent, share, network, passed)
+        findings, works = [Finding(*check) for check in checks], does_work(checks)
+    findings = without_needless_advice(findings)
     if as_json:
-        return show_json([finding._asdict() for finding in findings])
-    console.print(findings_table(findings))
+        show_json([finding._asdict() for finding in findings])
+    else:
+        console.print(findings_table(findings))
+    if not works:
+        raise SystemExit(1)
 
 
 @app.command()
@@ -433,17 +459,12 @@ def night(
         str,
         typer.Option(help="A command to run when something is kept, or the night waits or ends."),
     ] = "",
-    share: Annotated[
-        list[str], typer.Option(help="A further path that the agent may read and write.")
-    ] = (),
-    passed: Annotated[
-        list[str],
-        typer.Option("--pass", help="A further environment variable that the agent gets."),
-    ] = (),
+    share: Share = (),
+    passed: Pass = (),
     digest_tokens: Annotated[
         int, typer.Option(help="Tell the agent in so many tokens at most what is known.")
     ] = MOST_TOKENS,
-    network: Annotated[bool, typer.Option(help="Let the agent use the network.")] = True,
+    network: AgentNetwork = True,
     names: Annotated[
         str, typer.Option("--devices", help="Work on several devices at once: cuda:0,cuda:1.")
     ] = None,
