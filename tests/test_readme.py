@@ -138,7 +138,9 @@ def test_the_test_command_is_that_of_ci():
 def test_programs_and_their_output_are_in_marked_blocks():
     for name, page in PAGES.items():
         marks = re.findall(r"^```(.*)$", page, re.M)
-        assert {*marks[::2]} <= {"sh", "text", "python"} and {*marks[1::2]} <= {""}, name
+        assert {*marks[::2]} <= {"sh", "text", "python", "json", "yaml"} and {*marks[1::2]} <= {
+            ""
+        }, name
 
 
 @pytest.mark.slow
@@ -197,7 +199,7 @@ def test_every_option_is_known():
     others |= {"--cpus-per-task", "--mem"}  # of sbatch
     others |= {"--update", "--gpus"}  # of wsl and docker
     others |= {"--permission-mode", "--output-format", "--sandbox", "--approval-mode"}  # of agents
-    others |= {"--model"}
+    others |= {"--model", "--format", "--message-file", "--skip-trust", "--yes-always"}
     for name, page in PAGES.items():
         unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page)) - verbs - code - others
         assert not unknown, name
