@@ -467,7 +467,7 @@ def test_while_the_agent_is_slow_the_best_of_what_is_out_runs_again(
     monkeypatch.setattr("ratchet.night.driver.PATIENCE_SECONDS", 0)
     monkeypatch.setattr("ratchet.night.driver.POLL_SECONDS", 0.05)
     monkeypatch.setattr("ratchet.night.proposals.AHEAD", 0)
-    turns = moves("A", -BIG), moves("B", -0.001)
+    turns = moves("A", -BIG), moves("B", -0.02)
     command, state = script(tmp_path, *turns, last=SLOW)
 
     def stops(text):
