@@ -48,10 +48,11 @@ class Notifier:
         """event: keep, waits, ends or fails. values: of the other NAMES, in small letters."""
         if not self.argv:
             return
+        text = one_line(text)
         said = dict.fromkeys(NAMES, "") | {"EVENT": event, "TEXT": text}
-        said |= {name.upper(): str(value) for name, value in values.items()}
-        cleaned = {f"RATCHET_{name}": one_line(value) for name, value in said.items()}
-        thread = threading.Thread(target=self._run, args=(cleaned,), daemon=True)
+        said |= {name.upper(): one_line(str(value)) for name, value in values.items()}
+        variables = {f"RATCHET_{name}": value for name, value in said.items()}
+        thread = threading.Thread(target=self._run, args=(variables, text), daemon=True)
         self.threads.append(thread)
         thread.start()
 
@@ -60,9 +61,9 @@ class Notifier:
         for thread in self.threads:
             thread.join()
 
-    def _run(self, values: dict[str, str]) -> None:
+    def _run(self, values: dict[str, str], text: str) -> None:
         try:
-            failure = run_bounded(self.argv, values, self.folder)
+            failure = run_bounded(self.argv, values, text, self.folder)
         except Exception as error:  # of a thread nobody would see it
             failure = f"{type(error).__name__}: {error}"
         if failure and not self.has_failed:
@@ -70,8 +71,8 @@ class Notifier:
             self.tell(f"  --notify failed, which is told once: {failure}")
 
 
-def run_bounded(argv: list[str], values: dict[str, str], folder: Path) -> str:
-    """Why a command failed, or "": its text is on stdin, too. After MOST_SECONDS it is killed."""
+def run_bounded(argv: list[str], values: dict[str, str], text: str, folder: Path) -> str:
+    """Why a command failed, or "": the text is on its stdin. After MOST_SECONDS it is killed."""
     with subprocess.Popen(
         argv,
         cwd=folder,
@@ -82,7 +83,7 @@ def run_bounded(argv: list[str], values: dict[str, str], folder: Path) -> str:
         start_new_session=True,
     ) as process:
         try:
-            _, said = process.communicate(values["RATCHET_TEXT"].encode() + b"\n", MOST_SECONDS)
+            _, said = process.communicate(text.encode() + b"\n", MOST_SECONDS)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
