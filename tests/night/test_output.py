@@ -304,6 +304,7 @@ sh: 1: agent: not found (exit code 127)
 error: unexpected argument '--full-auto' found
 NameError: name 'RATE' is not defined
 Reached max turns (10)
+Unexpected server error. Check server logs for details.
 segmentation fault at line 500 of 512
 """.strip().splitlines()
 

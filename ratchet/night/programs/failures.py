@@ -10,9 +10,11 @@ from zoneinfo import ZoneInfo
 
 MOST_SECONDS = 8 * 86400  # a week's limit; what is farther ahead is taken for no time at all
 
-# Not served, but not for want of service: waiting changes nothing of it.
-TOO_LONG = re.compile(
-    r"prompt is too long|context.?(window|length)|maximum context|input is too long", re.IGNORECASE
+# Waiting changes nothing of these: too long a prompt; opencode, of a model that it doesn't know.
+LASTING = re.compile(
+    r"prompt is too long|context.?(window|length)|maximum context|input is too long"
+    r"|check server logs",
+    re.IGNORECASE,
 )
 NO_SERVICE = re.compile(
     r"""
@@ -57,7 +59,7 @@ def is_no_service(words: str, status: int = 0) -> bool:
     none is known.
     Examples: "You've hit your limit · resets 3am (UTC)", "529 Overloaded", "Not logged in".
     """
-    if TOO_LONG.search(words):
+    if LASTING.search(words):
         return False
     is_refused = status in (401, 402, 403, 407, 408, 425, 429) or 500 <= status < 600
     return is_refused or bool(NO_SERVICE.search(words))
