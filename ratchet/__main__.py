@@ -432,8 +432,13 @@ def verify(as_json: AsJson = False):
 
 @app.command()
 def night(
-    agent: Annotated[
-        str, typer.Option(help="A command that reads a prompt and edits train.py, or tuner.")
+    agents: Annotated[
+        list[str],
+        typer.Option(
+            "--agent",
+            help="A command that reads a prompt and edits train.py, or tuner. Several are asked "
+            "in turns, and compared.",
+        ),
     ],
     hours: Annotated[float, typer.Option(help="End after this many hours.")] = math.inf,
     most: Annotated[
@@ -493,7 +498,7 @@ def night(
     with shown_session(join_campaign, **where, **options) as session:
         how = dict(may_tie=simpler, digest_tokens=digest_tokens, goal=goal, notify=notify)
         how |= dict(price=tokens_price)
-        why = run_night(session, agent, limits, share, network, passed, PROFILES[name], **how)
+        why = run_night(session, agents, limits, share, network, passed, PROFILES[name], **how)
         text = summarize_night(session)
     console.print(f"the night ended: {escape(why)}\n")
     console.print(Markdown(text))
@@ -536,7 +541,7 @@ def status(as_json: AsJson = False):
     if as_json:
         return show_json(state)
     for key, value in state.items():
-        console.print(f"{key + ':':<15} {escape(str(value))}", soft_wrap=True)
+        console.print(escape(f"{key + ':':<15} {value}"), soft_wrap=True)
 
 
 @app.command()

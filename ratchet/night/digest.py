@@ -17,7 +17,7 @@ from ratchet.claims import (
     name_trial,
     own_comparison,
 )
-from ratchet.experiments.campaign import Campaign, compare_so_far, tried_ideas
+from ratchet.experiments.campaign import MOST_TEXT, Campaign, compare_so_far, tried_ideas
 from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, is_valid
 from ratchet.experiments.rule.failures import FAILURES
 from ratchet.night import knobs
@@ -276,9 +276,13 @@ def list_untried(campaign: Campaign) -> list[str]:
     return lines
 
 
-def summarize_predictions(campaign: Campaign) -> str:
-    """How well predictions of gains were met so far, in a sentence; "" for fewer than three."""
-    pairs = [(e.gain, own_comparison(e, campaign)) for e in tried_ideas(campaign)]
+def summarize_predictions(campaign: Campaign, by: str | None = None) -> str:
+    """How well predictions of gains were met so far, in a sentence; "" for fewer than three.
+
+    by: whose; None: all.
+    """
+    tried = [e for e in tried_ideas(campaign) if by is None or e.by == by[:MOST_TEXT]]
+    pairs = [(e.gain, own_comparison(e, campaign)) for e in tried]
     pairs = [(gain, real.gain) for gain, real in pairs if real and gain is not None]
     if len(pairs) < 3:
         return ""

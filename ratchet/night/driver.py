@@ -26,18 +26,18 @@ from ratchet.experiments.running import is_command_running
 from ratchet.experiments.session import DeviceShared, Session
 from ratchet.experiments.verdicts import CLOSING, DEFAULT, Profile
 from ratchet.night import service
-from ratchet.night.agent import Agent
 from ratchet.night.digest import MOST_TOKENS
-from ratchet.night.journal import Journal, active_seconds
+from ratchet.night.journal import Journal, active_seconds, agents_of
 from ratchet.night.notify import Notifier
 from ratchet.night.programs.prices import Price
 from ratchet.night.proposals import MOST_REPAIRS, CannotRebase, Proposal, ProposalQueue
 from ratchet.night.service import Wait
 from ratchet.night.status import Limits, describe_used, level_of_champion, used_by
 from ratchet.night.summary import count_of, save_summary, summarize_night
+from ratchet.night.team.authors import Author, join_names, open_authors
 from ratchet.referee import supervisor
 from ratchet.referee.job import Job
-from ratchet.untrusted_text import clean_text, quote_text
+from ratchet.untrusted_text import quote_text
 
 BUSY_SECONDS = 60  # until a device that other programs use is looked at again
 POLL_SECONDS = 0.5
@@ -65,7 +65,7 @@ class Lost(Refused):
 
 
 class Night:
-    """One night. sessions: one for each device. agent: None for the tuner.
+    """One night. sessions: one for each device. authors: who has its ideas, in turns.
 
     Each device has a thread of its own, which takes a proposal when it has nothing to do. may_tie:
     whether less code is kept that is as good. goal: bpb of the champion at which it ends. notify:
@@ -75,19 +75,20 @@ class Night:
     def __init__(
         self,
         sessions: Sequence[Session],
-        name: str,
+        authors: Sequence[Author],
         limits: Limits,
-        agent: Agent | None = None,
         profile: Profile = DEFAULT,
         may_tie: bool = False,
         goal: float | None = None,
         notify: Callable[..., None] = lambda event, text, **values: None,
     ):
         self.profile, self.may_tie, self.goal, self.notify = profile, may_tie, goal, notify
-        self.sessions, self.session, self.name, self.limits = sessions, sessions[0], name, limits
+        self.sessions, self.session, self.limits = sessions, sessions[0], limits
+        self.authors = [author.name for author in authors]
+        self.name = join_names(self.authors)
         self.journal = Journal(self.session.home)
         self.queue = ProposalQueue(
-            self.session, agent, self.may_ask, self.begin_wait, len(sessions)
+            self.session, authors, self.may_ask, self.begin_wait, len(sessions)
         )
         self.lock = threading.Lock()
         self.trial_lock = threading.Lock()  # a trial is held by one device, the others search on
@@ -130,10 +131,10 @@ class Night:
     def blame_agent(self) -> None:
         """Say in `why`, and by the exit code, if the night ends since its agent fails."""
         answers = self.journal.list_answers()
-        has_failed = self.why == self.queue.dried_up or service.count_failures(answers)
-        if not self.queue.agent or self.why == STOPPED or self.has_reached_goal():
+        has_failed = self.why == self.queue.dried_up or self.queue.lacks_service()
+        if not self.queue.agents or self.why == STOPPED or self.has_reached_goal():
             return
-        if service.count_failures(answers) and not self.queue.dried_up:
+        if self.queue.lacks_service() and not self.queue.dried_up:
             self.why += f"; the agent's last call failed, {service.describe_failure(answers[-1])}"
         if (answers or self.queue.was_asked) and not service.has_worked(answers):
             self.exit_code = NEVER_WORKED
@@ -141,17 +142,20 @@ class Night:
             self.exit_code = FAILED_LATER
 
     def begin_or_resume(self) -> None:
-        """Begin a night, or go on with one of the same agent that never ended."""
+        """Begin a night, or go on with one of the same agents that never ended."""
         baseline = self.session.read_campaign().baseline.n
         events = self.journal.last_night()
         is_resumed = (
             events
-            and (events[0]["agent"], events[0]["baseline"]) == (self.name, baseline)
+            and {*agents_of(events[0])} == {*self.authors}
+            and events[0]["baseline"] == baseline
             and events[-1]["kind"] != "ends"
         )
         limits = {key: value for key, value in self.limits._asdict().items() if value < math.inf}
         kind = "resumes" if is_resumed else "begins"
         facts = {"agent": self.name, "limits": limits, "baseline": baseline, "goal": self.goal}
+        if len(self.authors) > 1:
+            facts["agents"] = self.authors
         self.journal.append(kind, **facts)
         self.seconds_before = active_seconds(events) if is_resumed else 0.0
         self.started = time.monotonic()
@@ -230,7 +234,7 @@ class Night:
         broken: a proposal that it is to repair. One that has no verdict has its place already.
         """
         waiting = self.journal.list_waiting()
-        used = self.count_with_reserve(1 + len(waiting)) if self.queue.agent else self.count_used()
+        used = self.count_with_reserve(1 + len(waiting)) if self.queue.agents else self.count_used()
         if self.why or used.calls >= self.limits.calls or used.cost >= self.limits.cost:
             return False
         if used.hours > self.limits.hours or used.device_seconds > self.limits.device_seconds:
@@ -284,7 +288,7 @@ class Night:
         """Example: "2 experiments"; "" for none."""
         waiting = self.journal.list_waiting()
         # an agent is not asked for what can't be tried any more
-        used = self.count_with_reserve(1 if self.queue.agent and not waiting else 0)
+        used = self.count_with_reserve(1 if self.queue.agents and not waiting else 0)
         for key, most in self.limits._asdict().items():
             was_paid = key in ("calls", "cost")  # then all that was paid for is tried
             if getattr(used, key) >= most and not (was_paid and waiting):
@@ -384,7 +388,9 @@ class Night:
         """Its experiment; None: the night ends while it waits. Raises verbs.NewChampion."""
         call, commit, parent = proposal.call, proposal.commit, proposal.parent
         self.journal.append("tries", call=call, commit=commit, parent=parent)
-        options = dict(by=self.name, parent=parent, profile=self.profile, may_tie=self.may_tie)
+        options = dict(
+            by=proposal.by or self.name, parent=parent, profile=self.profile, may_tie=self.may_tie
+        )
         options |= {"gain": proposal.gain, "near": proposal.near}
         return when_free(
             session,
@@ -531,7 +537,7 @@ def when_free(
 
 def run_night(
     session: Session,
-    name: str,
+    agents: str | Sequence[str],
     limits: Limits,
     share: Sequence[str] = (),
     network: bool = True,
@@ -545,35 +551,24 @@ def run_night(
 ) -> str:
     """A night from its beginning, or where it was left, to its end; returns why it ended.
 
-    name: the agent's command, or tuner; share, network, passed, digest_tokens, price: as of Agent;
-    profile, may_tie, goal: as of Night; notify: a command, as of Notifier. All slots of the
-    session's executor work on it.
+    agents: a command, or tuner, or several of these, which are asked in turns; share, network,
+    passed, digest_tokens, price: as of Agent; profile, may_tie, goal: as of Night; notify: a
+    command, as of Notifier. All slots of the session's executor work on it.
     Raises Refused when what judges has changed, Lost when no device is left, Full without room.
     """
     check_goal(goal, session.read_campaign())
     tell_user = Notifier(notify, session.home, session.tell)
-    name = clean_text(name.encode(errors="replace"))
     sessions = [session.with_slot(slot) for slot in session.slot.executor.slots()]
     for each in sessions:
         each.check_seal()  # refuses before an agent is asked
     (session.home / STOP_FILE).unlink(missing_ok=True)
     folder = work_folder() / ".agents" / sha256(str(session.home).encode())[:12]
-    agent = None
-    if name != "tuner":
-        agent = Agent(
-            name,
-            folder,
-            share,
-            network,
-            passed,
-            session.tell,
-            digest_tokens,
-            price,
-            has_dollars=limits.cost < math.inf,
-        )
-        agent.tell_once(agent.describe_view())
+    options = dict(share=share, network=network, passed=passed, digest_tokens=digest_tokens)
+    options |= dict(price=price, has_dollars=limits.cost < math.inf, tell=session.tell)
+    commands = [agents] if isinstance(agents, str) else [*agents]
+    authors = open_authors(commands, folder, **options)
     try:
-        night = Night(sessions, name, limits, agent, profile, may_tie, goal, tell_user)
+        night = Night(sessions, authors, limits, profile, may_tie, goal, tell_user)
         why = night.run()
         tell_user("fails" if night.exit_code else "ends", f"the night ended: {why}")
         tell_user.wait()

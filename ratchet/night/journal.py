@@ -1,8 +1,9 @@
 """The journal: what a night did beside its experiments, one event a line in runs/night.jsonl.
 
-begins    a night: who is asked, with which limits
+begins    a night: who is asked (`agents`, in turns, if there are several), with which limits
 resumes   the rest of a night that was interrupted
-answer    one call of the agent: what came of it, the commit of its idea
+answer    one call of an agent: whose, what came of it, the commit of its idea
+drops     one of several agents is asked no more: why
 waits     the agent's service failed: until when (Unix time) it is not asked, after which call
 tries     an idea is an experiment now, maybe as another commit: the champion may have changed
 done      an idea has its verdict, was given up (`stale`), or goes back to the agent (`repair`)
@@ -66,9 +67,23 @@ class Journal:
         starts = [i for i, event in enumerate(events) if event["kind"] == "begins"]
         return events[starts[-1] :] if starts else []
 
-    def list_answers(self) -> list[dict]:
-        """What the agent answered in the last night, one event for each call."""
-        return [event for event in self.last_night() if event["kind"] == "answer"]
+    def list_answers(self, by: str | None = None) -> list[dict]:
+        """What was answered in the last night, one event for each call; by one of several agents.
+
+        Answers of an older night don't say whose they are, as it had one.
+        """
+        answers = [event for event in self.last_night() if event["kind"] == "answer"]
+        return [event for event in answers if by in (None, event.get("by", by))]
+
+    def list_drops(self) -> dict[str, str]:
+        """{agent: why it is asked no more} of several, since the night began or was resumed."""
+        drops: dict[str, str] = {}
+        for event in self.last_night():
+            if event["kind"] == "resumes":
+                drops = {}
+            elif event["kind"] == "drops":
+                drops[event["by"]] = event["reason"]
+        return drops
 
     def list_tries(self) -> list[dict]:
         """What became experiments in the last night, one event each time that one was begun."""
@@ -107,3 +122,8 @@ def active_seconds(events: list[dict]) -> float:
             total, part, begin = total + part, 0.0, now
         part = event.get("active", max(part, now - begin))
     return total + part
+
+
+def agents_of(begin: dict) -> list[str]:
+    """Who has the ideas of a night; begin: its first event."""
+    return begin.get("agents") or [begin["agent"]]

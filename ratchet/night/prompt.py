@@ -71,12 +71,13 @@ def write_prompt(
     failed: list[dict],
     repair: "Proposal | None" = None,
     digest_tokens: int = MOST_TOKENS,
+    by: str | None = None,
 ) -> str:
     """What the agent reads, as Markdown.
 
     home: the folder of program.md and notes.md. failed: the last answers in a row that could not be
     tried, latest first. repair: a proposal that goes back to the agent. digest_tokens: the most
-    that what is known may take.
+    that what is known may take. by: the agent whose predictions are told; None: all.
     """
     program = (home / "program.md").read_text(encoding="utf-8", errors="replace")
     parts = [program, *read_notes(home), TASK]
@@ -85,7 +86,7 @@ def write_prompt(
     else:
         parts += [*report_failed(failed[:PIVOT_AFTER]), *ask_for_pivot(campaign)]
     parts.append("# What is known\n\n" + write_digest(campaign, home, digest_tokens))
-    if predictions := summarize_predictions(campaign):
+    if predictions := summarize_predictions(campaign, by):
         parts.append(f"What you expected so far: {predictions}.\n")
     return "\n\n".join(parts)
 

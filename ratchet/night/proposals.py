@@ -1,15 +1,15 @@
 """The queue of proposals: ideas that are commits and wait for their verdict.
 
-The queue asks the agent or the tuner, compares the answer with what was tried, commits it, carries
-it over to a new champion. Whether a proposal is tried, repaired or given up, the driver decides.
+The queue asks the agents and the tuner, in turns, compares the answer with what was tried, commits
+it, carries it over to a new champion. Whether a proposal is tried, repaired or given up, the driver
+decides.
 """
 
 import functools
-import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -25,13 +25,13 @@ from ratchet.night.agent import Agent, Answer
 from ratchet.night.journal import Journal
 from ratchet.night.prompt import write_prompt
 from ratchet.night.service import SERVICE, Wait
+from ratchet.night.team.authors import Author, short_name, whose_turn
 from ratchet.referee import supervisor
 from ratchet.referee.source import fingerprint
 from ratchet.untrusted_text import quote_text
 
 AHEAD = 1  # proposals that wait while the devices are busy, beside one for each
 MOST_REPAIRS = 2  # times that an edit goes back to the agent
-MOST_FAILURES = 10  # answers in a row that can't be tried, until the agent is asked no more
 ALIKE = 0.7  # share of changed lines that two edits have in common, from which on one is flagged
 NOTE_SECONDS = 10  # that a pause waits for a whole answer to be noted, as it was paid for
 TELL_SECONDS = 600  # between two lines that say that the agent's service is still away
@@ -49,6 +49,7 @@ class Proposal(NamedTuple):
     near: int | None  # number of an experiment that it is like
     repairs: int  # how often it went back to the agent
     failure: tuple = ()  # (status, reason, last lines) of its preflight
+    by: str = ""  # the author whose idea it is
 
 
 class CannotRebase(Exception):
@@ -60,40 +61,56 @@ class CannotRebase(Exception):
 
 
 class ProposalQueue:
-    """Filled by an agent, in a thread of its own, or by the tuner when it is empty.
+    """Filled by authors in turns, in a thread, or by the tuner alone when it is empty.
 
-    open() begins with what the journal says is waiting, close() ends the agent's thread.
+    open() begins with what the journal says is waiting, close() ends the thread that asks.
 
-    may_ask(broken): whether the agent may be asked once more, for a repair of that proposal if it
-    isn't None. begin_wait(wait): called when the agent's service fails; returns why the night can't
+    may_ask(broken): whether an author may be asked once more, for a repair of that proposal if it
+    isn't None. begin_wait(wait): called when an agent's service fails; returns why the night can't
     wait for it, or "". devices: how many try proposals at a time.
     """
 
     def __init__(
         self,
         session: Session,
-        agent: Agent | None,
+        authors: Sequence[Author],
         may_ask: Callable[[Proposal | None], bool],
         begin_wait: Callable[[Wait], str] = lambda wait: "",
         devices: int = 1,
     ):
-        self.session, self.agent, self.may_ask = session, agent, may_ask
-        self.begin_wait = begin_wait
-        self.wait: Wait | None = None  # for the agent's service, while it lasts
-        self.waited = 0.0  # seconds, for the agent's service
-        self.told_at = 0.0  # when the wait was told last, on the monotonic clock
-        self.was_asked = False  # the agent, by this process
-        self.is_noting = False  # an answer of the agent's
+        self.session, self.may_ask, self.begin_wait = session, may_ask, begin_wait
+        self.authors = {author.name: author for author in authors}
+        self.agents = [author.agent for author in authors if author.agent]
+        self.waited = 0.0  # seconds, while there was nobody to ask for want of service
+        self.was_asked = False  # an agent, by this process
+        self.is_noting = False  # an answer of an agent's
         self.is_closed = False
         self.ahead = AHEAD + devices
         self.journal = Journal(session.home)
         self.ready = queue.Queue()  # to be tried
-        self.broken = queue.Queue()  # to be repaired by the agent
+        self.broken = []  # to be repaired by the agents whose ideas they are
         self.is_over = threading.Event()
-        self.dried_up = ""  # why there will be no more
-        self.full: Exception | None = None  # of a full disk, which ended the agent's thread
+        self.full: Exception | None = None  # what ended the thread, as a full disk does
         self.tuner_lock = threading.Lock()
-        self.thread = threading.Thread(target=self._keep_asking, daemon=True) if agent else None
+        is_tuner_alone = len(authors) == 1 and not self.agents
+        thread = threading.Thread(target=self._keep_asking, daemon=True)
+        self.thread = None if is_tuner_alone else thread
+
+    @property
+    def dried_up(self) -> str:
+        """Why there will be no more, once nobody is left to ask."""
+        authors = [*self.authors.values()]
+        if not all(author.dropped_out for author in authors):
+            return ""
+        if len(authors) == 1:
+            return authors[0].dropped_out
+        return "; ".join(f"{short_name(each.name)}: {each.dropped_out}" for each in authors)
+
+    @property
+    def wait(self) -> Wait | None:
+        """The wait for service that ends first, while there is nobody else to ask."""
+        waits = [author.wait for author in self.authors.values() if not author.dropped_out]
+        return min(waits, key=lambda wait: wait.until) if waits and all(waits) else None
 
     def open(self) -> None:
         for event in self.journal.list_waiting():
@@ -102,19 +119,21 @@ class ProposalQueue:
             self.thread.start()
 
     def close(self, deadline: float) -> None:
-        """Cut the agent short. Waits for its thread to end, till that time of the monotonic clock.
+        """Cut agents short. Waits for their thread to end, till that time of the monotonic clock.
 
         While it notes an answer that is complete, for longer.
         """
         self.is_over.set()
         if not self.thread or self.is_closed:
             return
-        self.agent.cancel()
+        for agent in self.agents:
+            agent.cancel()
         self.thread.join(max(0.0, deadline - time.monotonic()))
         if self.is_noting:
             self.thread.join(NOTE_SECONDS)
         if not self.thread.is_alive():
-            self.agent.clean_up()
+            for agent in self.agents:
+                agent.clean_up()
             self.is_closed = True
 
     def put(self, proposal: Proposal) -> None:
@@ -123,26 +142,33 @@ class ProposalQueue:
     def take(self, seconds: float) -> Proposal | None:
         """The next proposal, or None when there is none within so many seconds."""
         with self.tuner_lock:
-            if not self.agent and self.ready.empty() and self.may_ask(None):
+            if not self.thread and self.ready.empty() and self.may_ask(None):
+                (author,) = self.authors.values()
                 try:
-                    self.ask_tuner()
+                    self.ask_tuner(author)
                 except Refused as error:
-                    self.dried_up = str(error)
+                    author.dropped_out = str(error)
         with suppress(queue.Empty):
             return self.ready.get(timeout=seconds)
         return None
 
     def repair_collision(self, commit: str) -> None:
-        """Have the agent, if there is one, make a hit anew that collides with the champion."""
+        """Have its agent, if it has one, make a hit anew that collides with the champion."""
         calls = {event["call"] for event in self.journal.list_tries() if event["commit"] == commit}
         events = [event for event in self.journal.list_answers() if event["call"] in calls]
-        if self.agent and events:
-            champion = self.session.read_campaign().champion["commit"]
-            self.send_back(proposal_of(events[-1] | {"commit": commit, "parent": champion}))
+        proposals = map(proposal_of, events[-1:])
+        for proposal in proposals:
+            if self.author_of(proposal).agent:
+                champion = self.session.read_campaign().champion["commit"]
+                self.send_back(proposal._replace(commit=commit, parent=champion))
 
     def send_back(self, proposal: Proposal) -> None:
-        """Have the agent repair it. It comes back as it is when the agent may not be asked."""
-        self.broken.put(proposal)
+        """Have its agent repair it. It comes back as it is when that may not be asked."""
+        self.broken.append(proposal)
+
+    def author_of(self, proposal: Proposal) -> Author:
+        """Whose idea it is; one of an older night doesn't say, as that had one author."""
+        return self.authors.get(proposal.by) or next(iter(self.authors.values()))
 
     def rebase(self, proposal: Proposal) -> Proposal:
         """The proposal on the champion of now. Raises CannotRebase."""
@@ -171,75 +197,102 @@ class ProposalQueue:
         return bool(experiments)
 
     # ----------------------------------------------------------------------------------------------
-    # The agent
+    # Agents
 
     def _keep_asking(self) -> None:
-        """The agent's thread: keep some proposals ahead, until the night is over."""
-        errors = 0
+        """The thread that asks: keep some proposals ahead, until the night is over."""
         while not self.is_over.is_set() and not self.dried_up:
-            broken, error = None, ""
+            begin = time.monotonic()
             try:
-                if self.waits_for_service():
-                    continue
-                broken = self.broken.get_nowait() if not self.broken.empty() else None
-                may_ask = self.may_ask(broken)
-                if broken and not may_ask:
-                    self.put(broken._replace(repairs=MOST_REPAIRS))
-                    continue
-                if not may_ask or not broken and self.ready.qsize() >= self.ahead:
+                for author in self.authors.values():
+                    self.look_for_wait(author)
+                if not self.ask_next():
                     self.is_over.wait(IDLE_SECONDS)
-                    continue
-                self.ask_agent(broken)
-                errors = 0
             except supervisor.Cancelled:
                 return
             except Exception as exception:  # of a thread nobody would see it
-                if is_full(exception):  # an answer that can't be noted is paid for nothing
-                    self.full = exception
-                    return
-                errors += 1
-                error = f"{type(exception).__name__}: {exception}"
-                self.session.tell(f"  the agent could not be asked: {quote_text(error)}")
-                if broken:
-                    self.send_back(broken)
-            self.dried_up = self.dried_up or self.reason_to_stop(errors, error)
+                self.full = exception
+                return
+            self.waited += time.monotonic() - begin if self.wait else 0.0
 
-    def reason_to_stop(self, errors: int, error: str) -> str:
-        """Why the agent is asked no more, or "". errors: in a row, error: the last one."""
-        failures = self.list_failures()
-        if len(failures) + errors >= MOST_FAILURES:
-            last = error or service.describe_failure(failures[0])
-            return (
-                f"{len(failures) + errors} answers in a row could not be tried (the last: {last})"
-            )
-        return "" if errors else service.reason_to_stop(self.journal.list_answers())
-
-    def waits_for_service(self) -> bool:
-        """Whether the agent isn't asked now, as its service fails: rests a little then."""
-        wait, begin = service.find_wait(self.journal.list_answers()), time.monotonic()
-        if not wait or wait.until <= time.time():
-            self.wait = None
-            return False
-        if self.wait != wait:
-            self.wait, self.told_at = wait, begin
-            self.dried_up = self.begin_wait(wait)
-        elif begin - self.told_at >= TELL_SECONDS:
-            self.told_at = begin
+    def look_for_wait(self, author: Author) -> None:
+        """Note whether an author isn't asked now, as its service fails."""
+        wait, now = author.find_wait(self.journal), time.monotonic()
+        begins = wait and wait != author.wait
+        author.wait = wait
+        if begins and not author.dropped_out:
+            author.told_at = now
+            self.drop_out(author, self.begin_wait(wait))
+            if len(self.authors) > 1 and not author.dropped_out:
+                self.session.tell(f"  {short_name(author.name)} waits, the others go on")
+        elif wait and self.wait and now - author.told_at >= TELL_SECONDS:
+            author.told_at = now
             self.session.tell(f"  still {service.describe_wait(wait)}")
-        self.is_over.wait(min(IDLE_SECONDS, wait.until - time.time()))
-        self.waited += time.monotonic() - begin
+
+    def ask_next(self) -> bool:
+        """Ask for a repair, or the one whose turn it is; False if there is nothing to ask for.
+
+        Raises Full when there is no room for the answer, Cancelled when it was cut short.
+        """
+        if broken := self.next_broken():
+            author = self.author_of(broken)
+            if author.dropped_out or not self.may_ask(broken):
+                self.put(broken._replace(repairs=MOST_REPAIRS))
+            else:
+                self.ask(author, broken)
+            return True
+        author = whose_turn([*self.authors.values()], self.journal)
+        if not author or self.ready.qsize() >= self.ahead or not self.may_ask(None):
+            return False
+        self.ask(author)
         return True
 
-    def list_failures(self) -> list[dict]:
-        """The last answers in a row that could not be tried, latest first.
+    def ask(self, author: Author, broken: Proposal | None = None) -> None:
+        """Ask one once, who drops out if that is of no use any more. Raises Full, Cancelled."""
+        error = ""
+        try:
+            self.ask_agent(author, broken) if author.agent else self.ask_tuner(author)
+            author.errors = 0
+        except supervisor.Cancelled:
+            raise
+        except Exception as exception:
+            if is_full(exception):  # an answer that can't be noted is paid for nothing
+                raise
+            if not author.agent:
+                return self.drop_out(author, str(exception))
+            author.errors += 1
+            error = f"{type(exception).__name__}: {exception}"
+            name = short_name(author.name)
+            self.session.tell(f"  {name} could not be asked: {quote_text(error)}")
+            if broken:
+                self.send_back(broken)
+        self.drop_out(author, author.reason_to_drop_out(self.journal, error))
 
-        Failures of service are no fault of the answers: they are passed over.
-        """
-        answers = reversed(self.journal.list_answers())
-        given = (event for event in answers if event["outcome"] != SERVICE)
-        return [*itertools.takewhile(lambda event: event["outcome"] != "idea", given)]
+    def next_broken(self) -> Proposal | None:
+        """The first that is to be repaired, by one who may be asked or never will be."""
+        for proposal in self.broken:
+            author = self.author_of(proposal)
+            if author.dropped_out or author.is_available:
+                self.broken.remove(proposal)
+                return proposal
+        return None
 
-    def ask_agent(self, broken: Proposal | None) -> bool:
+    def drop_out(self, author: Author, reason: str) -> None:
+        """Ask an author no more, if there is a reason; said plainly where others go on."""
+        if not reason:
+            return
+        author.dropped_out = reason
+        if len(self.authors) > 1:
+            self.journal.append("drops", by=author.name, reason=reason)
+            self.session.tell(f"  {short_name(author.name)} drops out: {reason}")
+
+    def lacks_service(self) -> bool:
+        """Whether the last call of each author that is left failed for want of service."""
+        left = [author for author in self.authors.values() if not author.dropped_out]
+        answers = (self.journal.list_answers(author.name) for author in left)
+        return bool(left) and all(map(service.count_failures, answers))
+
+    def ask_agent(self, author: Author, broken: Proposal | None) -> bool:
         """Ask once, for a repair of `broken` if given; note what came of it. True if it is tried.
 
         Raises Full when there is no room for the answer, Cancelled when it was cut short.
@@ -250,25 +303,29 @@ class ProposalQueue:
         parent = crashed.parent if crashed else campaign.champion["commit"]
         champion = read_source(parent).text
         edit = read_source(crashed.commit).text if crashed else None
-        self.agent.prepare_folder(champion, edit)
-        home, most = self.session.home, self.agent.digest_tokens
-        prompt = write_prompt(home, campaign, self.list_failures(), broken, most)
+        author.agent.prepare_folder(champion, edit)
+        failures = author.list_failures(self.journal)
+        more = {"digest_tokens": author.agent.digest_tokens}
+        more |= {"by": author.name if len(self.authors) > 1 else None}
+        prompt = write_prompt(self.session.home, campaign, failures, broken, **more)
         if self.is_over.is_set():
             return True
         self.was_asked = True
-        idea = broken.idea if broken else ""
-        answer, calls = self.agent.ask(prompt, champion, idea), len(self.journal.list_answers())
+        idea, calls = broken.idea if broken else "", len(self.journal.list_answers())
+        answer = author.agent.ask(prompt, champion, idea)
         self.is_noting = True
         try:
-            return self.take_answer(answer, parent, broken)
+            return self.take_answer(author, answer, parent, broken)
         except Exception:  # Ctrl-C at a terminal ends git's processes as well
             if not self.is_over.wait(IDLE_SECONDS) or len(self.journal.list_answers()) > calls:
                 raise
-            return self.take_answer(answer, parent, broken)
+            return self.take_answer(author, answer, parent, broken)
         finally:
             self.is_noting = False
 
-    def take_answer(self, answer: Answer, parent: str, broken: Proposal | None) -> bool:
+    def take_answer(
+        self, author: Author, answer: Answer, parent: str, broken: Proposal | None
+    ) -> bool:
         """Compare it with what was tried, commit it, note it. True if it is tried."""
         if broken and answer.outcome == SERVICE:  # it is to be repaired all the same
             self.send_back(broken)
@@ -276,7 +333,7 @@ class ProposalQueue:
         if broken and not answer.idea:
             answer = answer._replace(idea=broken.idea)
         event = answer_event(answer, parent, repairs=broken.repairs + 1 if broken else 0)
-        event["folder"] = self.save_call()
+        event |= {"by": author.name, "folder": self.save_call(author.agent)}
         if answer.outcome == "idea":
             event |= self.find_earlier(answer.text, parent)
         if event["outcome"] == "idea":
@@ -285,11 +342,11 @@ class ProposalQueue:
             event |= {"outcome": "idea", "commit": broken.commit, "repairs": MOST_REPAIRS}
         return self.note_answer(event, mends=broken.call if broken else None)
 
-    def save_call(self) -> str:
+    def save_call(self, agent: Agent) -> str:
         """Keep the prompt and what was printed; returns the folder's name."""
         number = len(self.journal.list_answers()) + 1
         folder = f"runs/calls/{time.strftime('%Y%m%d-%H%M%S')}-{number}"
-        self.agent.save_call(self.session.home / folder)
+        agent.save_call(self.session.home / folder)
         return folder
 
     def note_answer(self, event: dict, mends: int | None = None) -> bool:
@@ -325,7 +382,7 @@ class ProposalQueue:
     # ----------------------------------------------------------------------------------------------
     # The tuner
 
-    def ask_tuner(self) -> None:
+    def ask_tuner(self, author: Author) -> None:
         """Its next proposal into the queue. Raises Refused when it has none."""
         campaign = self.session.read_campaign()
         champion = campaign.champion["commit"]
@@ -337,7 +394,8 @@ class ProposalQueue:
         )
         # without an agent nobody repairs it
         event = answer_event(Answer("idea", idea=idea), champion, repairs=MOST_REPAIRS)
-        self.note_answer(event | {"commit": commits.commit_text([champion], text, idea)})
+        event |= {"by": author.name, "commit": commits.commit_text([champion], text, idea)}
+        self.note_answer(event)
 
 
 def answer_event(answer: Answer, parent: str, repairs: int) -> dict:
@@ -350,7 +408,7 @@ def answer_event(answer: Answer, parent: str, repairs: int) -> dict:
 def proposal_of(event: dict) -> Proposal:
     """An event of the journal as a proposal."""
     fields = set(Proposal._fields) - {"failure"}
-    return Proposal(**{name: event[name] for name in fields})
+    return Proposal(**{name: event[name] for name in fields if name in event})
 
 
 # --------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from ratchet.experiments import progress as run_progress
 from ratchet.experiments.campaign import Campaign, device_seconds
 from ratchet.experiments.ledger import Experiment, Ledger, utc_now
 from ratchet.experiments.running import is_command_running, state_of
-from ratchet.night.journal import Journal, active_seconds
+from ratchet.night.journal import Journal, active_seconds, agents_of
 from ratchet.night.service import (
     SERVICE,
     describe_failure,
@@ -41,10 +42,16 @@ def agent_cost(journal: Journal) -> tuple[int, float]:
     return calls, sum(event["cost"] for event in answers)
 
 
+def seconds_of_night(experiments: Collection[Experiment], begin: dict) -> float:
+    """Seconds of the device that a night's runs took, those of all its agents; begin: its event."""
+    names = {begin["agent"], *agents_of(begin)}  # the closing comparison is by all of them
+    return sum(device_seconds(experiments, begin | {"agent": name}) for name in names)
+
+
 def used_by(journal: Journal, experiments: list[Experiment], seconds: float) -> Limits:
     """What a night has used that was active for so many seconds."""
     calls, cost = agent_cost(journal)
-    device = device_seconds(experiments, journal.last_night()[0])
+    device = seconds_of_night(experiments, journal.last_night()[0])
     return Limits(seconds / 3600, len(journal.list_verdicts()), device, calls, cost)
 
 
@@ -62,15 +69,19 @@ def describe_used(used: Limits, limits: Limits, goal: float | None, level: float
     return f"{words}, champion {level:.4f} bpb, goal {goal:g}" if goal else words
 
 
-def describe_service(events: list[dict], is_running: bool) -> dict[str, str]:
-    """Until when it waits for the agent's service, what the agent failed by last."""
-    answers = [event for event in events if event["kind"] == "answer"]
-    lines, wait = {}, find_wait(answers)
-    if is_running and wait and wait.until > time.time():
-        lines["waits"] = describe_wait(wait)
-    if failure := last_failure(answers):
-        words = f"call {failure['call']}, {failure['time']}, {describe_failure(failure)}"
-        lines["last failure"] = words
+def describe_service(journal: Journal, is_running: bool) -> dict[str, str]:
+    """Until when each agent is waited for, what it failed by last, why it is asked no more."""
+    lines, names, drops = {}, agents_of(journal.last_night()[0]), journal.list_drops()
+    for name in names:
+        answers, whose = journal.list_answers(name), f" of {name}" * (len(names) > 1)
+        wait = find_wait(answers)
+        if is_running and wait and wait.until > time.time() and name not in drops:
+            lines[f"waits{whose}"] = describe_wait(wait)
+        if failure := last_failure(answers):
+            words = f"call {failure['call']}, {failure['time']}, {describe_failure(failure)}"
+            lines[f"last failure{whose}"] = words
+        if name in drops:
+            lines[f"end{whose}"] = f"dropped out: {drops[name]}"
     return lines
 
 
@@ -93,7 +104,7 @@ def night_status(home: Path) -> dict[str, object]:
         next((e.comparison_key for e in experiments if e.n == begin["baseline"]), None),
     )
     level = level_of_champion(Campaign(experiments, key)) if goal else math.inf
-    status |= describe_service(events, is_running) | {
+    status |= describe_service(journal, is_running) | {
         "agent": events[0]["agent"],
         "began": events[0]["time"],
         "used": describe_used(used, Limits(**begin["limits"]), goal, level),

@@ -8,12 +8,13 @@ from pathlib import Path
 from ratchet.arena.files import replace_file
 from ratchet.arena.progress import format_duration
 from ratchet.claims import describe_claim, describe_gain, describe_null_keeps, list_numbers
-from ratchet.experiments.campaign import Campaign, device_seconds, tried_ideas
+from ratchet.experiments.campaign import Campaign, tried_ideas
 from ratchet.experiments.ledger import Experiment
 from ratchet.experiments.session import Session
 from ratchet.night.digest import find_near_misses, summarize_predictions
-from ratchet.night.journal import Journal
+from ratchet.night.journal import Journal, agents_of
 from ratchet.night.service import describe_failure, last_failure
+from ratchet.night.status import seconds_of_night
 from ratchet.night.team.comparison import compare_agents
 from ratchet.untrusted_text import WORDS, quote_text
 
@@ -34,7 +35,8 @@ def summarize_night(session: Session) -> str:
         *summarize_claim(campaign),
         *table_of_kept(campaign, kept),
         *describe_agents(campaign, events),
-        summarize_cost(events, device_seconds(campaign.all, events[0])),
+        *describe_drops(Journal(session.home)),
+        summarize_cost(events, seconds_of_night(campaign.all, events[0])),
         *summarize_failures(events),
     ]
     parts += [f"Warning: {escape_words(text, 400)}." for text in events[-1].get("lost", [])]
@@ -46,8 +48,11 @@ def summarize_night(session: Session) -> str:
             for e in near
         ]
         parts.append("Worth another look, most promising last:\n\n" + "\n".join(rows))
-    if predictions := summarize_predictions(campaign):
-        parts.append(f"What the agent expected: {predictions}.")
+    names = agents_of(events[0])
+    for name in names:
+        who = escape_words(name, 60) if len(names) > 1 else "the agent"
+        if predictions := summarize_predictions(campaign, name if len(names) > 1 else None):
+            parts.append(f"What {who} expected: {predictions}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -120,6 +125,15 @@ def describe_agents(campaign: Campaign, events: list[dict]) -> list[str]:
         return []
     head, *lines = (f"| {' | '.join(map(escape_markdown, row))} |" for row in rows)
     return ["\n".join([head, "|---" * len(rows[0]) + "|", *lines]), escape_markdown(sentences)]
+
+
+def describe_drops(journal: Journal) -> list[str]:
+    """Which of several agents were asked no more, and why."""
+    sentences = [
+        f"{escape_words(name, 60)} dropped out: {escape_markdown(reason)}."
+        for name, reason in journal.list_drops().items()
+    ]
+    return [" ".join(sentences)] if sentences else []
 
 
 def describe_last_agents(home: Path, campaigns: Mapping[int, Campaign]) -> list[str]:

@@ -29,6 +29,7 @@ from ratchet.night.journal import Journal, active_seconds
 from ratchet.night.proposals import CannotRebase, Proposal, ProposalQueue
 from ratchet.night.status import Limits, night_status
 from ratchet.night.summary import summarize_night
+from ratchet.night.team.authors import Author
 from ratchet.referee import supervisor, trial
 
 PROGRAM = "You are a researcher.\n"
@@ -160,11 +161,11 @@ def test_an_idea_isn_t_lost_when_its_repair_breaks(place, tmp_path, monkeypatch)
     broken = says(1.1, "a slip", more='BROKEN = 1\nSTATUS = "crash"')
     rest, failed = ProposalQueue.ask_agent, []
 
-    def answer(ideas, broken):
+    def answer(ideas, author, broken):
         if broken and not failed:
             failed.append(broken)
             raise OSError("no space left")
-        return rest(ideas, broken)
+        return rest(ideas, author, broken)
 
     monkeypatch.setattr(ProposalQueue, "ask_agent", answer)
     why, _ = whole_night(place, tmp_path, broken, calls=8)
@@ -302,7 +303,7 @@ def test_an_idea_made_from_an_older_champion_is_carried_over_to_the_new_one(plac
     ideas = [Proposal(i, ideas_as_commits[i], base, "idea", None, None, 0) for i in range(2)]
     commit("the new champion", quality=1.5, more=padding)
     assert trials.decide_idea(open_session(), "new").verdict == "keep"
-    proposals = ProposalQueue(open_session(), None, lambda broken: True)
+    proposals = ProposalQueue(open_session(), [Author("tuner")], lambda broken: True)
     moved = proposals.rebase(ideas[0])
     merged = f"QUALITY = 1.5\n{padding}\nMORE = 1\n"
     assert sources.read_source(moved.commit).text.decode() == merged
@@ -317,7 +318,7 @@ def test_an_idea_that_collides_goes_back_to_the_agent_and_is_given_up_without_on
     commit("the new champion", quality=1.5)
     assert trials.decide_idea(session := open_session(), "new").verdict == "keep"
     nobody = SimpleNamespace(cancel=lambda: None, clean_up=lambda: None)
-    night = Night([session], "nobody", Limits(calls=0), nobody)
+    night = Night([session], [Author("nobody", nobody)], Limits(calls=0))
     night.begin_or_resume()
     night.queue.open()
     night.bring_to_verdict(session, Proposal(1, edit, base, "idea", None, None, 0))
@@ -441,7 +442,9 @@ def test_a_claim_that_was_made_is_not_made_again(knobs_place, tmp_path):
 
 
 def test_the_limits_leave_room_for_the_last_trial_and_the_comparison(knobs_place):
-    night = Night([session := open_session()], "me", Limits(device_seconds=20), profile=THREE)
+    night = Night(
+        [session := open_session()], [Author("me")], Limits(device_seconds=20), profile=THREE
+    )
     night.begin_or_resume()
     assert night.count_runs_left() == 0 and night.reached_limit() == ""
     edit = commits.commit_text([champion()], write_text(GAIN_A=BIG).encode(), "idea")

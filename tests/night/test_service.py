@@ -19,7 +19,7 @@ from ratchet import __main__
 from ratchet.arena.files import Refused, sha256, work_folder
 from ratchet.experiments.running import only_command
 from ratchet.experiments.verdicts import STRICT
-from ratchet.night import notify, proposals, service
+from ratchet.night import notify, service
 from ratchet.night.agent import Answer
 from ratchet.night.digest import MOST_TOKENS
 from ratchet.night.driver import Night, run_night
@@ -28,6 +28,7 @@ from ratchet.night.notify import Notifier
 from ratchet.night.proposals import ProposalQueue
 from ratchet.night.status import Limits, night_status
 from ratchet.night.summary import summarize_night
+from ratchet.night.team.authors import Author
 from ratchet.referee import sandbox, supervisor
 
 LIMITED = "You've hit your limit"
@@ -82,7 +83,8 @@ def failed(reason=LIMITED, seconds=None):
 
 def make_night(agent, session=None, **limits):
     options = {name: limits.pop(name) for name in ("goal", "notify", "profile") if name in limits}
-    return Night([session or open_session()], "stand-in", Limits(**limits), agent, **options)
+    authors = [Author("stand-in", agent)]
+    return Night([session or open_session()], authors, Limits(**limits), **options)
 
 
 def events(kind, home):
@@ -204,13 +206,13 @@ def test_a_wait_outlives_the_night_that_began_it(place):  # noqa: F811
     agent = StandIn(failed(seconds=3600))
     journal = Journal(place)
     journal.append("begins", agent="stand-in", limits={}, baseline=1)
-    queue = ProposalQueue(open_session(), agent, lambda broken: True)
-    queue.ask_agent(None)
+    author = Author("stand-in", agent)
+    ProposalQueue(open_session(), [author], lambda broken: True).ask_agent(author, None)
     with only_command(place):
         assert night_status(place)["waits"].endswith(f'60 min: "{LIMITED}"')
-    resumed = make_night(StandIn(idea(0.9)))
+    resumed = make_night(other := StandIn(idea(0.9)))
     threading.Timer(1, (place / "runs/.stop").touch).start()
-    assert resumed.run() == "you stopped it" and not resumed.queue.agent.prompts
+    assert resumed.run() == "you stopped it" and not other.prompts
     assert [event["call"] for event in events("waits", place)] == [1]
     assert "waits" not in night_status(place)
 
@@ -243,12 +245,11 @@ def test_whatever_fails_the_journal_is_consistent(place, monkeypatch):  # noqa: 
     clock, session = [BEGIN], open_session()
     stamp = lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock[0]))  # noqa: E731
     monkeypatch.setattr("ratchet.night.journal.utc_now", stamp)
-    monkeypatch.setattr(proposals, "IDLE_SECONDS", 0)
     real = time.time
     for seed in range(6):
         Journal(place).append("begins", agent="stand-in", limits={}, baseline=1)
         monkeypatch.setattr("ratchet.night.service.time.time", lambda: clock[0])
-        asked, queue = play_failures(random.Random(seed), clock, session)
+        asked, author = play_failures(random.Random(seed), clock, session)
         monkeypatch.setattr("ratchet.night.service.time.time", real)
         given, waits = events("answer", place), events("waits", place)
         assert [event["call"] for event in given] == [*range(1, len(asked) + 1)]
@@ -257,11 +258,11 @@ def test_whatever_fails_the_journal_is_consistent(place, monkeypatch):  # noqa: 
         for event in waits:
             assert given[event["call"] - 1]["outcome"] == "service"
             assert all(moment >= event["until"] for moment in asked[event["call"] :])
-        assert all(event["outcome"] != "service" for event in queue.list_failures())
+        assert all(event["outcome"] != "service" for event in author.list_failures(Journal(place)))
 
 
 def play_failures(chance, clock, session):
-    """([when each call was made], the queue) of a night that is often killed and resumed."""
+    """([when each call was made], the author) of a night that is often killed and resumed."""
     asked = []
 
     def answer():
@@ -277,9 +278,11 @@ def play_failures(chance, clock, session):
             night = make_night(StandIn(*[answer] * 99), session)
             night.seconds_before, night.started = 0.0, time.monotonic()
             queue = night.queue
-        if not queue.waits_for_service():
-            queue.ask_agent(None)
-    return asked, queue
+            (author,) = queue.authors.values()
+        queue.look_for_wait(author)
+        if author.is_available:
+            queue.ask_agent(author, None)
+    return asked, author
 
 
 # --------------------------------------------------------------------------------------------------
@@ -392,7 +395,7 @@ def test_a_command_that_is_none_is_refused_at_the_start(place, command):  # noqa
 
 def test_keeps_and_the_end_are_notified(place, tmp_path, monkeypatch):  # noqa: F811
     agent = StandIn(idea(1.2))
-    monkeypatch.setattr("ratchet.night.driver.Agent", lambda *words: agent)
+    monkeypatch.setattr("ratchet.night.team.authors.Agent", lambda *words, **more: agent)
     command = f"sh -c 'echo $RATCHET_EVENT $RATCHET_EXPERIMENT $RATCHET_GAIN >> {tmp_path}/said'"
     run_night(open_session(), "stand-in", Limits(experiments=1), notify=command)
     keep, end = sorted((tmp_path / "said").read_text(encoding="utf-8").splitlines(), reverse=True)
@@ -465,16 +468,15 @@ def test_ctrl_c_pauses_while_a_service_is_waited_for_or_a_device_is_stuck(place,
     monkeypatch.setattr("ratchet.night.driver.PAUSE_SECONDS", 0.1)
     stuck = threading.Event()
     agent = StandIn(idea(0.9), failed(seconds=3600))
-    rest, first = ProposalQueue.waits_for_service, []
+    rest, first = ProposalQueue.look_for_wait, []
 
-    def waits(queue):
-        is_waiting = rest(queue)
-        if is_waiting and begun.is_set() and not first:
+    def look(queue, author):
+        rest(queue, author)
+        if author.wait and begun.is_set() and not first:
             first.append(os.kill(os.getpid(), signal.SIGINT))
-        return is_waiting
 
     begun = threading.Event()
-    monkeypatch.setattr(ProposalQueue, "waits_for_service", waits)
+    monkeypatch.setattr(ProposalQueue, "look_for_wait", look)
     monkeypatch.setattr(
         "ratchet.referee.trial.preflight", lambda job: begun.set() or stuck.wait(30) and None
     )

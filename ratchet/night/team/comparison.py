@@ -14,7 +14,9 @@ from ratchet.experiments.campaign import MOST_TEXT, Campaign, compare_so_far, tr
 from ratchet.experiments.ledger import Experiment
 from ratchet.experiments.rule.failures import FAILURES
 from ratchet.experiments.rule.statistics import moments, student_quantile
-from ratchet.untrusted_text import quote_text
+from ratchet.night.journal import agents_of
+from ratchet.night.service import SERVICE
+from ratchet.night.team.authors import short_name
 
 LEVEL = 0.05  # how often an interval may miss; that of all differences together
 
@@ -33,11 +35,6 @@ class Record(NamedTuple):
     def hits(self) -> int:
         """How many of its ideas asked for a trial, whatever that ended as."""
         return sum(any(row["verdict"] == "hit" for row in e.decisions) for e in self.ideas)
-
-
-def agents_of(begin: dict) -> list[str]:
-    """Who has the ideas of a night; begin: the event of its journal."""
-    return begin.get("agents") or [begin["agent"]]
 
 
 def compare_agents(campaign: Campaign, events: list[dict]) -> tuple[list[list[str]], str]:
@@ -79,7 +76,7 @@ def read_record(name: str, campaign: Campaign, events: list[dict]) -> Record:
 def table_of_agents(records: list[Record], count: int) -> list[list[str]]:
     """Rows of cells, the first with their names: `count` ideas of each, then the whole night."""
     first = [record._replace(ideas=record.ideas[:count]) for record in records]
-    rows = [["", *(quote_text(record.name, 60) for record in records)]]
+    rows = [["", *(short_name(record.name) for record in records)]]
     if count:
         title = f"of its first {count} ideas" if count > 1 else "of its first idea"
         rows += [
@@ -133,9 +130,11 @@ def describe_fresh_gains(record: Record) -> str:
 
 
 def describe_calls(record: Record) -> str:
-    """Example: "16, 2 without an idea"."""
-    without = sum(event["outcome"] != "idea" for event in record.answers)
-    return f"{len(record.answers)}" + (f", {without} without an idea" if without else "")
+    """Example: "16, 2 without an idea; 3 without service", which don't count as calls."""
+    away = sum(event["outcome"] == SERVICE for event in record.answers)
+    calls, ideas = len(record.answers) - away, sum(e["outcome"] == "idea" for e in record.answers)
+    words = f"{calls}" + (f", {calls - ideas} without an idea" if calls > ideas else "")
+    return f"{words}; {away} without service" if away else words
 
 
 def describe_cost(record: Record) -> str:
@@ -158,7 +157,7 @@ def describe_difference(record: Record, other: Record, count: int, level: float)
     """Two agents in a sentence, at equal numbers of ideas."""
     hits, others = (each._replace(ideas=each.ideas[:count]).hits for each in (record, other))
     difference = compare_rates(hits, others, count, level)
-    names = f"{quote_text(record.name, 60)} minus {quote_text(other.name, 60)}"
+    names = f"{short_name(record.name)} minus {short_name(other.name)}"
     interval = f"{difference.value:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})"
     end = "more than luck explains" if difference.is_settled else "that may be luck"
     return f"Hits per idea, {names}, {interval}: {end}."
