@@ -124,7 +124,9 @@ class MockModels:
 
     def edit_in_words(self, text: str, script: tuple[str, ...]) -> Action:
         """Of all steps: the files as they are to be, as words."""
-        before = re.findall(r"train\.py\n```\w*\n(.*?)```", text, re.DOTALL)[-1]
+        # the fence is one that isn't in the files
+        fenced = r"^train\.py\n(`{3,}|<[\w-]+>)\w*\n(.*?)^(`{3,}|</[\w-]+>)$"
+        start, before, end = re.findall(fenced, text, re.DOTALL | re.MULTILINE)[-1]
         said = Conversation(text=before, tools=(), results=0)
         steps = [self.make_action(step, said) for step in script if step != "read"]
         files = [
@@ -132,7 +134,7 @@ class MockModels:
             for step in steps
             if step.kind in ("edit", "write")
         ]
-        parts = [f"{name}\n```\n{content.rstrip()}\n```" for name, content in files]
+        parts = [f"{name}\n{start}\n{content.rstrip()}\n{end}" for name, content in files]
         return Action("text", text="\n\n".join([*parts, steps[-1].text]))
 
     def change_constant(self, text: str) -> tuple[str, str]:

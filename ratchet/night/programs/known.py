@@ -114,9 +114,10 @@ PROGRAMS = (
         state=in_folder(".aider", "analytics.json caches installs.json oauth-keys.env"),
         has_many_providers=True,
         # it takes each question of its own for asked, so all are off that open a page
-        command="aider --message-file {prompt} --yes-always --no-auto-commits --no-gitignore "
-        "--no-check-update --no-show-release-notes --no-show-model-warnings --no-detect-urls "
-        "--no-suggest-shell-commands --no-analytics --no-pretty train.py idea.txt",
+        command="aider --message-file {prompt} --yes-always --no-auto-commits --no-dirty-commits "
+        "--no-gitignore --no-check-update --no-show-release-notes --no-show-model-warnings "
+        "--no-detect-urls --no-suggest-shell-commands --no-analytics --no-pretty "
+        "train.py idea.txt",
         install="uv tool install aider-chat",
     ),
     Program(
