@@ -152,7 +152,7 @@ def prepare_arena(folder: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# A night, in a process of its own: python agents.py --night NAME
+# A night, in a process of its own: python agents.py --night NAME IDEAS
 
 
 def make_up_run(job) -> dict:
@@ -170,7 +170,7 @@ def make_up_run(job) -> dict:
     return facts | dict.fromkeys(job.splits, score)
 
 
-def hold_night(name: str) -> dict:
+def hold_night(name: str, ideas: int) -> dict:
     """A night in the working folder, whose champion is HEAD's; what came of it."""
     from ratchet import commits
     from ratchet.executors import local, open_executor
@@ -194,7 +194,7 @@ def hold_night(name: str) -> dict:
     verbs.calibrate(session.open_session(slot, arena="tiny", **options), 5)
     before = describe_user(Path.cwd(), Path.home())
     campaign = session.join_campaign(slot, **options)
-    why = run_night(campaign, name, Limits(experiments=IDEAS, calls=2 * IDEAS))
+    why = run_night(campaign, name, Limits(experiments=ideas, calls=2 * ideas))
     after = describe_user(Path.cwd(), Path.home())
     tried = [e for e in campaign.experiments() if e.role == "try"]
     events = [e for e in Journal(commits.home()).read_events() if e["kind"] == "answer"]
@@ -250,12 +250,12 @@ def prepare_user(folder: Path, setup: Setup, url: str, cache: Path) -> None:
 
 
 def run_one(
-    name: str, level: str, user: str, programs: Path, cache: Path, script: str = "edit"
+    name: str, level: str, user: str, programs: Path, cache: Path, ideas: int = IDEAS
 ) -> dict:
     """A night of one program at one level as one user; facts, with what went wrong."""
     setup, begin = SETUPS[name], time.monotonic()
     bins, python = install(name, programs), python_for(user)
-    with tempfile.TemporaryDirectory() as top, MockModels(script) as mock:
+    with tempfile.TemporaryDirectory() as top, MockModels() as mock:
         folder = Path(top)
         prepare_user(folder, setup, mock.url, cache)
         environment = {
@@ -265,7 +265,7 @@ def run_one(
             "RATCHET_CACHE": str(folder / "cache"),
             "RATCHET_ISOLATION": level,
         } | {key: value.format(url=mock.url) for key, value in setup.variables.items()}
-        argv = [*as_user(user), python, str(HERE / "agents.py"), "--night", name]
+        argv = [*as_user(user), python, str(HERE / "agents.py"), "--night", name, str(ideas)]
         if user != current_user():
             run_quietly(["chown", "-R", f"{user}:", str(folder)])
         done = subprocess.run(
@@ -278,14 +278,14 @@ def run_one(
     facts |= json.loads(done.stdout.splitlines()[-1])
     if facts["sandbox"] != level:
         return facts | {"works": False, "why": f"{level} can't be had here"}
-    return facts | {"works": is_right(facts["ideas"]) and not facts["changed"]}
+    return facts | {"works": is_right(facts["ideas"], ideas) and not facts["changed"]}
 
 
-def is_right(ideas: list) -> bool:
-    """Whether these are three ideas as the model wrote them."""
+def is_right(tried: list, ideas: int) -> bool:
+    """Whether these are so many ideas, each with its gain, as the model wrote them."""
     pattern = re.escape(IDEA).replace(re.escape("{n}"), r"\d+")
-    return len(ideas) == IDEAS and all(
-        re.fullmatch(pattern, idea) and gain == float(GAIN) for idea, gain in ideas
+    return len(tried) == ideas and all(
+        re.fullmatch(pattern, idea) and gain == float(GAIN) for idea, gain in tried
     )
 
 
@@ -324,21 +324,29 @@ def python_for(user: str) -> str:
 
 
 def make_table(results: dict) -> str:
-    """A line for each program, level and user."""
-    lines = [
-        "| program | sandbox | user | works | tokens a call | dollars a call | changed |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """A line for each program and level, a column for each user."""
+    users = [*dict.fromkeys(each["user"] for each in results["nights"])]
+    titles = ["program", "sandbox", *users, "tokens a call", "dollars a call", "changed"]
+    rows: dict[tuple[str, str], list[dict]] = {}
     for each in results["nights"]:
-        name = f"{each['program']} {results['versions'].get(each['program'], '')}"
-        calls = max(1, each.get("calls", 0))
-        works = "yes" if each["works"] else f"no: {why_not(each)}"
-        tokens = f"{each.get('tokens', 0) / calls:,.0f}" if each.get("tokens") else "tells none"
-        dollars = f"{each['dollars'] / calls:.3f}" if each.get("tells_cost") else "tells none"
-        changed = ", ".join(each.get("changed", ())) or "nothing"
-        cells = [name, each["level"], each["user"], works, tokens, dollars, changed]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.setdefault((each["program"], each["level"]), []).append(each)
+    lines = [titles, ["---"] * len(titles)]
+    for (name, level), nights in rows.items():
+        works = {night["user"]: "works" if night["works"] else why_not(night) for night in nights}
+        shown = next((night for night in nights if night["works"]), nights[0])
+        calls = max(1, shown.get("calls", 0))
+        lines.append(
+            [
+                f"{name} {results['versions'].get(name, '')}",
+                level,
+                *(works.get(user, "not tried") for user in users),
+                f"{shown['tokens'] / calls:,.0f}" if shown.get("tokens") else "tells none",
+                f"{shown['dollars'] / calls:.3f}" if shown.get("tells_cost") else "tells none",
+                ", ".join({key for night in nights for key in night.get("changed", ())})
+                or "nothing",
+            ]
+        )
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def why_not(facts: dict) -> str:
@@ -358,14 +366,15 @@ def write_docs(table: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--night", help=argparse.SUPPRESS)
+    parser.add_argument("--night", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--programs", type=Path, help="where they are, or are to be installed")
     parser.add_argument("--only", default=",".join(SETUPS), help="claude,codex,...")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", action="store_true", help="write docs/agents.md, too")
     options = parser.parse_args()
     if options.night:
-        return print(json.dumps(hold_night(options.night)))
+        name, ideas = options.night
+        return print(json.dumps(hold_night(name, int(ideas))))
     with tempfile.TemporaryDirectory() as top:
         folder = Path(top)
         folder.chmod(0o755)
@@ -378,7 +387,7 @@ def main() -> None:
                 for user in list_users():
                     facts = run_one(name, level, user, programs, folder / "cache")
                     results["nights"].append(facts)
-                    print(make_table(results).splitlines()[-1], file=sys.stderr, flush=True)
+                    print(name, level, user, facts["works"], file=sys.stderr, flush=True)
     (HERE / "results/agents.json").write_text(
         json.dumps(results, indent=1) + "\n", encoding="utf-8"
     )
