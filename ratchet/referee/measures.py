@@ -68,8 +68,8 @@ def trunk(record: Record) -> float | None:
 
 def train_rate(record: Record) -> float | None:
     """Tokens of training a second."""
-    seconds = record.get("seconds", {}).get("train")
-    return record["tokens"] / seconds if seconds else None
+    tokens, seconds = record.get("tokens"), record.get("seconds", {}).get("train")
+    return tokens / seconds if tokens and seconds else None
 
 
 MEASURES = {

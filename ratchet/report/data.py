@@ -25,6 +25,7 @@ from ratchet.experiments.running import state_of
 from ratchet.experiments.verify import find_problems
 from ratchet.night.journal import Journal
 from ratchet.referee import early_stopping
+from ratchet.referee.measures import Requirement, read_measures
 from ratchet.report.columns import cells_of, headings, shorten
 from ratchet.report.palette import palette_data
 
@@ -119,6 +120,7 @@ def campaign_data(campaign: Campaign, home: Path, diffs: Diffs, with_curve: set[
     unrest = [campaign.noise_warning] if campaign.noise_warning else []
     conditions = "arena", "seal", "budget", "device", "driver", "torch"
     return {name: latest[name] for name in conditions} | {
+        "limits": limit_data(latest.get("limits", {})),
         "sigma": noise and finite_or_none(noise.sigma),
         "df": noise and noise.df,
         "experiments": [experiment_row(e, campaign, home, diffs, with_curve) for e in experiments],
@@ -130,6 +132,12 @@ def campaign_data(campaign: Campaign, home: Path, diffs: Diffs, with_curve: set[
         "warnings": unrest + find_warnings(runs),
         "hours": sum(sum(run["seconds"].values()) for run in runs) / 3600,
     }
+
+
+def limit_data(limits: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """{measure: {"value", "words"}} of a campaign's limits."""
+    pairs = ((name, Requirement(name, limit)) for name, limit in limits.items())
+    return {name: {"value": asked.limit, "words": str(asked)} for name, asked in pairs}
 
 
 def champion_rows(campaign: Campaign) -> list[dict]:
@@ -312,6 +320,7 @@ def run_figures(run: dict, home: Path) -> dict[str, Any]:
     seconds = run["seconds"].get("train")
     probes = run.get("val", {}).get("probes") or {}
     return {key: run.get(key) for key in FIGURES} | {
+        "measures": read_measures(run),
         "isolation": run["isolation"],
         "train": seconds,
         "rate": run["tokens"] / seconds if seconds and run.get("tokens") else None,

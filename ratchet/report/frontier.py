@@ -1,8 +1,9 @@
 """The frontier: the sources that no other beats in several measures at once.
 
 A point is a source with the means of its runs. It is dominated where another one is at least as
-good in every measure and better in one (Pareto). Noise is shown beside the score, it decides
-nothing here: two points within it may both be luck.
+good in every measure and better in one (Pareto). What the runs that chose it show dominates nothing
+that fresh runs have measured, as they flatter it. Noise is shown beside the score, it decides
+nothing here: two points within it may be alike.
 """
 
 from collections.abc import Iterable, Sequence
@@ -98,11 +99,12 @@ def find_frontier(points: Iterable[Point], axes: Sequence[str]) -> list[Point]:
     """The points that no other dominates, by the last axis; those without a value are left out."""
     known = [point for point in points if all(axis in point.values for axis in axes)]
     costs = {point.n: [cost(axis, point.values[axis]) for axis in axes] for point in known}
-    best = [
-        point
-        for point in known
-        if not any(dominates(costs[other.n], costs[point.n]) for other in known)
-    ]
+
+    def is_beaten(point: Point) -> bool:
+        others = [other for other in known if point.is_selected or not other.is_selected]
+        return any(dominates(costs[other.n], costs[point.n]) for other in others)
+
+    best = [point for point in known if not is_beaten(point)]
     return sorted(best, key=lambda point: costs[point.n][::-1])
 
 

@@ -45,7 +45,7 @@ def test_a_record_has_measures_in_their_units():
     }
     on_gpu = RECORD | {"gpu_memory_mb": 2048, "gpu_score_memory_mb": 1024}
     assert read_measures(on_gpu)["memory_gb"] == 2.0
-    assert read_measures({"status": "crash"}) == {}
+    assert read_measures({"status": "crash", "seconds": {"train": 1.0}}) == {}
 
 
 def test_limits_are_read_and_held():

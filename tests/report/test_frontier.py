@@ -13,8 +13,8 @@ from ratchet.experiments import verbs
 from ratchet.report.frontier import Point, find_frontier, list_points, parse_axes
 
 
-def point(n, **values):
-    return Point(n, "", "", values, 0.01, 1, False, False)
+def point(n, selected=False, **values):
+    return Point(n, "", "", values, 0.01, 1, selected, False)
 
 
 def numbers(points):
@@ -33,6 +33,15 @@ def test_what_another_beats_everywhere_is_not_on_the_frontier():
     assert numbers(find_frontier(points, ("val_bpb", "file_mb"))) == [1, 6, 2, 4]
     assert numbers(find_frontier(points, ("file_mb", "val_bpb"))) == [4, 2, 1, 6]
     assert find_frontier([], ("val_bpb", "file_mb")) == []
+
+
+def test_runs_that_chose_a_source_beat_nothing_that_fresh_runs_measured():
+    points = [
+        point(1, val_bpb=1.5, file_mb=8.0),
+        point(2, selected=True, val_bpb=1.4, file_mb=8.0),
+        point(3, selected=True, val_bpb=1.6, file_mb=8.0),
+    ]
+    assert numbers(find_frontier(points, ("val_bpb", "file_mb"))) == [2, 1]
 
 
 def test_of_speeds_more_is_better():

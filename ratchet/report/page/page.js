@@ -3,14 +3,18 @@
 
 const style = (verdict) => data.palette.verdicts[verdict] || data.palette.failed; // ratchet/report/palette.py
 const lineColor = (i) => data.palette.lines[i % data.palette.lines.length];
-const MEASURES = { // what experiments can be drawn over: name with unit, value, on a log axis or not
-  params: ["parameters", (e) => e.params, true],
-  trunk: ["parameters but tables", (e) => e.params - e.lookup, true],
-  memory: ["peak memory (GB)", (e) => e.peak_memory_mb / 1024, false],
-  rate: ["training tokens/s", (e) => e.rate, true],
+const MEASURES = { // what experiments can be drawn over: name with unit, value, on a log axis or not, what a limit is called and its unit
+  params: ["parameters", (e) => e.params, true, "params_m", 1e6],
+  trunk: ["parameters but tables", (e) => e.params - e.lookup, true, "trunk_m", 1e6],
+  memory: ["peak memory (GB)", (e) => e.measures?.memory_gb, false, "memory_gb", 1],
+  file: ["file (MB)", (e) => e.measures?.file_mb, true, "file_mb", 1],
+  packed: ["packed file (MB)", (e) => e.measures?.packed_mb, true, "packed_mb", 1],
+  user: ["decoded tokens/s of a user", (e) => e.measures?.user_tps, true, "user_tps", 1],
+  batch: ["decoded tokens/s of a batch", (e) => e.measures?.batch_tps, true, "batch_tps", 1],
+  rate: ["training tokens/s", (e) => e.rate, true, "train_tps", 1],
   flops: ["training FLOPs", (e) => e.tokens * e.flops_per_token, true],
   train: ["training seconds", (e) => e.train, false],
-  joules: ["joules of the device", (e) => e.joules, false],
+  joules: ["joules of the device", (e) => e.joules, false, "joules", 1],
   bpb: ["val_bpb", (e) => e.mean, false],
 };
 const LOG = { type: "log", nticks: 6, exponentformat: "SI" };
@@ -188,6 +192,7 @@ function drawExplorer() {
   for (const verdict of verdicts) // the legend's marks, in the colour of the text
     traces.push({ uid: `${verdict} in the legend`, type: "scatter3d", mode: "markers", name: escape(verdict), legendgroup: verdict,
       x: [null], y: [null], z: [null], marker: { symbol: style(verdict).symbol_3d, size: 6, color: variable("--text") } });
+  traces.push(...walls(axes, chosen, found));
   const look = { gridcolor: variable("--line"), color: variable("--text"), backgroundcolor: "rgba(0,0,0,0)" };
   const away = narrow() ? 2.2 : 1.55;
   const camera = turned || { eye: { x: away, y: away, z: 0.7 }, center: { x: 0, y: 0, z: -0.12 } };
@@ -195,6 +200,21 @@ function drawExplorer() {
   axes.forEach((axis, i) => (scene[axis + "axis"] = { ...look, title: { text: chosen[i][0], font: { size: narrow() ? 11 : 14 } }, type: chosen[i][2] ? "log" : "linear" }));
   draw(node, traces, layout("", "", { scene, margin: { l: 0, r: 0, t: 30, b: 0 }, ...(found.length ? {} : empty()) }));
   if (paper) node._fullLayout.scene?._scene?.glplot.redraw(); // now: no frame comes before it is printed
+}
+
+// a translucent wall for each limit of the campaign on an axis that is shown
+function walls(axes, chosen, found) {
+  const spans = chosen.map(([, value]) => { const all = found.map(value); return [Math.min(...all), Math.max(...all)]; });
+  return chosen.flatMap(([, , , name, unit], at) => {
+    const limit = campaign.limits[name];
+    if (!limit || !found.length) return [];
+    const [u, v] = [0, 1, 2].filter((i) => i !== at), corners = [[0, 0], [1, 0], [1, 1], [0, 1]], plane = {};
+    plane[axes[at]] = corners.map(() => limit.value * unit);
+    plane[axes[u]] = corners.map(([a]) => spans[u][a]);
+    plane[axes[v]] = corners.map(([, b]) => spans[v][b]);
+    return [{ uid: `limit of ${name}`, type: "mesh3d", ...plane, i: [0, 0], j: [1, 2], k: [2, 3], color: variable("--accent"), opacity: 0.18,
+      hoverinfo: "text", text: `limit: ${escape(limit.words)}` }];
+  });
 }
 
 // the cells of a grid, all there before one is drawn, as each takes its size from the others
@@ -331,6 +351,7 @@ function drawHonesty() {
   const said = campaign.experiments.filter((e) => known(e.said) && e.own);
   const shown = { calibration: base, sigma: base, said: said.length, audit: campaign.audit.length };
   const cell = cells($("#honesty .grid"), Object.keys(shown).filter((key) => shown[key]));
+  const limits = Object.values(campaign.limits).map(({ words }) => words);
   const sigma = campaign.sigma, accent = variable("--accent"), dots = { mode: "markers", marker: { color: accent, size: 8 } };
   if (base) {
     const line = (y, dash) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: accent, width: 1, dash } });
@@ -367,7 +388,9 @@ function drawHonesty() {
     isolation: `${levels.join(", ") || "nothing has run"}; docs/referee.md says what each level covers`,
     ...(covered.length ? { cheats: covered.join("; ") } : {}),
     ledger: `${data.lines} lines, ${data.problems.length ? data.problems.length + " problems" : "verified"}, head ${data.head || "none"}`,
-    arena: `${campaign.arena} (${campaign.seal}), ${campaign.budget}`, device: [campaign.device, campaign.driver, `torch ${campaign.torch}`].filter(Boolean).join(", "),
+    arena: `${campaign.arena} (${campaign.seal}), ${campaign.budget}`,
+    ...(limits.length ? { limits: limits.join(", ") } : {}),
+    device: [campaign.device, campaign.driver, `torch ${campaign.torch}`].filter(Boolean).join(", "),
   });
 }
 
@@ -514,7 +537,7 @@ function choices() {
   fill(picker, names, data.campaigns.indexOf(campaign));
 }
 
-const NOTHING = { experiments: [], champions: [], bar: [], claim: {}, sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
+const NOTHING = { limits: {}, experiments: [], champions: [], bar: [], claim: {}, sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
 
 // top to bottom; a breath after each part lets the reader see it and scroll while the next one is drawn
 async function drawAll(atOnce = false) {
