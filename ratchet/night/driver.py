@@ -21,8 +21,8 @@ from ratchet.claims import format_gain, list_numbers
 from ratchet.experiments import comparisons, sources, trials, verbs
 from ratchet.experiments import progress as run_progress
 from ratchet.experiments.campaign import Campaign, compare_so_far
-from ratchet.experiments.ledger import CANDIDATE, Experiment
-from ratchet.experiments.running import is_command_running
+from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment
+from ratchet.experiments.running import is_command_running, working_on
 from ratchet.experiments.session import DeviceShared, Session
 from ratchet.experiments.verdicts import CLOSING, DEFAULT, Profile
 from ratchet.night import service
@@ -432,12 +432,28 @@ class Night:
         """
         if wait.until - time.time() >= self.profile.runs * self.mean_run_seconds():
             self.hold_trials(session, is_last=True)
-        if self.limits.device_seconds == math.inf and self.return_to_parked(session):
+        may_run = self.limits.device_seconds == math.inf
+        if may_run and (self.measure_bar(session) or self.return_to_parked(session)):
             self.hold_trials(session)
-        elif session is not self.session:
-            session.tell("resting until the agent's service is back")
         else:
-            session.tell(service.describe_wait(wait))
+            session.tell("resting until the agent's service is back")
+
+    def measure_bar(self, session: Session) -> bool:
+        """Run the champion once if its level is vague, beside an idea that is out by it."""
+        with self.lock:
+            campaign = session.read_campaign()
+            bar = campaign.search.bars[campaign.champion["source"]]
+            n = campaign.search.best_parked(self.profile, without=self.parked)
+            if bar.variance <= self.profile.most_variance or n is None:
+                return False
+            e = session.experiment(n)
+            if e.arms[CHAMPION]["source"] != campaign.champion["source"]:
+                return False
+            self.parked.add(n)
+        session.tell(f"no fresh idea: the champion has another run, beside experiment {n}")
+        done = when_free(session, lambda: run_champion(session, e), self.reason_to_end)
+        self.parked.discard(n)
+        return bool(done)
 
     def return_to_parked(self, session: Session) -> bool:
         """Run the best of the ideas that are out once more; False if there is none."""
@@ -496,6 +512,14 @@ class Night:
             f"not even the champion gets to its first step {where}: "
             "mend that, then give the same command again"
         )
+
+
+def run_champion(session: Session, e: Experiment) -> Experiment:
+    """Run the champion that an idea is out by, which follows from its runs all the same."""
+    arms = sources.sources_of(e)
+    with working_on(session.home, e.n):
+        session.run_arm(e.n, CHAMPION, "bar", arms[CHAMPION])
+        return verbs.run_to_verdict(session, e.n, arms)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ratchet import __main__
 from ratchet.arena.files import Refused, sha256, work_folder
 from ratchet.experiments.running import only_command
-from ratchet.experiments.verdicts import STRICT
+from ratchet.experiments.verdicts import DEFAULT, STRICT
 from ratchet.night import notify, service
 from ratchet.night.agent import Answer
 from ratchet.night.digest import MOST_TOKENS
@@ -285,6 +285,21 @@ def play_failures(chance, clock, session):
     return asked, author
 
 
+def test_while_it_waits_a_champion_whose_level_is_vague_runs(place, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("ratchet.night.driver.POLL_SECONDS", 0.05)
+
+    def looks(text):
+        if tried() and tried()[0].closes:
+            night.profile = DEFAULT._replace(most_variance=0.1)
+            if [run["phase"] for run in tried()[0].runs].count("bar") > 1:
+                (place / "runs/.stop").touch()
+
+    night = make_night(StandIn(idea(0.9), failed(seconds=3600)), open_session(tell=looks))
+    assert night.run() == "you stopped it"
+    (e,) = tried()
+    assert e.verdict == "out" and problems() == [] and e.runs[-1]["phase"] == "bar"
+
+
 # --------------------------------------------------------------------------------------------------
 # Why it fails, and the exit code
 
@@ -297,11 +312,33 @@ def test_an_agent_that_never_works_is_quoted_and_stops_the_night(place, tmp_path
         said.exception
     )
     assert len(json.loads(state.read_bytes())) == 2
-    assert 'failed alike, crash: "*no* credit left (exit code 1)"' in said.output.replace("\n", " ")
+    assert 'failed alike, crash: "' in said.output and "*no* credit left" in said.output
     text = (place / "runs/morning.md").read_text(encoding="utf-8")
     assert "It ended because the first two calls failed alike" in text
     assert "\\*no\\* credit left" in text and "*no* credit" not in text
     assert events("ends", place)[0]["code"] == 2
+
+
+REFUSED = """\
+print(json.dumps({{"type": "result", "is_error": True, "result": {words!r}}}))
+raise SystemExit(1)
+"""
+
+
+def test_a_missing_login_stops_a_night_at_its_second_call(place, tmp_path):  # noqa: F811
+    words = "Not logged in · Please run /login"
+    command, state = script(tmp_path, last=REFUSED.format(words=words))
+    why = run_night(open_session(), command, Limits(), share=[state.parent])
+    assert why.startswith("the first two calls failed alike, service: ") and "/login" in why
+    assert len(json.loads(state.read_bytes())) == 2 and not events("waits", place)
+
+
+def test_a_limit_that_ends_after_the_night_is_known_by_the_programs_words(place, tmp_path):  # noqa: F811
+    words = "You've hit your limit · resets in 5 hours"
+    command, state = script(tmp_path, last=REFUSED.format(words=words))
+    why = run_night(open_session(), command, Limits(hours=2), share=[state.parent])
+    assert words in why and "after the night's end" in why
+    assert len(json.loads(state.read_bytes())) == 1 and events("ends", place)[0]["code"] == 2
 
 
 def test_ten_bad_answers_after_an_idea_are_quoted(place):  # noqa: F811
