@@ -99,12 +99,13 @@ class Night:
         self.why = ""  # it ends
         self.exit_code = 0
         self.errors, self.lost = [], []
+        self.is_interrupted = False
 
     def run(self) -> str:
         """The whole night. Returns why it ended. Raises what a device's thread raised."""
         self.begin_or_resume()
         kind = "pauses"
-        with one_interrupt():
+        with interrupts_to(self.interrupt):
             try:
                 self.run_devices()
                 for error in self.errors or ([] if self.why else self.lost):
@@ -169,6 +170,10 @@ class Night:
         self.queue.open()
         self.run_threads(threads)
 
+    def interrupt(self, *_) -> None:
+        """Of Ctrl-C: the main thread sees it in its next round."""
+        self.is_interrupted = True
+
     def run_threads(self, threads: Sequence[threading.Thread]) -> None:
         """Run them to their end, or to Ctrl-C: what doesn't end soon is left behind then."""
         seconds = PAUSE_SECONDS
@@ -176,6 +181,8 @@ class Night:
             for thread in threads:
                 thread.start()
             while any(thread.is_alive() for thread in threads):
+                if self.is_interrupted:
+                    raise KeyboardInterrupt
                 time.sleep(POLL_SECONDS / 10)
             seconds = END_SECONDS
         finally:
@@ -327,6 +334,7 @@ class Night:
                     continue
                 proposal, taken = self.queue.take(POLL_SECONDS), time.monotonic()
                 waited = 0.0 if proposal else waited + taken - begin
+                supervisor.sleep_or_cancel(0)  # what was taken is in the journal
                 if proposal:
                     self.bring_to_verdict(session, proposal)
                     self.hold_trials(session)
@@ -523,18 +531,13 @@ def run_champion(session: Session, e: Experiment) -> Experiment:
 
 
 @contextmanager
-def one_interrupt() -> Iterator[None]:
-    """In this block Ctrl-C raises KeyboardInterrupt once: a second one can't tear what pauses."""
+def interrupts_to(note: Callable[..., None]) -> Iterator[None]:
+    """In this block Ctrl-C calls note(), as often as it comes, and tears nothing."""
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-
-    def interrupt(*_) -> None:
-        signal.signal(signal.SIGINT, lambda *_: None)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
