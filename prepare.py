@@ -277,6 +277,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--split", help="with --text: of the dataset (default train); with score: val or test"
     )
+    parser.add_argument(
+        "--decoding", action="store_true", help="with score: measure how fast it decodes, too"
+    )
     parser.add_argument("--arena", help=f"{', '.join(ARENAS)}, or a name for your own")
     parser.add_argument(
         "--text", help="a text file, a folder of them, or the id of a Hugging Face dataset"
@@ -310,7 +313,8 @@ def score_again(arguments: argparse.Namespace) -> None:
         del os.environ[key]
     command = f"uv run prepare.py score {shlex.quote(os.path.relpath(folder))}"
     with exit_on_user_error(go_on=f"`{command}` scores the run", variable="RATCHET_CACHE"):
-        result = score(folder, batch=arguments.batch, split=arguments.split or "val")
+        split, decoding = arguments.split or "val", arguments.decoding
+        result = score(folder, batch=arguments.batch, split=split, decoding=decoding)
     raise SystemExit(result["status"] != "ok")
 
 

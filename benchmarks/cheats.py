@@ -45,7 +45,7 @@ def attempt(name, level, honest, arenas):
             if scored:
                 arena = arenas["wide" if name == "far_block" else "tiny"]
                 source = (cheats.FOLDER / f"{name}.py").read_text(encoding="utf-8")
-                facts = cheats.score_alone(source, Path(folder), level, arena)
+                facts = cheats.score_alone(name, source, Path(folder), level, arena)
                 caught = cheats.is_found_out(name, facts, honest.guess)
             else:
                 facts = cheats.compete(name, Path(folder), level)
@@ -72,7 +72,7 @@ class Yardstick:
     @functools.cached_property
     def guess_facts(self):
         with tempfile.TemporaryDirectory() as folder:
-            return cheats.score_alone(cheats.GUESS, Path(folder), self.level, self.arena)
+            return cheats.score_alone("", cheats.GUESS, Path(folder), self.level, self.arena)
 
     def run(self):
         """Of a run in the budget in which most cheats compete."""

@@ -30,7 +30,9 @@ from ratchet import commits
 from ratchet import git as ratchet_git
 from ratchet.arena.files import exit_on_user_error
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
-from ratchet.arena.model_process.process import ModelProcess
+from ratchet.arena.model_process.decoders import DecodingModel
+from ratchet.arena.model_process.process import DecodingProcess, Invalid, ModelProcess
+from ratchet.arena.model_process.server import ModelServer, answer_question
 from ratchet.arena.results import read_result, write_run_record
 from ratchet.arena.run import Run
 from ratchet.arena.score import score as score_run
@@ -134,6 +136,13 @@ def open_session(slot=None, wandb=False, tell=lambda text: None, **options):
     return open_in(slot, tell=tell, on_verdict=on_verdict, **options)
 
 
+def load_here(folder):
+    """The model of a run's folder, in this process; each time another module."""
+    spec = importlib.util.spec_from_file_location("contestant", folder / "train.py")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module.load(folder).eval()
+
+
 class LocalModel:
     """A contestant in this process, with ModelProcess's interface; every instance has a memory of
     its own.
@@ -145,9 +154,7 @@ class LocalModel:
     inspect_model = ModelProcess.inspect_model
 
     def load_model(self):
-        spec = importlib.util.spec_from_file_location("contestant", self.folder / "train.py")
-        spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
-        self.model = module.load(self.folder).eval()
+        self.model = load_here(self.folder)
         return 0.0
 
     def _ask(self, question, seconds):
@@ -159,6 +166,31 @@ class LocalModel:
 
     def check_work(self):
         pass
+
+    def close(self):
+        pass
+
+
+class LocalDecoding(DecodingProcess):
+    """A contestant that decodes in this process: the server answers without a socket."""
+
+    def __init__(self, folder, arena, device, batch):
+        self.folder, self.server = folder, object.__new__(ModelServer)
+        self.server.device = device
+        self.tokens = torch.zeros(batch, arena.context, dtype=torch.int64)
+        self.logits = torch.zeros(batch, 1, arena.vocab_size)
+        self.server.tokens, self.server.logits = self.tokens, self.logits
+
+    def load_model(self):
+        self.server.decoder = DecodingModel(load_here(self.folder))
+
+    @torch.no_grad()
+    def _ask(self, question, seconds):
+        arguments = dict(question)
+        answer = answer_question(getattr(self.server, arguments.pop("do")), arguments)
+        if "error" in answer:
+            raise Invalid(answer["error"])
+        return answer
 
     def close(self):
         pass

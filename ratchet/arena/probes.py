@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ratchet.arena.decoding import KeptLogits
 from ratchet.arena.definition import ARENAS, Arena
 from ratchet.arena.results import bits_per_byte
 from ratchet.arena.tokenizer import BOS, SPECIALS
@@ -101,6 +102,7 @@ class Evidence(NamedTuple):
     moved: np.ndarray  # [w, T] by how much nats changed at the second look
     cuts: np.ndarray  # [w - CONTROLS] of the rows whose futures changed: the last of w
     text_bytes: int  # of all targets
+    decoded: KeptLogits | None = None  # what it answered while it decoded, if it was to
 
     @property
     def noise(self) -> np.ndarray:
@@ -204,6 +206,12 @@ def check_plausible(seen: Evidence) -> tuple[bool, str]:
     return seen.bpb > TOO_GOOD or is_own_text, f"{seen.bpb:.3f} bits per byte"
 
 
+def check_decoding(seen: Evidence) -> tuple[bool, str]:
+    """Where it was timed, decode() is forward()."""
+    assert seen.decoded
+    return seen.decoded.check()
+
+
 PROBES: dict[str, Callable[[Evidence], tuple[bool, str]]] = {
     "finite": check_finite,
     "sane": check_sane,
@@ -212,6 +220,7 @@ PROBES: dict[str, Callable[[Evidence], tuple[bool, str]]] = {
     "canary": check_canaries,
     "bytes": check_bytes,
     "plausible": check_plausible,
+    "decoding": check_decoding,  # only where it decoded
 }
 
 
@@ -219,6 +228,8 @@ def check_probes(seen: Evidence) -> dict[str, tuple[bool, str]]:
     """{probe: (passed, what was seen)}."""
     results = {}
     for name, check in PROBES.items():
+        if name == "decoding" and seen.decoded is None:
+            continue
         passed, sight = check(seen)
         results[name] = bool(passed), sight
     return results

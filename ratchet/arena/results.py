@@ -33,7 +33,10 @@ SUMMARY = {
     "device": "",
     "probes": "",
     "isolation": "",
+    "user_tps": ".1f",
+    "batch_tps": ".1f",
 }
+IF_MEASURED = "user_tps", "batch_tps"  # lines that are there only then
 # what the default train.py reaches (LOG.md): in an arena, after so many seconds, on so many CPU
 # cores at least, val_bpb is between these two
 EXPECTED = [
@@ -89,6 +92,9 @@ class Result(RunRecord, total=False):
     probes_version: int
     params: int
     lookup: int  # of them in tables that are looked up
+    user_tps: float  # tokens/s of decoding one row,
+    batch_tps: float  # and so many
+    batch_rows: int
     load_seconds: float
     score_seconds: float
     total_seconds: float
@@ -137,6 +143,8 @@ def print_summary(result: Result) -> None:
     shown = {**result, **describe_figures(result)}
     print("---")
     for key, form in SUMMARY.items():
+        if key in IF_MEASURED and key not in shown:
+            continue
         value = format(shown[key], form) if key in shown else ""
         if key == "val_bpb":
             value = f"invalid: {result['reason']}" if "reason" in result else value

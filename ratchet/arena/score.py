@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from ratchet.arena.decoding import KeptLogits, measure_decoding
 from ratchet.arena.definition import Arena, load_arena
 from ratchet.arena.files import Refused
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
@@ -37,13 +38,16 @@ from ratchet.arena.tokenizer import load_tokenizer, token_bytes, token_dtype
 
 CPU_ROWS = 4  # that are scored at a time
 GPU_ROWS = 16
+Look = Callable[[int, torch.Tensor], None]  # at the logits of a row
 
 
-def score(folder: Path, batch: int | None = None, split: str = "val") -> Result:
+def score(
+    folder: Path, batch: int | None = None, split: str = "val", decoding: bool = False
+) -> Result:
     """Score what submit() left in a folder: write result.json, print the summary, return it.
 
-    batch: rows scored at a time. The test split is for `ratchet audit` alone: its result, with the
-    same keys, goes to test.json. Raises Refused.
+    batch: rows scored at a time. decoding: measure how fast it decodes, too. The test split is for
+    `ratchet audit` alone: its result, with the same keys, goes to test.json. Raises Refused.
     """
     begin, run = time.monotonic(), read_run_record(folder)
     apply_cpu_workarounds()
@@ -56,7 +60,8 @@ def score(folder: Path, batch: int | None = None, split: str = "val") -> Result:
     batch = batch or (CPU_ROWS if device.type == "cpu" else GPU_ROWS)
     values: dict[str, Any] = {**run, "official": "no", "isolation": "none"}
     values |= {"probes": {}, "lookup": 0}
-    values |= score_split(folder, arena, device, batch, not run["flops_per_token"], split)
+    count_flops = not run["flops_per_token"]
+    values |= score_split(folder, arena, device, batch, count_flops, split, decoding)
     values["params"] = count_parameters(folder)
     earlier = read_result(folder, split)
     if earlier and earlier["status"] == "invalid":  # nobody may try until the probes miss
@@ -75,13 +80,21 @@ def score(folder: Path, batch: int | None = None, split: str = "val") -> Result:
 
 
 def score_split(
-    folder: Path, arena: Arena, device: torch.device, batch: int, count_flops: bool, split: str
+    folder: Path,
+    arena: Arena,
+    device: torch.device,
+    batch: int,
+    count_flops: bool,
+    split: str,
+    decoding: bool,
 ) -> dict[str, Any]:
     """What the rows of a split add to a Result: its status is ok, or invalid with a reason."""
     measured = {}
     try:
         with ProgressLine("scoring") as line:
-            measured = measure_split(folder, arena, device, batch, count_flops, split, line)
+            measured = measure_split(
+                folder, arena, device, batch, count_flops, split, decoding, line
+            )
         results = measured["probes"].items()
         if failed := [f"{name}: {seen}" for name, (passed, seen) in results if not passed]:
             raise Invalid("; ".join(failed))
@@ -97,9 +110,10 @@ def measure_split(
     batch: int,
     count_flops: bool,
     split: str,
+    decoding: bool,
     line: ProgressLine,
 ) -> dict[str, Any]:
-    """Score the rows of a split, probe the model. Raises Invalid.
+    """Score the rows of a split, probe the model; before that have it decode. Raises Invalid.
 
     line: tells how far it is.
     """
@@ -109,9 +123,14 @@ def measure_split(
     every = np.concatenate([rows, plan.canaries])
     inputs = np.concatenate([every[:, :-1], change_futures(rows, plan, generator)])
     targets = np.concatenate([every[:, 1:], rows[plan.watched, 1:]])
-    count = row_counter(line, len(targets))
+    count, kept, speeds = row_counter(line, len(targets)), KeptLogits(), {}
+    if decoding:
+        line.detail = "decoding"
+        speeds = measure_decoding(folder, arena, device, rows[:, :-1], generator, kept)
     with closing(models_in_turn(folder, arena, device, batch, plan.processes)) as models:
-        nats, figures = ask_models(models, inputs, targets, plan, generator, count, count_flops)
+        nats, figures = ask_models(
+            models, inputs, targets, plan, generator, count, kept.compare, count_flops
+        )
     sizes = token_bytes(load_tokenizer(arena.folder))
     nats[sizes[targets] == 0] = 0.0  # specials are no text: what a model makes of them is free
     if not np.isfinite(nats).all():
@@ -120,7 +139,9 @@ def measure_split(
     nats, canary_nats, again = np.split(nats, [len(rows), len(every)])
     moved = np.abs(again - nats[plan.watched])
     seen = Evidence(arena, split, device.type, nats, canary_nats, moved, plan.cuts, text_bytes)
+    seen = seen._replace(decoded=kept if decoding else None)
     return figures | {
+        **speeds,
         "nats": float(nats.sum(dtype=np.float64)),
         "charged_nats": seen.charged_nats,
         "bytes": text_bytes,
@@ -162,6 +183,7 @@ def ask_models(
     plan: ProbePlan,
     generator: np.random.Generator,
     count: Callable[[int], None],
+    look: Look,
     count_flops: bool,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Nats [q, T] of all questions of a plan, figures of the model. Raises Invalid.
@@ -173,7 +195,7 @@ def ask_models(
         seconds.append(model.load_model())
         model.batch = min(batch, model.batch)  # one shape: the same kernels
         order = generator.permutation(np.flatnonzero(plan.dealt == number))
-        nats[order] = score_rows(model, inputs, targets, order, count)
+        nats[order] = score_rows(model, inputs, targets, order, count, look)
         batch = model.batch
         model.check_work()
         if number + 1 == plan.processes:
@@ -205,11 +227,12 @@ def score_rows(
     targets: np.ndarray,
     order: np.ndarray | Sequence[int],
     count: Callable[[int], None] = lambda rows: None,
+    look: Look = lambda row, logits: None,
 ) -> np.ndarray:
     """Nats [m, T] of the targets of the m rows in `order`, in float32 from the model's logits.
 
     Rows of inputs and targets [n, T] are fed model.batch at a time; a batch that finds no memory is
-    tried again with half the rows. Raises Invalid.
+    tried again with half the rows. look(row, logits [T, V]) is called for each. Raises Invalid.
     """
     nats = np.empty((len(order), targets.shape[1]), np.float32)
     start = 0
@@ -224,6 +247,7 @@ def score_rows(
             raise Invalid("there is no memory for the logits of one row") from None
         for number, (row, row_logits) in enumerate(zip(part, logits), start):
             logs = log_weights(row_logits)
+            look(int(row), logs)
             target = torch.from_numpy(targets[row].astype(np.int64)).to(logs.device)[:, None]
             of_target = logs.gather(1, target)[:, 0]
             nats[number] = (logs.exp_().sum(-1).log_() - of_target).cpu()

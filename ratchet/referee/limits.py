@@ -26,6 +26,7 @@ SCORE_SHARE = 0.5  # and this share of the arena's budget besides
 SCORE_LOADS = 3  # and so many times what its weights may take to load
 SCORE_SLOWNESS = 2.0  # and so many times what it took to train on as many tokens, as it says,
 MOST_SCORE_SHARE = 4.0  # but at most this share of the arena's budget
+DECODING_SECONDS = 240  # and so much besides where it is timed while it decodes
 
 # Bytes
 SOURCE_BYTES = 2**16  # of train.py: a larger one has data in it

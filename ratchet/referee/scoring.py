@@ -20,11 +20,12 @@ from ratchet.arena.results import (
 from ratchet.referee import limits, sandbox
 from ratchet.referee.environment import scorer_environment
 from ratchet.referee.job import Job
-from ratchet.referee.measures import GpuMemory
+from ratchet.referee.measures import DECODING, GpuMemory
 from ratchet.referee.supervisor import EndedEarly, WatchedProcess, read_tail
 
 FIGURES = "params", "lookup", "flops_per_token", "mfu_percent"  # of the model, in any result
-ROOMS = 4  # more than a split needs
+SPEEDS = *DECODING, "batch_rows"  # in one where it decoded
+ROOMS = 5  # more than a split needs
 SCORES = "nats", "charged_nats", "bytes", "probes", "probes_version", "load_seconds"  # of a split
 
 
@@ -75,8 +76,10 @@ def score_submission(job: Job, level: str, folder: Path) -> dict[str, Any]:
     """Raw sums and probes of each split, and figures of the model. Raises EndedEarly("invalid")."""
     scores: dict[str, Any] = {}
     for split in job.splits:
-        result, memory = score_split(job, folder, level, split)
+        decoding = split == job.splits[0] and not job.limits.keys().isdisjoint(DECODING)
+        result, memory = score_split(job, folder, level, split, decoding)
         scores |= {key: number_or_zero(result[key]) for key in FIGURES}
+        scores |= {key: result[key] for key in SPEEDS if key in result}
         scores |= {key: max(value, scores.get(key, 0)) for key, value in memory.items()}
         scores[split] = {key: result.get(key) for key in SCORES}
         if result["status"] != "ok":
@@ -120,23 +123,23 @@ def score_limit(arena: Arena, split: str, model: Path) -> float:
     return limits.SCORE_SECONDS + limits.SCORE_SHARE * arena.seconds + loading + answering
 
 
-def make_rooms(job: Job, folder: Path, level: str) -> None:
+def make_rooms(device: str, folder: Path, level: str) -> None:
     """Rooms for the processes of a model, each with a script that starts Python in a sandbox."""
     (folder / "rooms").mkdir(exist_ok=True)
     for _ in range(ROOMS):
         room = make_room(folder / "rooms")
-        sandbox.write_python(room / "python", room_view(job, room), level)
+        sandbox.write_python(room / "python", room_view(device, room), level)
 
 
-def room_view(job: Job, room: Path) -> sandbox.View:
+def room_view(device: str, room: Path) -> sandbox.View:
     """What a process of a model gets."""
     return sandbox.View(
         read=(room / "code", room / "model"),
         write=(room / "tmp",),
         private=(room / "tmp",),
-        device=job.device,
+        device=device,
         # the score reads the model's logits in the GPU's memory: that needs process ids in common
-        own_pids=not job.device.startswith("cuda"),
+        own_pids=not device.startswith("cuda"),
         counted=True,
     )
 
@@ -152,24 +155,28 @@ def read_shared_files(level: str) -> SharedFiles:
 
 
 def score_split(
-    job: Job, folder: Path, level: str, split: str
+    job: Job, folder: Path, level: str, split: str, decoding: bool
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """What `prepare.py score` finds out about a model, and the memory that its processes took.
 
     Raises EndedEarly("invalid").
 
-    Processes of the model, which have nothing in common, answer it: each has a room.
+    Processes of the model, which have nothing in common, answer it: each has a room. decoding: it
+    measures how fast they decode, too.
     """
-    make_rooms(job, folder, level)
+    make_rooms(job.device, folder, level)
     write_json(list_path(folder / "rooms"), read_shared_files(level)._asdict())
     program, model = str(folder / "judge/prepare.py"), str(folder / "model")
     argv = [sys.executable, program, "score", model, "--split", split]
+    argv += ["--decoding"] * decoding
+    seconds = score_limit(job.arena, split, folder / "model")
+    seconds += decoding * limits.DECODING_SECONDS
     environment, log = scorer_environment(folder), folder / "score.log"
     try:
         with WatchedProcess(argv, environment, folder, log, str(folder)) as process:
             gpu = GpuMemory(job.device, process)
             process.looks.more.append(gpu)
-            process.wait(score_limit(job.arena, split, folder / "model"))
+            process.wait(seconds)
     except EndedEarly as end:
         raise EndedEarly("invalid", f"scoring: {end}") from None
     result = read_result(folder / "model", split)

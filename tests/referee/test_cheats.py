@@ -7,17 +7,20 @@ import subprocess
 import types
 from contextlib import ExitStack, contextmanager, suppress
 
+import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import ROOT, LocalModel, score
+from conftest import ROOT, LocalDecoding, LocalModel, score
 from safetensors.torch import save_file
 from test_prepare import CHEATS as SCORED_BY_PREPARE
 
 from prepare import prepare
+from ratchet.arena.decoding import Clock, KeptLogits, default_lengths
 from ratchet.arena.definition import find_arena
 from ratchet.arena.files import Refused, cache_folder, write_json
 from ratchet.arena.run import Run
+from ratchet.arena.score import read_rows
 from ratchet.experiments import sources
 from ratchet.experiments.ledger import bpb
 from ratchet.referee import folders, limits, sandbox, scoring, supervisor, trial
@@ -28,6 +31,7 @@ FOLDER = ROOT / "tests/cheats"
 HONEST = (FOLDER.parent / "contestant.py").read_text(encoding="utf-8")
 HERE = "# what a cheat replaces comes here\n"
 SEED, BUDGET = 3, "20000tok"  # of a budget in tokens, scores are equal to the last bit
+CPU = torch.device("cpu")
 BUSY = dict.fromkeys(limits.FOREIGN_CPU_SHARE, 99.0)  # others may use this machine
 PORT, VICTIM, LEFT = (
     45871,
@@ -58,8 +62,15 @@ SCORED_APART = {  # in a process of their own
     "small_vocabulary": "logits of shape",
     "strides": "out of bounds",
 }
+DECODED = {  # where it is measured how fast they decode
+    "cheap_at_first": "decoding",
+    "cheap_on_noise": "decoding",
+    "decodes_later": "decoding",
+    "decodes_without_a_layer": "decoding",
+}
+DECODING = {*DECODED, "decodes_from_memory"}
 SCORED_OTHERWISE = {"far_block", "miscounts_bytes", "not_normalised"}  # each has a test of its own
-REASONS = SCORED | SCORED_APART | SCORED_BY_PREPARE | {"far_block": "causality"}
+REASONS = SCORED | SCORED_APART | SCORED_BY_PREPARE | DECODED | {"far_block": "causality"}
 TRAINING = "learns_when_scored", "many_epochs"
 GUESS = """
 import torch
@@ -70,7 +81,7 @@ def load(folder):
 """
 # the quickest of those that compete: they end before they are scored
 FAST = ["trains_on_val", "edits_the_referee", "outlives_its_run", "huge_message", "floods_the_log"]
-FAST_SCORED = ["leaks_at_full_length", "next_by_strides"]
+FAST_SCORED = ["leaks_at_full_length", "next_by_strides", "decodes_without_a_layer"]
 
 
 def docstring(name):
@@ -174,17 +185,19 @@ def is_caught(name, facts, honest):
     )
 
 
-def score_alone(source, folder, level, arena):
+def score_alone(name, source, folder, level, arena):
     """What the referee's scorer finds out about a model that is ready from the start, at a level."""
     contestant = Source("cheat", "", source.encode())
     job = Job(contestant, SEED, BUDGET, arena, folder / "run", folder / "compiled")
+    job = job._replace(limits={"user_tps": 1e-3} if name in DECODING else {})
     (job.live_folder / "out").mkdir(parents=True)
     save_file({"weight": torch.zeros(4, 4)}, job.live_folder / "out/model.safetensors")
     record = {"seed": SEED, "budget": BUDGET, "seconds": {"train": 1.0}, "device": "CPU"}
     record |= {"steps": 10, "tokens": 10_000, "flops_per_token": 1.0, "peak_memory_mb": 1}
     facts = {"status": "ok", "reason": "", "left": 0}
     try:
-        facts |= scoring.score_submission(job, level, record, {"peak_flops": 1e12})
+        left = scoring.take_submission(job, record, {"peak_flops": 1e12})
+        facts |= scoring.score_submission(job, level, left)
     except supervisor.EndedEarly as end:
         facts |= {"status": end.status, "reason": str(end)}
     facts["left"] = kill_what_is_left(job.live_folder)
@@ -268,12 +281,29 @@ def settled(monkeypatch):
 @pytest.fixture
 def local(monkeypatch):
     monkeypatch.setattr("ratchet.arena.score.ModelProcess", LocalModel)
+    monkeypatch.setattr("ratchet.arena.decoding.DecodingProcess", LocalDecoding)
 
 
 @pytest.mark.parametrize("name", some_slow(SCORED, FAST_SCORED))
 def test_a_score_finds_out(name, finished_run, local):
     result = score(finished_run(FOLDER / f"{name}.py"))
     assert result["status"] == "invalid" and SCORED[name] in result["reason"], result
+
+
+@pytest.mark.parametrize("name", some_slow(DECODED, FAST_SCORED))
+def test_a_model_that_decodes_as_it_does_not_answer_is_found_out(name, finished_run, local):
+    result = score(finished_run(FOLDER / f"{name}.py"), decoding=True)
+    assert result["status"] == "invalid" and f"{DECODED[name]}: decode() costs" in result["reason"]
+    assert result["batch_rows"] == 16 and result["user_tps"] > 0
+
+
+def test_nothing_is_gained_by_rows_that_were_decoded_before(finished_run, arena):
+    model = LocalDecoding(finished_run(FOLDER / "decodes_from_memory.py"), arena, CPU, 16)
+    model.load_model()
+    clock = Clock(model, read_rows(arena, "val")[:, :-1], np.random.default_rng(), KeptLogits())
+    for rows in (16, 1):
+        clock.time_batch(rows, default_lengths(arena.context))
+    assert model.server.decoder.model.known and not model.server.decoder.model.hits
 
 
 @pytest.mark.slow
@@ -323,5 +353,5 @@ def test_a_leak_from_far_ahead_is_found(arena, tmp_path, local, monkeypatch):
 
 
 def test_every_file_is_tried():
-    scored = {*SCORED, *SCORED_APART, *SCORED_OTHERWISE, *SCORED_BY_PREPARE}
+    scored = {*SCORED, *SCORED_APART, *DECODING, *SCORED_OTHERWISE, *SCORED_BY_PREPARE}
     assert {*NAMES} == scored | {*COMPETING} and not scored & {*COMPETING}

@@ -25,8 +25,8 @@ from ratchet.arena.model_process.rooms import VARIABLE, remove_room, take_room
 from ratchet.arena.model_process.server import MARK
 from ratchet.arena.results import weight_bytes
 
-WAITING = {"OMP_WAIT_POLICY": "passive"}  # else threads that wait would count as work
 ANSWER_BYTES = 10_000  # of one answer, which is JSON
+COMPILE_SECONDS = 600  # for its step of decoding to be compiled, where nobody waits in line
 CLOSE_SECONDS = 10  # for a killed process to be gone, with its children
 LOG_BYTES = 2**22  # of what a model may print
 FORBIDDEN = (
@@ -47,6 +47,9 @@ class ModelProcess:
     them look alike, so that a model can't know which one it is in.
     """
 
+    positions: int | None = None  # of a row that have logits; None: all
+    variables = {"OMP_WAIT_POLICY": "passive"}  # else threads that wait would count as work
+
     def __init__(self, folder: Path, arena: Arena, device: torch.device, batch: int) -> None:
         self.batch, self.device = batch, device
         self.weight_bytes = weight_bytes(folder)
@@ -54,11 +57,14 @@ class ModelProcess:
         self.answer_seconds = START_SECONDS if device.type == "cuda" else ANSWER_SECONDS
         self.left_before = list_shared_memory(device)
         self.room = take_room(folder)
-        shape = batch, arena.context, arena.vocab_size
-        tokens = create_shared(shape[:2], torch.int64, torch.device("cpu"))
-        logits = create_shared(shape, torch.float32, device)
+        shapes = {
+            "tokens": (batch, arena.context),
+            "logits": (batch, self.positions or arena.context, arena.vocab_size),
+        }
+        tokens = create_shared(shapes["tokens"], torch.int64, torch.device("cpu"))
+        logits = create_shared(shapes["logits"], torch.float32, device)
         self.tokens, self.logits = tokens.tensor, logits.tensor
-        setting = {"folder": str(self.room / "model"), "device": str(device), "shape": shape}
+        setting = {"folder": str(self.room / "model"), "device": str(device)} | shapes
         self.channel = self._start(setting | {"handle": logits.handle}, folder / "score.log")
         descriptors = [one.descriptor for one in (tokens, logits) if one.descriptor is not None]
         with suppress(OSError):  # that it is dead is noticed when it is asked
@@ -78,7 +84,7 @@ class ModelProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=self.room / "code",
-            env={**os.environ, **WAITING},
+            env={**os.environ, **self.variables},
             start_new_session=True,  # Ctrl-C is for the scorer
         )
         theirs.close()
@@ -112,9 +118,7 @@ class ModelProcess:
         self.tokens[: len(inputs)] = torch.from_numpy(inputs.astype(np.int64))
         seconds, self.answer_seconds = self.answer_seconds, ANSWER_SECONDS
         with self.work.measured(an_answer=True):
-            answer = self._ask({"do": "answer_rows", "rows": len(inputs)}, seconds)
-        if answer.get("memory"):
-            raise MemoryError
+            self._ask_for_logits({"do": "answer_rows", "rows": len(inputs)}, seconds)
         return self.logits[: len(inputs)]
 
     def inspect_model(self, count_flops: bool) -> dict[str, Any]:
@@ -169,6 +173,11 @@ class ModelProcess:
             raise Invalid(re.sub(r"[^ -~]", "?", str(answer))[:300])
         return answer
 
+    def _ask_for_logits(self, question: dict[str, Any], seconds: float) -> None:
+        """Raises MemoryError, too."""
+        if self._ask(question, seconds).get("memory"):
+            raise MemoryError
+
     def _receive_line(self, deadline: float) -> bytes:
         """The next line. Raises OSError, as it is silent or dead; ValueError if it is too long."""
         line = b""
@@ -180,6 +189,39 @@ class ModelProcess:
             if len(line) > ANSWER_BYTES:
                 raise ValueError("too long")
         return line
+
+
+class DecodingProcess(ModelProcess):
+    """The same for a model that decodes: a token of each row goes in, its logits come out.
+
+    What comes next in a row is nowhere in its reach.
+    """
+
+    positions = 1
+    variables: dict[str, str] = {}
+
+    def begin_decoding(self, prompts: torch.Tensor, total: int) -> torch.Tensor:
+        """[n, P] tokens -> [n, V] float32 logits after them, in memory as those of __call__().
+
+        total: tokens of a row in the end, at most. Raises MemoryError, Invalid.
+        """
+        count, length = prompts.shape
+        self.tokens[:count, :length] = prompts
+        ask = {"do": "begin_decoding", "rows": count, "prompt": length, "total": total}
+        self._ask_for_logits(ask, START_SECONDS)  # it may compile
+        return self.logits[:count, 0]
+
+    def decode_token(self, tokens: torch.Tensor, position: int) -> torch.Tensor:
+        """[n] tokens, of a position -> [n, V] float32 logits. Raises MemoryError, Invalid."""
+        count = len(tokens)
+        self.tokens[:count, position] = tokens
+        ask = {"do": "decode_token", "rows": count, "position": position}
+        self._ask_for_logits(ask, START_SECONDS)
+        return self.logits[:count, 0]
+
+    def ask_model(self, do: str, **question: int) -> dict[str, Any]:
+        """What it says of itself: describe_decoding, compile_decoding, count_step."""
+        return self._ask({"do": do} | question, COMPILE_SECONDS)
 
 
 def is_figure(value: Any) -> bool:

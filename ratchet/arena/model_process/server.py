@@ -16,10 +16,13 @@ from typing import Any, NoReturn
 
 import torch
 
+from ratchet.arena.files import describe_error
 from ratchet.arena.hardware.cpu import apply_cpu_workarounds
 from ratchet.arena.hardware.device import set_cuda_device, synchronize
 from ratchet.arena.hardware.shared_memory import open_shared
 from ratchet.arena.inspection import inspect_model
+from ratchet.arena.model_process.decoders import DecodingModel
+from ratchet.arena.tokenizer import BOS
 
 MARK = 1.0  # written into the shared logits before the contestant's code is there
 NO_MEMORY = "out of memory|can't allocate memory|not enough memory"  # as errors say it
@@ -36,9 +39,9 @@ class ModelServer:
         apply_cpu_workarounds()
         set_cuda_device(self.device)
         import_what_models_need()
-        shape, given = setting["shape"], iter(descriptors)
-        self.tokens = open_shared(shape[:2], torch.int64, torch.device("cpu"), "", given)
-        self.logits = open_shared(shape, torch.float32, self.device, setting["handle"], given)
+        tokens, logits, given = setting["tokens"], setting["logits"], iter(descriptors)
+        self.tokens = open_shared(tokens, torch.int64, torch.device("cpu"), "", given)
+        self.logits = open_shared(logits, torch.float32, self.device, setting["handle"], given)
         self.folder = Path(setting["folder"])
         self.model: Any = None
 
@@ -54,13 +57,17 @@ class ModelServer:
         if self.device.type == "cpu":  # a GPU's kernels are tried with their gradients
             use_engine(NoEngine())
         self.model = load_contestant(self.folder, self.device)
+        self.decoder = DecodingModel(self.model)
         return {}
 
     def answer_rows(self, rows: int) -> Answer:
         """Run the model on the first rows of tokens [n, T], into logits [n, T, V]."""
         tokens = self.tokens[:rows].to(self.device, copy=True)
         with torch.inference_mode():
-            out = self.model(tokens)
+            return self.hand_over(self.model(tokens), rows)
+
+    def hand_over(self, out: torch.Tensor, rows: int) -> Answer:
+        """Put what a model said of the first rows where the other end reads it."""
         logits = self.logits[:rows]
         if out.shape != logits.shape:
             return {"error": f"logits of shape {[*out.shape]}, not {[*logits.shape]}"}
@@ -68,12 +75,45 @@ class ModelServer:
         synchronize(self.device)
         return {}
 
+    def begin_decoding(self, rows: int, prompt: int, total: int) -> Answer:
+        """Begin to decode the first rows of tokens: their prompts, into logits [n, 1, V].
+
+        total: tokens of a row in the end, at most.
+        """
+        tokens = self.tokens[:rows, :prompt].to(self.device, copy=True)
+        self.decoding = self.decoder.begin(tokens, total)
+        return self.hand_over(self.decoding.prefill(self.logits.size(-1))[:, None], rows)
+
+    def decode_token(self, rows: int, position: int) -> Answer:
+        """Go on with one token of each row, into logits [n, 1, V]."""
+        tokens = self.tokens[:rows, position, None].to(self.device, copy=True)
+        return self.hand_over(self.decoding.decode_token(tokens)[:, None], rows)
+
+    def describe_decoding(self) -> Answer:
+        """Whether the model has a cache."""
+        return {"has_cache": self.decoder.has_cache}
+
+    def compile_decoding(self) -> Answer:
+        """Compile the step of one token; {"why": ...} if that can't be done."""
+        rows, context = min(2, len(self.tokens)), self.tokens.size(1)
+        prompt = torch.full((rows, context // 2), BOS, device=self.device)
+        try:
+            self.decoder.compile_step(prompt, self.logits.size(-1))
+        except Exception as error:  # a compiler has a hundred types of them
+            return {"why": describe_error(error)[:200]}
+        return {}
+
+    def count_step(self, rows: int, position: int) -> Answer:
+        """{"flops", "bytes"} of one more token of each row."""
+        tokens = self.tokens[:rows, position, None].to(self.device, copy=True)
+        return self.decoder.count_step(self.decoding, tokens)
+
     def inspect_model(self, count_flops: bool) -> Answer:
         """The figures of inspection.inspect_model(); {} for a model that can't be inspected.
 
         It needs gradients, so it is the last question: what a model learns here is of no use.
         """
-        _, context, vocab_size = self.logits.shape
+        context, vocab_size = self.tokens.size(1), self.logits.size(-1)
         torch.set_grad_enabled(True)
         use_engine(ENGINE)
         try:
@@ -126,7 +166,7 @@ def answer_question(ask: Callable[..., Answer], arguments: dict[str, Any]) -> An
         return ask(**arguments)
     except Exception as error:
         traceback.print_exc()
-        if re.search(NO_MEMORY, str(error)):
+        if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
             return {"memory": True}
         return {"error": f"{type(error).__name__}: {error}"[:300]}
 
