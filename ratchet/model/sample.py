@@ -18,7 +18,7 @@ from ratchet.model.find import NEEDED
 from ratchet.referee import sandbox, supervisor
 from ratchet.referee.devices.choice import choose_device, torch_name
 from ratchet.referee.devices.lock import hold_device
-from ratchet.referee.environment import decoder_environment
+from ratchet.referee.environment import with_home
 from ratchet.untrusted_text import clean_text
 
 LOAD_SECONDS = 120
@@ -28,7 +28,7 @@ Tell = Callable[[str], Any]
 
 
 class Decoder:
-    """Asks a model's process, decode_process.py, which is confined as a contestant is."""
+    """Asks a process about a model: decode_process.py, or bench_process.py of serve_bench.py."""
 
     def __init__(self, process, channel: socket.socket, arena: dict[str, Any], level: str):
         self.process = process
@@ -74,28 +74,49 @@ def open_decoder(
     run: Path, device: str | None = None, tell: Tell = lambda text: None
 ) -> Iterator[Decoder]:
     """The Decoder of a run's folder; the device of this machine is held meanwhile."""
-    device, level = choose_device(device), sandbox.best_level()
-    record = json.loads(read_untrusted(run / "run.json"))
-    arena = load_arena(Path(record["arena_folder"]), *FILES).folder
-    with tempfile.TemporaryDirectory() as folder, hold_device(device, tell):
-        code, scratch = Path(folder) / "code", Path(folder) / "tmp"
-        code.mkdir()
-        scratch.mkdir()
-        copy_contract(code)
-        shutil.copy(ROOT / "ratchet/model/decode_process.py", code)
-        readable = [code, *(run / name for name in NEEDED)]
+    device, level, arena = choose_device(device), sandbox.best_level(), arena_of(run)
+    with tempfile.TemporaryDirectory() as name, hold_device(device, tell):
+        folder = Path(name)
+        (folder / "tmp").mkdir()
+        program = copy_program(folder / "code", "decode_process.py")
+        readable = [program.parent, *(run / name for name in NEEDED)]
         readable += [arena / "arena.json", arena / "tokenizer.json"]
-        view = sandbox.View(tuple(readable), (scratch,), device)
-        program = [sys.executable, str(code / "decode_process.py"), str(run), torch_name(device)]
-        argv = sandbox.confined_command(program, view, level)
-        ours, theirs = socket.socketpair()
-        environment = decoder_environment(Path(folder), theirs.fileno())
-        log = Path(folder) / "log"
-        watched = supervisor.WatchedProcess(argv, environment, code, log, folder, theirs)
-        with ours, watched as process:
-            decoder = Decoder(process, ours, json.loads((arena / "arena.json").read_bytes()), level)
-            decoder.read_answer(LOAD_SECONDS)
+        view = sandbox.View(tuple(readable), (folder / "tmp",), device)
+        argv = [sys.executable, str(program), str(run), torch_name(device)]
+        confined = sandbox.confined_command(argv, view, level)
+        with ask_process(confined, with_home(folder / "tmp"), folder, arena, level) as decoder:
             yield decoder
+
+
+def arena_of(run: Path) -> Path:
+    """The folder of the arena that a run was trained in, all of it checked. Raises Refused."""
+    record = json.loads(read_untrusted(run / "run.json"))
+    arena = load_arena(Path(record["arena_folder"]), *FILES)
+    if arena.seal != record["seal"]:
+        raise Refused(f"{run} was trained in another arena than {arena.folder} is now")
+    return arena.folder
+
+
+def copy_program(code: Path, name: str) -> Path:
+    """A program of this package in a new folder, beside a copy of the contract."""
+    code.mkdir()
+    copy_contract(code)
+    return Path(shutil.copy(ROOT / "ratchet/model" / name, code))
+
+
+@contextmanager
+def ask_process(
+    argv: list[str], environment: dict[str, str], folder: Path, arena: Path, level: str
+) -> Iterator[Decoder]:
+    """The Decoder of a program that answers questions, with a folder for all that it leaves."""
+    ours, theirs = socket.socketpair()
+    environment |= {"RATCHET_SOCKET": str(theirs.fileno()), "RATCHET_RUN": str(folder)}
+    log, code = folder / "log", folder / "code"
+    watched = supervisor.WatchedProcess(argv, environment, code, log, str(folder), theirs)
+    with ours, watched as process:
+        decoder = Decoder(process, ours, json.loads((arena / "arena.json").read_bytes()), level)
+        decoder.read_answer(LOAD_SECONDS)
+        yield decoder
 
 
 def sample_text(

@@ -4,25 +4,33 @@ Definitions, for a batch of B rows that begin and end together, G tokens each: T
 first token; TPOT = (t_end - t_first) / (G - 1); interactivity = 1 / TPOT, tokens/s for one user;
 output tokens/s of the device = B (G - 1) / (t_end - t_first). Prompts count in neither. As the rows
 of a batch move in step, the two are tied: this is a sweep over batch sizes, not a test of serving
-with arrivals.
+with arrivals. The clock runs in a process of ours, bench_process.py: it sends the model's process
+one token of each row at a time and waits for its logits, as that of a score does.
 """
 
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ratchet.arena.files import Refused
+from ratchet.arena.decoding import REPEATS, default_lengths
+from ratchet.arena.files import Refused, write_json
+from ratchet.arena.model_process.page_cache import SharedFiles
+from ratchet.arena.model_process.rooms import list_path
 from ratchet.model.find import run_name
-from ratchet.model.sample import Decoder, clean_words, open_decoder
-from ratchet.referee.devices.choice import choose_device, describe_device
+from ratchet.model.sample import Decoder, arena_of, ask_process, clean_words, copy_program
+from ratchet.referee import sandbox
+from ratchet.referee.devices.choice import choose_device, describe_device, torch_name
+from ratchet.referee.devices.lock import hold_device
+from ratchet.referee.environment import scorer_environment
+from ratchet.referee.scoring import make_rooms
 
 SWEEP_SECONDS = 60  # a batch that takes longer is the last
-SAME_NATS = 0.25  # by which decode() and forward() may differ, as the scorer's probe allows
 MOST_ROWS = 1024  # of a batch
-MOST_NEW = 64  # tokens after the prompt, by default
-REPEATS = 5
 Tell = Callable[[str], Any]
 
 
@@ -43,20 +51,15 @@ def measure_decoding(
     """Measure decoding of a run's model at growing batches, as far as memory and patience reach.
 
     {"points": [batch_figures()], "limits", "against": seconds of a row's last token with and
-    without its cache, ...} The stopwatch is in the model's own process: a train.py can lie to it.
-    prompt, new: tokens of a row. Raises Refused.
+    without its cache, ...} prompt, new: tokens of a row. Raises Refused.
     """
     device = choose_device(device)
-    with open_decoder(run, device, tell) as model:
-        prompt = prompt or model.context // 2
-        new = new or max(2, min(MOST_NEW, model.context // 4))
+    with open_bench(run, device, most, tell) as model:
+        usual = default_lengths(model.context)
+        prompt, new = prompt or usual.prompt, new or usual.new
         if prompt + new >= model.context:
             raise Refused(f"{prompt} + {new} tokens are too many: the model sees {model.context}")
-        try:
-            result = measure_model(model, most, prompt, new, eager, tell)
-        except (KeyError, TypeError, ZeroDivisionError, IndexError):
-            wrong = "the model's process gave an answer that is none"
-            raise Refused(f"{wrong}: see what train.py does") from None
+        result = measure_model(model, most, prompt, new, eager, tell)
     return {
         "run": run_name(run),
         "device": describe_device(device)["device"],
@@ -66,26 +69,47 @@ def measure_decoding(
     }
 
 
+@contextmanager
+def open_bench(run: Path, device: str, most: int, tell: Tell) -> Iterator[Decoder]:
+    """What asks bench_process.py about a run; the device of this machine is held meanwhile.
+
+    most: rows of the largest batch. Raises Refused.
+    """
+    level, arena = sandbox.best_level(), arena_of(run)
+    with tempfile.TemporaryDirectory() as name, hold_device(device, tell):
+        folder = Path(name)
+        (folder / "tmp").mkdir()
+        program = copy_program(folder / "code", "bench_process.py")
+        make_rooms(device, folder, level)
+        write_json(list_path(folder / "rooms"), SharedFiles()._asdict())
+        argv = [sys.executable, str(program), str(run), torch_name(device), str(most)]
+        with ask_process(argv, scorer_environment(folder), folder, arena, level) as model:
+            yield model
+
+
 def measure_model(
     model: Decoder, most: int, prompt: int, new: int, eager: bool, tell: Tell
 ) -> dict[str, Any]:
     """What a model can do, as measure_decoding() has it. Raises Refused."""
     limits = model.request("measure_limits")
-    compiled = not eager and compile_model(model, tell)
-    against = model.request("compare_cache", repeats=REPEATS)
-    if not against["difference"] <= SAME_NATS:
-        wrong = f"decode() differs from forward() by {against['difference']:.2f} nats"
-        raise Refused(f"{wrong}: mend it in train.py")
+    cached = model.request("load_model")["cached"]
+    compiled = cached and not eager and compile_model(model, tell)
+    tail = model.request("time_tail", repeats=REPEATS)
     points = [*sweep_batches(model, most, prompt, new, limits, tell)]
     if not points:
         raise Refused("there is too little memory for a single row: free some")
+    tell("comparing with forward()")
+    compared = model.request("check_decoding")
+    if not compared["passed"]:
+        raise Refused(f"decode() is not forward(): {compared['seen']}: mend it in train.py")
+    against = {"cached": tail["seconds"], "recomputed": compared["seconds"]}
     return {
-        "cached": model.request("describe_model")["cached"] is True,
+        "cached": cached,
         "compiled": compiled,
         "prompt": prompt,
         "new": new,
         "limits": limits,
-        "against": against,
+        "against": against | {"seen": compared["seen"]},
         "points": points,
         "frontier": [point["rows"] for point in pareto_frontier(points)],
     }
@@ -113,27 +137,24 @@ def sweep_batches(
             return tell(f"  {rows} rows: {error}")  # what was measured before stays
         if times.get("memory"):
             return tell(f"  no memory for {rows} rows")
-        point = batch_figures(rows, new, times, limits)
+        point = batch_figures(rows, times, limits)
         yield point
         tell("  {rows} rows: {rate:,.0f} tokens/s, {interactivity:,.1f} a user".format(**point))
         if time.monotonic() - begin > SWEEP_SECONDS:
             return tell("  larger batches would take too long")
 
 
-def batch_figures(
-    rows: int, new: int, times: dict[str, Any], limits: dict[str, Any]
-) -> dict[str, Any]:
-    """The figures of a batch size, G = `new` tokens a row, from what time_batch() answers.
+def batch_figures(rows: int, times: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a batch size, from what time_batch() answers.
 
     Medians over its repeats, p99 over all gaps.
     """
-    tpots = [span / (new - 1) for span in times["spans"]]
-    tpot = statistics.median(tpots)
+    tpot = statistics.median(times["tpots"])
     return {
         "rows": rows,
         "ttft": statistics.median(times["first"]),
         "tpot": tpot,
-        "tpots": tpots,
+        "tpots": times["tpots"],
         "interactivity": 1 / tpot,
         "interactivity_p99": 1 / times["slow_gap"],
         "rate": rows / tpot,

@@ -62,12 +62,6 @@ def scorer_environment(folder: Path) -> dict[str, str]:
     return with_home(folder / "tmp") | added
 
 
-def decoder_environment(folder: Path, socket: int) -> dict[str, str]:
-    """Of a champion that is asked for text, in a folder, by a socket with that number."""
-    added = {"RATCHET_SOCKET": str(socket), "RATCHET_RUN": str(folder)}
-    return with_home(folder / "tmp") | added
-
-
 def matmul_environment(folder: Path) -> dict[str, str]:
     """Of the doctor's measurement of a device, which imports the contract from a folder."""
     return with_home(folder) | {"PYTHONPATH": str(folder)}

@@ -4,11 +4,13 @@ import itertools
 import json
 import random
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, make_repository
+from conftest import ROOT, LocalDecoding, LocalModel, make_repository
 from safetensors.torch import save_model
 from test_train import SMALL
 from typer.testing import CliRunner
@@ -16,8 +18,9 @@ from typer.testing import CliRunner
 import train
 from ratchet import __main__
 from ratchet.arena.files import Refused
+from ratchet.arena.model_process import decoders
 from ratchet.experiments.ledger import Ledger
-from ratchet.model import decode_process, sample, serve_bench
+from ratchet.model import bench_process, decode_process, sample, serve_bench
 from ratchet.model import find as find_model
 from ratchet.referee import sandbox
 from ratchet.report import data as report_data
@@ -69,18 +72,30 @@ def model(run):
 # Arithmetic
 
 
-def test_time_per_token_is_the_time_after_the_first_over_the_tokens_after_it():
-    stamps = [0.0, 0.5, 0.6, 0.8, 0.9]  # the start, then a token each: G = 4
-    spans = [stamps[-1] - stamps[1], 0.9, 0.3]
-    seen = {"first": [0.5, 0.7, 0.6], "spans": spans, "slow_gap": 0.3, "bytes": 5e8, "flops": 1e9}
-    point = serve_bench.batch_figures(8, 4, seen, LIMITS)
-    assert point["ttft"] == 0.6 and point["tpot"] == pytest.approx(0.4 / 3)
-    assert point["interactivity"] == pytest.approx(7.5) and point["rate"] == pytest.approx(8 * 7.5)
+def test_figures_of_a_batch_are_medians_of_its_repeats():
+    tpots = [0.3, 0.2, 0.1]
+    seen = {"first": [0.5, 0.7, 0.6], "tpots": tpots, "slow_gap": 0.3, "bytes": 5e8, "flops": 1e9}
+    point = serve_bench.batch_figures(8, seen, LIMITS)
+    assert (point["ttft"], point["tpot"]) == (0.6, 0.2)
+    assert point["interactivity"] == pytest.approx(5) and point["rate"] == pytest.approx(8 * 5)
     assert point["interactivity_p99"] == pytest.approx(1 / 0.3)
     assert point["bound"] == pytest.approx(
         0.05
     )  # 5e8 bytes at 1e10 a second: more than 1e9 FLOPs at 1e12
     assert serve_bench.least_seconds(1e6, 1e12, LIMITS) == pytest.approx(1.0)
+
+
+def test_time_per_token_is_the_time_after_the_first_over_the_tokens_after_it(bench):
+    """The moments are those of the start, then of a token each: G = 4."""
+    server = bench()
+    server.load_model()
+    server.clock.time_batch = lambda *_: [[0.0, 0.5, 0.6, 0.8, 0.9], [1.0, 1.7, 1.8, 1.9, 2.0]]
+    server.model.ask_model = lambda do, **question: {"bytes": 7, "flops": "many"}
+    times = server.time_batch(2, 20, 4, 2)
+    assert times["first"] == pytest.approx([0.5, 0.7])
+    assert times["tpots"] == pytest.approx([0.4 / 3, 0.1])
+    assert times["slow_gap"] == pytest.approx(0.2)
+    assert (times["bytes"], times["flops"]) == (7, 0)
 
 
 def test_the_frontier_is_what_no_other_point_beats():
@@ -120,7 +135,7 @@ def test_bytes_of_a_step_are_those_of_weights_keys_and_values_by_hand(model, len
     inputs = 3 * (7 * width + train.GATE_INPUTS) + 2 * width  # of each linear map, for a token
     seen = sum(min(window, length + 1) for window in (16, 32, 64))  # the new token sees itself
     attention = 3 * width + 2 * width * seen
-    with torch.no_grad(), decode_process.ReadBytes() as read:
+    with torch.no_grad(), decoders.ReadBytes() as read:
         cache = model.init_cache(batch, 64)
         model.decode(cache, torch.randint(4, (batch, length)))
         read.total = 0
@@ -142,7 +157,7 @@ def greedy(decoding, steps):
 
 def test_decoding_with_and_without_a_cache_says_the_same(model):
     prompt = torch.randint(4, 512, (3, 9))
-    kinds = decode_process.CachedDecoding, decode_process.RecomputedDecoding
+    kinds = decoders.CachedDecoding, decoders.RecomputedDecoding
     with torch.no_grad():
         both = [greedy(kind(model, model.decode, prompt, 64), 20) for kind in kinds]
     assert torch.equal(*both) and both[0].shape == (3, 20)
@@ -151,10 +166,10 @@ def test_decoding_with_and_without_a_cache_says_the_same(model):
 def test_a_long_prompt_is_taken_in_pieces(model, monkeypatch):
     prompt = torch.randint(4, 512, (2, 50))
     with torch.no_grad():
-        whole = decode_process.CachedDecoding(model, model.decode, prompt, 64).prefill(512)
-        monkeypatch.setattr("ratchet.model.decode_process.LOGITS", 2 * 512 * 7)
+        whole = decoders.CachedDecoding(model, model.decode, prompt, 64).prefill(512)
+        monkeypatch.setattr("ratchet.arena.model_process.decoders.LOGITS", 2 * 512 * 7)
         torch.testing.assert_close(
-            decode_process.CachedDecoding(model, model.decode, prompt, 64).prefill(512), whole
+            decoders.CachedDecoding(model, model.decode, prompt, 64).prefill(512), whole
         )
 
 
@@ -225,6 +240,31 @@ def test_a_model_that_breaks_is_one_sentence(arena, tmp_path, change, why):
         )
 
 
+@pytest.fixture
+def bench(run, monkeypatch):
+    """bench(folder) -> what has the clock, asked and answering in this process, as the model does."""
+    monkeypatch.setattr(bench_process, "DecodingProcess", LocalDecoding)
+    monkeypatch.setattr(bench_process, "ModelProcess", LocalModel)
+    monkeypatch.setattr(bench_process, "matmul_peak", lambda device: (1e12, "a guess"))
+    monkeypatch.setitem(bench_process.BANDWIDTH_BYTES, "cpu", 2**20)
+
+    class AskedHere(bench_process.BenchServer):
+        level, context, vocab_size = "none", 64, 512
+        request = sample.Decoder.request
+
+        def send_question(self, question):
+            self.answer = {"done": True} | bench_process.answer_question(self, **question)
+
+        def read_answer(self, seconds):
+            return self.answer
+
+    return lambda folder=run: AskedHere(folder, torch.device("cpu"), 4)
+
+
+def measure(server, most=4, prompt=20, new=6, eager=True):
+    return serve_bench.measure_model(server, most, prompt, new, eager, lambda text: None)
+
+
 def test_decoding_is_measured(run):
     found = serve_bench.measure_decoding(run, "cpu", 4, prompt=20, new=6, eager=True)
     assert [point["rows"] for point in found["points"]] == [1, 2, 4] and found["cached"]
@@ -233,48 +273,58 @@ def test_decoding_is_measured(run):
         assert 0 < point["bound"] < point["tpot"] and point["rate"] == pytest.approx(
             point["rows"] / point["tpot"]
         )
-    assert found["against"]["recomputed"] > found["against"]["cached"] > 0
-    assert found["against"]["difference"] < 1e-3 and found["isolation"] == sandbox.best_level()
+    assert found["against"]["recomputed"] > 0 and found["against"]["cached"] > 0
+    assert found["isolation"] == sandbox.best_level()
     more = [point["bytes"] for point in found["points"]]
     assert more[2] - more[1] == 2 * (more[1] - more[0])  # weights once, the rest for each row
+
+
+def test_a_row_has_an_end(run, monkeypatch):
+    monkeypatch.setattr(
+        serve_bench, "open_bench", lambda *_: nullcontext(SimpleNamespace(context=64))
+    )
     with pytest.raises(Refused, match="60 \\+ 6 tokens are too many: the model sees 64"):
         serve_bench.measure_decoding(run, "cpu", 4, prompt=60, new=6, eager=True)
 
 
-def test_a_model_without_a_cache_recomputes_and_says_so(arena, tmp_path):
+def test_a_model_without_a_cache_recomputes_and_says_so(arena, tmp_path, bench):
     source = (ROOT / "train.py").read_text(encoding="utf-8").replace("init_cache(", "no_cache(")
-    found = serve_bench.measure_decoding(
-        write_run(tmp_path / "run", arena, source), "cpu", 1, 20, 3, eager=True
-    )
-    assert not found["cached"] and len(found["points"]) == 1
+    found = measure(bench(write_run(tmp_path / "run", arena, source)), most=1, new=3, eager=False)
+    assert (found["cached"], found["compiled"], len(found["points"])) == (False, False, 1)
+
+
+def test_a_step_that_cannot_be_compiled_is_measured_as_it_is(arena, tmp_path, bench, monkeypatch):
+    def break_down(*_, **__):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", break_down)
+    told = []
+    found = serve_bench.measure_model(bench(), 1, 20, 3, False, told.append)
+    assert found["compiled"] is False and "  not compiled: no compiler" in told
 
 
 @pytest.mark.parametrize(
     "old, new, why",
     [
-        (
-            "return self(ids, cache",
-            "return 0 * self(ids, cache",
-            "differs from forward",
-        ),
+        ("return self(ids, cache", "return 0.5 * self(ids, cache", "decode.. is not forward"),
         (
             "        return self(ids, cache=cache)\n",
             "        raise MemoryError\n",
             "too little memory",
         ),
         (
-            "    return model\n\n\n",
-            "    print(chr(27)); raise ValueError(chr(27) + '[31mred')\n\n\n",
-            "ValueError: .?red",
+            "        return self(ids, cache=cache)\n",
+            "        raise ValueError(chr(27) + '[31mred')\n",
+            "ValueError: .*red",
         ),
     ],
 )
-def test_a_model_that_decodes_wrongly_is_one_sentence(arena, tmp_path, old, new, why):
+def test_a_model_that_decodes_wrongly_is_one_sentence(arena, tmp_path, bench, old, new, why):
     source = (ROOT / "train.py").read_text(encoding="utf-8")
     assert old in source
+    folder = write_run(tmp_path / "run", arena, source.replace(old, new, 1))
     with pytest.raises(Refused, match=why) as refusal:
-        folder = write_run(tmp_path / "run", arena, source.replace(old, new, 1))
-        serve_bench.measure_decoding(folder, "cpu", 2, 20, 3, eager=True)
+        measure(bench(folder), most=2, new=3)
     assert "\x1b" not in str(refusal.value)
 
 

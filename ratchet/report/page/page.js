@@ -325,7 +325,7 @@ function drawLinks(node, { table, lines, tag }) {
 function aboutDecoding(found) {
   const { limits, against } = found, how = [found.cached ? "with a KV cache" : "no KV cache: every token recomputes its row", found.compiled ? "compiled" : "not compiled"];
   return [
-    ["decoding", `measured ${found.time} on ${found.device}, isolation ${found.isolation}, model ${found.run}: ${found.prompt} tokens, then ${found.new}, greedy, ${how.join(", ")}; output tokens only`],
+    ["decoding", `measured ${found.time} on ${found.device}, isolation ${found.isolation}, model ${found.run}: ${found.prompt} tokens, then ${found.new}, ${how.join(", ")}; output tokens only`],
     ["a sweep", "rows of a batch begin and end together, so tokens/s of the device = rows x tokens/s of a user: no serving test with arrivals"],
     ["definitions", "TPOT = (t_end - t_first) / (G - 1), median of the repeats; of a user = 1 / TPOT; of the device = rows (G - 1) / (t_end - t_first)"],
     ["speed of light", `bytes from memory at ${fixed(limits.bandwidth / 1e9, 1)} GB/s or FLOPs at ${fixed(limits.peak_flops / 1e12, 2)} TFLOP/s, both measured there`],
