@@ -107,7 +107,7 @@ def test_a_page_is_never_longer_than_asked_and_keeps_what_is_worth_most(seed):
 
 def test_a_short_digest_has_the_champion_and_the_conditions(repository, runs):  # noqa: F811
     made_up_night.begin(runs)
-    for number in range(8):
+    for number in range(12):
         words = f"idea {number} about {['heads', 'batch', 'decay'][number % 3]}" + " and so on" * 20
         made_up_night.try_gain(number, [5.0, -3.0, -4.0][number % 3], words)
     made_up_night.end()
