@@ -357,7 +357,8 @@ class ProposalQueue:
             self.put(proposal_of(event))
             return True
         failure = service.describe_failure(event)
-        self.session.tell(f"  call {event['call']} of the agent gave no idea, {failure}")
+        who = short_name(event["by"]) if len(self.authors) > 1 else "the agent"
+        self.session.tell(f"  call {event['call']} of {who} gave no idea, {failure}")
         return False
 
     def find_earlier(self, text: bytes, parent: str) -> dict:

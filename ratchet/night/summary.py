@@ -93,8 +93,10 @@ def summarize_failures(events: list[dict]) -> list[str]:
         words = f"for {format_duration(waited)}, {count_of(times, 'time')}"
         sentences.append(f"It waited for the agent's service {words}.")
     if failure := last_failure(answers):
-        words = escape_markdown(describe_failure(failure))
-        sentences.append(f"The agent's last failure was call {failure['call']}, {words}.")
+        words, call = escape_markdown(describe_failure(failure)), f"call {failure['call']}"
+        if len(agents_of(events[0])) > 1:
+            call += f" of {escape_words(failure['by'], 60)}"
+        sentences.append(f"The agent's last failure was {call}, {words}.")
     return [" ".join(sentences)] if sentences else []
 
 

@@ -1,6 +1,7 @@
 """Several agents in one night: they are asked in turns, credited, compared."""
 
 import math
+import re
 import time
 
 import made_up_night
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 from ratchet import __main__, tables
 from ratchet.arena.files import Refused
+from ratchet.executors import open_executor
+from ratchet.experiments import verbs
 from ratchet.night.agent import Agent, Answer
 from ratchet.night.driver import run_night
 from ratchet.night.journal import Journal
@@ -327,6 +330,8 @@ def test_one_that_fails_drops_out_and_the_others_go_on(place, tmp_path, monkeypa
     turns = turns_of(place)
     assert turns.count(fails) == 3 and turns[:5] == ([fails, works] * 3)[:5]
     assert [line for line in told if "drops out: 3 answers in a row" in line]
+    assert [line for line in told if re.match(r'  call 1 of ".*" gave no idea', line)]
+    assert re.search(r'last failure was call \d+ of ".*", crash', summarize_night(open_session()))
     assert "dropped out: 3 answers in a row" in summarize_night(open_session())
     assert "3 answers" in night_status(place)[f"end of {fails}"]
     assert {e.by for e in open_session().experiments() if e.role == "try"} == {works}
@@ -361,3 +366,14 @@ def test_limits_are_of_all_agents_together(place, tmp_path):  # noqa: F811
         *commands,
         commands[0],
     ]
+
+
+def test_agents_take_turns_while_two_devices_work(place, tmp_path, halves):  # noqa: F811
+    slot = open_executor(devices=halves).slots()[0]
+    verbs.calibrate(open_session(arena="tiny", slot=slot), 5)
+    commands, share = two_scripts(tmp_path, last=NEW)
+    run_night(open_session(slot=slot), commands, Limits(experiments=6), share)
+    turns = turns_of(place)
+    assert turns == (commands * len(turns))[: len(turns)]
+    check_credit(place)
+    assert problems() == [] and len(Journal(place).list_verdicts()) == 6
