@@ -75,14 +75,17 @@ def reason_to_stop(answers: Sequence[AnswerEvent]) -> str:
     """
     if len(answers) != 2 or any(each["outcome"] in WORKED for each in answers):
         return ""
-    first, second = ((each["outcome"], shape_of(each["reason"])) for each in answers)
+    first, second = ((each["outcome"], shape_of(each)) for each in answers)
     if is_missing_login(answers) or (first == second and first[0] != SERVICE):
         return f"the first two calls failed alike, {describe_failure(answers[-1])}"
     return ""
 
 
-def shape_of(reason: str) -> str:
-    """A reason without what differs from call to call: numbers, names of requests."""
+def shape_of(answer: AnswerEvent) -> str:
+    """Why it failed, without what differs from call to call: numbers, names, how it was put."""
+    reason = answer["reason"]
+    if answer["outcome"] == "nothing":  # the agent's own answer is quoted
+        reason = reason.partition(': "')[0]
     return re.sub(r"\w*\d\w*", "0", reason.lower())
 
 

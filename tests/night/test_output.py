@@ -436,6 +436,7 @@ def test_an_edit_is_described_in_a_few_words(old, new, words):
         ("```python\nI changed = 1\n```\nI've halved the warmup.", "I've halved the warmup."),
         ("Done: train.py is edited and idea.txt is written.", ""),
         ("Edited train.py.", ""),
+        ("I change the rate.", ""),
         ("I need train.py in the chat: please add it.", ""),
         ("Everything is fine here, as it seems.", ""),
     ],

@@ -150,6 +150,10 @@ def test_what_differs_from_call_to_call_makes_no_difference():
     first |= {"reason": "no model (request req_1a2b, 12:03:04)"}
     second |= {"reason": "no model (request req_77f0, 12:03:09)"}
     assert "no model" in service.reason_to_stop([first, second])
+    first, second = answers("nothing", "nothing")
+    first |= {"reason": 'it left train.py as it was (may it edit?): "I can\'t write files."'}
+    second |= {"reason": 'it left train.py as it was (may it edit?): "Permission was denied."'}
+    assert "Permission was denied" in service.reason_to_stop([first, second])
 
 
 def test_a_missing_login_is_asked_for_again_at_once():

@@ -73,11 +73,12 @@ def check_answer(agent: Agent, answer: Answer) -> Iterator[Check]:
     is_edited = answer.outcome == "idea"
     words = quote_text(answer.reason, 300)
     name = agent.program.names[0] if agent.program.names else agent.argv[0]
+    has_failed = answer.outcome not in ("idea", "nothing", "files")
     lacks_login = LOGIN.search(answer.reason) and not PASSES.search(answer.reason)
-    if not is_edited and lacks_login:
+    if has_failed and lacks_login:
         advice = f"start {name} by hand and log in, or pass its key with --pass NAME"
         yield Check("logged in", False, words, advice)
-    elif not is_edited and answer.outcome not in ("nothing", "files"):
+    elif has_failed:
         yield Check("answers", False, f"{answer.outcome}: {words}", advise_failure(name))
     else:
         yield Check("logged in", True, f"it answered in {answer.seconds:.0f} s")

@@ -13,9 +13,10 @@ from ratchet.untrusted_text import clean_text
 
 IDEA_FILE = "idea.txt"  # first line: the idea; second: the gain in bpb that is expected of it
 IDEA_CHARACTERS = 500
+LEAST_CHARACTERS = 20  # of a sentence that names an idea: "I change the rate." says too little
 LAST_CHARACTERS = 100_000  # of what it said, in which an idea is looked for
 MOST_NAMED = 3  # constants or parts that a description of an edit names
-# A sentence that says what was done: "I raised the rate.", "Widened the heads to 64."
+# A sentence that says what was done: "I raised the rate to 0.04.", "Widened the heads to 64."
 DONE = (
     "add chang clip combin cut decay decreas deepen disabl doubl drop enabl enlarg exten fus halv "
     "increas insert introduc lengthen lower mov normali quadrupl rais reduc remov renam replac "
@@ -80,7 +81,7 @@ def find_sentence(message: str) -> str:
     text = re.sub(r"```.*?(```|\Z)", "\n", message[-LAST_CHARACTERS:], flags=re.DOTALL)
     for sentence in re.split(r"(?<=[.!?])\s+|\n+", text):
         words = clean_text(sentence.encode(errors="replace")).strip(" \t*_`#>-")
-        if 10 <= len(words) <= IDEA_CHARACTERS and SAYS_DONE.search(words):
+        if LEAST_CHARACTERS <= len(words) <= IDEA_CHARACTERS and SAYS_DONE.search(words):
             if not BOOKKEEPING.search(words):
                 return words
     return ""
