@@ -6,6 +6,7 @@ with which arguments, was seen in what it sends.
 """
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterable
@@ -65,10 +66,10 @@ def texts_in(value: object) -> Iterable[str]:
 
 
 def find_folder(text: str) -> str:
-    """The working folder, as a program tells its model of it."""
-    pattern = r"(?i)(?:<cwd>|work(?:ing|space) director(?:y|ies)[^/\n]{0,60}\n?[^/\n]{0,20})(/[^\s\"'`<*]+)"
-    match = re.search(pattern, text)
-    return match[1].rstrip(".,") if match else ""
+    """The working folder, as a program tells its model of it; it is on this machine."""
+    words = r"(?:<cwd>|work(?:ing|space) director(?:y|ies))[^/]{0,80}(/[^\s\"'`<*]+)"
+    paths = [path.rstrip(".,") for path in re.findall(words, text, re.IGNORECASE)]
+    return next(filter(os.path.isdir, paths), "")
 
 
 # --------------------------------------------------------------------------------------------------
