@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ratchet.arena.files import ROOT
+from ratchet.referee.source import parse_source
 
 ALL = frozenset()
 # {file: the public names in it that train.py may use}
@@ -46,7 +47,7 @@ def describe_module(text: str, wanted: frozenset | set = ALL) -> list[str]:
     """A paragraph for each public function, class, method; of `wanted` names if there are any."""
     lines = text.splitlines()
     paragraphs = [code_block([line]) for line in lines if line.split(" = ")[0] in wanted]
-    for node in public_nodes(ast.parse(text)):
+    for node in public_nodes(parse_source(text)):
         if not wanted or node.name in wanted:
             paragraphs.append(describe_node(node, lines))
             if isinstance(node, ast.ClassDef):

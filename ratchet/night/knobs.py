@@ -5,6 +5,7 @@ import functools
 from contextlib import suppress
 
 from ratchet.experiments.sources import read_source
+from ratchet.referee.source import parse_source
 
 
 def find_constants(text: bytes) -> dict[str, ast.Constant]:
@@ -14,7 +15,7 @@ def find_constants(text: bytes) -> dict[str, ast.Constant]:
     """
     constants = {}
     with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-        for node in ast.parse(text).body:
+        for node in parse_source(text).body:
             if isinstance(node, ast.Assign):
                 for name, literal in assigned_pairs(node):
                     if isinstance(name, ast.Name) and name.id.isupper():

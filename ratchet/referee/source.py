@@ -2,11 +2,13 @@
 
 import ast
 import io
+import threading
 import tokenize
 from typing import Any, NamedTuple
 
 from ratchet.arena.files import sha256
 
+PARSING = threading.Lock()
 TOKEN_CHARACTERS = 20  # a longer token counts as several: code could hide in a string
 
 
@@ -23,6 +25,16 @@ class Source(NamedTuple):
         return names | fingerprint(self.text)
 
 
+def parse_source(text: bytes | str) -> ast.Module:
+    """ast.parse(), in one thread at a time: CPython counts the depth of all of them together.
+
+    It raises SystemError else, now and then (python/cpython issue 106905). Raises SyntaxError,
+    ValueError, RecursionError, MemoryError.
+    """
+    with PARSING:
+        return ast.parse(text)
+
+
 def fingerprint(text: bytes) -> dict[str, Any]:
     """{"source": hash of the syntax tree without docstrings, "size": its tokens}; of any bytes.
 
@@ -31,7 +43,7 @@ def fingerprint(text: bytes) -> dict[str, Any]:
     """
     documented = ast.Module | ast.ClassDef | ast.FunctionDef
     try:
-        tree = ast.parse(text)
+        tree = parse_source(text)
         for node in ast.walk(tree):
             if isinstance(node, documented) and ast.get_docstring(node) is not None:
                 node.body[0] = ast.Pass()

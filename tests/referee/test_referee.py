@@ -1,5 +1,6 @@
 """The referee: one run watched from outside, and what it does with processes, logs and files."""
 
+import ast
 import dataclasses
 import json
 import math
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +126,24 @@ def test_weights_are_bounded_by_what_their_arena_can_fill(arena):
     assert limits.weight_bytes(arena) == 2**30
     assert limits.weight_bytes(large) == 16 * 10**9
     assert limits.weight_bytes(dataclasses.replace(arena, train_tokens=10**12)) == 2**35
+
+
+def test_threads_parse_one_after_the_other(monkeypatch):
+    """Else CPython raises a SystemError now and then, hardly ever in a test."""
+    parse, active, most = ast.parse, [], []
+
+    def watched(text):
+        active.append(text)
+        most.append(len(active))
+        time.sleep(0.01)
+        tree = parse(text)
+        active.pop()
+        return tree
+
+    monkeypatch.setattr(ast, "parse", watched)
+    with ThreadPoolExecutor(4) as pool:
+        sources = {*pool.map(lambda _: fingerprint(SOURCE)["source"], range(8))}
+    assert len(sources) == 1 and max(most) == 1
 
 
 def test_a_tail_names_no_folder_of_the_machine(tmp_path):

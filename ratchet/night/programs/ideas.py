@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ratchet.night.knobs import find_constants
 from ratchet.night.programs.folder import read_regular_file
+from ratchet.referee.source import parse_source
 from ratchet.untrusted_text import clean_text
 
 IDEA_FILE = "idea.txt"  # first line: the idea; second: the gain in bpb that is expected of it
@@ -127,7 +128,7 @@ def part_of_lines(text: bytes) -> dict[int, str]:
     """{number of a line: the class or function that it is in, such as "class Block"}."""
     kinds, parts = {ast.ClassDef: "class", ast.FunctionDef: "function"}, {}
     with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-        for node in ast.parse(text).body:
+        for node in parse_source(text).body:
             if type(node) in kinds:
                 parts |= dict.fromkeys(lines_of(node), f"{kinds[type(node)]} {node.name}")
     return parts
