@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +31,8 @@ BATCH_ROWS = {"cpu": 16}  # that are decoded at a time; else GPU_BATCH_ROWS
 GPU_BATCH_ROWS = 256
 MOST_NEW = 64  # tokens after the prompt, by default
 REPEATS = 5  # after one that warms up
+USER_REPEATS = 24  # of one row, which takes so short that others disturb it more
+QUANTILE = 0.75  # of the rates of all repeats: other programs only make one slower
 PATIENCE_SECONDS = 15  # after which no further repeat begins, once there is one
 REPEAT_SECONDS = 5  # after which a repeat ends, wherever it is
 KEPT_ROWS = 4  # whose logits are copied with each token
@@ -163,7 +164,7 @@ class Clock:
 def tokens_per_second(
     rows: int, repeats: list[list[float]], generator: np.random.Generator
 ) -> float:
-    """The median over repeats, each from a drawn token of its first quarter to its last.
+    """The upper quartile of all repeats, each from a drawn token of its first quarter to its last.
 
     So it's of little use to work ahead while the prompts are read, where nothing is counted: on
     what would follow the likeliest first tokens.
@@ -172,7 +173,7 @@ def tokens_per_second(
     for moments in repeats:
         first = int(generator.integers(1, 1 + len(moments) // 4))
         rates.append((len(moments) - 1 - first) / (moments[-1] - moments[first]))
-    return rows * median(rates)
+    return rows * float(np.quantile(rates, QUANTILE))
 
 
 def measure_decoding(
@@ -189,7 +190,8 @@ def measure_decoding(
     which no row is decoded twice if there are enough. Raises Invalid.
     """
     rows = BATCH_ROWS.get(device.type, GPU_BATCH_ROWS)
-    rows = max(1, min(rows, len(inputs) // (REPEATS + 1) - 1))
+    left = len(inputs) - USER_REPEATS - 1
+    rows = max(1, min(rows, left // (REPEATS + 1)))
     lengths = default_lengths(arena.context)
     with closing(DecodingProcess(folder, arena, device, rows)) as model:
         shared_files().in_memory()  # as if nobody had read any of them
@@ -198,7 +200,8 @@ def measure_decoding(
         while rows:
             try:
                 batch = tokens_per_second(rows, clock.time_batch(rows, lengths), generator)
-                user = tokens_per_second(1, clock.time_batch(1, lengths), generator)
+                repeats = clock.time_batch(1, lengths, USER_REPEATS)
+                user = tokens_per_second(1, repeats, generator)
                 return {"user_tps": user, "batch_tps": batch, "batch_rows": rows}
             except MemoryError:
                 rows //= 2
