@@ -8,7 +8,7 @@ import safetensors.numpy
 
 from ratchet.arena.files import Refused
 from ratchet.arena.hardware.weights import PART
-from ratchet.referee import measures
+from ratchet.referee import measures, scoring
 from ratchet.referee.measures import (
     GpuMemory,
     Requirement,
@@ -106,6 +106,25 @@ def test_rehearsed_weights_tell_their_size(tmp_path):
 def test_rehearsed_weights_that_are_none_tell_nothing(tmp_path, header):
     (tmp_path / PART).write_bytes(len(header).to_bytes(8, "little") + header)
     assert measure_rehearsal(tmp_path) == {}
+
+
+def test_decoding_is_timed_where_its_speed_is_limited(monkeypatch):
+    asked, speeds = [], {"user_tps": 180.0, "batch_tps": 900.0, "batch_rows": 16}
+
+    def score_split(job, folder, level, split, decoding):
+        asked.append((split, decoding))
+        result = dict.fromkeys(scoring.FIGURES, 1) | {"status": "ok"}
+        return result | (speeds if decoding else {}), {}
+
+    monkeypatch.setattr(scoring, "score_split", score_split)
+    job = types.SimpleNamespace(splits=("val", "test"), limits={"user_tps": 200.0})
+    scores = scoring.score_submission(job, "none", None)
+    assert asked == [("val", True), ("test", False)]
+    assert {name: scores[name] for name in speeds} == speeds
+    with pytest.raises(EndedEarly, match="its user_tps is 180 tokens/s: at least 200"):
+        refuse_overlimit(scores, job.limits)
+    job.limits = {"file_mb": 8.0}
+    assert "user_tps" not in scoring.score_submission(job, "none", None)
 
 
 def watch_gpu(monkeypatch, of_processes, in_use):
