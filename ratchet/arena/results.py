@@ -10,6 +10,7 @@ from ratchet.arena.budget import parse_budget
 from ratchet.arena.definition import ARENAS
 from ratchet.arena.files import read_untrusted, write_json
 
+WEIGHTS_PART = "model.safetensors.part"  # the weights, until they are whole
 RESULT_FILES = {"val": "result.json", "test": "test.json"}  # the latter for audits
 # lines of the summary: their keys in a Result, how to print them
 SUMMARY = {

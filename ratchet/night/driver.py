@@ -583,7 +583,8 @@ def run_night(
     command, as of Notifier. All slots of the session's executor work on it.
     Raises Refused when what judges has changed, Lost when no device is left, Full without room.
     """
-    check_goal(goal, session.read_campaign())
+    if goal is not None:
+        check_goal(goal, session.read_campaign())
     tell_user = Notifier(notify, session.home, session.tell)
     sessions = [session.with_slot(slot) for slot in session.slot.executor.slots()]
     for each in sessions:
@@ -610,10 +611,8 @@ def run_night(
         raise
 
 
-def check_goal(goal: float | None, campaign: Campaign) -> None:
+def check_goal(goal: float, campaign: Campaign) -> None:
     """Raises Refused when no night can reach it, or the baseline is as good."""
-    if goal is None:
-        return
     baseline = campaign.baseline.scores(CANDIDATE)
     level = sum(baseline) / len(baseline)
     if not 0 < goal < level:  # not nan either

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from ratchet.arena.budget import parse_budget
@@ -38,7 +37,7 @@ class Job(NamedTuple):
     is_baseline: bool = False
     device: str = "cpu"
     milestones: tuple[Milestone, ...] = ()
-    limits: Mapping[str, float] = MappingProxyType({})
+    limits: Mapping[str, float] = {}
 
     @property
     def clock_seconds(self) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ratchet.arena.files import Refused, open_untrusted
-from ratchet.arena.hardware.weights import PART
+from ratchet.arena.results import WEIGHTS_PART
 from ratchet.referee.devices.nvidia import memory_of_processes, used_memory
 from ratchet.referee.limits import WEIGHT_BYTES
 from ratchet.referee.supervisor import EndedEarly, WatchedProcess
@@ -154,7 +154,7 @@ def measure_rehearsal(out: Path) -> dict[str, int]:
     It may have saved others: this only ends early what would be too large anyway.
     """
     with suppress(OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        with open_untrusted(out / PART, WEIGHT_BYTES) as file:
+        with open_untrusted(out / WEIGHTS_PART, WEIGHT_BYTES) as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, HEADER_BYTES)))
             size = file.seek(0, 2)

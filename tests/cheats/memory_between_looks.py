@@ -1,4 +1,5 @@
-"""Takes more memory than its limit between two looks, gives it back, and has the kernel forget it."""
+"""Takes more memory than its limit between two looks, gives it back, and has the kernel forget it
+(clear_refs of proc(5))."""
 
 import contextlib
 

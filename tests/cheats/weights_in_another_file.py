@@ -1,4 +1,5 @@
-"""Keeps a table in a file beside its weights, where the file of these has a limit."""
+"""Keeps a table in a file beside its weights, where the file of these has a limit (parameter-golf's
+cap)."""
 
 LIMITS = {"file_mb": 0.1}
 EXPECT = {"invalid"}  # nothing but what is counted is kept

@@ -1,4 +1,4 @@
-"""Keeps a table in config.json, where the file of its weights has a limit."""
+"""Keeps a table in config.json, where the file of its weights has a limit (parameter-golf's cap)."""
 
 import base64
 import os

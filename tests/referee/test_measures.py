@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from ratchet.arena.files import Refused
-from ratchet.arena.hardware.weights import PART
+from ratchet.arena.results import WEIGHTS_PART
 from ratchet.referee import measures, scoring
 from ratchet.referee.measures import (
     GpuMemory,
@@ -95,8 +95,8 @@ def test_rehearsed_weights_tell_their_size(tmp_path):
     assert measure_rehearsal(tmp_path) == {}
     weights = {"a": np.zeros((30, 4), np.float32), "b": np.zeros(7, np.int64)}
     for metadata in (None, {"other": "name"}):
-        safetensors.numpy.save_file(weights, tmp_path / PART, metadata)
-        size = (tmp_path / PART).stat().st_size
+        safetensors.numpy.save_file(weights, tmp_path / WEIGHTS_PART, metadata)
+        size = (tmp_path / WEIGHTS_PART).stat().st_size
         assert measure_rehearsal(tmp_path) == {"file_bytes": size, "params": 127}
 
 
@@ -104,7 +104,7 @@ def test_rehearsed_weights_tell_their_size(tmp_path):
     "header", [b"", b"[]", b'{"a": 1}', b'{"a": {"shape": ["x"]}}', b"[" * 100_000, b"\xff"]
 )
 def test_rehearsed_weights_that_are_none_tell_nothing(tmp_path, header):
-    (tmp_path / PART).write_bytes(len(header).to_bytes(8, "little") + header)
+    (tmp_path / WEIGHTS_PART).write_bytes(len(header).to_bytes(8, "little") + header)
     assert measure_rehearsal(tmp_path) == {}
 
 

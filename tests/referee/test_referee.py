@@ -385,7 +385,7 @@ def test_a_round_over_shared_memory_goes_on_at_the_next_look(tmp_path, monkeypat
     monkeypatch.setattr(limits, "CHECK_SECONDS", 0)
     sizes = {pid: 100 for pid in range(5)}
     processes = [SimpleHashable(pid) for pid in sizes]
-    looks = supervisor.Looks(SimpleNamespace(), 350)
+    looks = supervisor.Looks(SimpleNamespace(popen=SimpleNamespace(pid=-1)), 350)
     looks.processes = processes
     monkeypatch.setattr(supervisor, "resident_bytes", lambda process: 1000)
     monkeypatch.setattr(supervisor, "proportional_bytes", lambda process: sizes[process.pid])
@@ -454,7 +454,7 @@ def test_a_run_that_ends_early_is_known_to_have_been_disturbed(tmp_path, monkeyp
         peak_bytes=0,
         list_processes=list,
         popen=SimpleNamespace(pid=-1),
-        looks=SimpleNamespace(cpu_seconds=0.0),
+        looks=SimpleNamespace(cpu_seconds=0.0, more=[]),
     )
     monkeypatch.setattr(
         "ratchet.referee.trial.start_contestant", lambda job, level: nullcontext((process, None))
@@ -466,7 +466,7 @@ def test_a_run_that_ends_early_is_known_to_have_been_disturbed(tmp_path, monkeyp
         foreign_load.ForeignLoad, "measure", lambda load: seen if load.start else {}
     )
 
-    job = SimpleNamespace(device="cpu", clock_seconds=20.0, budget="1e6tok", seed=0)
+    job = SimpleNamespace(device="cpu", clock_seconds=20.0, budget="1e6tok", seed=0, limits={})
     job.arena = SimpleNamespace(folder=tmp_path, vocab_size=512, context=64)
     (tmp_path / "train.tokens").write_bytes(bytes(1000))
     for status in ("stopped", "timeout", "crash"):

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ratchet.arena.results import WEIGHTS_PART
+
 BUFFER_BYTES = 2**25  # of pinned memory, through which a GPU's tensors go
-PART = "model.safetensors.part"  # until it is whole
 TYPES = {
     torch.complex64: "C64",
     torch.float64: "F64",
@@ -43,7 +44,7 @@ def rehearse_saving(model: torch.nn.Module, folder: Path) -> float:
 
     The file goes when the program ends.
     """
-    part = folder / PART
+    part = folder / WEIGHTS_PART
     atexit.register(part.unlink, missing_ok=True)
     write_weights(model, part)
     begin = time.monotonic()
@@ -53,8 +54,8 @@ def rehearse_saving(model: torch.nn.Module, folder: Path) -> float:
 
 def save_weights(model: torch.nn.Module, folder: Path) -> None:
     """Write model.state_dict() to model.safetensors in a folder."""
-    write_weights(model, folder / PART)
-    os.replace(folder / PART, folder / "model.safetensors")
+    write_weights(model, folder / WEIGHTS_PART)
+    os.replace(folder / WEIGHTS_PART, folder / "model.safetensors")
 
 
 def write_weights(model: torch.nn.Module, path: Path) -> None:
