@@ -44,7 +44,7 @@ from ratchet.night.status import Limits, last_exit_code, night_status
 from ratchet.night.summary import describe_last_agents, save_summary, summarize_night
 from ratchet.referee import supervisor
 from ratchet.referee.devices.choice import choose_device
-from ratchet.referee.measures import MEASURES, parse_requirements
+from ratchet.referee.measures import LIMITABLE, MEASURES, parse_requirements
 from ratchet.report.frontier import AXES, find_frontier, list_points, parse_axes
 from ratchet.report.render import write_report
 from ratchet.report.server import make_server
@@ -83,7 +83,7 @@ LimitOption = Annotated[
     typer.Option(
         "--limit",
         metavar="MEASURE=X",
-        help=f"What a model may take: file_mb=16. Again for more. {', '.join(MEASURES)}.",
+        help=f"What a model may take: file_mb=16. Again for more. {', '.join(LIMITABLE)}.",
     ),
 ]
 HalfStop = Annotated[

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ratchet.arena.decoding import REPEATS, default_lengths
 from ratchet.arena.files import Refused, write_json
 from ratchet.arena.model_process.page_cache import SharedFiles
 from ratchet.arena.model_process.rooms import list_path
@@ -53,6 +52,8 @@ def measure_decoding(
     {"points": [batch_figures()], "limits", "against": seconds of a row's last token with and
     without its cache, ...} prompt, new: tokens of a row. Raises Refused.
     """
+    from ratchet.arena.decoding import default_lengths  # with PyTorch
+
     device = choose_device(device)
     with open_bench(run, device, most, tell) as model:
         usual = default_lengths(model.context)
@@ -91,11 +92,13 @@ def measure_model(
     model: Decoder, most: int, prompt: int, new: int, eager: bool, tell: Tell
 ) -> dict[str, Any]:
     """What a model can do, as measure_decoding() has it. Raises Refused."""
+    from ratchet.arena.decoding import REPEATS  # with PyTorch
+
     limits = model.request("measure_limits")
     cached = model.request("load_model")["cached"]
     compiled = cached and not eager and compile_model(model, tell)
     tail = model.request("time_tail", repeats=REPEATS)
-    points = [*sweep_batches(model, most, prompt, new, limits, tell)]
+    points = [*sweep_batches(model, most, prompt, new, limits, REPEATS, tell)]
     if not points:
         raise Refused("there is too little memory for a single row: free some")
     tell("comparing with forward()")
@@ -125,14 +128,20 @@ def compile_model(model: Decoder, tell: Tell) -> bool:
 
 
 def sweep_batches(
-    model: Decoder, most: int, prompt: int, new: int, limits: dict[str, Any], tell: Tell
+    model: Decoder,
+    most: int,
+    prompt: int,
+    new: int,
+    limits: dict[str, Any],
+    repeats: int,
+    tell: Tell,
 ) -> Iterator[dict[str, Any]]:
     """Yield batch_figures() of 1, 2, 4, ... rows until memory or patience ends."""
     for rows in powers_of_two(most):
         tell(f"decoding {rows} row{'s' * (rows > 1)} at a time")
         begin = time.monotonic()
         try:
-            times = model.request("time_batch", batch=rows, prompt=prompt, new=new, repeats=REPEATS)
+            times = model.request("time_batch", batch=rows, prompt=prompt, new=new, repeats=repeats)
         except Refused as error:
             return tell(f"  {rows} rows: {error}")  # what was measured before stays
         if times.get("memory"):

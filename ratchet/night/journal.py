@@ -94,6 +94,11 @@ class Journal:
         done = [event for event in self.last_night() if event["kind"] == "done"]
         return [event["n"] for event in done if "n" in event]
 
+    def has_verdict(self, call: int) -> bool:
+        """Whether the idea of an answer was an experiment that is decided."""
+        done = [event for event in self.last_night() if event["kind"] == "done"]
+        return any(event["call"] == call and "n" in event for event in done)
+
     def list_waiting(self) -> list[dict]:
         """Answers whose idea has no verdict yet, with the commit and parent to be tried now."""
         finished, moved = set(), {}

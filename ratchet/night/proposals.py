@@ -237,7 +237,8 @@ class ProposalQueue:
         if broken := self.next_broken():
             author = self.author_of(broken)
             if author.dropped_out or not self.may_ask(broken):
-                self.put(broken._replace(repairs=MOST_REPAIRS))
+                if not self.journal.has_verdict(broken.call):  # else it would be tried again
+                    self.put(broken._replace(repairs=MOST_REPAIRS))
             else:
                 self.ask(author, broken)
             return True

@@ -18,7 +18,8 @@ from ratchet.referee.limits import WEIGHT_BYTES
 from ratchet.referee.supervisor import EndedEarly, WatchedProcess
 
 MB, GB = 1e6, 2**10  # a file has decimal megabytes, memory has 1024 of its own to a gigabyte
-HEADER_BYTES = 2**24  # of a file of weights, at most
+HEADER_BYTES = 2**20  # of a file of weights, at most
+MOST_SIZES, MOST_SIZE = 8, 2**40  # of a tensor, and of one of its sizes
 COUNTED_FILES = "model.safetensors", "config.json", "train.py"  # all that load() may read
 MEMORIES = "peak_memory_mb", "score_memory_mb", "gpu_memory_mb", "gpu_score_memory_mb"
 Record = Mapping[str, Any]  # what the ledger has of a run
@@ -32,6 +33,7 @@ class Measure(NamedTuple):
     words: str
     read: Callable[[Record], float | None]
     is_speed: bool = False  # more is better; of all others less is
+    is_told: bool = False  # by the contestant's own process, so that no limit can be set on it
 
     @property
     def bound(self) -> str:
@@ -78,16 +80,17 @@ MEASURES = {
         Measure("file_mb", "MB", "weights, config.json, train.py", figure("file_bytes", MB)),
         Measure("packed_mb", "MB", "the same, packed by zstd", figure("packed_bytes", MB)),
         Measure("params_m", "M", "numbers in model.safetensors", figure("params", 1e6)),
-        Measure("trunk_m", "M", "those that are not looked up", trunk),
-        Measure("lookup_m", "M", "those in tables that are looked up", figure("lookup", 1e6)),
+        Measure("trunk_m", "M", "those that are not looked up", trunk, is_told=True),
+        Measure("lookup_m", "M", "those in tables", figure("lookup", 1e6), is_told=True),
         Measure("memory_gb", "GB", "peak while it trains, or is scored", memory),
-        Measure("train_tps", "tokens/s", "while training", train_rate, is_speed=True),
+        Measure("train_tps", "tokens/s", "of training", train_rate, is_speed=True, is_told=True),
         Measure("user_tps", "tokens/s", "decoding one row", figure("user_tps"), is_speed=True),
         Measure("batch_tps", "tokens/s", "decoding many rows", figure("batch_tps"), is_speed=True),
-        Measure("flops", "FLOPs", "for a token of training", figure("flops_per_token")),
+        Measure("flops", "FLOPs", "a token of training", figure("flops_per_token"), is_told=True),
         Measure("joules", "J", "while training, of an NVIDIA GPU", figure("joules")),
     )
 }
+LIMITABLE = [name for name, measure in MEASURES.items() if not measure.is_told]
 DECODING = "user_tps", "batch_tps"  # measured only where they are asked for: they take seconds
 
 
@@ -159,9 +162,19 @@ def measure_rehearsal(out: Path) -> dict[str, int]:
             header = json.loads(file.read(min(length, HEADER_BYTES)))
             size = file.seek(0, 2)
         header.pop("__metadata__", None)
-        params = sum(math.prod(tensor["shape"]) for tensor in header.values())
-        return {"file_bytes": size, "params": int(params)}
+        shapes = [tensor["shape"] for tensor in header.values()]
+        if all(map(is_shape, shapes)):
+            return {"file_bytes": size, "params": sum(map(math.prod, shapes))}
     return {}
+
+
+def is_shape(value: Any) -> bool:
+    """Whether what a contestant wrote can be a tensor's shape: others' product takes minutes."""
+    return (
+        isinstance(value, list)
+        and len(value) <= MOST_SIZES
+        and all(type(size) is int and 0 <= size < MOST_SIZE for size in value)
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -195,7 +208,12 @@ def parse_requirements(texts: Iterable[str]) -> dict[str, float]:
     for text in texts:
         name, _, value = text.partition("=")
         if name not in MEASURES:
-            raise Refused(f"--limit {text}: there is no measure {name!r}: {', '.join(MEASURES)}")
+            raise Refused(f"--limit {text}: there is no measure {name!r}: {', '.join(LIMITABLE)}")
+        if MEASURES[name].is_told:
+            raise Refused(
+                f"--limit {text}: {name} is told by the contestant's own process, which could lie: "
+                f"limit {', '.join(LIMITABLE)}"
+            )
         try:
             limit = float(value)
         except ValueError:

@@ -388,6 +388,7 @@ def test_a_round_over_shared_memory_goes_on_at_the_next_look(tmp_path, monkeypat
     looks = supervisor.Looks(SimpleNamespace(popen=SimpleNamespace(pid=-1)), 350)
     looks.processes = processes
     monkeypatch.setattr(supervisor, "resident_bytes", lambda process: 1000)
+    monkeypatch.setattr(supervisor, "highest_bytes", lambda process: 0)
     monkeypatch.setattr(supervisor, "proportional_bytes", lambda process: sizes[process.pid])
     now = iter(range(1000))
     monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: next(now) // 3))
