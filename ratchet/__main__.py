@@ -211,7 +211,8 @@ def calibrate(
         e = verbs.calibrate(session, seeds, may_replace)
     tables.show_verdict(e, commits.home(), as_json)
     if e.verdict != "baseline":
-        notes.print("no baseline, as a run failed: mend train.py, or give a longer --budget")
+        remedy = "a larger --limit" if e.verdict == "overlimit" else "a longer --budget"
+        notes.print(f"no baseline, as a run failed: mend train.py, or give {remedy}")
         raise SystemExit(1)
 
 
@@ -547,8 +548,10 @@ def status(as_json: AsJson = False):
 @app.command()
 def stop() -> None:
     """End a night after the experiment that runs now; anything else at once, to go on later."""
+    is_night = night_status(commits.home())["night"] == "runs"
     if stop_command(commits.home()):
-        return console.print(f"it has stopped: {GO_ON}")
+        what = "`night` begins a new one, `audit` measures what was gained" if is_night else GO_ON
+        return console.print(f"it has {'ended' if is_night else 'stopped'}: {what}")
     console.print("the night will end when the experiment that runs now has its verdict")
 
 

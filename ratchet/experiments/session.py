@@ -258,6 +258,10 @@ def join_campaign(slot: Any, busy: bool = False, **options: Any) -> Session:
             "the noise was measured without --busy: runs that others disturb can't be held "
             "against it; leave --busy out, or begin anew with `uv run ratchet calibrate --busy`"
         )
+    if baseline.busy and not busy:
+        options.get("tell", lambda text: None)(
+            "  the noise was measured with --busy: without it, what others disturb is void"
+        )
     arena = find_arena(baseline.arena)
     options["limits"] = baseline.limits
     session = Session(home, ledger, slot, arena, baseline.budget, busy, **options)

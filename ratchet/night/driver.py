@@ -42,6 +42,7 @@ from ratchet.untrusted_text import quote_text
 BUSY_SECONDS = 60  # until a device that other programs use is looked at again
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 30  # that a device waits for a fresh idea, until it returns to one that is out
+MOST_RETURNS = 3  # to one idea that is out, of a night
 MOST_FAILURES = 2  # of a device, in a row, until the champion shows whether it still works
 PAUSE_SECONDS = 1.5  # after Ctrl-C, until a thread that doesn't end is left behind
 END_SECONDS = 30  # the same, when a night ends by itself
@@ -93,6 +94,7 @@ class Night:
         self.lock = threading.Lock()
         self.trial_lock = threading.Lock()  # a trial is held by one device, the others search on
         self.parked = set()  # numbers of ideas that were out and run again now
+        self.returns = Counter()  # to each of these
         self.working = set()  # threads that have a proposal, or wait for one
         self.failures = Counter()  # of each thread: proposals in a row that failed
         self.idle = self.busy = 0.0  # seconds of all devices
@@ -458,6 +460,7 @@ class Night:
             if e.arms[CHAMPION]["source"] != campaign.champion["source"]:
                 return False
             self.parked.add(n)
+            self.returns[n] += 1
         session.tell(f"no fresh idea: the champion has another run, beside experiment {n}")
         done = when_free(session, lambda: run_champion(session, e), self.reason_to_end)
         self.parked.discard(n)
@@ -467,7 +470,8 @@ class Night:
         """Run the best of the ideas that are out once more; False if there is none."""
         with self.lock:
             search = session.read_campaign().search
-            n = search.best_parked(self.profile, without=self.parked)
+            done = {n for n, returns in self.returns.items() if returns >= MOST_RETURNS}
+            n = search.best_parked(self.profile, without=self.parked | done)
             if n is None:
                 return False
             self.parked.add(n)
@@ -483,7 +487,9 @@ class Night:
         self.journal.append("done", call=proposal.call, n=e.n, outcome=e.verdict)
         level = self.champion_level() if self.goal else math.inf
         used = describe_used(self.count_used(), self.limits, self.goal, level)
-        session.tell(f"  night: {used}")
+        left = self.count_runs_left()
+        words = f", then {left} runs of trials and of the closing comparison" if left else ""
+        session.tell(f"  night: {used}{words}")
         if e.verdict in ("crash", "timeout"):
             self.count_failure(session, proposal.parent)
         else:

@@ -9,6 +9,7 @@ from ratchet.arena.files import replace_file
 from ratchet.arena.progress import format_duration
 from ratchet.claims import describe_claim, describe_gain, describe_null_keeps, list_numbers
 from ratchet.experiments.campaign import Campaign, tried_ideas
+from ratchet.experiments.comparisons import claim_of
 from ratchet.experiments.ledger import Experiment
 from ratchet.experiments.session import Session
 from ratchet.night.digest import find_near_misses, summarize_predictions
@@ -32,7 +33,7 @@ def summarize_night(session: Session) -> str:
     kept = [e for e in campaign.kept if numbers & {e.n, *e.members}]
     parts = [
         summarize_verdicts(events, tried, kept),
-        *summarize_claim(campaign),
+        *summarize_claim(campaign, events[0]["time"]),
         *table_of_kept(campaign, kept),
         *describe_agents(campaign, events),
         *describe_drops(Journal(session.home)),
@@ -100,8 +101,14 @@ def summarize_failures(events: list[dict]) -> list[str]:
     return [" ".join(sentences)] if sentences else []
 
 
-def summarize_claim(campaign: Campaign) -> list[str]:
-    """What the champion gains, as far as it was measured afresh; how many keeps were luck."""
+def summarize_claim(campaign: Campaign, began: str) -> list[str]:
+    """What the champion gains, as far as it was measured afresh; how many keeps were luck.
+
+    began: the night, as a time of the ledger; what is older is not its own.
+    """
+    claim = claim_of(campaign)
+    if claim and claim.time < began:
+        return [f"No gain of this night to claim. Before it: {describe_claim(campaign)}."]
     sentences = filter(None, (describe_claim(campaign), describe_null_keeps(campaign)))
     text = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
     return [text] if text else []

@@ -775,7 +775,7 @@ def test_a_night_says_how_much_of_its_limits_is_used(place, tmp_path):
     assert len(lines) == 2 and all(
         " of 8 h, " in line and " of 30 calls, " in line for line in lines
     )
-    assert "1 of 2 experiments" in lines[0] and lines[0].endswith(" s left")
+    assert "1 of 2 experiments" in lines[0] and " s left, then 11 runs of trials" in lines[0]
     assert "2 of 2 experiments" in lines[1]
     assert "2 of 2 experiments" in night_status(place)["used"]
 
