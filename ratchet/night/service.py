@@ -17,6 +17,7 @@ from ratchet.untrusted_text import quote_text
 SERVICE = "service"  # the outcome of an answer
 WORKED = "idea", "repeat"  # outcomes of answers that an agent can give only if it works
 FIRST_SECONDS, MOST_SECONDS = 60, 1800  # of a wait where no time is told: it doubles each time
+TOLD_SECONDS = 6 * 3600  # the most that is waited until a time that is told: it may be a mistake
 REASON_CHARACTERS = 300
 LOGIN = re.compile(
     r"\blog(ged)?[ -]?in\b|/login|sign(ed)?[ -]?in\b|api[ _-]?key|auth|credential|\b401\b",
@@ -44,7 +45,8 @@ def count_failures(answers: Sequence[AnswerEvent]) -> int:
 def find_wait(answers: Sequence[AnswerEvent]) -> Wait | None:
     """The wait that follows the last answer, be it over or not; None if there is none.
 
-    Until the time that was told; else, or if service failed again then, for 1, 2, 4 ... 30 minutes.
+    Until the time that was told, 6 hours at most; else, or if service failed again then, for 1, 2,
+    4 ... 30 minutes.
     """
     failures = count_failures(answers)
     if not failures or is_missing_login(answers):
@@ -53,6 +55,7 @@ def find_wait(answers: Sequence[AnswerEvent]) -> Wait | None:
     asked, told = parse_time(last["time"]), last.get("resume_at") or 0.0
     until = asked + min(FIRST_SECONDS * 2 ** min(failures - 1, 20), MOST_SECONDS)
     if told > asked:
+        told = min(told, asked + TOLD_SECONDS)
         until = told if failures == 1 else max(told, until)
     return Wait(until, last["reason"], last["call"], failures)
 
@@ -86,7 +89,7 @@ def shape_of(answer: AnswerEvent) -> str:
     reason = answer["reason"]
     if answer["outcome"] == "nothing":  # the agent's own answer is quoted
         reason = reason.partition(': "')[0]
-    return re.sub(r"\w*\d\w*", "0", reason.lower())
+    return re.sub(r"\b[^\W\d]*\d\w*", "0", reason.lower())
 
 
 def describe_failure(answer: AnswerEvent) -> str:

@@ -125,6 +125,12 @@ def test_a_time_that_is_told_is_waited_for():
     assert service.find_wait(answers("service", resume_at=BEGIN - 1)).until == BEGIN + 60
 
 
+def test_an_agent_is_asked_again_after_six_hours_whatever_it_told():
+    for calls in (["service"], ["service"] * 2, ["idea", "service", "service"]):
+        given = answers(*calls, resume_at=BEGIN + 7 * 86400)
+        assert service.find_wait(given).until == BEGIN + 6 * 3600
+
+
 @pytest.mark.parametrize(
     "given, is_stopped",
     [
