@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from ratchet import commits
-from ratchet.arena.files import Refused, replace_file
+from ratchet.arena.files import Refused, is_full, replace_file
 from ratchet.night.contract import write_contract
 from ratchet.night.digest import MOST_TOKENS
 from ratchet.night.programs.answers import (
@@ -184,23 +184,50 @@ class Agent:
             code = self.run_command(log)
         except supervisor.EndedEarly as end:
             stopped = end
-        finally:
+        except BaseException:
             self.take_leave(tree)
-        seconds = time.monotonic() - begin
+            raise
+        seconds, output = time.monotonic() - begin, Output()
+        try:
+            output = self.read_output(log)
+            self.take_leave(tree)
+            answer = self.judge(champion, idea, output, code, stopped)
+        except Exception as error:  # whatever it left: the call is paid, so it has to be counted
+            if is_full(error):
+                raise
+            words = self.hide_folders(self.mask(f"{type(error).__name__}: {error}"))
+            answer = Answer("crash", add_words("its answer can't be read", words))
+        return self.count_cost(answer._replace(seconds=seconds), output)
+
+    def read_output(self, log: Path) -> Output:
+        """What it printed; secrets in its log are masked."""
         printed = self.mask(log.read_text(encoding="utf-8"))
         log.write_text(printed, encoding="utf-8")
-        output = parse_output(printed)
+        return parse_output(printed)
+
+    def judge(
+        self,
+        champion: bytes,
+        idea: str,
+        output: Output,
+        code: int,
+        stopped: supervisor.EndedEarly | None,
+    ) -> Answer:
+        """What came of a call, with the idea's name, without its time and cost."""
         answer = self.inspect_folder(champion, output, code, stopped)
         written, gain = read_idea(self.edit_folder / IDEA_FILE, output.text)
         if answer.outcome == "idea":
             written = written or idea or name_idea(output.last_message, champion, answer.text)
+        if answer.outcome == "crash":
+            self.tell_once(self.advise(output.last_lines(20)))
+        return answer._replace(
+            reason=self.hide_folders(answer.reason), idea=self.mask(written), gain=gain
+        )
+
+    def count_cost(self, answer: Answer, output: Output) -> Answer:
+        """An answer with its tokens and cost, as its program or else the price tells them."""
         price = self.price or Price(0, 0)
-        advice = self.advise(output.last_lines(20)) if answer.outcome == "crash" else ""
         answer = answer._replace(
-            reason=self.hide_folders(answer.reason) + advice,
-            idea=self.mask(written),
-            gain=gain,
-            seconds=seconds,
             cost=output.cost if output.tells_cost else price.cost_of(output),
             tokens=output.tokens,
             tells_cost=output.tells_cost,
@@ -288,13 +315,20 @@ class Agent:
             texts=True,
         )
 
-    def advise(self, lines: list[str]) -> str:
-        """What to do where a program fails for want of a part of it that is hidden; else ""."""
+    def advise(self, lines: list[str]) -> list[str]:
+        """What the user can do where a program fails for want of a part that is hidden; else [].
+
+        No agent is told of it: it would learn what there is on this machine.
+        """
         if self.level == "none":
-            return ""
+            return []
         view = self._view()
         missing = find_missing(lines, [*sandbox.SYSTEM, *view.read, *view.write])
-        return f": it can't see {missing[0]}: say --share {missing[0]}" if missing else ""
+        return [
+            f"the agent says that it misses {path}, which it can't see: if that is a part of its "
+            f"program, say --share {path}"
+            for path in missing[:1]
+        ]
 
     def save_call(self, folder: Path) -> None:
         """Copy what it was asked, and the last of what it printed. Raises Full without room."""

@@ -34,11 +34,16 @@ def assigned_pairs(node: ast.Assign) -> list[tuple[ast.expr, ast.expr]]:
 def numbers_in(literal: ast.expr, name: str) -> dict[str, ast.Constant]:
     """A number, or those in a dict, whose names end with their keys."""
     if isinstance(literal, ast.Constant):
-        return {name: literal} if type(literal.value) in (int, float) else {}
+        return {name: literal} if is_knob(literal.value) else {}
     constants = {}
     for key, value in dict_items(literal):
         constants |= numbers_in(value, f"{name}.{key}")
     return constants
+
+
+def is_knob(value: object) -> bool:
+    """Whether it is a number that can be moved: not an integer that no float can hold."""
+    return type(value) is float or (type(value) is int and value.bit_length() <= 1000)
 
 
 def dict_items(literal: ast.expr) -> list[tuple[object, ast.expr]]:

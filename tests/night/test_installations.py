@@ -215,13 +215,17 @@ def test_what_a_program_misses_is_named_with_the_way_to_share_it(top, monkeypatc
         },
     )
     monkeypatch.setenv("RATCHET_ISOLATION", "landlock")
-    agent = night_agent.Agent(str(top / "home/x/bin/agent"), top / "agent")
+    told = []
+    agent = night_agent.Agent(str(top / "home/x/bin/agent"), top / "agent", tell=told.append)
     if agent.level != "landlock":
         pytest.skip("landlock doesn't work here")
     agent.prepare_folder(b"QUALITY = 1\n")
     answer = agent.ask("prompt", b"QUALITY = 1\n")
     part = top / "home/y/lib/part.js"
-    assert answer.reason.endswith(f": it can't see {part}: say --share {part}")
+    assert told[-1].endswith(
+        f"which it can't see: if that is a part of its program, say --share {part}"
+    )
+    assert "share" not in answer.reason  # the next prompt has that
     agent.clean_up()
 
 
@@ -232,3 +236,28 @@ def test_nothing_but_parts_of_programs_is_advised_to_be_shared(top):
     lines = [f"cannot read {home}/.ssh/id", f"nor {part}", "nor /nowhere/bin/x", f"{home}/keys.env"]
     assert find_missing(lines, [Path("/usr")]) == [part]
     assert find_missing(lines, [home / "lib"]) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".ssh/lib/id", ".config/lib/x.py", ".aws/bin/x", "lib/../.netrc", "lib/../keys.env", "a.so"],
+)
+def test_what_is_hidden_in_a_home_is_never_advised_to_be_shared(top, name):
+    plant(top, {"home/.ssh/lib/id": "", "home/.config/lib/x.py": "", "home/.aws/bin/x": ""})
+    plant(top, {"home/.netrc": "", "home/keys.env": "", "home/lib/x": ""})
+    (top / "home/a.so").symlink_to(top / "home/.ssh/lib/id")
+    assert find_missing([f"cannot load {top}/home/{name}", f"nor ~/{name}"], []) == []
+
+
+def test_what_names_no_part_of_a_program_is_passed_over(top):
+    (top / "home/lib\x1b[2J.so").write_text("")
+    strange = [
+        "/lib/../etc/shadow",
+        "/etc/passwd.py",
+        "/lib/" + "x" * 300,
+        f"{top}/home/lib\x1b[2J.so",
+    ]
+    assert find_missing(strange, []) == []
+    (top / "home/part.so").write_text("")
+    assert find_missing(["/x " * 19, f"{top}/home/part.so"], []) == [top / "home/part.so"]
+    assert find_missing(["/x " * 20, f"{top}/home/part.so"], []) == []  # not all that it names

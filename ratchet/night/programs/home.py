@@ -251,10 +251,20 @@ def replace_login(path: Path, data: bytes) -> None:
 
 
 def parse_json(data: bytes) -> Any:
-    """A value, None if it is none."""
+    """A value, None if it is none, or so deep that it is none of a login."""
     with suppress(ValueError, RecursionError):
-        return json.loads(data)
+        value = json.loads(data)
+        return None if is_deep(value) else value
     return None
+
+
+def is_deep(value: Any, most: int = 50) -> bool:
+    """Whether lists and objects are in one another more often than that."""
+    level = [value]
+    for _ in range(most):
+        parents = (each for each in level if isinstance(each, dict | list))
+        level = [v for each in parents for v in (each.values() if isinstance(each, dict) else each)]
+    return bool(level)
 
 
 def refresh_login(old: Any, new: Any, key: str = "") -> Any:

@@ -6,6 +6,7 @@ that it stands for (mise, asdf, pyenv, volta). A script needs its interpreter, t
 or fnm. None of them lies in the system's folders.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -31,6 +32,10 @@ MANAGER_SECONDS = 10
 PATHS = re.compile(r"((?:\$\{?(?:basedir|dir|DIR|HOME)\}?|~)?/[^\s\"'`$;:|&<>()]+)")
 # of what a program says it couldn't find: what belongs to programs, not to their users
 PARTS = re.compile(r"/(bin|lib|libexec|node_modules|site-packages)(/|$)|\.([cm]?js|node|so|py)$")
+
+MOST_WORDS, PATH_CHARACTERS = 20, 4096  # of a failed program: paths that are looked at
+HOMES = Path("/home"), Path("/Users")  # of these folders are those in it
+SETTINGS = Path("/etc"), Path("/private/etc")
 
 
 class Installation(NamedTuple):
@@ -138,7 +143,7 @@ def list_named(script: Path, text: str) -> list[Path]:
         word = re.sub(r"^(\$\{?HOME\}?|~)/", f"{Path.home()}/", word)
         word = re.sub(r"^\$\{?\w+\}?/", f"{script.parent}/", word)
         path = Path(os.path.normpath(word))
-        if path.is_file() and (os.access(path, os.X_OK) or "node_modules" in path.parts):
+        if os.path.isfile(path) and (os.access(path, os.X_OK) or "node_modules" in path.parts):
             paths.append(path)
     return paths
 
@@ -180,12 +185,36 @@ def is_shim(program: Path) -> bool:
 
 
 def find_missing(lines: Iterable[str], visible: Iterable[Path]) -> list[Path]:
-    """Parts of programs that these lines of a failed one name, which exist but can't be seen."""
+    """Parts of programs that these lines of a failed one name, which exist but can't be seen.
+
+    The lines are somebody's words, who may want the user's keys to be shared, or to learn what
+    there is: show no agent what is returned.
+    """
     folders = [Path(os.path.realpath(path)) for path in visible]
+    words = itertools.islice(PATHS.finditer("\n".join(lines)), MOST_WORDS)
     missing = []
-    for word in PATHS.findall("\n".join(lines)):
-        path = Path(os.path.normpath(os.path.expanduser(word)))
-        is_seen = any(path.resolve().is_relative_to(folder) for folder in folders)
-        if PARTS.search(word) and path.exists() and not is_seen:
-            missing.append(path)
+    for word in (match[0] for match in words):
+        if ".." in word or len(word) > PATH_CHARACTERS:
+            continue
+        with suppress(OSError, ValueError, RuntimeError):  # too long a name, a ring of links
+            path = Path(os.path.normpath(os.path.expanduser(word)))
+            real = path.resolve()
+            is_seen = any(real.is_relative_to(folder) for folder in folders)
+            if is_part(path) and is_part(real) and path.exists() and not is_seen:
+                missing.append(path)
     return [*dict.fromkeys(missing)]
+
+
+def is_part(path: Path) -> bool:
+    """Whether a path can be a part of a program: no setting, no key, nothing to mislead a terminal.
+
+    What is hidden in somebody's home, and the machine's settings, never are.
+    """
+    tops = [top for top in path.parents if top.parent in HOMES]
+    homes = [Path.home(), Path.home().resolve(), Path("/root"), *tops]
+    below = [path.relative_to(home) for home in homes if path.is_relative_to(home)]
+    is_hidden = any(str(each).startswith(".") for each in below)
+    is_setting = any(path.is_relative_to(folder) for folder in SETTINGS)
+    return (
+        str(path).isprintable() and not (is_hidden or is_setting) and bool(PARTS.search(str(path)))
+    )
