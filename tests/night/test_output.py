@@ -1,7 +1,9 @@
 """What programs print: their words, tokens, costs, why they failed, when service comes back."""
 
+import errno
 import json
 import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -14,6 +16,7 @@ from ratchet.night import agent as night_agent
 from ratchet.night.programs import ideas
 from ratchet.night.programs.environment import agent_environment
 from ratchet.night.programs.failures import MOST_SECONDS, find_resume_time, is_no_service
+from ratchet.night.programs.home import parse_json, words_of
 from ratchet.night.programs.output import parse_output
 from ratchet.night.programs.prices import Price, parse_price
 from ratchet.referee import supervisor
@@ -706,3 +709,112 @@ def test_an_agents_repository_does_nothing_outside_of_its_sandbox(
     assert not (tmp_path / "evil").exists()
     of_the_user = f"rm -rf .git; echo 'gitdir: {repository}/.git' > .git"
     assert ask(of_the_user)[0].outcome == "nothing"
+
+
+# --------------------------------------------------------------------------------------------------
+# What an agent prints against the night
+
+READS_LONG_TEXT = """
+import resource, sys
+from pathlib import Path
+from ratchet import untrusted_text
+from ratchet.night import agent, service, summary
+from ratchet.night.programs import answers, check, failures, ideas, installation, output
+
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+WORDS = [
+    *" 7x[{-.\\n\\\\(/_", '"', "reset", "status ", "Tokens: 1", "IDEA:", "retry in ", "1 d ", "lib/",
+    '{"type":"text","part":{"text":"x"}}\\n',
+    '{"type":"message","delta":true,"role":"assistant","content":"xx"}\\n',
+]
+for word in WORDS:
+    text = word * (100_000 // len(word))
+    for long in (f"Tokens: {text}x sent", f"{text}\\nstatus{text}x"):
+        parsed = output.parse_output(long)
+        parsed.last_lines(20), parsed.last_words(), answers.explain_failure(parsed, 1)
+        failed = output.Output(error=long, details=long[: output.MOST_DETAILS])
+        reason = answers.explain_failure(failed, 1).reason
+        answers.last_words_of(long), output.message_of({"error": long})
+        ideas.read_idea(Path("/nowhere"), long), ideas.find_sentence(long)
+        installation.find_missing([long], [Path("/usr")])
+        service.shape_of({"reason": long, "outcome": "crash"}), service.LOGIN.search(long)
+        check.VERSION.findall(long)
+    agent.mask_secrets(text), summary.escape_markdown(text)
+    untrusted_text.quote_text(text), untrusted_text.clean_text(text.encode())
+print("linear")
+"""
+
+
+def test_no_text_of_an_agents_takes_quadratic_time():
+    """In quadratic time each of these takes a minute; the limit is 20 seconds of the processor."""
+    done = subprocess.run([sys.executable, "-c", READS_LONG_TEXT], capture_output=True, text=True)
+    assert done.stdout == "linear\n", done.stderr
+
+
+def test_the_count_of_tokens_ends_with_a_line_as_no_program_prints_it():
+    assert parse_output("Tokens: 2.1k sent, 300 received.").tokens == 2400
+    assert parse_output(f"Tokens: {'1' * 10_000}k sent, 300 received.").tokens == 0
+
+
+@pytest.mark.parametrize("cost", [1e20, 1000.5, 10**30])
+def test_a_cost_that_no_call_can_have_is_none(cost):
+    lie = parse_output(json.dumps(claude(total_cost_usd=cost)))
+    assert (lie.cost, lie.tells_cost, lie.tokens) == (0.0, False, 1050)
+    both = parse_output("\n".join(map(json.dumps, [claude(total_cost_usd=cost), claude()])))
+    assert both.cost == 0.25 and both.tells_cost
+    plain = parse_output("Tokens: 2.1k sent, 300 received. Cost: $99999 message, $99999 session.")
+    assert (plain.cost, plain.tells_cost) == (0.0, False)
+
+
+def test_tokens_that_no_call_can_have_are_none():
+    usage = {"input_tokens": 2 * 10**9, "output_tokens": 5}
+    output = parse_output(json.dumps(claude(usage=usage)))
+    assert (output.tokens, output.cost, output.tells_cost) == (0, 0.25, True)
+    free = parse_output(json.dumps(claude(usage=usage, total_cost_usd=0)))
+    assert (free.tokens, free.tells_cost) == (0, False)
+
+
+def test_a_time_in_other_letters_is_read_alike():
+    assert find_resume_time("retry in 5 \u017fecs", NOW) == NOW + 5
+    times = {find_resume_time(f"resets {month} 1, 3:05 pm", NOW) for month in ("Dec", "dEC")}
+    assert len(times) == 1 and find_resume_time("resets \u017fep 3, 3:05 pm", NOW) is None
+
+
+@pytest.mark.parametrize(
+    "script, outcome",
+    [
+        (prints("cannot load /lib/" + "x" * 300) + "exit 1", "crash"),
+        ("printf 'RATE = 0x%05000d\\n' 0 | tr 0 f | sed s/fxf/0xf/ > train.py\n", "idea"),
+        (prints("Error: rate limit, retry in 5 \u017fecs") + "exit 1", "service"),
+    ],
+)
+def test_no_words_of_an_agents_break_a_call(ask, script, outcome):
+    answer, _ = ask(script, champion=b"RATE = 0.5\n")
+    assert answer.outcome == outcome and "can't be read" not in answer.reason
+    assert answer.idea == ("1 line changed" if outcome == "idea" else "")
+
+
+def test_a_call_whose_answer_can_t_be_read_is_counted_with_its_cost(ask, monkeypatch):
+    def fail(*_):
+        raise ValueError("a surprise")
+
+    monkeypatch.setattr(night_agent, "read_idea", fail)
+    answer, _ = ask(prints(json.dumps(claude())) + "echo RATE = 2 > train.py")
+    assert (answer.outcome, answer.text) == ("crash", b"")
+    assert answer.reason == 'its answer can\'t be read: "ValueError: a surprise"'
+    assert (answer.cost, answer.tells_cost, answer.tokens) == (0.25, True, 1050)
+    assert answer.seconds > 0
+
+
+def test_a_full_disk_is_no_answer(ask, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(night_agent, "read_idea", fail)
+    with pytest.raises(OSError, match="no room"):
+        ask("echo RATE = 2 > train.py")
+
+
+def test_a_login_that_an_agent_made_deep_is_none():
+    assert parse_json(b"[" * 400 + b"]" * 400) is None
+    assert words_of(parse_json(b'{"a": [{"b": "' + b"x" * 99 + b'"}]}')) == ["x" * 99]

@@ -10,6 +10,7 @@ from ratchet.untrusted_text import quote_text
 
 QUOTED_CHARACTERS = 200  # of a program's words, in a reason
 REASON_CHARACTERS = 300
+CONTEXT_CHARACTERS = 4000  # in which a want of service is looked for: the last
 
 
 class Answer(NamedTuple):
@@ -39,7 +40,7 @@ def explain_failure(output: Output, code: int, stopped: EndedEarly | None = None
     code: its exit code. stopped: why it was ended before it did so itself.
     """
     words = output.last_words()
-    context = output.error or "\n".join(output.last_lines())
+    context = (output.error or "\n".join(output.last_lines()))[-CONTEXT_CHARACTERS:]
     if is_no_service(context, output.status):
         when = find_resume_time(f"{context}\n{output.details}", time.time(), output.resets)
         reason = quote_text(words, REASON_CHARACTERS)[1:-1]  # whoever shows it quotes it

@@ -18,7 +18,7 @@ PROMPT = """\
 This is a test of whether you can edit files here. In `train.py`, in this folder, change RATE from
 0.02 to 0.03. Then write a file `idea.txt` with two lines: "A larger rate." and "0.001". Read no
 other file, run nothing, commit nothing, and stop."""
-VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
+VERSION = re.compile(r"(?<!\d)\d{1,12}\.\d+[\w.+-]*")
 
 
 class Check(NamedTuple):

@@ -29,8 +29,8 @@ NO_SERVICE = re.compile(
     | overloaded | high\ demand | at\ capacity | capacity.exceeded | server.?error
     | service\ (is\ )?(temporarily\ )?unavailable | temporarily\ unavailable | bad\ gateway
     | gateway\ time-?out | api_error\b
-    | \b(status|code|error|http(/[\d.]+)?|failed\ with|rejected)\b [\s:="'(]* (code|status)?
-      [\s:="'(]* (401|402|403|407|408|425|429|5[0-5]\d)\b
+    | \b(status|code|error|http(/[\d.]+)?|failed\ with|rejected)\b [\s:="'(]{0,10} (code|status)?
+      [\s:="'(]{0,10} (401|402|403|407|408|425|429|5[0-5]\d)\b
     | \b(401|402|403|407|408|425|429|5[0-5]\d) \W{0,2}\ ?
       (unauthori|payment|forbidden|proxy|request|too|internal|bad|service|gateway|overl|\{)
     # network
@@ -69,7 +69,7 @@ def is_no_service(words: str, status: int = 0) -> bool:
 # When it comes back
 
 COMES_BACK = r"\b(?:resets?|again|retry|available|until|back|wait|renews?|resumes?)"
-EPOCH = re.compile(r"(?:reset\w*\W{1,4}|\|)(\d{10})(\d{3})?\b", re.IGNORECASE)
+EPOCH = re.compile(r"(?:reset\w{0,12}\W{1,4}|\|)(\d{10})(\d{3})?\b", re.IGNORECASE)
 UNIT = r"(?:days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|ms|[dhms])"
 LENGTH = re.compile(rf"(\d+(?:\.\d+)?)\s*({UNIT})(?![a-z])", re.IGNORECASE)
 AHEAD = re.compile(
@@ -136,9 +136,10 @@ def find_lengths(words: str, now: float) -> Iterator[float]:
 
 def seconds_of(number: str, unit: str) -> float:
     """Example: ("1.5", "hours") -> 5400.0."""
-    if unit.lower() == "ms":
+    unit = unit.casefold()  # a long s is one, too
+    if unit == "ms":
         return float(number) / 1000
-    return float(number) * SECONDS[unit[0].lower()]
+    return float(number) * SECONDS[unit[0]]
 
 
 def find_dates(words: str, now: float) -> Iterator[float]:
@@ -166,7 +167,7 @@ def find_clocks(words: str, now: float) -> Iterator[float]:
             if found["month"]:
                 moment = moment.replace(
                     year=int(found["year"] or today.year),
-                    month=MONTHS.index(found["month"].lower()) + 1,
+                    month=MONTHS.index(found["month"].casefold()) + 1,
                     day=int(found["day"]),
                 )
                 if moment < today and not found["year"]:

@@ -6,6 +6,7 @@ codex-cli 0.169 (exec --json), gemini-cli 0.61 (json, stream-json), opencode 1.1
 Everything else is plain text, in which the lines of aider 0.86 are known.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -19,9 +20,13 @@ JSON_STARTS = re.compile(r'\{\s*"|\[\s*\{')  # one try a line
 MOST_WASTED = 2**28  # characters that are looked at in vain
 MOST_DETAILS = 4000  # characters
 MOST_DEPTH = 5  # of errors within errors
+# Characters that a regular expression sees of a line, of a report of tokens: what an agent prints
+# may be megabytes long, and a search that takes quadratic time would stop all threads.
+LINE_CHARACTERS, REPORT_CHARACTERS = 2000, 500
+MOST_DOLLARS, MOST_TOKENS = 1000, 10**9  # of one call; more is a mistake, or a lie
 # Lines that say nothing of an answer: what programs say of themselves, frames of a traceback.
 NOISE = re.compile(
-    r"""\s*(
+    r"""(
     at\ .*:\d+\)?$ | at\ \S+\ \(.* | \W*$ | status:\ \d+$
     | npm\ (warn|notice) | \[STARTUP\] | Ripgrep\ is | Warning:\ (256-color|Input\ is\ not)
     | WARNING:\ proceeding, | \(node:\d+\)
@@ -32,7 +37,7 @@ NOISE = re.compile(
     )""",
     re.VERBOSE,
 )
-AIDER_COUNT = re.compile(r"([\d.]+)([kM]?) (sent|received|cache hit)")
+AIDER_COUNT = re.compile(r"(?<![\d.])([\d.]{1,12})([kM]?) (sent|received|cache hit)")
 AIDER_COST = re.compile(r"Cost: \$([\d.]+) message")
 AIDER_ERROR = re.compile(r"^litellm\.\w+:.*(?:\n(?!litellm\.|Retrying).+)*", re.MULTILINE)
 THOUSANDS = {"": 1, "k": 1000, "M": 1_000_000}
@@ -82,8 +87,8 @@ class Output(NamedTuple):
 
     def last_lines(self, most: int = 8) -> list[str]:
         """The last lines beside events, of those that say anything."""
-        lines = [line.strip() for line in self.rest.splitlines() if not NOISE.match(line)]
-        return lines[-most:]
+        lines = map(str.strip, self.rest.splitlines())
+        return [line for line in lines if not NOISE.match(line[:LINE_CHARACTERS])][-most:]
 
     def last_words(self) -> str:
         """What it said when it failed, as well as that can be told; "" of one that said nothing."""
@@ -100,8 +105,20 @@ def parse_output(log: str) -> Output:
     events, rest = split_events(log)
     parts = [*filter(None, map(read_event, join_pieces(events)))]
     if not parts:
-        return read_plain(log)
-    return reduce(add_outputs, parts)._replace(rest=rest)
+        return drop_incredible(read_plain(log))
+    messages = tuple(itertools.chain.from_iterable(part.messages for part in parts))
+    total = reduce(add_outputs, (drop_incredible(part)._replace(messages=()) for part in parts))
+    return drop_incredible(total)._replace(messages=messages, rest=rest)
+
+
+def drop_incredible(output: Output) -> Output:
+    """Without a cost, without tokens that no call can have: as if it had named none."""
+    if output.cost > MOST_DOLLARS:
+        output = output._replace(cost=0.0, has_cost=False)
+    if max(output.input, output.output, output.cached) > MOST_TOKENS:
+        is_cost = output.cost > 0
+        output = output._replace(input=0, output=0, cached=0, has_cost=is_cost)
+    return output
 
 
 def add_outputs(first: Output, second: Output) -> Output:
@@ -145,13 +162,12 @@ def split_events(log: str) -> tuple[list[dict], str]:
 def join_pieces(events: list[dict]) -> list[dict]:
     """Messages that came in pieces, as gemini streams them, as one event each."""
     joined = []
-    for event in events:
-        before = joined[-1] if joined else {}
-        if event.get("delta") is True and before.get("delta") is True:
-            content = f"{before.get('content', '')}{event.get('content', '')}"
-            joined[-1] = before | {"content": content}
-        else:
-            joined.append(event)
+    for is_piece, group in itertools.groupby(events, lambda event: event.get("delta") is True):
+        same = [*group]
+        if is_piece:
+            content = "".join(str(event.get("content", "")) for event in same)
+            same = [same[0] | {"content": content}]
+        joined += same
     return joined
 
 
@@ -351,9 +367,9 @@ def read_plain(log: str) -> Output:
     counts = {"sent": 0, "received": 0, "cache hit": 0}
     costs = []
     for report in reports:
-        for number, unit, name in AIDER_COUNT.findall(report[0]):
+        for number, unit, name in AIDER_COUNT.findall(report[0][:REPORT_CHARACTERS]):
             counts[name] += round(as_number(number) * THOUSANDS[unit])
-        costs += map(as_number, AIDER_COST.findall(report[0]))
+        costs += map(as_number, AIDER_COST.findall(report[0][:REPORT_CHARACTERS]))
     errors = [*AIDER_ERROR.finditer(log)]
     has_failed = errors and not (reports and reports[-1].start() > errors[-1].start())
     return Output(
