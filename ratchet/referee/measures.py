@@ -1,7 +1,7 @@
 """Measures of a run beside its score, and the limits that a campaign may set on them.
 
-The referee takes all of them itself, from outside of the contestant. Of a run that was not measured
-for one, as in older ledgers, it is None.
+The referee takes them itself, from outside of the contestant, but for those that are told by its
+process. Of a run that was not measured for one, as in older ledgers, it is None.
 """
 
 import json
@@ -142,13 +142,13 @@ def packed_size(paths: Iterable[Path]) -> int:
     """Bytes that files take when zstd has packed them, one behind the other."""
     import pyarrow  # takes a while, and few ask for this
 
-    sink = pyarrow.BufferOutputStream()
+    sink = pyarrow.MockOutputStream()  # which counts and keeps nothing
     with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
         for path in paths:
             with open_untrusted(path, WEIGHT_BYTES) as file:
                 while piece := file.read(2**22):
                     stream.write(piece)
-    return sink.getvalue().size
+    return sink.size()
 
 
 def measure_rehearsal(out: Path) -> dict[str, int]:

@@ -45,15 +45,12 @@ def parse_axes(text: str) -> tuple[str, ...]:
 
 def list_points(campaign: Campaign) -> list[Point]:
     """A point for each source of a campaign that has a score, in the order of the ledger."""
-    by_source: dict[str, list[Experiment]] = {}
+    first: dict[str, Experiment] = {}  # {source: the experiment that brought it}
     for e in campaign.since:
         if e.role in ("calibrate", "try", "trial"):
-            by_source.setdefault(e.arms[CANDIDATE]["source"], []).append(e)
+            first.setdefault(e.arms[CANDIDATE]["source"], e)
     runs = runs_by_source(campaign)
-    points = [
-        make_point(campaign, alike[0], runs.get(source, []), source)
-        for source, alike in by_source.items()
-    ]
+    points = [make_point(campaign, e, runs.get(source, []), source) for source, e in first.items()]
     return [point for point in points if point]
 
 
