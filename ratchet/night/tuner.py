@@ -3,18 +3,24 @@
 It is a control group: does the agent find more than a plain search in equally many experiments?
 Each proposal moves one or two constants of the champion, those first that were moved least, by a
 tree-structured Parzen estimator (Bergstra et al., 2011; optuna) that has seen all scores of the
-campaign. It doesn't know which constants a run uses: those of a preset for other devices cost it
-experiments, too. The same ledger gives the same proposal.
+campaign. Where the campaign has limits, the estimator draws until a source is predicted to meet
+them, from what every run so far was measured to take, that beyond a limit too. It doesn't know
+which constants a run uses: those of a preset for other devices cost it experiments, too. The same
+ledger gives the same proposal.
 """
 
 import math
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from ratchet.arena.files import Refused
 from ratchet.experiments.campaign import Campaign, tried_ideas
-from ratchet.experiments.ledger import CANDIDATE
+from ratchet.experiments.ledger import CANDIDATE, Experiment
 from ratchet.night.knobs import constant_values, find_constants
+from ratchet.referee.measures import Requirement, read_measures
 from ratchet.referee.source import fingerprint
 
 MOVED = 1, 1, 2  # how many constants a proposal moves: one of these
@@ -24,9 +30,22 @@ DIGITS = 3  # of a proposed value
 DRAWS = 50  # until a source is new
 HISTORY = 500  # experiments that it looks back on
 RANDOM_TRIALS = 5  # before the estimator is asked
+RIDGE = 0.01  # of the regression by which it is predicted what a source takes
+MEASURED = "ok", "stopped", "overlimit", "memory"  # runs that came far enough to be measured
 
 Values = dict[str, int | float]  # {name of a constant: value}
 Coordinates = dict[str, float]  # {name of a constant: where it is in [-1, 1]}
+Excesses = dict[
+    str, float
+]  # {name of a constraint: log(value / bound)}, above 0 where it isn't met
+
+
+class Observation(NamedTuple):
+    """What is known of a source that was tried."""
+
+    coordinates: Coordinates
+    score: float  # lower is better
+    excesses: Excesses
 
 
 def propose_edit(
@@ -44,7 +63,10 @@ def propose_edit(
     if not movable:
         raise Refused("train.py has no constants at its top to be moved: use another agent")
     chance = random.Random(f"{campaign.baseline.salt} {number}")
-    estimator = Estimator(read_history(campaign, centers), seed=chance.randrange(2**31))
+    history = read_history(campaign, centers)
+    estimator = Estimator(history, seed=chance.randrange(2**31))
+    prediction = ExcessPrediction(history)
+    proposals = []  # (predicted excess, text, idea) of those that are new
     moves = count_moves(campaign, movable)
     for turn in range(DRAWS):
         # all values of what was moved least may be known: so the order is looser with every turn
@@ -56,14 +78,23 @@ def propose_edit(
         text = replace_constants(champion, values)
         if values and fingerprint(text)["source"] not in known:
             changes = [f"{name} {current[name]} -> {values[name]}" for name in sorted(values)]
-            return text, ", ".join(changes)
-    raise Refused("the tuner finds nothing new to propose: use another agent")
+            excess = prediction.largest(to_coordinates(current | values, centers))
+            proposals.append((excess, text, ", ".join(changes)))
+            if excess <= 0:
+                break
+    if not proposals:
+        raise Refused("the tuner finds nothing new to propose: use another agent")
+    _, text, idea = min(proposals)  # where none may meet the limits, that which is nearest to them
+    return text, idea
 
 
 class Estimator:
-    """optuna's tree-structured Parzen estimator, told of all scores so far; lower is better."""
+    """optuna's tree-structured Parzen estimator, told of all scores so far; lower is better.
 
-    def __init__(self, history: list[tuple[Coordinates, float]], seed: int):
+    One that isn't feasible counts as worse than any that is (arxiv.org/abs/2606.09889).
+    """
+
+    def __init__(self, history: Iterable[Observation], seed: int):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -72,14 +103,56 @@ class Estimator:
             seed=seed, multivariate=False, n_startup_trials=RANDOM_TRIALS
         )
         self.study = optuna.create_study(sampler=sampler)
-        for coordinates, score in history:
+        for coordinates, score, excesses in history:
             space = dict.fromkeys(coordinates, self.everywhere)
-            trial = optuna.trial.create_trial(params=coordinates, distributions=space, value=score)
+            trial = optuna.trial.create_trial(
+                params=coordinates, distributions=space, value=score, constraints=excesses
+            )
             self.study.add_trial(trial)
 
     def suggest(self, names: Iterable[str]) -> Coordinates:
         """Where these constants might be better."""
         return self.study.ask(dict.fromkeys(names, self.everywhere)).params
+
+
+class ExcessPrediction:
+    """Predicts by how much a source is beyond its limits, from all sources that were tried.
+
+    What a model takes is nearly a product of powers of its constants, as depth x width^2
+    parameters are: so its logarithm is linear in the coordinates, and found by ridge regression.
+    The Parzen estimator alone looks at one constant at a time, and whether a limit was met, not by
+    how much: in a simulation it wasted twice as many runs (LOG.md).
+    """
+
+    def __init__(self, history: Sequence[Observation]):
+        self.names = sorted({name for each in history for name in each.coordinates})
+        measures = {name for each in history for name in each.excesses}
+        self.weights = {measure: self._fit(history, measure) for measure in sorted(measures)}
+
+    def _fit(self, history: Iterable[Observation], measure: str) -> np.ndarray:
+        """Weights of the coordinates, the last of a constant 1."""
+        known = [each for each in history if measure in each.excesses]
+        inputs = np.array([self._inputs(each.coordinates) for each in known])
+        targets = np.array([each.excesses[measure] for each in known])
+        penalty = np.diag([RIDGE] * len(self.names) + [0.0])
+        return np.linalg.solve(inputs.T @ inputs + penalty, inputs.T @ targets)
+
+    def _inputs(self, coordinates: Coordinates) -> list[float]:
+        """Where each constant is, at the baseline's value if that isn't known; then a 1."""
+        return [coordinates.get(name, 0.0) for name in self.names] + [1.0]
+
+    def largest(self, coordinates: Coordinates) -> float:
+        """The largest excess over a limit; 0 where there is none."""
+        inputs = self._inputs(coordinates)
+        return max((float(inputs @ weights) for weights in self.weights.values()), default=0.0)
+
+
+def to_coordinates(values: Values, centers: Values) -> Coordinates:
+    """Where constants are, those that are known and in range."""
+    places = {
+        name: to_coordinate(values[name], centers[name]) for name in centers if name in values
+    }
+    return {name: place for name, place in places.items() if place is not None}
 
 
 def to_coordinate(value: float, center: float) -> float | None:
@@ -118,22 +191,30 @@ def replace_constants(text: bytes, values: Values) -> bytes:
     return b"".join(lines)
 
 
-def read_history(campaign: Campaign, centers: Values) -> list[tuple[Coordinates, float]]:
-    """Constants and mean score of the latest sources that were tried.
-
-    One without a score counts as the worst.
-    """
+def read_history(campaign: Campaign, centers: Values) -> list[Observation]:
+    """What is known of the latest sources that were tried; one without a score has the worst."""
     rows = []
     for e in campaign.tried[-HISTORY:]:
-        values = constant_values(e.arms[CANDIDATE]["commit"])
-        coordinates = {
-            name: to_coordinate(values[name], centers[name]) for name in centers if name in values
-        }
-        coordinates = {name: at for name, at in coordinates.items() if at is not None}
-        scores = e.scores(CANDIDATE)
-        rows.append((coordinates, sum(scores) / len(scores) if scores else None))
-    worst = max((score for _, score in rows if score), default=0.0)
-    return [(coordinates, score or worst) for coordinates, score in rows]
+        values, scores = constant_values(e.arms[CANDIDATE]["commit"]), e.scores(CANDIDATE)
+        score = sum(scores) / len(scores) if scores else math.nan
+        rows.append(Observation(to_coordinates(values, centers), score, list_excesses(e)))
+    worst = max((row.score for row in rows if row.score > 0), default=0.0)
+    return [row if row.score > 0 else row._replace(score=worst) for row in rows]
+
+
+def list_excesses(e: Experiment) -> Excesses:
+    """By how much an experiment's candidate is beyond each limit, as far as it was measured.
+
+    Of several runs that which is furthest beyond counts, as it would end the experiment.
+    """
+    excesses: Excesses = {}
+    runs = [run for run in e.runs if run["arm"] == CANDIDATE and run["status"] in MEASURED]
+    for values in map(read_measures, runs):
+        for name, limit in e.limits.items():
+            if name in values:
+                excess = Requirement(name, limit).excess(values[name])
+                excesses[name] = max(excesses.get(name, excess), excess)
+    return excesses
 
 
 def count_moves(campaign: Campaign, names: Iterable[str]) -> dict[str, int]:

@@ -21,6 +21,7 @@ MB, GB = 1e6, 2**10  # a file has decimal megabytes, memory has 1024 of its own 
 HEADER_BYTES = 2**20  # of a file of weights, at most
 MOST_SIZES, MOST_SIZE = 8, 2**40  # of a tensor, and of one of its sizes
 COUNTED_FILES = "model.safetensors", "config.json", "train.py"  # all that load() may read
+LEAST_VALUE = 1e-9  # that a logarithm is taken of
 MEMORIES = "peak_memory_mb", "score_memory_mb", "gpu_memory_mb", "gpu_score_memory_mb"
 Record = Mapping[str, Any]  # what the ledger has of a run
 
@@ -197,6 +198,11 @@ class Requirement(NamedTuple):
 
     def is_met(self, value: float) -> bool:
         return value >= self.limit if self.measure.is_speed else value <= self.limit
+
+    def excess(self, value: float) -> float:
+        """By how much it isn't met, on a scale of logarithms: 0 at the limit, 0.69 at twice it."""
+        excess = math.log(max(value, LEAST_VALUE) / self.limit)
+        return -excess if self.measure.is_speed else excess
 
 
 def parse_requirements(texts: Iterable[str]) -> dict[str, float]:

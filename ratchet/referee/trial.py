@@ -117,7 +117,7 @@ def compete(job: Job, level: str, clock: Clock, record: Record) -> Record:
         try:
             prepare_tokens = begin_to_copy_tokens(job, stack)
             request = wait_until_ready(process, channel, clock)
-            refuse_large_rehearsal(job, process, gpu)
+            refuse_large_rehearsal(job, process, gpu, record)
             keep_compiler_cache(job)
             tokens = stack.enter_context(prepare_tokens(request))
             with foreign_load_recorded(job, process, record):
@@ -147,7 +147,7 @@ def preflight(job: Job) -> tuple[str, str, list[str]] | None:
                 gpu = GpuMemory(job.device, process)
                 process.looks.more.append(gpu)
                 wait_until_ready(process, channel, Clock())
-                refuse_large_rehearsal(job, process, gpu)
+                refuse_large_rehearsal(job, process, gpu, record={})
                 keep_compiler_cache(job)
         except Exception as error:  # whatever a contestant provokes
             return *describe_end(error), read_tail(job.live_folder / "run.log")
@@ -224,14 +224,17 @@ def memory_record(process: WatchedProcess, gpu: GpuMemory) -> Record:
     return {"peak_memory_mb": round(process.peak_bytes / 2**20)} | gpu.record("gpu_memory_mb")
 
 
-def refuse_large_rehearsal(job: Job, process: WatchedProcess, gpu: GpuMemory) -> None:
+def refuse_large_rehearsal(
+    job: Job, process: WatchedProcess, gpu: GpuMemory, record: Record
+) -> None:
     """Raises EndedEarly("overlimit") before a run is trained for nothing.
 
-    By what its rehearsal took, and by the weights that it saved there.
+    By what its rehearsal took, and by the weights that it saved there, which are noted in the
+    record: those that it submits take their place.
     """
     if job.limits:
-        weights = measure_rehearsal(job.live_folder / "out")
-        refuse_overlimit(weights | memory_record(process, gpu), job.limits)
+        record |= measure_rehearsal(job.live_folder / "out")
+        refuse_overlimit(record | memory_record(process, gpu), job.limits)
 
 
 @contextmanager

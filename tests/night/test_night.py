@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import sys
 import threading
@@ -19,6 +20,7 @@ from ratchet.arena.files import Full, Refused, append_line, cache_folder, cannot
 from ratchet.executors import open_executor
 from ratchet.experiments import comparisons, sources, trials, verbs
 from ratchet.experiments import progress as run_progress
+from ratchet.experiments.ledger import Experiment
 from ratchet.experiments.running import only_command
 from ratchet.experiments.verdicts import BOLD, CLOSING, DEFAULT
 from ratchet.night import agent as night_agent
@@ -668,6 +670,45 @@ def test_places_of_constants_are_values_and_back():
         "SIZES.large.depth",
     }
     assert b"dict(depth=2, rows=8" in tuner.replace_constants(text, {"SIZES.small.depth": 2})
+
+
+def observe(excess, **coordinates):
+    return tuner.Observation(coordinates, score=1.0, excesses={"params_m": excess})
+
+
+def test_the_tuner_proposes_what_is_predicted_to_meet_the_limits(place, monkeypatch):
+    """Of a model whose parameters grow as QUALITY squared, and whose champion is at the limit."""
+    places = [math.log(quality) / tuner.RANGE for quality in (0.7, 1.0, 1.1, 2.0)]
+    history = [observe(2 * tuner.RANGE * at, QUALITY=at) for at in places]
+    prediction = tuner.ExcessPrediction(history)
+    assert prediction.largest({"QUALITY": 1.0}) == pytest.approx(2 * tuner.RANGE, rel=0.05)
+    assert tuner.ExcessPrediction([]).largest({"QUALITY": 1.0}) == 0
+
+    campaign, text = open_session().read_campaign(), b"QUALITY = 1.0\n"
+    for excesses, is_smaller in (history, {True}), ([], {True, False}):
+        monkeypatch.setattr(tuner, "read_history", lambda *_, rows=excesses: rows)
+        edits = [tuner.propose_edit(campaign, text, number, {})[0] for number in range(10)]
+        values = [knobs.find_constants(edit)["QUALITY"].value for edit in edits]
+        assert {value < 1.0 for value in values} == is_smaller
+
+    hopeless = [observe(1 + tuner.RANGE * at, QUALITY=at) for at in places]
+    monkeypatch.setattr(tuner, "read_history", lambda *_: hopeless)
+    edit = tuner.propose_edit(campaign, text, 1, {})[0]
+    assert knobs.find_constants(edit)["QUALITY"].value < 0.3, "the nearest to what is allowed"
+
+
+def test_the_tuner_learns_by_how_much_runs_were_beyond_their_limits():
+    rows = [
+        {"arm": 0, "status": "overlimit", "params": 2e6, "file_bytes": 4e6, "user_tps": 50},
+        {"arm": 0, "status": "ok", "params": 2e6, "user_tps": 100},
+        {"arm": 0, "status": "crash", "params": 9e6},
+        {"arm": 1, "status": "ok", "params": 9e6},
+    ]
+    limits = {"params_m": 1.0, "file_mb": 8.0, "user_tps": 100.0, "joules": 5.0}
+    e = Experiment(1, 1, "try", "", opens={}, limits=limits, runs=rows)
+    log2 = math.log(2)
+    excesses = {"params_m": log2, "file_mb": -log2, "user_tps": log2}
+    assert tuner.list_excesses(e) == pytest.approx(excesses)
 
 
 def test_the_tuner_moves_every_constant_before_it_moves_one_again(place):

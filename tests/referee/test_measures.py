@@ -1,6 +1,7 @@
 """What a run takes beside its score, and the limits of a campaign."""
 
 import json
+import math
 import types
 
 import numpy as np
@@ -54,6 +55,10 @@ def test_limits_are_read_and_held():
     assert limits == {"file_mb": 8.0, "user_tps": 200.0}
     assert str(Requirement("file_mb", 8.0)) == "file_mb at most 8 MB"
     assert str(Requirement("train_tps", 2000.0)) == "train_tps at least 2000 tokens/s"
+    assert Requirement("file_mb", 8.0).excess(8.0) == 0
+    assert Requirement("file_mb", 8.0).excess(16.0) == pytest.approx(math.log(2))
+    assert Requirement("user_tps", 200.0).excess(100.0) == pytest.approx(math.log(2))
+    assert Requirement("joules", 5.0).excess(0.0) < -20
     refuse_overlimit(RECORD, limits)
     refuse_overlimit({}, limits)  # nothing is known yet
     with pytest.raises(EndedEarly, match=r"its file_mb is 8 MB: at most 7.9") as end:

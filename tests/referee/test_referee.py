@@ -102,6 +102,7 @@ def test_a_run_beyond_a_limit_is_not_trained(arena, tmp_path, limits, reason):
     facts = trial.run_trial(job(tmp_path, budget="60s", limits=limits))
     assert facts["status"] == "overlimit" and re.search(reason, facts["reason"]), facts
     assert "train" not in facts["seconds"] and "val" not in facts
+    assert facts["params"] == 16_896 and facts["file_bytes"] > 4 * facts["params"]
     status, why, _ = trial.preflight(job(tmp_path, limits=limits))
     assert status == "overlimit" and re.search(reason, why)
 
