@@ -20,7 +20,7 @@ from ratchet.doctor.findings import Finding, findings_table, without_needless_ad
 from ratchet.doctor.surroundings import check_level, check_surroundings
 from ratchet.executors import list_executors, open_executor
 from ratchet.experiments import comparisons, trials, verbs
-from ratchet.experiments.campaign import Campaign
+from ratchet.experiments.campaign import Campaign, list_campaigns
 from ratchet.experiments.ledger import Experiment, Ledger
 from ratchet.experiments.running import only_command
 from ratchet.experiments.session import Session, join_campaign, open_session
@@ -45,7 +45,14 @@ from ratchet.night.summary import describe_last_agents, save_summary, summarize_
 from ratchet.referee import supervisor
 from ratchet.referee.devices.choice import choose_device
 from ratchet.referee.measures import LIMITABLE, MEASURES, parse_requirements
-from ratchet.report.frontier import AXES, find_frontier, list_points, parse_axes
+from ratchet.report.frontier import (
+    AXES,
+    earlier_campaigns,
+    find_frontier,
+    list_earlier,
+    list_points,
+    parse_axes,
+)
 from ratchet.report.render import write_report
 from ratchet.report.server import make_server
 from ratchet.report.wandb import check_wandb, make_sender
@@ -372,8 +379,11 @@ def frontier(
 ):
     """Show what no other experiment beats in several measures at once: size, memory, speed."""
     axes = parse_axes(by)
-    experiments = Ledger(commits.home()).experiments().values()
-    points = find_frontier(list_points(Campaign(experiments)), axes)
+    experiments = [*Ledger(commits.home()).experiments().values()]
+    campaign = Campaign(experiments)
+    own = list_points(campaign)
+    earlier = list_earlier(own, earlier_campaigns(campaign, list_campaigns(experiments)))
+    points = find_frontier(own, axes) + find_frontier(earlier, axes)
     if as_json:
         return show_json([point._asdict() for point in points])
     if not points:

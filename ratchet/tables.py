@@ -1,5 +1,6 @@
 """Experiments as tables and sentences on the terminal."""
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ratchet import claims
 from ratchet.experiments.campaign import Campaign, is_selected, list_campaigns, mean_of
@@ -212,21 +214,45 @@ def show_contrast(e: Experiment, split: str) -> None:
 
 
 def show_frontier(points: list[Point], axes: Sequence[str]) -> None:
-    """A line for each point, with its measures."""
-    units = [MEASURES[axis].unit if axis in MEASURES else "" for axis in axes]
-    heads = [f"{axis}, {unit}" if unit else axis for axis, unit in zip(axes, units)]
-    table = Table("n", *heads, "runs", "idea", box=None)
+    """A line for each point, with its measures; earlier campaigns' are dim."""
+    table = Table(box=None)
+    has_earlier = any(point.is_earlier for point in points)
+    for name in ("n", *map(with_unit, axes), "runs", *["campaign"] * has_earlier):
+        table.add_column(name, no_wrap=True)
+    table.add_column("idea")  # takes what room is left
     for point in points:
-        cells = [
-            with_error(point.values[axis], point.half)
-            if axis == SCORE
-            else f"{point.values[axis]:.4g}"
-            for axis in axes
-        ]
-        runs = f"{point.runs}, selected" if point.is_selected else str(point.runs)
-        style = "bold" if point.is_champion else ""
-        table.add_row(str(point.n), *cells, runs, escape(point.idea), style=style)
+        cells = [frontier_cell(point, axis) for axis in axes]
+        cells.append(f"{point.runs}*" if point.is_selected else str(point.runs))
+        if has_earlier:
+            cells.append(point.since[5:10] if point.is_earlier else "now")
+        style = "bold" if point.is_champion else "dim" if point.is_earlier else ""
+        idea = Text(point.idea, no_wrap=True, overflow="ellipsis")
+        table.add_row(str(point.n), *cells, idea, style=style)
     console.print(table)
+    notes = ["± 95 %, by the spread of runs of one source; the champion is bold"]
+    if any(point.is_selected for point in points):
+        notes.append(f"* {claims.SELECTED}")
+    if has_earlier:
+        notes.append(
+            "lines of earlier campaigns, by their dates, beat none of now: conditions drift"
+        )
+    console.print("\n".join(notes), style="dim")
+
+
+def with_unit(axis: str) -> str:
+    """A measure with its unit below. Example: "file_mb" -> "file_mb\nMB"."""
+    return f"{axis}\n{MEASURES[axis].unit}" if axis in MEASURES else axis
+
+
+def frontier_cell(point: Point, axis: str) -> str:
+    """A measure's mean and its error. Examples: "1.4407 ± 0.0123", "1280 ± 110"."""
+    value, half = point.values[axis], point.halves.get(axis)
+    if axis == SCORE:
+        return with_error(value, half)
+    if not half:
+        return f"{value:.4g}"
+    digits = max(0, 1 - math.floor(math.log10(half)))  # of which the error shows two
+    return f"{value:.{digits}f} ± {half:.{digits}f}"
 
 
 # --------------------------------------------------------------------------------------------------

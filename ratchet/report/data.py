@@ -25,12 +25,14 @@ from ratchet.experiments.running import state_of
 from ratchet.experiments.verify import find_problems
 from ratchet.night.journal import Journal
 from ratchet.referee import early_stopping
-from ratchet.referee.measures import Requirement, read_measures
+from ratchet.referee.measures import MEASURES, Requirement, read_measures
 from ratchet.report.columns import cells_of, headings, shorten
+from ratchet.report.frontier import Point, earlier_campaigns, list_points
 from ratchet.report.palette import palette_data
 
 MEASURED = "runs/decoding.json", "runs/scaling.json"  # what serve-bench and scaling leave
 IDEA_CHARACTERS = 2_000  # of an idea or a reason that the page has
+POINT_CHARACTERS = 200  # of an idea, where it is a shadow of another campaign
 DIFF_CHARACTERS = 20_000
 LOG_CHARACTERS = 2_000  # of the end of a log
 CURVE_POINTS = 60
@@ -64,8 +66,11 @@ def collect_data(ledger: Ledger, home: Path) -> dict[str, Any]:
         "problems": find_problems(ledger),
         "latest": max(range(len(order)), key=order.__getitem__, default=0),
         "campaigns": [
-            campaign_data(campaign, home, diffs, with_curve) for campaign in all_campaigns
+            campaign_data(campaign, home, diffs, with_curve)
+            | {"earlier": [*map(all_campaigns.index, earlier_campaigns(campaign, all_campaigns))]}
+            for campaign in all_campaigns
         ],
+        "speeds": [name for name, measure in MEASURES.items() if measure.is_speed],
         "nights": night_costs(home),
         "cheats": count_cheats(),
         "decoding": read_measured(home / MEASURED[0]),
@@ -126,6 +131,7 @@ def campaign_data(campaign: Campaign, home: Path, diffs: Diffs, with_curve: set[
         "experiments": [experiment_row(e, campaign, home, diffs, with_curve) for e in experiments],
         "champions": champion_rows(campaign),
         "bar": bar_rows(campaign),
+        "points": [point_data(point) for point in list_points(campaign)],
         "claim": claim_data(campaign),
         "sigmas": sigma_history(campaign),
         "audit": audit_rows(experiments),
@@ -138,6 +144,13 @@ def limit_data(limits: dict[str, float]) -> dict[str, dict[str, Any]]:
     """{measure: {"value", "words"}} of a campaign's limits."""
     pairs = ((name, Requirement(name, limit)) for name, limit in limits.items())
     return {name: {"value": asked.limit, "words": str(asked)} for name, asked in pairs}
+
+
+def point_data(point: Point) -> dict[str, Any]:
+    """What the page has of a source, to draw frontiers from."""
+    names = "n", "source", "values", "halves", "runs", "is_selected", "is_champion"
+    idea = shorten(point.idea, POINT_CHARACTERS)
+    return {name: getattr(point, name) for name in names} | {"idea": idea}
 
 
 def champion_rows(campaign: Campaign) -> list[dict]:

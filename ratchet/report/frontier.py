@@ -2,16 +2,21 @@
 
 A point is a source with the means of its runs. It is dominated where another one is at least as
 good in every measure and better in one (Pareto). What the runs that chose it show dominates nothing
-that fresh runs have measured, as they flatter it. Noise is shown beside the score, it decides
+that fresh runs have measured, as they flatter it. Noise is shown beside the means, it decides
 nothing here: two points within it may be alike.
+
+What earlier campaigns measured in the same arena, with the same budget on the same kind of device,
+are shadows: they are shown and dominate nothing, as they lie hours or days away.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ratchet.arena.files import Refused
-from ratchet.experiments.campaign import UNSELECTED, Campaign, mean_of
+from ratchet.claims import name_trial
+from ratchet.experiments.campaign import UNSELECTED, Campaign, first_line, mean_of
 from ratchet.experiments.ledger import CANDIDATE, Experiment, Row, bpb, is_valid
+from ratchet.experiments.rule.statistics import Noise, pool_noise
 from ratchet.referee.measures import MEASURES, read_measures
 
 SCORE = "val_bpb"
@@ -24,12 +29,15 @@ class Point(NamedTuple):
 
     n: int  # of its experiment
     commit: str
+    source: str  # its shape
     idea: str
     values: dict[str, float]  # {measure: mean}, val_bpb among them
-    half: float | None  # of the 95 % interval of val_bpb
+    halves: dict[str, float]  # {measure: half of its 95 % interval}, where one is known
     runs: int
     is_selected: bool  # whether these runs chose it: they flatter it
-    is_champion: bool  # of now
+    is_champion: bool = False  # of now
+    since: str = ""  # when its campaign was calibrated
+    is_earlier: bool = False  # whether that is a campaign before
 
 
 def parse_axes(text: str) -> tuple[str, ...]:
@@ -45,46 +53,105 @@ def parse_axes(text: str) -> tuple[str, ...]:
 
 def list_points(campaign: Campaign) -> list[Point]:
     """A point for each source of a campaign that has a score, in the order of the ledger."""
+    if not campaign.baseline:
+        return []
     first: dict[str, Experiment] = {}  # {source: the experiment that brought it}
     for e in campaign.since:
         if e.role in ("calibrate", "try", "trial"):
             first.setdefault(e.arms[CANDIDATE]["source"], e)
-    runs = runs_by_source(campaign)
-    points = [make_point(campaign, e, runs.get(source, []), source) for source, e in first.items()]
-    return [point for point in points if point]
+    runs = {source: own for source, own in runs_by_source(campaign).items() if source in first}
+    figures = {source: [read_figures(run) for run in own] for source, own in runs.items()}
+    noises = {name: pool_noise(columns(figures, name)) for name in MEASURES}
+    noises[SCORE] = campaign.noise()
+    since, champion = campaign.baseline.time, campaign.champion["source"]
+    return [
+        make_point(e, runs[source], figures[source], noises)._replace(
+            since=since, is_champion=source == champion
+        )
+        for source, e in first.items()
+        if source in runs
+    ]
 
 
 def runs_by_source(campaign: Campaign) -> dict[str, list[Row]]:
-    """{source: its valid runs with the campaign's budget}, in whichever experiment they were."""
+    """{source: valid runs with the campaign's budget}, in whichever experiment they were.
+
+    They are those that nobody selected, where the source has any.
+    """
     runs: dict[str, list[Row]] = {}
     for e in campaign.since:
         for run in e.runs:
             if is_valid(run) and run["budget"] == e.budget:
                 runs.setdefault(e.arms[run["arm"]]["source"], []).append(run)
-    return runs
+    return {source: [run for run in own if is_fresh(run)] or own for source, own in runs.items()}
 
 
-def make_point(campaign: Campaign, e: Experiment, runs: Sequence[Row], source: str) -> Point | None:
-    """The point of a source, by runs that nobody selected where it has some; None without a run."""
-    fresh = [run for run in runs if run["phase"] in UNSELECTED]
-    counted = fresh or runs
-    if not counted:
-        return None
-    scores = [bpb(run) for run in counted]
-    mean, half = mean_of(scores, campaign.noise())
-    figures = [read_measures(run) for run in counted]
+def is_fresh(run: Row) -> bool:
+    """Whether nothing was selected by a run."""
+    return run["phase"] in UNSELECTED
+
+
+def read_figures(run: Row) -> dict[str, float]:
+    """{measure: value} of a run, val_bpb among them."""
+    return {SCORE: bpb(run)} | read_measures(run)
+
+
+def columns(figures: Mapping[str, list[dict[str, float]]], name: str) -> list[list[float]]:
+    """The values of a measure, by source."""
+    return [[each[name] for each in own if name in each] for own in figures.values()]
+
+
+def make_point(
+    e: Experiment,
+    runs: Sequence[Row],
+    figures: Sequence[dict[str, float]],
+    noises: Mapping[str, Noise],
+) -> Point:
+    """The point of a source. noises: of each measure, between runs of one source."""
     names = set.intersection(*map(set, figures))
-    values = {name: sum(each[name] for each in figures) / len(figures) for name in sorted(names)}
+    means = {name: mean_of([each[name] for each in figures], noises[name]) for name in names}
     return Point(
         e.n,
         e.arms[CANDIDATE]["commit"],
-        e.idea,
-        {SCORE: mean} | values,
-        half,
-        len(counted),
-        not fresh,
-        source == campaign.champion["source"],
+        e.arms[CANDIDATE]["source"],
+        name_trial(e) if e.members else e.idea,
+        {name: means[name][0] for name in sorted(means)},
+        {name: half for name, (_, half) in sorted(means.items()) if half},
+        len(runs),
+        not is_fresh(runs[0]),
     )
+
+
+def earlier_campaigns(campaign: Campaign, campaigns: Iterable[Campaign]) -> list[Campaign]:
+    """Those calibrated before, in the same arena, with the same budget on such a device.
+
+    Their limits may be others, by which no score changes.
+    """
+    if not (now := campaign.baseline):
+        return []
+    return [
+        each
+        for each in campaigns
+        if (then := each.baseline)
+        and first_line(then) < first_line(now)
+        and conditions_of(then) == conditions_of(now)
+    ]
+
+
+def conditions_of(e: Experiment) -> tuple[str, str, str]:
+    """What the figures of two sources must share to be drawn together."""
+    return e.seal, e.budget, e.device
+
+
+def list_earlier(points: Iterable[Point], campaigns: Collection[Campaign]) -> list[Point]:
+    """The points of earlier campaigns, but for sources that this one's points have.
+
+    Of a source in several campaigns the latest counts.
+    """
+    latest = {point.source: point for each in campaigns for point in list_points(each)}
+    for point in points:
+        latest.pop(point.source, None)
+    return [each._replace(is_earlier=True, is_champion=False) for each in latest.values()]
 
 
 def cost(name: str, value: float) -> float:

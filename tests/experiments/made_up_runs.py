@@ -19,6 +19,7 @@ class Runs:
     def __init__(self):
         self.jobs, self.shared, self.stop_at, self.order = [], 0, None, np.random.default_rng(1)
         self.of_split, self.sigma = {"probes": {}}, SIGMA
+        self.of_run = dict  # makes further facts of a run
 
     def __call__(self, job):
         if len(self.jobs) == self.stop_at:
@@ -51,6 +52,7 @@ class Runs:
             "steps": 10,
             "mfu_percent": 5.0,
         }
+        facts |= self.of_run()
         self.shared -= 1
         if status == "ok":
             for split in job.splits:

@@ -1,6 +1,7 @@
 """The report: its data, hostile words, and what a real browser makes of the page."""
 
 import json
+import random
 import re
 import shutil
 import threading
@@ -21,6 +22,7 @@ from ratchet.model.links import Links
 from ratchet.report import data as report_data
 from ratchet.report import picture, render
 from ratchet.report import server as report_server
+from ratchet.report.frontier import Point, find_frontier
 
 EVIL = (
     "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'><b>bold</b>"
@@ -119,12 +121,15 @@ def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
     assert [row["verdict"] for row in new["experiments"]] == ["baseline", "keep", "keep"]
     assert data["latest"] == 1
     assert old["experiments"][1]["diff"] and old["audit"] and not new["audit"]
+    assert (old["earlier"], new["earlier"]) == ([], [0])
+    assert [point["n"] for point in new["points"] if point["is_champion"]] == [9]
     assert new["champions"][1]["mean"] == pytest.approx(0.7, abs=5 * SIGMA)
     assert new["claim"]["words"] == "no claim yet: `ratchet audit` measures it"
     picture.draw_picture(data, night / "progress.png")
     comparisons.compare(open_session(arena="tiny", budget="7s"), ["HEAD", "HEAD~1"], 2)
     data = collected(night)
     assert len(data["campaigns"]) == 3 and data["latest"] == 1
+    assert data["campaigns"][2]["earlier"] == data["campaigns"][2]["points"] == []
 
 
 @pytest.fixture
@@ -524,6 +529,35 @@ def test_the_explorer_has_a_scene_and_axes_to_choose(night, tmp_path, look):
     page.locator("#explorer select").nth(0).select_option("train")
     title = "document.querySelector('#explorer .chart').layout.scene.xaxis.title.text"
     page.wait_for_function(f"{title} === 'training seconds'")
+
+
+NAMES = "gd => gd.data.map(trace => trace.name)"
+SHADOWED = """data.campaigns.push({...campaign, points: campaign.points.map(p => ({...p, source: p.n}))});
+campaign.earlier = [1], campaign.limits = {params_m: {value: 0.004, words: "params_m at most 4"}};
+"""  # a campaign before, and a limit
+
+
+def test_the_page_finds_the_frontier_that_the_terminal_does(night, tmp_path, look):
+    page = look(written(night, tmp_path))
+    chance = random.Random(0)
+    made = [Point(n, "", "", "", {}, {}, 1, n % 3 == 0) for n in range(40)]
+    for axes in (("val_bpb", "params_m"), ("val_bpb", "params_m", "user_tps")):
+        for point in made:
+            point.values.update({axis: chance.randrange(9) for axis in axes if point.n != 7})
+        points = [report_data.point_data(point) for point in made]
+        found = page.evaluate(
+            "([some, axes]) => frontier(some, axes).map(p => p.n)", [points, axes]
+        )
+        assert sorted(found) == sorted(point.n for point in find_frontier(made, axes))
+    assert "earlier campaigns" not in page.eval_on_selector("#frontier .chart", NAMES)
+    page.evaluate(SHADOWED + "drawFrontier(), drawExplorer()")
+    names = page.eval_on_selector("#frontier .chart", NAMES)
+    assert {"frontier", "earlier campaigns", "limit: params_m at most 4"} <= {*names}
+    names = page.eval_on_selector("#explorer .chart", NAMES)
+    assert {"earlier campaigns", "limit: params_m at most 4", "keep"} <= {*names}
+    page.locator("#frontier select").nth(2).select_option("memory")  # a frontier of three: no line
+    assert "frontier" not in page.eval_on_selector("#frontier .chart", NAMES)
+    assert page.errors == []
 
 
 def test_a_row_appears_by_itself(served, night, look):

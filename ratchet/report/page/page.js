@@ -3,19 +3,21 @@
 
 const style = (verdict) => data.palette.verdicts[verdict] || data.palette.failed; // ratchet/report/palette.py
 const lineColor = (i) => data.palette.lines[i % data.palette.lines.length];
-const MEASURES = { // what experiments can be drawn over: name with unit, value, on a log axis or not, what a limit is called and its unit
+const MEASURES = { // what experiments can be drawn over: name with unit, value, on a log axis or not, what `frontier` calls it and its unit
   params: ["parameters", (e) => e.params, true, "params_m", 1e6],
   trunk: ["parameters but tables", (e) => e.params - e.lookup, true, "trunk_m", 1e6],
+  lookup: ["parameters in tables", (e) => e.lookup, true, "lookup_m", 1e6],
   memory: ["peak memory (GB)", (e) => e.measures?.memory_gb, false, "memory_gb", 1],
   file: ["file (MB)", (e) => e.measures?.file_mb, true, "file_mb", 1],
   packed: ["packed file (MB)", (e) => e.measures?.packed_mb, true, "packed_mb", 1],
   user: ["decoded tokens/s of a user", (e) => e.measures?.user_tps, true, "user_tps", 1],
   batch: ["decoded tokens/s of a batch", (e) => e.measures?.batch_tps, true, "batch_tps", 1],
   rate: ["training tokens/s", (e) => e.rate, true, "train_tps", 1],
+  token: ["FLOPs of a token of training", (e) => e.flops_per_token, true, "flops", 1],
   flops: ["training FLOPs", (e) => e.tokens * e.flops_per_token, true],
   train: ["training seconds", (e) => e.train, false],
   joules: ["joules of the device", (e) => e.joules, false, "joules", 1],
-  bpb: ["val_bpb", (e) => e.mean, false],
+  bpb: ["val_bpb", (e) => e.mean, false, "val_bpb", 1],
 };
 const LOG = { type: "log", nticks: 6, exponentformat: "SI" };
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
@@ -98,7 +100,7 @@ function layout(x, y, more = {}) {
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
     font: { color: variable("--text"), size: 12, family: "system-ui, sans-serif" },
-    margin: { l: 62, r: 18, t: 18, b: 60 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+    margin: { l: 62, r: 18, t: 18, b: 60 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: narrow() ? 11 : 12 } },
     modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: variable("--dim"), activecolor: variable("--accent") },
     hoverlabel: { align: "left", bgcolor: variable("--panel"), font: { color: variable("--text") } },
     xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } }, ...more,
@@ -175,45 +177,59 @@ function drawExplorer() {
   node.dataset.paper = paper;
   const axes = ["x", "y", "z"], chosen = axes.map((_, i) => MEASURES[$("#explorer").querySelectorAll("select")[i].value]);
   const found = scored().filter((e) => chosen.every(([, value]) => known(value(e)))), scores = found.map((e) => e.mean);
+  const names = chosen.map(([, , , name]) => name), best = Object.fromEntries((names.every(Boolean) ? frontier(campaign.points, names) : []).map((p) => [p.n, p]));
+  const error = (own, i) => ({ type: "data", array: own.map((e) => best[e.n]?.halves[names[i]] * chosen[i][4] || NaN), thickness: 1.5, width: 4, color: variable("--dim") });
   const verdicts = [...new Set(found.map((e) => e.mark))].sort();
   const traces = verdicts.map((verdict, index) => {
     const own = found.filter((e) => e.mark === verdict);
     return {
       uid: verdict, type: "scatter3d", mode: "markers", name: escape(verdict), legendgroup: verdict, showlegend: false,
       hoverinfo: "text", text: own.map((e) => hover([...told(e), ...more(e)])),
-      customdata: own.map((e) => e.n), ...Object.fromEntries(axes.map((axis, i) => [axis, own.map(chosen[i][1])])),
+      customdata: own.map((e) => e.n), ...Object.fromEntries(axes.flatMap((axis, i) => [[axis, own.map(chosen[i][1])], [`error_${axis}`, error(own, i)]])),
       marker: {
-        symbol: style(verdict).symbol_3d, size: 6, color: own.map((e) => e.mean), colorscale: "Viridis", reversescale: true,
+        symbol: style(verdict).symbol_3d, size: own.map((e) => (best[e.n] ? 8 : 4.5)), color: own.map((e) => e.mean), colorscale: "Viridis", reversescale: true,
         cmin: Math.min(...scores), cmax: Math.max(...scores), showscale: index === 0, opacity: 0.92, line: { width: 1, color: variable("--dim") },
         colorbar: { title: { text: "val_bpb" }, thickness: 12, len: 0.8, ...(narrow() ? { orientation: "h", y: -0.12, nticks: 5 } : {}) },
       },
     };
   });
-  for (const verdict of verdicts) // the legend's marks, in the colour of the text
-    traces.push({ uid: `${verdict} in the legend`, type: "scatter3d", mode: "markers", name: escape(verdict), legendgroup: verdict,
-      x: [null], y: [null], z: [null], marker: { symbol: style(verdict).symbol_3d, size: 6, color: variable("--text") } });
-  traces.push(...walls(axes, chosen, found));
+  traces.push(...verdicts.map((verdict) => legendMark("scatter3d", verdict, style(verdict).symbol_3d)));
+  const ghosts = ghosts3d(axes, chosen), all = axes.map((axis, i) => [...found.map(chosen[i][1]), ...ghosts.flatMap((trace) => trace[axis])]);
+  traces.push(...ghosts, ...(found.length ? walls(axes, chosen, all) : []));
   const look = { gridcolor: variable("--line"), color: variable("--text"), backgroundcolor: "rgba(0,0,0,0)" };
   const away = narrow() ? 2.2 : 1.55;
   const camera = turned || { eye: { x: away, y: away, z: 0.7 }, center: { x: 0, y: 0, z: -0.12 } };
   const scene = { dragmode: "turntable", aspectmode: "cube", camera, uirevision: "kept" };
-  axes.forEach((axis, i) => (scene[axis + "axis"] = { ...look, title: { text: chosen[i][0], font: { size: narrow() ? 11 : 14 } }, type: chosen[i][2] ? "log" : "linear" }));
+  axes.forEach((axis, i) => (scene[axis + "axis"] = { ...look, title: { text: chosen[i][0], font: { size: narrow() ? 11 : 14 } }, ...(chosen[i][2] ? ticks(all[i]) : { type: "linear" }) }));
   draw(node, traces, layout("", "", { scene, margin: { l: 0, r: 0, t: 30, b: 0 }, ...(found.length ? {} : empty()) }));
   if (paper) node._fullLayout.scene?._scene?.glplot.redraw(); // now: no frame comes before it is printed
 }
 
-// a translucent wall for each limit of the campaign on an axis that is shown
-function walls(axes, chosen, found) {
-  const spans = chosen.map(([, value]) => { const all = found.map(value); return [Math.min(...all), Math.max(...all)]; });
+// a verdict's mark in the legend, in the colour of the text, where points have that of a measure
+const legendMark = (type, verdict, symbol) => ({ uid: `${verdict} in the legend`, type, mode: "markers", name: escape(verdict), legendgroup: verdict,
+  x: [null], y: [null], ...(type === "scatter3d" ? { z: [null] } : {}), marker: { symbol, size: 6, color: variable("--text") } });
+
+// the points of earlier campaigns, where their measures are shown
+function ghosts3d(axes, chosen) {
+  const ghosts = shadows().filter((p) => chosen.every(([, , , name]) => known(p.values[name])));
+  const places = axes.map((axis, i) => [axis, ghosts.map((p) => p.values[chosen[i][3]] * chosen[i][4])]);
+  return ghosts.length ? [{ uid: "earlier", type: "scatter3d", mode: "markers", name: "earlier campaigns", ...Object.fromEntries(places), hoverinfo: "text",
+    text: ghosts.map((p) => hover(toldPoint(p, Object.keys(MEASURES).filter((key) => chosen.includes(MEASURES[key]) || key === "bpb")))),
+    marker: { color: variable("--dim"), size: 3, opacity: 0.5 } }] : [];
+}
+
+// a translucent wall for each limit of the campaign on an axis that is shown, as far as the values on all axes reach
+function walls(axes, chosen, values) {
+  const spans = values.map((some) => [Math.min(...some), Math.max(...some)]);
   return chosen.flatMap(([, , , name, unit], at) => {
     const limit = campaign.limits[name];
-    if (!limit || !found.length) return [];
+    if (!limit) return [];
     const [u, v] = [0, 1, 2].filter((i) => i !== at), corners = [[0, 0], [1, 0], [1, 1], [0, 1]], plane = {};
     plane[axes[at]] = corners.map(() => limit.value * unit);
     plane[axes[u]] = corners.map(([a]) => spans[u][a]);
     plane[axes[v]] = corners.map(([, b]) => spans[v][b]);
-    return [{ uid: `limit of ${name}`, type: "mesh3d", ...plane, i: [0, 0], j: [1, 2], k: [2, 3], color: variable("--accent"), opacity: 0.18,
-      hoverinfo: "text", text: `limit: ${escape(limit.words)}` }];
+    return [{ uid: `limit of ${name}`, type: "mesh3d", ...plane, i: [0, 0], j: [1, 2], k: [2, 3], color: lineColor(1), opacity: 0.2,
+      name: `limit: ${escape(limit.words)}`, showlegend: true, hoverinfo: "name" }];
   });
 }
 
@@ -224,23 +240,97 @@ function cells(grid, keys) {
     [key, $(`[data-key="${key}"]`, grid) || grid.appendChild(make("div", { className: "cell", data: { key } }))]));
 }
 
-// what nothing else beats in both: sign 1 where more is better, -1 where less is; y is always better when lower
-function front(points, sign) {
-  let best = Infinity;
-  return [...points].sort((a, b) => sign * (b.x - a.x) || a.y - b.y).filter((p) => p.y < best && ((best = p.y), true)).reverse();
+// the points that no other one beats in measures, as ratchet/report/frontier.py finds them
+function frontier(points, names) {
+  const cost = (p, name) => (data.speeds.includes(name) ? -p.values[name] : p.values[name]);
+  const beats = (a, b) => names.every((name) => cost(a, name) <= cost(b, name)) && names.some((name) => cost(a, name) < cost(b, name));
+  const all = points.filter((p) => names.every((name) => known(p.values[name])));
+  return all.filter((p) => !all.some((other) => (p.is_selected || !other.is_selected) && beats(other, p)));
 }
 
-function drawTradeoffs() {
-  const signs = { rate: 1, memory: -1, params: -1, flops: -1 };
-  for (const [key, node] of Object.entries(cells($("#tradeoffs .grid"), Object.keys(signs)))) {
-    const [name, value, log] = MEASURES[key], found = scored().filter((e) => known(value(e)) && value(e) > 0);
-    const best = front(found.map((e) => ({ x: value(e), y: e.mean })), signs[key]);
-    const line = { mode: "lines", x: best.map((p) => p.x), y: best.map((p) => p.y), hoverinfo: "skip", name: "front",
-      line: { color: variable("--accent"), dash: "dot" } };
-    const place = (own) => ({ x: own.map(value), y: own.map((e) => e.mean), error_y: { ...bars(own), thickness: 0.7, width: 0 } });
-    const x = { ...layout(name).xaxis, ...(log ? LOG : {}) };
-    draw(node, [line, ...byVerdict(found, place, { showlegend: false })], layout(name, "val_bpb", { xaxis: x, showlegend: false }));
+// of earlier campaigns in the same arena, but for sources that this one has measured itself
+function shadows() {
+  const own = new Set(campaign.points.map((p) => p.source));
+  const latest = new Map(campaign.earlier.flatMap((at) => data.campaigns[at].points.map((p) => [p.source, p])));
+  return [...latest.values()].filter((p) => !own.has(p.source));
+}
+
+// a point in some lines, with the measures that are drawn
+function toldPoint(p, keys, verdict = "of an earlier campaign") {
+  return [
+    `${p.n} ${verdict}${p.is_champion ? ", the champion" : ""}`, ...wrap(p.idea),
+    ...keys.map((key) => {
+      const [name, , , measure, unit] = MEASURES[key], half = p.halves[measure], number = (x) => (key === "bpb" ? fixed(x) : short(x * unit));
+      return `${name}: ${number(p.values[measure])}${half ? ` ± ${number(half)} (95 %)` : ""}`;
+    }),
+    `${p.runs} run${p.runs === 1 ? "" : "s"}${p.is_selected ? ", selected: they chose it" : " that nobody selected"}`,
+  ];
+}
+
+const measured = (key, points) => points.some((p) => known(p.values[MEASURES[key][3]]));
+
+// points over two measures, and a third one as their colour
+function drawFront(node, keys, showlegend) {
+  const drawn = keys.map((key) => MEASURES[key]), names = drawn.map(([, , , name]) => name);
+  const has = (p) => names.every((name) => known(p.values[name])), value = (p, i) => p.values[names[i]] * drawn[i][4];
+  const own = campaign.points.filter(has), best = frontier(own, names), isBest = new Set(best), ghosts = shadows().filter(has);
+  const mark = Object.fromEntries(campaign.experiments.map((e) => [e.n, e.mark])), verdict = (p) => mark[p.n];
+  const error = (some, i) => ({ type: "data", array: some.map((p) => (isBest.has(p) && p.halves[names[i]] * drawn[i][4]) || NaN), thickness: 1, width: 2 });
+  const colored = keys.length > 2, verdicts = [...new Set(own.map(verdict))].sort();
+  const traces = verdicts.map((name) => {
+    const some = own.filter((p) => verdict(p) === name).sort((a, b) => isBest.has(b) - isBest.has(a)), { color, symbol } = style(name);
+    return {
+      uid: name, mode: "markers", name: escape(name), legendgroup: name, showlegend: !colored, x: some.map((p) => value(p, 0)), y: some.map((p) => value(p, 1)), customdata: some.map((p) => p.n),
+      hoverinfo: "text", text: some.map((p) => hover(toldPoint(p, keys, name))), error_x: { ...error(some, 0), color }, error_y: { ...error(some, 1), color },
+      marker: { color, symbol: some.map((p) => symbol.replace("-open", "") + (p.is_selected ? "-open" : "")), size: some.map((p) => (isBest.has(p) ? 12 : 6)), opacity: some.map((p) => (isBest.has(p) ? 1 : 0.45)),
+        line: { width: some.map((p) => (p.is_selected ? 1.6 : 0)) },
+        ...(colored ? { color: some.map((p) => value(p, 2)), coloraxis: "coloraxis" } : {}) },
+    };
+  });
+  if (colored) traces.push(...verdicts.map((name) => legendMark("scatter", name, style(name).symbol)));
+  if (ghosts.length) traces.unshift({ uid: "earlier", mode: "markers", name: "earlier campaigns", x: ghosts.map((p) => value(p, 0)), y: ghosts.map((p) => value(p, 1)),
+    hoverinfo: "text", text: ghosts.map((p) => hover(toldPoint(p, keys))), marker: { color: variable("--dim"), size: 4, opacity: 0.6 } });
+  if (keys.length === 2) {
+    const line = best.filter((p) => !p.is_selected).sort((a, b) => a.values[names[0]] - b.values[names[0]]);
+    traces.unshift({ uid: "frontier", mode: "lines", name: "frontier", x: line.map((p) => value(p, 0)), y: line.map((p) => value(p, 1)), hoverinfo: "skip",
+      line: { color: variable("--accent"), dash: "dot" } });
   }
+  traces.push(...bounds(names.slice(0, 2), drawn, own.map((p) => [value(p, 0), value(p, 1)])));
+  const axis = (i) => ({ ...layout(aim(drawn[i]), "").xaxis, ...(drawn[i][2] ? ticks([...own, ...ghosts].map((p) => value(p, i))) : {}) });
+  const bar = { colorscale: [[0, lineColor(0)], [1, lineColor(1)]], // seen on light and dark
+    colorbar: narrow() ? { thickness: 8, nticks: 5 } : { title: { text: drawn[2]?.[0], side: "right" }, thickness: 12 } };
+  draw(node, traces, layout(drawn[0][0], drawn[1][0], { xaxis: axis(0), yaxis: axis(1), showlegend, coloraxis: bar,
+    ...(own.length ? {} : empty("no experiment has been measured for these")) }));
+}
+
+// a logarithmic axis whose ticks have whole numbers: 5M, 10M, 20M instead of 5, 10M, 2
+function ticks(values) {
+  const low = Math.min(...values), decades = Math.log10(Math.max(...values) / low);
+  return { type: "log", dtick: decades > 2 ? 1 : decades > 0.6 ? "D2" : "D1", tickformat: low < 1 ? ".2~r" : "~s" };
+}
+
+// a measure's name, and which way is better
+const aim = ([name, , , measure]) => (narrow() ? name : `${name}: ${data.speeds.includes(measure) ? "more" : "less"} is better`);
+
+// a line for each limit of the campaign on an axis that is shown
+function bounds(names, drawn, places) {
+  return names.flatMap((name, at) => {
+    const limit = campaign.limits[name], others = places.map((place) => place[1 - at]), ends = [Math.min(...others), Math.max(...others)];
+    if (!limit || !places.length) return [];
+    const here = ends.map(() => limit.value * drawn[at][4]);
+    return [{ uid: `limit of ${name}`, mode: "lines", name: `limit: ${escape(limit.words)}`, x: at ? ends : here, y: at ? here : ends, hoverinfo: "name",
+      line: { color: lineColor(1), width: 1.5, dash: "dash" } }];
+  });
+}
+
+function drawFrontier() {
+  const points = [...campaign.points, ...shadows()], selects = [...$("#frontier").querySelectorAll("select")];
+  const options = Object.keys(MEASURES).filter((key) => measured(key, points)).map((key) => [key, MEASURES[key][0]]);
+  selects.forEach((select, i) => fill(select, [...(i < 2 ? [] : [["", "nothing"]]), ...options], select.value || ["params", "bpb", ""][i]));
+  const keys = [...new Set(selects.map((select) => select.value).filter(Boolean))];
+  if (keys.length > 1) drawFront($("#frontier .chart"), keys, true);
+  const few = ["user", "memory", "file", "rate", "token"].filter((key) => measured(key, points)).slice(0, 4);
+  for (const [key, node] of Object.entries(cells($("#frontier .grid"), few))) drawFront(node, [key, "bpb"], false);
 }
 
 function drawCurves() {
@@ -537,11 +627,11 @@ function choices() {
   fill(picker, names, data.campaigns.indexOf(campaign));
 }
 
-const NOTHING = { limits: {}, experiments: [], champions: [], bar: [], claim: {}, sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
+const NOTHING = { limits: {}, experiments: [], champions: [], bar: [], points: [], earlier: [], claim: {}, sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
 
 // top to bottom; a breath after each part lets the reader see it and scroll while the next one is drawn
 async function drawAll(atOnce = false) {
-  const own = ++drawing, parts = [drawProgress, drawExplorer, drawTradeoffs, drawCurves, drawServing, drawHonesty, drawTable];
+  const own = ++drawing, parts = [drawProgress, drawExplorer, drawFrontier, drawCurves, drawServing, drawHonesty, drawTable];
   document.body.classList.toggle("empty", campaign === NOTHING); // style.css hides what would have nothing in it
   drawSummary(), choices();
   for (const part of campaign === NOTHING ? [drawServing, drawTable] : parts) {
@@ -602,6 +692,7 @@ $("#theme").onclick = () => (theme(document.documentElement.dataset.theme === "d
   fill(select, Object.entries(MEASURES).map(([key, [name]]) => [key, name]), value);
   select.onchange = drawExplorer;
 });
+for (const select of $("#frontier").querySelectorAll("select")) select.onchange = drawFrontier;
 fill($("#curves select"), [["seconds", "seconds"], ["tokens", "tokens"], ["flops", "FLOPs"]], "seconds");
 $("#curves select").onchange = drawCurves;
 for (const id of ["#by-verdict", "#by-agent"]) $(id).onchange = drawTable;
