@@ -524,7 +524,7 @@ def night(
 @app.command()
 def report(
     to: Annotated[
-        Path, typer.Option(help="Folder for report.html and progress.png. Default: runs/.")
+        Path, typer.Option(help="Folder for report.html and progress*.png. Default: runs/.")
     ] = None,
 ):
     """Write the ledger as a page that needs no network, and as a picture."""

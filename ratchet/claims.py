@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ratchet.experiments.campaign import Campaign, compare_so_far, is_selected
 from ratchet.experiments.comparisons import SPLITS, claim_of, compare_with_first
-from ratchet.experiments.ledger import Experiment
+from ratchet.experiments.ledger import Experiment, is_valid
 from ratchet.experiments.rule.statistics import Comparison
 
 NO_CLAIM = "no claim yet: `ratchet audit` measures it"
@@ -73,6 +73,24 @@ def claimed_gains(campaign: Campaign) -> dict[str, Comparison]:
         return {}
     gains = {split: compare_with_first(claim, split)[-1][1] for split in SPLITS[claim.role]}
     return {split: gain for split, gain in gains.items() if gain}
+
+
+def promised_gain(campaign: Campaign) -> float | None:
+    """What the first runs of all ideas that were kept gained on the bars of then, in bpb.
+
+    These runs chose the ideas: their sum is no claim. None if there are none; older ledgers had no
+    bar.
+    """
+    kept = [e for e in campaign.tried if e.role == "try" and e.verdict == "keep"]
+    if not kept or not campaign.goes_by_points:
+        return None
+    return sum(first_gain(e, campaign) for e in kept)
+
+
+def first_gain(e: Experiment, campaign: Campaign) -> float:
+    """What the first run of an idea gained on the bar of then, in bpb."""
+    line = next(run["line"] for run in e.runs if run["phase"] == "search" and is_valid(run))
+    return campaign.search.pursuits[e.n].gains[0] * campaign.noise(before=line).sigma
 
 
 def describe_claim(campaign: Campaign) -> str:

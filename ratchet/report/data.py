@@ -193,6 +193,8 @@ def claim_data(campaign: Campaign) -> dict[str, Any]:
     words = claims.describe_claim(campaign)
     gains = claims.claimed_gains(campaign) if words else {}
     gains = {split: gain_interval(gain) for split, gain in gains.items()}
+    promised = finite_or_none(claims.promised_gain(campaign))
+    gains |= {"promised": {"gain": promised}} if promised is not None else {}
     return {"words": words, "null_keeps": claims.describe_null_keeps(campaign)} | gains
 
 

@@ -26,6 +26,20 @@ class Style(NamedTuple):
     terminal: str  # rich's
 
 
+class Theme(NamedTuple):
+    """What a picture is drawn on and with."""
+
+    paper: str
+    ink: str
+    dim: str
+    line: str
+
+
+# {what a picture's name ends with: its theme}: paper and ink are those of GitHub's pages.
+THEMES = {
+    "": Theme("#ffffff", "#1f2328", "#59636e", BLUE),
+    "-dark": Theme("#0d1117", "#f0f6fc", "#9198a1", SKY),
+}
 BASELINE = Style(BLUE, "s", 45, "square", "square", "cyan")
 UNFINISHED = Style(SKY, "o", 28, "circle-open", "circle-open", "red")
 HIT = Style(ORANGE, "D", 32, "diamond", "diamond-open", "yellow")

@@ -1,174 +1,173 @@
-"""The picture: progress.png, a night at a glance."""
+"""The picture: progress.png, a night at a glance, for light pages and for dark ones."""
 
 import io
-import re
-from collections.abc import Sequence
-from itertools import pairwise, product
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratchet.arena.files import replace_file
-from ratchet.report.columns import shorten
-from ratchet.report.palette import BLUE, GREY, style_of
+from ratchet.report.labels import label_steps
+from ratchet.report.palette import STYLES, THEMES, Theme, style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.transforms import Bbox
 
-LABELS = 8  # kept steps that have a label, at most: those with the largest gains
-LABEL_CHARACTERS = 34  # of an idea
-MARK_PIXELS = 8  # half of a mark's width, about
-# Where a label may go, as points from its step: the first where it covers nothing is taken.
-LEFT, RIGHT = (-12, "right"), (12, "left")
-HEIGHTS = 6, -14, 22, -30, 40, -48
-CLAIM = {"xycoords": "axes fraction", "fontsize": 9, "weight": "bold", "va": "bottom", "zorder": 5}
-SHOWN_ROLES = "calibrate", "try", "trial"
-MEMBERS = 3  # ideas of a trial that its label names, at most
-LEADER = {"arrowstyle": "-", "lw": 0.7, "color": GREY, "shrinkB": 10}  # from a label to its mark
+# Drawn to be shown at half its pixels, 830 wide, and large enough to be read on a phone.
+INCHES, DPI = (8.3, 6.6), 200
+SMALL = 11.5  # size of lesser text, in points
+CLAIM_INCHES = 0.7, 0.36  # of that height, for the claim: around it, and for each row
+ROOM = 0.35  # of the way that the bar has gone: what scored worse than that is drawn at the edge
+LEAST_ROOM = 4  # sigma
+VALUE_ROOM = 0.6  # of a panel, at its right: for figures
+SHOWN_ROLES = "try", "trial"
+ORDER = [*STYLES]  # of verdicts in the legend
+# What is said of a gain on the baseline: {part of a claim: words}.
+GAINS = {
+    "promised": "first runs: selected, no claim",
+    "val": "the claim: fresh runs at the end",
+    "test": "the same runs on the test text",
+}
 
 
-def draw_picture(data: dict, path: Path) -> None:
-    """Write progress.png of the latest campaign: experiments, the bar, kept ideas, the claim."""
+def draw_pictures(data: dict, folder: Path) -> Iterator[Path]:
+    """Write progress.png and progress-dark.png of the latest campaign. Yields each path."""
     import matplotlib
 
     matplotlib.use("agg")
+    for name, theme in THEMES.items():
+        path = folder / f"progress{name}.png"
+        with matplotlib.rc_context(settings_of(theme)):
+            replace_file(path, draw_campaign(data["campaigns"][data["latest"]], theme))
+        yield path
+
+
+def settings_of(theme: Theme) -> dict:
+    """A theme as settings of matplotlib."""
+    inks = "text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"
+    papers = "figure.facecolor", "axes.facecolor", "savefig.facecolor"
+    settings = dict.fromkeys(inks, theme.ink) | dict.fromkeys(papers, theme.paper)
+    shown = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    return settings | shown | {"font.size": 12.5, "legend.fontsize": SMALL, "figure.dpi": DPI}
+
+
+def draw_campaign(campaign: dict, theme: Theme) -> bytes:
+    """A PNG: experiments, the bar, kept ideas; below them what is claimed."""
     from matplotlib import pyplot
 
-    campaign = data["campaigns"][data["latest"]]
-    figure, axes = pyplot.subplots(figsize=(10, 4.6), dpi=160, layout="constrained")
-    rows = [e for e in campaign["experiments"] if e["mean"] and e["role"] in SHOWN_ROLES]
-    draw_experiments(axes, rows)
-    steps = campaign["bar"] or campaign["champions"]
-    if campaign["bar"]:
-        draw_bar(axes, campaign["bar"], rows)
-    elif steps:
-        draw_staircase(axes, steps, campaign["sigma"], rows)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="experiment", ylabel="val_bpb (lower is better)")
-    title = f"{campaign['arena']}, {campaign['budget']} a run, {campaign['device']}"
-    axes.set_title(title, fontsize=10)
-    if rows or steps:
-        axes.legend(fontsize=8, frameon=False, ncols=4, loc="upper right")
-    axes.spines[["top", "right"]].set_visible(False)
-    claim = axes.annotate(campaign["claim"]["words"], (0.01, 0.02), **CLAIM)
-    figure.draw_without_rendering()  # labels go where nothing is: all else must have its place
-    if rows and steps:
-        label_steps(axes, rows, steps, [claim.get_window_extent()])
+    figure = pyplot.figure(figsize=INCHES, layout="constrained")
+    figure.suptitle(
+        f"{campaign['arena']}, {campaign['budget']} a run, {campaign['device']}",
+        **{"fontsize": SMALL, "color": theme.dim},
+    )
+    gains = [(words, campaign["claim"].get(part)) for part, words in GAINS.items()]
+    if gains := [(words, gain) for words, gain in gains if gain]:
+        height = CLAIM_INCHES[0] + CLAIM_INCHES[1] * len(gains)
+        upper, lower = figure.subfigures(2, height_ratios=[INCHES[1] - height, height])
+        draw_claim(lower.subplots(), gains, theme)
+    else:
+        upper = figure.subfigures()
+    draw_night(upper.subplots(), campaign, theme)
     image = io.BytesIO()
     figure.savefig(image, metadata={"Software": None}, format="png")
     pyplot.close(figure)
-    replace_file(path, image.getvalue())
+    return image.getvalue()
 
 
-def draw_experiments(axes: "Axes", rows: list[dict]) -> None:
-    """A mark for each experiment that has a score, by its verdict; of what had a trial: a hit."""
-    for verdict in sorted({row["mark"] for row in rows}):
-        points = [(row["n"], row["mean"]) for row in rows if row["mark"] == verdict]
-        style = style_of(verdict)
-        axes.scatter(
-            *zip(*points),
-            c=style.color,
-            marker=style.marker,
-            s=style.size,
-            label=verdict,
-            zorder=3,
-            linewidths=1,
-        )
+# --------------------------------------------------------------------------------------------------
+# The night
 
 
-def draw_staircase(
-    axes: "Axes", champions: list[dict], sigma: float | None, rows: list[dict]
-) -> None:
-    """The champion's score over the experiments, with its interval and the noise around it."""
-    numbers = [champion["n"] for champion in champions]
-    means = [champion["mean"] for champion in champions]
-    halves = [champion["half"] or 0 for champion in champions]
-    axes.errorbar(numbers, means, halves, fmt="none", ecolor=BLUE, capsize=3, lw=1)
-    last = max(row["n"] for row in rows) if rows else numbers[-1]
-    numbers, means = [*numbers, max(last, numbers[-1])], [*means, means[-1]]
-    axes.step(numbers, means, where="post", color=BLUE, lw=2, label="champion")
-    if sigma:
-        low, high = [mean - sigma for mean in means], [mean + sigma for mean in means]
-        style = {"step": "post", "color": BLUE, "alpha": 0.13, "lw": 0}
-        axes.fill_between(numbers, low, high, label="± 1 sigma", **style)
+def draw_night(axes: "Axes", campaign: dict, theme: Theme) -> None:
+    """Scores over the experiments, the baseline, the bar, the ideas that were kept."""
+    axes.set(xlabel="experiment", ylabel="val_bpb (lower is better)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    rows = [e for e in campaign["experiments"] if e["role"] in SHOWN_ROLES]
+    steps = campaign["bar"] or campaign["champions"]
+    if not steps:
+        return
+    last = max(steps[-1]["n"], *(row["n"] for row in rows), steps[0]["n"] + 1)
+    steps = [*steps, steps[-1] | {"n": last}]
+    top = find_top(steps, campaign["sigma"] or 0)
+    draw_baseline(axes, steps, theme)
+    draw_bar(
+        axes, steps, "bar (champion's level), 95 %" if campaign["bar"] else "champion, 95 %", theme
+    )
+    draw_experiments(axes, rows, top, theme)
+    axes.figure.legend(loc="outside upper left", ncols=4, columnspacing=1.2)
+    label_steps(axes, rows, steps, theme)
 
 
-def draw_bar(axes: "Axes", bar: list[dict], rows: list[dict]) -> None:
+def find_top(steps: list[dict], sigma: float) -> float:
+    """The worst score that has room in the picture."""
+    levels = [step["mean"] for step in steps]
+    room = max(ROOM * (max(levels) - min(levels)), LEAST_ROOM * sigma)
+    return max(step["mean"] + (step["half"] or 0) for step in steps) + room
+
+
+def draw_baseline(axes: "Axes", steps: list[dict], theme: Theme) -> None:
+    """The level from which the night began, across the picture."""
+    style = style_of("baseline")
+    axes.plot(
+        [steps[0]["n"], steps[-1]["n"]],
+        [steps[0]["mean"]] * 2,
+        color=theme.line,
+        marker=style.marker,
+        markevery=[0],
+        ls=":",
+        label="baseline",
+    )
+
+
+def draw_bar(axes: "Axes", steps: list[dict], name: str, theme: Theme) -> None:
     """What a candidate had to beat over the experiments, with its interval."""
-    last = max(bar[-1]["n"], *(row["n"] for row in rows))
-    bar = [*bar, {**bar[-1], "n": last}]
-    numbers, levels = [row["n"] for row in bar], [row["mean"] for row in bar]
-    low, high = ([row["mean"] + sign * row["half"] for row in bar] for sign in (-1, 1))
-    axes.step(numbers, levels, where="post", color=BLUE, lw=2, label="bar: the champion's level")
-    style = {"step": "post", "color": BLUE, "alpha": 0.15, "lw": 0}
-    axes.fill_between(numbers, low, high, label="its 95 % interval", **style)
+    numbers, levels = [step["n"] for step in steps], [step["mean"] for step in steps]
+    low, high = ([step["mean"] + sign * (step["half"] or 0) for step in steps] for sign in (-1, 1))
+    axes.step(numbers, levels, where="post", color=theme.line, lw=2.2, label=name)
+    axes.fill_between(numbers, low, high, step="post", color=theme.line, alpha=0.2, lw=0)
 
 
-def short_idea(idea: str) -> str:
-    """Example: "depth 2 instead of 3: a smaller trunk sees more" -> "depth 2 instead of 3"."""
-    line = " ".join(idea.split())
-    return shorten(re.split(r"[:;.](?: |$)", line)[0], LABEL_CHARACTERS)
+def draw_experiments(axes: "Axes", rows: list[dict], top: float, theme: Theme) -> None:
+    """A mark for each experiment by its verdict; of what had a trial: a hit.
 
-
-def label_of(row: dict) -> str:
-    """Ideas of a kept step, a line each, and its gain."""
-    lines = [f"{each['n']} {short_idea(each['idea'])}" for each in row["members"][:MEMBERS]]
-    if len(row["members"]) > MEMBERS:
-        lines.append(f"and {len(row['members']) - MEMBERS} more")
-    half = (row["high"] - row["low"]) / 2
-    gain = f"{row['gain']:+.3f} ± {half:.3f} bpb"
-    return "\n".join([*(lines or [short_idea(row["idea"])]), gain])
-
-
-def label_steps(
-    axes: "Axes", rows: list[dict], steps: list[dict], others: Sequence["Bbox"] = ()
-) -> None:
-    """Write ideas and gain beside the kept steps, where there is room for them.
-
-    steps: of the line. others: boxes that are taken, too.
+    What scored worse than `top`, or has no score, is a line at the upper edge.
     """
-    from matplotlib.text import Text
-
-    kept = [row for row in rows if row["mark"] == "keep" and "gain" in row]
-    kept = sorted(kept, key=lambda row: -row["gain"])[:LABELS]
-    taken = [*drawn_boxes(axes, rows, steps), axes.get_legend().get_window_extent(), *others]
-    for row in kept:
-        text = label_of(row)
-        for height, (shift, side) in product(HEIGHTS, (LEFT, RIGHT)):
-            label = axes.annotate(
-                text.replace("$", r"\$"),
-                (row["n"], row["mean"]),
-                (shift, height),
-                textcoords="offset points",
-                ha=side,
-                va="center",
-                fontsize=9,
-                color=style_of("keep").color,
-                zorder=4,
-                arrowprops=LEADER | {"relpos": (float(side == "right"), 0.5)},
-            )
-            label.update_positions(axes.figure.canvas.get_renderer())
-            box = Text.get_window_extent(label)  # without its line
-            if is_free(box, taken, axes.bbox):
-                taken.append(box)
-                break
-            label.remove()
+    scored = [row for row in rows if row["mean"] is not None and row["mean"] <= top]
+    for verdict in sorted({row["mark"] for row in scored}, key=rank_verdict):
+        points = [(row["n"], row["mean"]) for row in scored if row["mark"] == verdict]
+        style = style_of(verdict)
+        look = {"c": style.color, "marker": style.marker, "s": style.size, "linewidths": 1.2}
+        axes.scatter(*zip(*points), **look, label=verdict, zorder=3)
+    if others := [row["n"] for row in rows if row not in scored]:
+        edge = axes.get_xaxis_transform()
+        look = {"marker": "|", "s": 60, "color": theme.dim, "transform": edge, "clip_on": False}
+        axes.scatter(others, [1] * len(others), **look, label="worse, stopped or failed")
 
 
-def drawn_boxes(axes: "Axes", rows: list[dict], steps: list[dict]) -> list["Bbox"]:
-    """Boxes of pixels around marks, error bars and each step of the staircase."""
-    from matplotlib.transforms import Bbox
-
-    spans = [((row["n"], row["mean"]), (row["n"], row["mean"])) for row in rows]
-    for row, after in pairwise([*steps, {**steps[-1], "n": rows[-1]["n"]}]):
-        half = row["half"] or 0
-        spans.append(((row["n"], row["mean"] - half), (row["n"], row["mean"] + half)))
-        spans.append(((row["n"], row["mean"]), (after["n"], row["mean"])))
-        spans.append(((after["n"], row["mean"]), (after["n"], after["mean"])))
-    return [Bbox(axes.transData.transform(span)).padded(MARK_PIXELS) for span in spans]
+def rank_verdict(verdict: str) -> int:
+    """Its place in the legend; ways to fail come last."""
+    return ORDER.index(verdict) if verdict in STYLES else len(ORDER)
 
 
-def is_free(box: "Bbox", taken: list["Bbox"], inside: "Bbox") -> bool:
-    """Whether a box covers none of those taken, and lies in another."""
-    corners = inside.contains(*box.min) and inside.contains(*box.max)
-    return corners and not any(box.overlaps(other) for other in taken)
+# --------------------------------------------------------------------------------------------------
+# The claim
+
+
+def draw_claim(axes: "Axes", gains: list[tuple[str, dict]], theme: Theme) -> None:
+    """Gains on the baseline with their intervals: what first runs promised, what was claimed."""
+    for place, (_, gain) in enumerate(gains):
+        is_claim, high = "high" in gain, gain.get("high", gain["gain"])
+        half = high - gain["gain"]
+        look = {"color": theme.line, "fmt": "o"} if is_claim else {"color": theme.dim, "fmt": "D"}
+        look |= {"mfc": theme.line if is_claim else theme.paper, "ms": 8, "lw": 2.2, "capsize": 5}
+        axes.errorbar(gain["gain"], place, xerr=half, **look)
+        words = f"{gain['gain']:+.3f} ± {half:.3f}" if is_claim else f"{gain['gain']:+.3f}"
+        look = {"va": "center", "weight": "bold" if is_claim else "normal"}
+        axes.annotate(words, (high, place), (9, 0), textcoords="offset points", **look)
+    axes.axvline(0, color=theme.dim, lw=1)
+    axes.set_yticks(range(len(gains)), [words for words, _ in gains], fontsize=SMALL)
+    axes.set_ylim(len(gains) - 0.5, -0.5)
+    axes.margins(x=0.05)
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high + VALUE_ROOM * (high - low))
+    axes.xaxis.get_major_locator().set_params(nbins=6)
+    axes.set_xlabel("gain on the baseline (bpb, 95 %)")

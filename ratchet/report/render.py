@@ -11,7 +11,7 @@ from pathlib import Path
 from ratchet.arena.files import replace_file
 from ratchet.experiments.ledger import Ledger
 from ratchet.report.data import collect_data
-from ratchet.report.picture import draw_picture
+from ratchet.report.picture import draw_pictures
 
 PAGE = Path(__file__).with_name("page")
 
@@ -42,7 +42,7 @@ def pack_data(data: dict) -> str:
 
 
 def write_report(home: Path, folder: Path) -> Iterator[Path]:
-    """Write report.html, and progress.png where there is something to draw. Yields each path.
+    """Write report.html, and the pictures where there is something to draw. Yields each path.
 
     Raises Full when there is no room: the old files stay then.
     """
@@ -51,5 +51,4 @@ def write_report(home: Path, folder: Path) -> Iterator[Path]:
     replace_file(folder / "report.html", render_page(data))
     yield folder / "report.html"
     if data["campaigns"]:
-        draw_picture(data, folder / "progress.png")
-        yield folder / "progress.png"
+        yield from draw_pictures(data, folder)

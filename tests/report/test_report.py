@@ -9,8 +9,10 @@ import urllib.error
 import urllib.request
 
 import made_up_night
+import numpy as np
 import pytest
 from conftest import ROOT, open_session
+from matplotlib.text import Text
 from test_experiments import SIGMA, commit, problems, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
@@ -20,7 +22,7 @@ from ratchet.experiments.ledger import Ledger
 from ratchet.model import scaling, serve_bench
 from ratchet.model.links import Links
 from ratchet.report import data as report_data
-from ratchet.report import picture, render
+from ratchet.report import labels, palette, picture, render
 from ratchet.report import server as report_server
 from ratchet.report.frontier import Point, find_frontier
 
@@ -125,7 +127,7 @@ def test_each_calibration_begins_a_campaign_and_the_latest_is_shown(night):
     assert [point["n"] for point in new["points"] if point["is_champion"]] == [9]
     assert new["champions"][1]["mean"] == pytest.approx(0.7, abs=5 * SIGMA)
     assert new["claim"]["words"] == "no claim yet: `ratchet audit` measures it"
-    picture.draw_picture(data, night / "progress.png")
+    assert [*picture.draw_pictures(data, night)]
     comparisons.compare(open_session(arena="tiny", budget="7s"), ["HEAD", "HEAD~1"], 2)
     data = collected(night)
     assert len(data["campaigns"]) == 3 and data["latest"] == 1
@@ -163,7 +165,10 @@ def test_a_batch_is_one_step_and_the_bar_has_an_interval(batch_night, tmp_path):
     assert drop == pytest.approx(len(members) * 3 * SIGMA, abs=3 * SIGMA)
     assert all(0 < step["half"] < 4 * SIGMA for step in steps)
     assert f"claim: experiment {campaign['champions'][-1]['n']} gains" in campaign["claim"]["words"]
-    picture.draw_picture({"campaigns": [campaign], "latest": 0}, tmp_path / "progress.png")
+    kept = [row for row in rows.values() if row["role"] == "try" and row["verdict"] == "keep"]
+    promised = sum(row["sigmas"][0] for row in kept) * SIGMA
+    assert campaign["claim"]["promised"]["gain"] == pytest.approx(promised, rel=0.3)
+    assert [*picture.draw_pictures({"campaigns": [campaign], "latest": 0}, tmp_path)]
 
 
 def test_an_older_ledger_is_shown_by_its_own_rule(repository, tmp_path):  # noqa: F811
@@ -179,7 +184,8 @@ def test_an_older_ledger_is_shown_by_its_own_rule(repository, tmp_path):  # noqa
         "claim: experiment 17 gains +0.1062 ± 0.0191 bpb on the baseline, "
         "+0.0925 ± 0.0220 on the test text (95 %, 3 + 3 fresh runs in turns)"
     )
-    picture.draw_picture(data, tmp_path / "progress.png")
+    assert "promised" not in campaign["claim"]
+    assert [*picture.draw_pictures(data, tmp_path)]
     assert "Ratchet" in render.render_page(data)
     shown = CliRunner().invoke(__main__.app, ["log", "-n", "40"]).output
     assert "discard" in shown and "undecided" in shown and "claim: experiment 17" in shown
@@ -219,34 +225,66 @@ def test_diffs_are_those_of_each_pair_and_of_what_git_still_has(repository):  # 
     assert found["0" * 40, third] == found[third, third] == ""
 
 
-def test_labels_of_kept_steps_cover_neither_each_other_nor_a_mark():
+@pytest.fixture
+def drawing():
+    """Axes with settings of the dark picture, and the theme."""
     import matplotlib
     from matplotlib import pyplot
-    from matplotlib.text import Text
 
     matplotlib.use("agg")
-    rows, champions = [], [{"n": 1, "mean": 2.0, "half": 0.004}]
+    theme = palette.THEMES["-dark"]
+    with matplotlib.rc_context(picture.settings_of(theme)):
+        figure, axes = pyplot.subplots(figsize=picture.INCHES)
+        yield axes, theme
+        pyplot.close(figure)
+
+
+def test_labels_of_kept_steps_cover_neither_each_other_nor_a_mark(drawing):
+    axes, theme = drawing
+    rows, steps = [], [{"n": 1, "mean": 2.0, "half": 0.004}]
     for n in range(1, 40):
-        verdict = "keep" if n % 3 == 0 else "out"
+        verdict = "keep" if n % 8 == 0 else "out"
         row = {"n": n, "mean": 2 - n / 50, "mark": verdict, "idea": f"idea {n} of $many$: why"}
         row["members"] = [{"n": n + i, "idea": "one of $many$"} for i in range(n % 5)]
         rows.append(row | {"gain": n / 1000, "low": 0, "high": n / 500})
         if verdict == "keep":
-            champions.append({"n": n, "mean": row["mean"], "half": 0.004})
-    figure, axes = pyplot.subplots(figsize=(10, 4.6), dpi=160)
-    picture.draw_experiments(axes, rows)
-    picture.draw_staircase(axes, champions, 0.006, rows)
-    axes.legend()
-    figure.draw_without_rendering()
-    picture.label_steps(axes, rows, champions)
-    taken = picture.drawn_boxes(axes, rows, champions)
-    assert 3 <= len(axes.texts) <= picture.LABELS
+            steps.append({"n": n, "mean": row["mean"], "half": 0.004})
+    picture.draw_bar(axes, steps, "bar", theme)
+    picture.draw_experiments(axes, rows, 2.0, theme)
+    labels.label_steps(axes, rows, steps, theme)
+    taken = labels.drawn_boxes(axes, rows, steps)
+    assert len(axes.texts) == 4  # of all that was kept
     for label in axes.texts:
-        assert label.get_text().endswith(" bpb")
-        box = Text.get_window_extent(label)  # without the line to its mark
-        assert picture.is_free(box, taken, axes.bbox)
-        taken.append(box)
-    pyplot.close(figure)
+        assert "\\pm" in label.get_text().splitlines()[0]
+        box = Text.get_window_extent(label).get_points().reshape(1, 4)  # without its line
+        assert not labels.overlaps(box, taken).any()
+        assert (box[0, :2] >= axes.bbox.min).all() and (box[0, 2:] <= axes.bbox.max).all()
+        taken = np.concatenate([taken, box])
+
+
+def test_the_picture_shows_the_baseline_at_its_line_and_what_is_far_off_at_the_edge(drawing):
+    axes, theme = drawing
+    rows = [{"n": n, "mean": mean, "mark": "out"} for n, mean in ((2, 1.9), (3, 9.0), (4, None))]
+    rows = [row | {"role": "try"} for row in rows]
+    bar = [{"n": 1, "mean": 2.0, "half": 0.01}, {"n": 4, "mean": 1.5, "half": 0.01}]
+    campaign = {"experiments": rows, "bar": bar, "champions": [], "sigma": 0.01}
+    picture.draw_night(axes, campaign, theme)
+    baseline, level = axes.lines
+    assert [*baseline.get_ydata()] == [2.0, 2.0] and baseline.get_label() == "baseline"
+    assert [*level.get_ydata()] == [2.0, 1.5, 1.5]
+    near, far = axes.collections[1:]
+    assert near.get_offsets().tolist() == [[2, 1.9]]
+    assert far.get_offsets()[:, 0].tolist() == [3, 4] and axes.get_ylim()[1] < 3
+
+
+def test_the_picture_tells_the_claim_from_what_the_first_runs_promised(drawing):
+    axes, theme = drawing
+    gains = [("first runs", {"gain": 0.2}), ("claim", {"gain": 0.1, "low": 0.07, "high": 0.13})]
+    picture.draw_claim(axes, gains, theme)
+    assert [text.get_text() for text in axes.texts] == ["+0.200", "+0.100 ± 0.030"]
+    first, claim = (bars.lines[0] for bars in axes.containers)
+    assert first.get_markerfacecolor() == theme.paper and first.get_marker() == "D"
+    assert claim.get_markerfacecolor() == theme.line and claim.get_marker() == "o"
 
 
 @pytest.mark.parametrize("rows", [0, 1])
@@ -334,7 +372,9 @@ def test_the_command_line_writes_page_and_picture(night, tmp_path):
     done = CliRunner().invoke(__main__.app, ["report", "--to", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out/report.html").stat().st_size > 4e6
-    assert (tmp_path / "out/progress.png").read_bytes()[:4] == b"\x89PNG"
+    for name in ("progress.png", "progress-dark.png"):
+        assert (tmp_path / "out" / name).read_bytes()[:4] == b"\x89PNG"
+        assert str(name) in done.output.replace("\n", "")
 
 
 # --------------------------------------------------------------------------------------------------
