@@ -61,6 +61,7 @@ OPEN_THEIR_OWN = {
     "ratchet/referee/devices/lock.py": "locks",
     "ratchet/referee/devices/memory.py": "the kernel's",
     "ratchet/referee/devices/nvidia.py": "the kernel's",
+    "ratchet/referee/devices/unmapped.py": "the kernel's",
     "ratchet/referee/foreign_load.py": "the kernel's",
     "ratchet/referee/sandbox.py": "what it tries to open, to see whether it may",
     "ratchet/referee/supervisor.py": "the kernel's; the log that it writes",

@@ -126,6 +126,8 @@ CALLS = {
 # mount_setattr; cachestat; open_tree_attr
 CALLS_ANYWHERE = [*range(425, 434), 438, 440, 442, 451, 467]
 CLONE3 = 435
+# memfd_create, shmget, msgget, vmsplice, memfd_secret
+UNMAPPED = {"x86_64": (319, 29, 68, 278, 447), "aarch64": (279, 194, 186, 75, 447)}
 SESSIONS = {"x86_64": (109, 112), "aarch64": (154, 157)}  # setpgid, setsid
 MADV_COLD = 20
 MADV_PAGEOUT = 21
@@ -160,6 +162,7 @@ class View:
     own_pids: process ids of its own; False where it shares CUDA memory with another process
     file_bytes: the longest file it may write
     counted: the time of its children stays with them or with who waited for them
+    mapped_only: without a GPU, it makes no memory that is in no process and in no file
     one_session: it stays in its session and its group, which one signal ends
     processes: with threads; enforced for ordinary users in a user namespace
     texts: Python's packages and the system are as they are, with docs; else without any, and the
@@ -172,6 +175,7 @@ class View:
     network: bool = False
     own_pids: bool = True
     counted: bool = False
+    mapped_only: bool = False
     one_session: bool = False
     file_bytes: int = 2**36
     processes: int = 2000
@@ -551,6 +555,9 @@ def refusing_filter(spec: Spec) -> list[Instruction]:
     if spec["one_session"]:
         for number in SESSIONS[os.uname().machine]:
             program += when(number, NOTHING)
+    if spec["mapped_only"] and not spec["cuda"]:  # on a GPU, its memory counts
+        for number in UNMAPPED[os.uname().machine]:
+            program += when(number, REFUSE)
     if spec["counted"]:  # who ignores it has children whose time the kernel adds to nobody's
         asking = [SECOND_ARGUMENT, *when(0, UPPER_SECOND_ARGUMENT, *when(0, ALLOW))]
         program += when(sigaction, FIRST_ARGUMENT, *when(signal.SIGCHLD, *asking, REFUSE), ALLOW)

@@ -141,6 +141,7 @@ def room_view(device: str, room: Path) -> sandbox.View:
         # the score reads the model's logits in the GPU's memory: that needs process ids in common
         own_pids=not device.startswith("cuda"),
         counted=True,
+        mapped_only=True,
     )
 
 
@@ -176,6 +177,7 @@ def score_split(
         with WatchedProcess(argv, environment, folder, log, str(folder)) as process:
             gpu = GpuMemory(job.device, process)
             process.looks.more.append(gpu)
+            process.looks.counts_unmapped = "memory_gb" in job.limits
             process.wait(seconds)
     except EndedEarly as end:
         raise EndedEarly("invalid", f"scoring: {end}") from None

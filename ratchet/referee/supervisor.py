@@ -22,6 +22,7 @@ from ratchet.arena.files import read_untrusted
 from ratchet.arena.hardware.processes import cpu_seconds, list_tree
 from ratchet.referee import limits
 from ratchet.referee.devices.memory import free_memory
+from ratchet.referee.devices.unmapped import unmapped_bytes
 from ratchet.untrusted_text import clean_text
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -245,6 +246,7 @@ class Looks:
     end: why it must end, once it must
     processes: that the last look has seen
     cpu_seconds: that these had used
+    counts_unmapped: whether memory counts, too, that no process has mapped; this takes CPU time
     """
 
     def __init__(self, process: WatchedProcess, most_bytes: float) -> None:
@@ -253,6 +255,7 @@ class Looks:
         self.processes: list[psutil.Process] = []
         self.peak_bytes = self.peak_bytes_of_others = 0
         self.cpu_seconds = 0.0
+        self.counts_unmapped = False
         self.more: list[Callable[[], None]] = []  # other looks, which may raise EndedEarly
         self._shared: dict[psutil.Process, int] = {}  # memory, of this round
         self._stopped = threading.Event()
@@ -290,14 +293,16 @@ class Looks:
 
     def _check_memory(self) -> None:
         first = self.process.popen.pid
-        total = sum(map(resident_bytes, self.processes))
+        numbers = [process.pid for process in self.processes]
+        unmapped = unmapped_bytes(numbers) if self.counts_unmapped else 0
+        total = unmapped + sum(map(resident_bytes, self.processes))
         others = [process for process in self.processes if process.pid != first]
         highest = max(map(highest_bytes, others), default=0)
-        of_others = max(highest, sum(map(resident_bytes, others)))
+        of_others = max(highest, unmapped + sum(map(resident_bytes, others)))
         self.peak_bytes_of_others = max(self.peak_bytes_of_others, of_others)
         highest = max([highest, *map(highest_bytes, self.processes)])
         if total > self.most_bytes:  # pages that forks share are in it many times
-            total = self._proportional_bytes(time.monotonic() + limits.CHECK_SECONDS)
+            total = unmapped + self._proportional_bytes(time.monotonic() + limits.CHECK_SECONDS)
         self.peak_bytes = max(self.peak_bytes, total, highest)
         if total > self.most_bytes:
             taken, free = total / 2**30, self.most_bytes / 2**30

@@ -195,6 +195,7 @@ def start_contestant(job: Job, level: str) -> Iterator[tuple[WatchedProcess, soc
         write=(live / "out", live / "cache", live / "tmp"),
         device=job.device,
         one_session=True,
+        mapped_only=True,
         file_bytes=limits.weight_bytes(job.arena),
     )
     argv = sandbox.confined_command([sys.executable, str(live / "code/train.py")], view, level)
@@ -202,6 +203,7 @@ def start_contestant(job: Job, level: str) -> Iterator[tuple[WatchedProcess, soc
     environment = contestant_environment(job) | {"RATCHET_REFEREE": str(theirs.fileno())}
     log, mark = live / "run.log", environment["RATCHET_RUN"]
     with ours, WatchedProcess(argv, environment, live / "code", log, mark, theirs) as process:
+        process.looks.counts_unmapped = "memory_gb" in job.limits
         yield process, ours
 
 
