@@ -3,7 +3,8 @@
 Only the simulation knows what an idea is worth. Every decision is made by the functions that the
 referee calls: ratchet/experiments/verdicts.py, and rule/looks.py for the former rule. All runs
 count: calibration, bar, search, trials, closing comparison. Unit: sigma, the true standard deviation
-of a run; scores are lower where better. Gains of ideas add up, unless a world says otherwise.
+of a run; scores are lower where better. Gains of ideas add up, unless a world says otherwise. Sources
+that run with the same seed have a part of their luck in common (ALIKE).
 """
 
 import math
@@ -16,11 +17,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ratchet.experiments import verdicts
 from ratchet.experiments.rule import looks
-from ratchet.experiments.rule.statistics import Noise, compare, moments, pool_noise
+from ratchet.experiments.rule.statistics import (
+    Noise,
+    compare,
+    compare_pairs,
+    moments,
+    pool_blocks,
+    pool_noise,
+)
 
 RUNS, CALIBRATION = 470, 5  # of a night; of them, before the first idea
 HARM = -0.5  # sigma: what gains less does harm
 CRASH = 0.1  # of a run: a preflight ends what crashes
+ALIKE = 0.5  # correlation of two sources' scores with one seed: budgets in seconds, quiet machine
 LOUD = 3.0  # sigma: spread of the runs of a noisy idea
 RUN_HOURS = 390 / 3600  # the former rule forgets by the hour
 
@@ -38,8 +47,9 @@ class Stop(NamedTuple):
 class Weather:
     """What a night's agent and machine bring, whatever the rule: ideas, luck, drift."""
 
-    def __init__(self, prior, chance, runs=RUNS, drift=None, tails=0, overlap=0.0):
+    def __init__(self, prior, chance, runs=RUNS, drift=None, tails=0, overlap=0.0, alike=ALIKE):
         self.runs, self.overlap = runs, overlap  # of merged gains, the share that is lost
+        self.of_seed, self.of_run = math.sqrt(alike), math.sqrt(1 - alike)  # weights of luck
         self.spent, self.ideas = 0.0, 0
         self.effects, marks = prior.draw(chance, 4 * runs), chance.random(4 * runs)
         self.crashes = (marks < prior.crashes).tolist()
@@ -47,6 +57,7 @@ class Weather:
         self.effects = self.effects.tolist()
         luck = chance.standard_t(tails, 4 * runs) if tails else chance.standard_normal(4 * runs)
         self.luck = iter((luck / math.sqrt(tails / (tails - 2)) if tails else luck).tolist())
+        self.seeds = iter(chance.standard_normal(4 * runs).tolist())  # the luck that each brings
         self.aside = iter(chance.standard_normal(8 * runs).tolist())  # of early readings
         self.drift = drift(chance, runs).tolist() if drift else [0.0] * (runs + 1)
 
@@ -61,14 +72,22 @@ class Weather:
     def drift_now(self):
         return self.drift[min(int(self.spent), self.runs)]
 
-    def score(self, level, spread=1.0):
+    def new_seed(self):
+        """A fresh seed, which is the luck that it brings to every source."""
+        return next(self.seeds)
+
+    def draw_luck(self, seed):
+        return self.of_seed * seed + self.of_run * next(self.luck)
+
+    def score(self, level, spread=1.0, seed=None):
         """The score of a run, which is spent."""
         self.spent += 1
-        return level + spread * next(self.luck) + self.drift_now()
+        luck = self.draw_luck(self.new_seed() if seed is None else seed)
+        return level + spread * luck + self.drift_now()
 
-    def first_score(self, level, spread, limit, stop):
+    def first_score(self, level, spread, limit, stop, seed):
         """The score of an idea's first run; None where it is stopped, since it reads above the limit."""
-        luck = spread * next(self.luck)
+        luck = spread * self.draw_luck(seed)
         own = math.sqrt(1 - stop.rho**2) * next(self.aside)
         reading = level - stop.bias_sd * next(self.aside)
         reading += stop.noise_sd * (stop.rho * luck + own) + self.drift_now()
@@ -105,21 +124,28 @@ class Tally:
 
 
 class Idea:
-    __slots__ = ("effect", "spread", "base", "gains", "running", "points", "began")
+    __slots__ = "effect", "spread", "base", "gains", "seeds", "running", "points", "began"
 
     def __init__(self, effect, spread, base, began):
         self.effect, self.spread, self.base, self.began = effect, spread, base, began
-        self.gains, self.running, self.points = [], False, 0.0
+        self.gains, self.seeds, self.running, self.points = [], set(), False, 0.0
 
 
 class Champion:
-    def __init__(self, level, scores):
-        self.level, self.scores, self.bar = level, list(scores), verdicts.bar_of(scores)
+    def __init__(self, level, runs):
+        self.level, self.scores = level, [score for _, score in runs]
+        self.bar = verdicts.bar_of(self.scores)
+        self.luck = {seed: score - self.bar.level for seed, score in runs}
+
+    def add(self, seed, score):
+        self.bar = self.bar.updated(score)
+        self.scores.append(score)
+        self.luck[seed] = score - self.bar.level
 
 
 class Trial:
     def __init__(self, ideas, overlap):
-        self.ideas, self.scores, self.asked = ideas, [], 0
+        self.ideas, self.runs, self.asked = ideas, [], 0  # runs: [(seed, score)]
         self.effect = sum(idea.effect for idea in ideas) * (1 - overlap * (len(ideas) > 1))
         self.spread = max(idea.spread for idea in ideas)
 
@@ -133,7 +159,8 @@ class Night:
 
     def __init__(self, weather, profile, stop=None, workers=1, path=False):
         self.weather, self.profile, self.stop, self.workers = weather, profile, stop, workers
-        self.champion = Champion(0.0, [weather.score(0.0) for _ in range(CALIBRATION)])
+        seeds = [weather.new_seed() for _ in range(CALIBRATION)]
+        self.champion = Champion(0.0, [(seed, weather.score(0.0, 1.0, seed)) for seed in seeds])
         self.squares, self.df = 0.0, 0  # of former champions' runs
         self.noise = pool_noise([self.champion.scores])
         self.open, self.hits, self.batches = [], [], []
@@ -191,20 +218,29 @@ class Night:
         self.champion.bar = self.champion.bar.drifted()
 
     def score_idea(self, idea):
-        """The score of an idea's run; None where it was stopped early."""
-        level, bar = idea.base.level - idea.effect, idea.base.bar
+        """(score, the champion's luck with its seed) of an idea's run; None where it was stopped.
+
+        An idea takes the seeds of its champion in an order of its own.
+        """
+        level, champion, weather = idea.base.level - idea.effect, idea.base, self.weather
+        unused = champion.luck.keys() - idea.seeds
+        order = {seed: hash((idea.began, seed)) for seed in unused}
+        seed = min(order, key=order.__getitem__) if order else weather.new_seed()
+        idea.seeds.add(seed)
+        luck = champion.luck.get(seed, 0.0)
         if not self.stop or idea.gains:
-            return self.weather.score(level, idea.spread)
-        limit = bar.level - self.stop.least * self.noise.sigma
-        return self.weather.first_score(level, idea.spread, limit, self.stop)
+            return weather.score(level, idea.spread, seed), luck
+        limit = champion.bar.level - self.stop.least * self.noise.sigma
+        score = weather.first_score(level, idea.spread, limit, self.stop, seed)
+        return score if score is None else (score, luck)
 
     def run_search(self, idea):
-        score, fresh = self.score_idea(idea), not idea.gains
+        run, fresh = self.score_idea(idea), not idea.gains
         idea.running = False
-        if score is None:
+        if run is None:
             return
         self.drift_bar()
-        bar = idea.base.bar
+        bar, score = idea.base.bar, verdicts.without_luck(*run)
         idea.gains.append(verdicts.gain_over(bar, score, self.noise.sigma))
         verdict = verdicts.decide_search(idea.gains, bar.variance, self.profile).verdict
         if verdict == "hit":
@@ -216,12 +252,12 @@ class Night:
             self.open += [idea] * fresh
 
     def run_champion(self, champion):
-        score = self.weather.score(champion.level)
+        seed = self.weather.new_seed()
+        score = self.weather.score(champion.level, 1.0, seed)
         self.drift_bar()
         if champion is not self.champion:  # another was kept while it ran
             return
-        champion.bar = champion.bar.updated(score)
-        champion.scores.append(score)
+        champion.add(seed, score)
         self.measuring = False
         self.pool_sigma()
 
@@ -232,11 +268,11 @@ class Night:
         self.noise = Noise(math.sqrt(squares / df), df)
 
     def run_trial(self, trial):
-        score = self.weather.score(self.champion.level - trial.effect, trial.spread)
+        seed, level = self.weather.new_seed(), self.champion.level - trial.effect
+        trial.runs.append((seed, self.weather.score(level, trial.spread, seed)))
         self.drift_bar()
-        trial.scores.append(score)
-        bar, noise = self.champion.bar, self.noise
-        verdict = verdicts.decide_trial(trial.scores, bar, noise, self.profile).verdict
+        bar, noise, scores = self.champion.bar, self.noise, [score for _, score in trial.runs]
+        verdict = verdicts.decide_trial(scores, bar, noise, self.profile).verdict
         if verdict:
             self.trial = None
         if verdict == "keep":
@@ -246,10 +282,10 @@ class Night:
 
     def keep_batch(self, trial):
         old, spent = self.champion, self.weather.spent
-        self.claimed += old.bar.level - moments(trial.scores)[0]
         self.squares += moments(old.scores)[1]
         self.df += len(old.scores) - 1
-        self.champion, self.measuring = Champion(old.level - trial.effect, trial.scores), False
+        self.champion, self.measuring = Champion(old.level - trial.effect, trial.runs), False
+        self.claimed += old.bar.level - self.champion.bar.level
         self.pool_sigma()
         for idea in trial.ideas:
             self.tally.count_keep(idea.effect, idea.spread)
@@ -258,12 +294,14 @@ class Night:
 
     def close_night(self):
         """The closing comparison, which is the night's claim."""
-        sides = {"A": (self.champion.level, []), "B": (0.0, [])}
-        for side in verdicts.CLOSING:
+        sides = {"A": (self.champion.level, {}), "B": (0.0, {})}
+        seeds = [self.weather.new_seed() for _ in verdicts.CLOSING[::2]]
+        for number, side in enumerate(verdicts.CLOSING):
             level, scores = sides[side]
-            scores.append(self.weather.score(level))
+            seed = seeds[number // 2]
+            scores[seed] = self.weather.score(level, 1.0, seed)
         new, old = sides["A"][1], sides["B"][1]
-        closing, tally = compare(new, old, pool_noise([new, old])), self.tally
+        closing, tally = compare_pairs(new, old, pool_blocks([new, old])), self.tally
         tally.closing, tally.low, tally.high = closing.gain, closing.low, closing.high
         tally.mark(self.weather.spent, self.claimed, -self.champion.level)
         return tally
@@ -277,7 +315,8 @@ def play_greedy(weather, stop=None, path=False):
         effect, spread, crashed = weather.next_idea()
         tally.count_idea(effect, spread, crashed)
         if stop:
-            score = weather.first_score(level - effect, spread, best - least, stop)
+            seed = weather.new_seed()
+            score = weather.first_score(level - effect, spread, best - least, stop, seed)
         else:
             score = weather.score(level - effect, spread)
         if score is not None and score < best:

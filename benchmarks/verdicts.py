@@ -13,7 +13,8 @@ rule    default, strict, bold; half, half_strict, half_bold: with first runs sto
         greedy (any lower number is kept), half_greedy, former (the rule before this one)
 world   a prior of ideas.py, or one with a condition: a_t3 (heavy tails), a_workers (8 at a time),
         a_loud (what has no effect is 3 times as noisy), a_some-loud (30 % of it is), b2_short (100
-        runs), b2_overlap (merged gains fall 30 % short of their sum), b2_better, b2_worse, b2_wave,
+        runs), b2_overlap (merged gains fall 30 % short of their sum), a_unlike, a_alike (sources
+        that share a seed correlate by 0 or 0.9 instead of 0.5), b2_better, b2_worse, b2_wave,
         b2_walk (the machine drifts by 3 sigma); nothing: no idea has an effect
 figure  true (gain, sigma), error (standard error of that), fdr (share of keeps without a gain),
         nulls_kept (share of ideas without a gain that were kept), loud_kept (of the noisy ones),
@@ -64,7 +65,13 @@ def slow_drift(shape):
 
 
 DRIFTS = {shape: slow_drift(shape) for shape in ("better", "worse", "wave", "walk")}
-CONDITIONS = {"t3": {"tails": 3}, "short": {"runs": 100}, "overlap": {"overlap": 0.3}}
+CONDITIONS = {
+    "unlike": {"alike": 0.0},
+    "alike": {"alike": 0.9},
+    "t3": {"tails": 3},
+    "short": {"runs": 100},
+    "overlap": {"overlap": 0.3},
+}
 CONDITIONS |= {shape: {"drift": drift} for shape, drift in DRIFTS.items()}
 NOISY = {"loud": 1.0, "some-loud": 0.3}
 POINTS = "default strict bold half half_strict half_bold".split()
@@ -102,6 +109,8 @@ def cases():
     worlds |= dict.fromkeys(
         "a_t3 b_t3 a_loud a_some-loud small".split(), ["default", "strict", "greedy", "former"]
     )
+    seeds = [f"{prior}_{how}" for prior in ("a", "b", "b2") for how in ("unlike", "alike")]
+    worlds |= dict.fromkeys(seeds, ["default", "strict", "half"])
     worlds |= dict.fromkeys(["e5", "e10"], ["default", "half", "greedy", "former"])
     worlds |= dict.fromkeys([f"b2_{shape}" for shape in DRIFTS], ["default", "greedy"])
     worlds |= dict.fromkeys(["a_workers", "b_workers", "b2_overlap"], ["default"])
@@ -161,7 +170,12 @@ def measure(seed=0, count=400, processes=PROCESSES, pairs=None):
 
 def constants():
     profiles = {name: profile._asdict() for name, profile in verdicts.PROFILES.items()}
-    return {"DRIFT": verdicts.DRIFT, "CLOSING": verdicts.CLOSING, "PROFILES": profiles}
+    return {
+        "DRIFT": verdicts.DRIFT,
+        "SEED_SHARE": verdicts.SEED_SHARE,
+        "CLOSING": verdicts.CLOSING,
+        "PROFILES": profiles,
+    }
 
 
 def claims_of(figures):
@@ -234,6 +248,8 @@ def rules_table(figures):
 CONDITION_NAMES = {
     "a": "a, calm",
     "a_t3": "a, heavy tails (t3)",
+    "a_unlike": "a, a seed says nothing",
+    "a_alike": "a, correlation of 0.9 with one seed",
     "a_workers": "a, 8 runs at a time",
     "a_loud": "a, what has no effect is 3 times as noisy",
     "a_some-loud": "a, 30 % of what has no effect is 3 times as noisy",

@@ -1,6 +1,6 @@
 """The verbs that change no champion: compare, audit, and the comparison that closes a night."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ratchet.arena.files import Refused
@@ -17,6 +17,7 @@ from ratchet.referee.source import Source
 
 # What experiments on several sources are scored on.
 SPLITS = {"compare": ("val",), "closing": ("val",), "audit": ("val", "test")}
+Scores = Mapping[int, float]  # {seed: score} of an arm
 CLOSING_SEEDS = len(verdicts.CLOSING) // 2  # of the last champion and of the baseline each
 
 
@@ -94,16 +95,32 @@ def compare_with_first(
 ) -> list[tuple[list[float], Comparison | None]]:
     """(scores, how they compare with those of arm 0) of each arm of a comparison or an audit.
 
-    Sigma is that of its own runs. A gain above 0 means better than arm 0, for which it is None.
+    Sigma is that of its own runs; where all arms ran the same seeds, what these explain is left
+    out. A gain above 0 means better than arm 0, for which it is None.
     """
     runs = [run for run in e.runs if is_valid(run) and run["phase"] == e.role]
-    scores = [[bpb(run, split) for run in runs if run["arm"] == arm] for arm in range(len(e.arms))]
-    noise, first = statistics.pool_noise(scores), scores[0]
-    pairs: list[tuple[list[float], Comparison | None]] = [(first, None)]
-    for others in scores[1:]:
-        is_known = others and first and noise.df
-        pairs.append((others, statistics.compare(others, first, noise) if is_known else None))
+    arms = [
+        {run["seed"]: bpb(run, split) for run in runs if run["arm"] == arm}
+        for arm in range(len(e.arms))
+    ]
+    pairs: list[tuple[list[float], Comparison | None]] = [([*arms[0].values()], None)]
+    for others in arms[1:]:
+        pairs.append(([*others.values()], compare_arms(others, arms[0], arms)))
     return pairs
+
+
+def compare_arms(candidate: Scores, champion: Scores, arms: Sequence[Scores]) -> Comparison | None:
+    """How two arms compare, with the noise of all; None while that is unknown.
+
+    In older ledgers the arms of a closing comparison had seeds of their own.
+    """
+    blocks = statistics.pool_blocks([scores for scores in arms if scores])
+    if blocks.df and candidate and champion:
+        return statistics.compare_pairs(candidate, champion, blocks)
+    noise = statistics.pool_noise([[*scores.values()] for scores in arms])
+    if not (noise.df and candidate and champion):
+        return None
+    return statistics.compare([*candidate.values()], [*champion.values()], noise)
 
 
 def claim_of(campaign: Campaign) -> Experiment | None:
@@ -136,7 +153,7 @@ def close_night(session: Session, by: str) -> Experiment:
 
 
 def compare_with_baseline(session: Session, role: str, seeds: int, **remarks: Any) -> Experiment:
-    """Run the last champion and the baseline with fresh seeds, in turns (ABBA), against drift."""
+    """Run the last champion and the baseline with the same fresh seeds, in turns (ABBA)."""
     kept = session.read_campaign().kept
     if len(kept) < 2 or seeds < MIN_SEEDS:
         raise Refused(
@@ -153,8 +170,12 @@ def compare_with_baseline(session: Session, role: str, seeds: int, **remarks: An
         turns = (verdicts.CLOSING * seeds)[: 2 * seeds]
         for number, letter in enumerate(turns):
             arm = int(letter == "A")  # the baseline is arm 0: gains are those of the champion
-            if len(valid_or_failed(session.experiment(n), arm)) < turns[: number + 1].count(letter):
-                session.run_arm(n, arm, role, arms[arm], splits=SPLITS[role])
+            done, other = (valid_or_failed(session.experiment(n), each) for each in (arm, 1 - arm))
+            if len(done) < turns[: number + 1].count(letter):
+                options: dict[str, Any] = {"splits": SPLITS[role]}
+                if len(other) > len(done):
+                    options["seed"] = other[len(done)]["seed"]  # that of its pair
+                session.run_arm(n, arm, role, arms[arm], **options)
         e = session.experiment(n)
         return session.close_experiment(n, Verdict("audited", describe_closing(e, arms, seeds)))
 

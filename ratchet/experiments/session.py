@@ -174,7 +174,7 @@ class Session:
         may_stop = self.half_stop and phase == "search" and not e.scores(CANDIDATE)
         return Job(
             source,
-            seed=e.next_seed(),
+            seed=self.choose_seed(e, phase),
             budget=self.budget,
             arena=self.arena,
             target=self.home / "runs" / str(e.n) / f"{len(e.runs)}-{phase}-{arm}",
@@ -182,6 +182,14 @@ class Session:
             milestones=self.champion_milestones(e) if may_stop else (),
             limits=self.limits,
         )
+
+    def choose_seed(self, e: Experiment, phase: str) -> int:
+        """The seed of an experiment's next run: in a search one that the champion has had."""
+        search = (
+            Campaign(self.experiments(), e.comparison_key).search if phase == "search" else None
+        )
+        shared = search.shared_seed(e.n) if search else None
+        return e.next_seed() if shared is None else shared
 
     def champion_milestones(self, e: Experiment) -> tuple[Milestone, ...]:
         """Of the champion's latest runs: what a run that can catch up has reached by then."""

@@ -12,6 +12,8 @@ SIGMA = 0.01
 class Runs:
     """Stands in for referee.run: a score from the source and the seed; counts and remembers jobs.
 
+    Half of the variance between runs comes from the seed, whatever the source.
+
     The numbers that begin a line of the source with QUALITY or GAIN are its quality, those with LUCK
     count in a search alone.
     """
@@ -30,7 +32,8 @@ class Runs:
         status = (re.findall('STATUS = "(.*)"', text) or ["ok"])[0]
         names = "QUALITY|GAIN_.|LUCK_." if "-search-" in str(job.target) else "QUALITY|GAIN_."
         quality = sum(map(float, re.findall(f"^(?:{names}) = (.*)", text, re.M)))
-        bpb = 2 - quality + self.sigma * self.order.normal()
+        luck = np.random.default_rng(job.seed).normal() + self.order.normal()
+        bpb = 2 - quality + self.sigma * luck / np.sqrt(2)
         facts = describe_device(job.device) | job.source.describe_source()
         facts |= {
             "seed": job.seed,

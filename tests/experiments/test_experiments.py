@@ -122,11 +122,31 @@ def test_a_real_gain_is_kept_and_is_what_the_next_must_beat(calibrated, runs):
     assert champion() == better == head(f"refs/ratchet/{e.n}") == head(f"refs/ratchet/{trial.n}")
     assert (phases(e), phases(trial)) == (["search"], ["trial"] * STRICT.runs)
     assert {run["phase"] for run in e.runs + trial.runs if run["arm"] == 1} <= {"bar"}
-    assert len({job.seed for job in runs.jobs}) == len(runs.jobs)
     assert e.profile == trial.profile == STRICT._asdict() and e.reason.startswith("better: fresh")
     commit("back to the old one", quality=1.0, more="x = 1")
     assert trials.decide_idea(open_session(), "worse than the new one").verdict == "out"
     assert problems() == []
+
+
+def test_a_search_takes_seeds_of_the_champion_and_a_trial_fresh_ones(calibrated, runs):
+    commit("better", quality=1.0 + 5 * SIGMA)
+    e = trials.decide_idea(open_session(), "a better one")
+    baseline, first, *fresh = [{run["seed"] for run in runs_of(e)} for e in stages(e)]
+    assert len(baseline) == 5 and first < baseline and len(first) == 1
+    assert [len(seeds) for seeds in fresh] == [STRICT.runs] and not fresh[0] & baseline
+    commit("better still", quality=1.0 + 9 * SIGMA)
+    e = trials.decide_idea(open_session(), "a better one still")
+    assert {run["seed"] for run in runs_of(e)} < fresh[0]  # the new champion's
+
+
+def stages(e):
+    """The calibration, an idea, its trial."""
+    return open_session().experiment(1), e, trial_of(e)
+
+
+def runs_of(e):
+    """The runs of its own source."""
+    return [run for run in e.runs if run["arm"] == 0]
 
 
 def test_a_harmful_change_costs_one_run(calibrated, runs):

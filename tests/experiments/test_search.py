@@ -18,6 +18,7 @@ from ratchet.experiments.verdicts import (
     DEFAULT,
     DRIFT,
     PROFILES,
+    SEED_SHARE,
     STRICT,
     TIE_RUNS,
     Bar,
@@ -52,11 +53,12 @@ class Lines:
         self.add("opens", n, role=role, arms=arms, parent=sources[-1], **more)
         return n
 
-    def run(self, n, arm, phase, bpb=None, status="ok", shared=False):
-        """A run's line: of a score, or of how it failed."""
+    def run(self, n, arm, phase, bpb=None, status="ok", shared=False, seed=None):
+        """A run's line: of a score, or of how it failed; the seed is a fresh one by default."""
         e = self.experiments[n]
         run = {"arm": arm, "phase": phase, "status": status, "reason": "why", "shared": shared}
         run |= {"busy": False, "budget": e.budget, "file": e.arms[arm]["file"]}
+        run["seed"] = len(self.rows) if seed is None else seed
         if status == "ok":
             run["val"] = {"nats": bpb * math.log(2) * 1000, "bytes": 1000}
         return self.add("run", n, **run)
@@ -93,7 +95,7 @@ def calibrated(*ideas, profile=TWO, **more):
     lines = Lines()
     lines.calibrate([1.5 + SIGMA * math.sqrt(2) * way for way in (-1, 1, 0, 0, 0)])
     for name in ideas:
-        lines.open("try", name, BASELINE, profile=profile._asdict(), **more)
+        lines.open("try", name, BASELINE, salt=name, profile=profile._asdict(), **more)
     return lines
 
 
@@ -131,6 +133,48 @@ def test_only_the_champions_own_runs_move_its_bar():
     lines.run(2, CHAMPION, "bar", status="crash")
     lines.run(2, CHAMPION, "bar", 1.9, shared=True)
     assert search.bars == before
+
+
+def test_a_part_of_the_champions_luck_with_a_seed_is_expected_of_an_idea():
+    lines = calibrated("idea")
+    search = lines.search
+    luck = dict(search.luck[BASELINE])
+    assert len(luck) == 5 and sum(luck.values()) == pytest.approx(0)
+    seed, least = min(luck.items(), key=lambda pair: pair[1])
+    lines.run(2, CANDIDATE, "search", 1.5 + least, seed=seed)
+    expected = -(1 - SEED_SHARE) * least / SIGMA
+    assert search.pursuits[2].gains == pytest.approx([expected]) and luck == search.luck[BASELINE]
+    lines.run(2, CANDIDATE, "search", 1.47)  # on a fresh seed
+    assert search.pursuits[2].gains[1] == pytest.approx(3)
+    run = lines.run(2, CHAMPION, "bar", 1.6)
+    assert search.luck[BASELINE][run["seed"]] == pytest.approx(
+        1.6 - search.bars[BASELINE].level, abs=0.01
+    )
+
+
+def test_each_idea_takes_all_seeds_of_its_champion_in_an_order_of_its_own():
+    lines, orders = calibrated(*"abcdefgh"), []
+    seeds = {*lines.search.luck[BASELINE]}
+    for n in range(2, 10):
+        order: list[int] = []
+        while (seed := lines.search.shared_seed(n)) is not None:
+            lines.run(n, CANDIDATE, "search", 1.5, shared=True, seed=seed)  # does not count
+            assert lines.search.shared_seed(n) == seed
+            lines.run(n, CANDIDATE, "search", 1.5, seed=seed)
+            order.append(seed)
+        assert len(order) == 5 and {*order} == seeds
+        orders.append(order)
+    assert len({*map(tuple, orders)}) == 8
+    lines.run(2, CHAMPION, "bar", 1.5, seed=77)
+    assert {lines.search.shared_seed(n) for n in range(2, 10)} == {77}
+
+
+def test_a_new_champion_has_the_seeds_of_its_trial():
+    lines = hits("one")
+    assert hold_trial(lines, [2], 1.45) == "keep"
+    trial = lines.experiments[max(lines.experiments)]
+    luck = lines.search.luck[lines.search.champion]
+    assert luck == {run["seed"]: pytest.approx(0) for run in trial.runs if run["arm"] == CANDIDATE}
 
 
 def test_points_decide_a_search():
@@ -292,7 +336,7 @@ class RandomLines(Lines):
         self.level = {BASELINE: 1.5}  # bpb, of each source
         self.drift = self.chance.choice([0, 0, 0.02 * SIGMA])  # of all levels, a line
         self.seen = Counter()
-        self.calibrate([self.draw_score(BASELINE) for _ in range(5)])
+        self.calibrate([self.draw_score(BASELINE, 1 + i) for i in range(5)])
         for _ in range(self.chance.choice((1, 1, 2))):
             self.hold_night(self.chance.randint(1, 8), lines=self.chance.randint(20, 50))
 
@@ -301,9 +345,9 @@ class RandomLines(Lines):
         self.seen[name] += happens
         return happens
 
-    def draw_score(self, source):
-        drift = self.drift * len(self.rows)
-        return self.level[source] + drift + SIGMA * self.chance.gauss(0, 1)
+    def draw_score(self, source, seed):
+        drift, of_seed = self.drift * len(self.rows), random.Random(seed).gauss(0, 0.7)
+        return self.level[source] + drift + SIGMA * (self.chance.gauss(0, 0.7) + of_seed)
 
     def hold_night(self, devices, lines):
         end = len(self.rows) + lines
@@ -360,7 +404,10 @@ class RandomLines(Lines):
             if is_first and self.happens("stopped", 0.1):
                 status = "stopped"
             shared = self.happens("disturbed", 0.05)
-            run = self.run(n, arm, phase, self.draw_score(source), status, shared)
+            seed = self.search.shared_seed(n) if phase == "search" else None
+            seed = len(self.rows) if seed is None else seed
+            score = self.draw_score(source, seed)
+            run = self.run(n, arm, phase, score, status, shared, seed)
 
     def hold_trials(self, is_last=False):
         if self.holds_trial:

@@ -2,9 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from ratchet.experiments.rule.statistics import Noise, compare, pool_noise, sigma_range
+from ratchet.experiments.rule.statistics import (
+    Noise,
+    compare,
+    compare_pairs,
+    pool_blocks,
+    pool_noise,
+    sigma_range,
+)
 
 KNOWN = Noise(1.0, 50)
 
@@ -51,3 +59,39 @@ def test_the_range_of_sigma_is_that_of_chi_squared():
     low, high = sigma_range(Noise(2.0, 4))
     assert low == pytest.approx(2 * math.sqrt(4 / 11.1433))  # quantiles from a table
     assert high == pytest.approx(2 * math.sqrt(4 / 0.484419))
+
+
+def test_what_seeds_explain_is_left_out_of_a_comparison():
+    """Two arms on three seeds: differences 1, 2, 3; by hand their mean is 2, their sd 1."""
+    champion, candidate = {1: 5.0, 2: 9.0, 3: 1.0}, {3: -2.0, 1: 4.0, 2: 7.0}
+    noise = pool_blocks([champion, candidate])
+    assert noise == (pytest.approx(1 / math.sqrt(2)), 2)
+    comparison = compare_pairs(candidate, champion, noise)
+    assert (comparison.gain, comparison.n) == (pytest.approx(2), 3)
+    assert comparison.error == pytest.approx(1 / math.sqrt(3))
+    assert comparison.high - 2 == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+
+
+def test_blocks_agree_with_a_two_way_analysis_of_variance():
+    """Residuals from the sums of squares of arms and seeds, as in any textbook."""
+    scores = np.random.default_rng(3).normal(size=(4, 6))
+    arms = [dict(zip(range(9, 15), row)) for row in scores.tolist()]
+    arms[2][99] = 1e9  # a seed that the others did not run
+    residuals = scores - scores.mean(0) - scores.mean(1)[:, None] + scores.mean()
+    noise = pool_blocks(arms)
+    assert noise.df == 15 and noise.sigma == pytest.approx(math.sqrt((residuals**2).sum() / 15))
+
+
+def test_an_arm_that_is_noisier_is_measured_by_its_own_differences():
+    calm = [{seed: 0.01 * (seed * arm % 3) for seed in range(4)} for arm in (1, 2, 4, 5)]
+    noisy = {seed: (-1.0) ** seed for seed in range(4)}
+    noise = pool_blocks([*calm, *calm, noisy])
+    own = np.std([calm[0][seed] - noisy[seed] for seed in range(4)], ddof=1) / 2
+    assert compare_pairs(noisy, calm[0], noise).error == pytest.approx(own)
+
+
+@pytest.mark.parametrize("arms", [[], [{1: 1.0}], [{1: 1.0}, {1: 2.0}], [{1: 1.0, 2: 2.0}] * 1])
+def test_without_two_seeds_in_common_blocks_know_nothing(arms):
+    assert pool_blocks(arms).df == 0 and math.isnan(pool_blocks(arms).sigma)
+    with pytest.raises(ValueError, match="two seeds"):
+        compare_pairs({1: 1.0}, {1: 2.0}, pool_blocks(arms))

@@ -21,10 +21,10 @@ from test_experiments import (  # noqa: F401
 
 from ratchet import commits
 from ratchet.arena.files import Refused, sha256
-from ratchet.experiments import comparisons, sources, trials, verbs
+from ratchet.experiments import comparisons, sources, trials, verbs, verdicts
 from ratchet.experiments.campaign import is_selected
 from ratchet.experiments.ledger import Broken
-from ratchet.experiments.verdicts import CLOSING, TIE_RUNS, Profile
+from ratchet.experiments.verdicts import CLOSING, SEED_SHARE, TIE_RUNS, Profile
 
 THREE = Profile("three", step=1.0, hit=0.5, batch=3, runs=4, z=1.5, most_variance=0.25)
 MUCH = 9 * SIGMA
@@ -199,9 +199,10 @@ def test_an_idea_from_before_a_champion_is_merged_with_it(base):
     after = open_session().experiment(4).closes["line"]
     assert not [run for run in late.runs if run["line"] > after and run["phase"] == "bar"]
     search = open_session().read_campaign().search
-    gains = search.pursuits[late.n].gains
-    level = search.bars[late.arms[1]["source"]].level
-    assert gains[-1] == pytest.approx((level - late.scores(0)[-1]) / search.noise.sigma)
+    gains, base_source = search.pursuits[late.n].gains, late.arms[1]["source"]
+    level, luck = search.bars[base_source].level, search.luck[base_source]
+    score = late.scores(0)[-1] - SEED_SHARE * luck[late.runs[-1]["seed"]]
+    assert gains[-1] == pytest.approx((level - score) / search.noise.sigma)
     if late.verdict == "hit":
         assert hold_trials(is_last=True)[0][0] == late.n
         assert parents_of(all_trials()[-1].arms[0]["commit"])[1] == late.arms[0]["commit"]
@@ -271,8 +272,9 @@ def level_of_champion():
 
 
 @pytest.mark.parametrize("gain, verdict", [(0.6, "keep"), (-0.4, "withdrawn"), (-3, "out")])
-def test_less_code_that_is_as_good_is_kept(base, runs, gain, verdict):  # noqa: F811
+def test_less_code_that_is_as_good_is_kept(base, runs, gain, verdict, monkeypatch):  # noqa: F811
     runs.sigma, sigma = 0, open_session().read_campaign().noise().sigma
+    monkeypatch.setattr(verdicts, "SEED_SHARE", 0.0)  # as these runs have no luck
     smaller = commit_smaller(base, level_of_champion() + gain * sigma)
     e = trials.decide_idea(open_session(), "less code", name=smaller)
     assert e.verdict == verdict and e.may_tie and problems() == []
@@ -324,7 +326,10 @@ def test_the_claim_is_a_comparison_with_the_baseline_in_turns(kept, runs):  # no
     assert gain.low < 0.1 < gain.high and (gain.n, gain.m) == (4, 4)
     campaign = open_session().read_campaign()
     assert comparisons.claim_of(campaign).n == e.n and not comparisons.needs_closing(campaign)
-    assert len({job.seed for job in runs.jobs}) == len(runs.jobs) and problems() == []
+    seeds = [run["seed"] for run in e.runs]
+    assert seeds[::2] == seeds[1::2] and len({*seeds}) == 4  # each seed on both sides, in turn
+    earlier = {job.seed for job in runs.jobs[:-8]}
+    assert not earlier & {*seeds} and problems() == []
 
 
 def test_a_later_champion_is_not_claimed_by_an_earlier_comparison(kept):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from ratchet.arena.files import sha256
 from ratchet.experiments import verdicts
 from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, Row, bpb, is_valid
 from ratchet.experiments.rule.failures import failed_verdict
@@ -27,7 +28,8 @@ class Pursuit:
     """What is known of an idea, or of a trial, after some lines."""
 
     experiment: Experiment
-    scores: list[float] = field(default_factory=list)  # of its valid runs
+    seeds: list[int] = field(default_factory=list)  # of its valid runs
+    scores: list[float] = field(default_factory=list)  # of these; in a search without luck
     gains: list[float] = field(default_factory=list)  # of these, in sigma over the bar of then
     failure: Verdict | None = None
     bar: Bar = Bar(math.nan, math.inf)  # what it was held against last
@@ -52,6 +54,7 @@ class Search:
         self.experiments = experiments  # what they were opened with; their runs are not looked at
         self.champion = ""  # its source
         self.bars: dict[str, Bar] = {}  # {source of a champion: its level}
+        self.luck: dict[str, dict[int, float]] = {}  # {source: {seed: score - level}} of these
         self.tracker = NoiseTracker()
         self.pursuits: dict[int, Pursuit] = {}
         self.stopped = 0  # runs in a row
@@ -84,16 +87,22 @@ class Search:
         if not is_valid(run) or run["budget"] != e.budget:
             return
         source, score, phase = e.arms[run["arm"]]["source"], bpb(run), run["phase"]
-        if phase in ("search", "trial"):
-            pursuit.bar, pursuit.noise = self.bars[pursuit.base], self.noise
-            pursuit.scores.append(score)
-            pursuit.gains.append(verdicts.gain_over(pursuit.bar, score, self.noise.sigma))
-        elif phase == "calibrate":
-            pursuit.scores.append(score)
+        if phase in ("search", "trial", "calibrate"):
+            self._add_score(pursuit, phase, run["seed"], score)
         elif phase in LEVEL_PHASES and source in self.bars:
             self.bars[source] = self.bars[source].updated(score)
+            self.luck[source][run["seed"]] = score - self.bars[source].level
             self.tracker.add(source, score)
         self.bars = {name: bar.drifted() for name, bar in self.bars.items()}
+
+    def _add_score(self, pursuit: Pursuit, phase: str, seed: int, score: float) -> None:
+        if phase == "search":
+            score = verdicts.without_luck(score, self.luck[pursuit.base].get(seed, 0.0))
+        pursuit.seeds.append(seed)
+        pursuit.scores.append(score)
+        if phase != "calibrate":
+            pursuit.bar, pursuit.noise = self.bars[pursuit.base], self.noise
+            pursuit.gains.append(verdicts.gain_over(pursuit.bar, score, self.noise.sigma))
 
     def _add_verdict(self, pursuit: Pursuit, row: Row) -> None:
         e = pursuit.experiment
@@ -107,7 +116,9 @@ class Search:
                 self.pursuits[n].alone = True
         if row["verdict"] in ("baseline", "keep"):
             self.champion = e.arms[CANDIDATE]["source"]
-            self.bars[self.champion] = verdicts.bar_of(pursuit.scores)
+            bar = self.bars[self.champion] = verdicts.bar_of(pursuit.scores)
+            runs = zip(pursuit.seeds, pursuit.scores)
+            self.luck[self.champion] = {seed: score - bar.level for seed, score in runs}
             for score in pursuit.scores:
                 self.tracker.add(self.champion, score)
 
@@ -134,6 +145,16 @@ class Search:
         if pursuit.base == self.champion and self._is_vague(pursuit):
             return CHAMPION, "bar"
         return CANDIDATE, "trial" if is_trial else "search"
+
+    def shared_seed(self, n: int) -> int | None:
+        """The seed of an idea's next run: one that its champion has had, None if all were used.
+
+        Each idea has its own order of them, so that none decides on all ideas.
+        """
+        pursuit = self.pursuits[n]
+        unused = self.luck[pursuit.base].keys() - pursuit.seeds
+        salt = pursuit.experiment.salt
+        return min(unused, key=lambda seed: sha256(f"{salt} {seed}".encode()), default=None)
 
     def _is_vague(self, pursuit: Pursuit) -> bool:
         """Whether the champion must run before another candidate does."""

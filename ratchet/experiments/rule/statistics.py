@@ -10,7 +10,7 @@ Five runs of calibration are 4 degrees of freedom, so sigma itself is uncertain,
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -101,6 +101,39 @@ def compare(candidate: Sequence[float], champion: Sequence[float], noise: Noise)
     (mean, squares), (level, _) = moments(candidate), moments(champion)
     error = larger_spread(n, squares, noise) * math.sqrt(1 / n + 1 / m)
     return describe_gain(level - mean, error, noise, n, m)
+
+
+def compare_pairs(
+    candidate: Mapping[int, float], champion: Mapping[int, float], noise: Noise
+) -> Comparison:
+    """The gain on the seeds that both ran, as {seed: score}; noise: of pool_blocks().
+
+    What a seed does to both of them cancels, and so does slow drift. Raises ValueError without two
+    seeds in common.
+    """
+    seeds = sorted(candidate.keys() & champion.keys())
+    if not (noise.df > 0 and math.isfinite(noise.sigma) and seeds):
+        raise ValueError("a comparison needs at least two seeds that both ran")
+    gain, squares = moments([champion[seed] - candidate[seed] for seed in seeds])
+    n = len(seeds)
+    error = math.sqrt(2 / n) * larger_spread(n, squares / 2, noise)
+    return describe_gain(gain, error, noise, n, n)
+
+
+def pool_blocks(arms: Sequence[Mapping[int, float]]) -> Noise:
+    """Sigma of what seeds don't explain, from arms that ran the same seeds, as {seed: score} each.
+
+    The residual of a two-way analysis of variance with seeds as blocks (Fisher 1925): a arms and n
+    seeds have (a - 1)(n - 1) degrees of freedom.
+    """
+    seeds = sorted(set.intersection(*(set(scores) for scores in arms))) if arms else []
+    if len(arms) < 2 or len(seeds) < 2:
+        return Noise(math.nan, 0)
+    df = (len(arms) - 1) * (len(seeds) - 1)
+    by_arm = [moments([scores[seed] for seed in seeds]) for scores in arms]
+    by_seed = [moments([scores[seed] for scores in arms])[0] for seed in seeds]
+    squares = math.fsum(squares for _, squares in by_arm) - len(arms) * moments(by_seed)[1]
+    return Noise(math.sqrt(max(squares, 0.0) / df), df)
 
 
 class NoiseTracker:
