@@ -10,7 +10,7 @@ from ratchet.experiments.rule.statistics import Comparison
 NO_CLAIM = "no claim yet: `ratchet audit` measures it"
 SELECTED = "selected: the runs that chose it, no claim"
 # The share of a profile's keeps without effect. Simulated: benchmarks/verdicts.py, prior b2.
-NULL_KEEPS = {"strict": "under 1 %", "default": "about 11 %", "bold": "about 19 %"}
+NULL_KEEPS = {"strict": "under 1 %", "default": "7 to 12 %", "bold": "15 to 19 %"}
 
 
 def format_gain(comparison: Comparison | None) -> str:

@@ -134,7 +134,8 @@ def test_a_trial_worked_by_hand():
         != "keep"
     )
     reason = decide_trial([4.0] * 5, Bar(5.0, 0.05), KNOWN, STRICT._replace(runs=5)).reason
-    assert reason == "better: fresh gain 1.00000 ± 0.98117 bpb (95 %), 1.0 sigma, in 5 runs"
+    gain = "fresh gain 1.00000 ± 0.98117 bpb (95 %), 1.0 sigma, in 5 runs"
+    assert reason == f"better: {gain}; 0.80071 bpb were asked for"
 
 
 def test_a_better_candidate_is_never_judged_worse():
@@ -265,6 +266,7 @@ def test_the_published_figures_are_of_this_rule():
 LEAST = {  # true gain
     "default": {"a": 22, "b": 23, "b2": 30.5, "a_t3": 24, "b_t3": 22},
     "strict": {"a": 17.5, "b": 15.5, "b2": 20.5},
+    "half": {"a": 29, "b": 33, "b2": 43},
 }
 MOST = {  # keeps without effect
     "default": {"b": 0.11, "b2": 0.11, "e": 0.11},
