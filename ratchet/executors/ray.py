@@ -116,9 +116,10 @@ class RayExecutor(Executor):
         return RayTask(self, verb, job)
 
     def nodes(self) -> dict[str, int]:
-        """{id: how many runs at a time} of the nodes that are alive."""
-        alive = [node for node in self.ray.nodes() if node["Alive"]]
-        return {node["NodeID"]: int(node["Resources"].get("GPU", 0)) or 1 for node in alive}
+        """{id: how many runs at a time} of living nodes; a head may only direct."""
+        alive = [(node["NodeID"], node["Resources"]) for node in self.ray.nodes() if node["Alive"]]
+        runs = {name: int(has.get("GPU", 0) or "CPU" in has) for name, has in alive}
+        return {name: number for name, number in runs.items() if number}
 
     def call_node(self, node: str, *call: Any) -> Any:
         """Have a node call a function; returns Ray's reference. A dead node fails at once."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -264,6 +265,14 @@ def test_the_gpu_that_ray_gave_is_the_one_that_is_used(visible, name, number, mo
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert ray.gpu_number(name) == number
+
+
+def test_a_ray_node_has_a_run_for_each_gpu_or_one_for_its_cpu_or_none():
+    resources = {"gpus": {"CPU": 8, "GPU": 2.0}, "cpu": {"CPU": 8.0}, "head": {"memory": 1.0}}
+    known = [{"NodeID": name, "Alive": True, "Resources": has} for name, has in resources.items()]
+    known.append({"NodeID": "dead", "Alive": False, "Resources": {"CPU": 1.0}})
+    executor = SimpleNamespace(ray=SimpleNamespace(nodes=lambda: known))
+    assert ray.RayExecutor.nodes(executor) == {"gpus": 2, "cpu": 1}
 
 
 def test_why_a_slurm_job_waits_is_told_and_a_controller_may_be_away(
