@@ -61,6 +61,7 @@ COMMANDS = {line: name for name, page in PAGES.items() for line in commands_of(p
 # --------------------------------------------------------------------------------------------------
 # Commands
 
+OWN_RESEARCH = "docs/own-research.md"  # test_own_research.py runs it whole
 RUNNABLE = [  # by test_commands_work_in_this_order
     "uv run train.py",
     "uv run prepare.py --text my_corpus/ --arena mine",
@@ -85,6 +86,12 @@ OTHERS = [  # of other programs
     r"uv sync --extra (\w+)",
     r"uv sync --group flash4",
     r"uv run ray start (--head|--address=HERE:6379)",
+    r"sky launch -c night --env REPOSITORY=\S+ examples/clusters/skypilot\.yaml",
+    r"docker build -t \S+ -f examples/clusters/Dockerfile \.",
+    r"kubectl apply -f examples/clusters/rayjob\.yaml",
+    r"sbatch examples/clusters/night\.sbatch( --.+)?",
+    r"git fetch night:research .refs/ratchet/\*:refs/ratchet/\*.",
+    r"scp night:research/ledger\.jsonl \.",
     r"git clone \. \.\./pocket-night && cd \.\./pocket-night",
     r'git fetch examples/pocket-night/sources\.bundle "refs/ratchet/\*:refs/ratchet/\*"',
     r"cp examples/pocket-night/ledger\.jsonl \.",
@@ -118,6 +125,7 @@ def is_tested(command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_tested(command):
     known = command in RUNNABLE or any(re.fullmatch(pattern, command) for pattern in OTHERS)
+    known |= COMMANDS[command] == OWN_RESEARCH and not command.startswith("uv run ratchet")
     assert known or is_tested(command) or is_benchmark(command) or is_verb(command), COMMANDS[
         command
     ]
@@ -196,7 +204,8 @@ def test_every_option_is_known():
         code |= set(re.findall(pattern, path.read_text(encoding="utf-8")))
     others = {"--all-extras", "--extra", "--group"}  # of uv
     others |= {"--head", "--address", "--nproc-per-node", "--cpuset-cpus", "--cpus", "--help"}
-    others |= {"--cpus-per-task", "--mem"}  # of sbatch
+    others |= {"--cpus-per-task", "--mem", "--test-only", "--env"}  # of sbatch and sky
+    others |= {"--source", "--staged", "--worktree", "--allow-empty", "--glob", "--not"}  # of git
     others |= {"--update", "--gpus"}  # of wsl and docker
     others |= {"--permission-mode", "--output-format", "--sandbox", "--approval-mode"}  # of agents
     others |= {"--model", "--format", "--message-file", "--skip-trust", "--yes-always"}
@@ -303,7 +312,7 @@ def test_paths_exist(name):
 def test_every_page_is_in_the_index():
     index = PAGES["docs/README.md"]
     pages = {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}
-    assert pages == set(re.findall(r"^\| \[\w+\]\((\w+\.md)\)", index, re.M))
+    assert pages == set(re.findall(r"^\| \[[\w ]+\]\(([\w-]+\.md)\)", index, re.M))
     assert all(f"](docs/{page})" in PAGES["README.md"] for page in pages)
 
 
