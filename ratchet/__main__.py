@@ -526,10 +526,13 @@ def report(
     to: Annotated[
         Path, typer.Option(help="Folder for report.html and progress*.png. Default: runs/.")
     ] = None,
+    plotly: Annotated[
+        Path, typer.Option(help="A file for plotly, shared by pages. Default: it is in the page.")
+    ] = None,
 ):
     """Write the ledger as a page that needs no network, and as a picture."""
     home = commits.home()
-    for path in write_report(home, to or home / "runs"):
+    for path in write_report(home, to or home / "runs", plotly):
         console.print(str(path))
 
 

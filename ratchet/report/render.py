@@ -3,7 +3,9 @@
 import base64
 import functools
 import json
+import os
 import re
+import urllib.parse
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +18,23 @@ from ratchet.report.picture import draw_pictures
 PAGE = Path(__file__).with_name("page")
 
 
-def render_page(data: dict, live: bool | str = False) -> str:
+def render_page(data: dict, live: bool | str = False, plotly: str = "") -> str:
     """The page of collected data, with plotly, style and script in one text.
 
     live: the stamp of the data where the page is served and asks for news itself.
+    plotly: the address of a file that has plotly; without one, the page has it.
     """
-    parts = {"plotly": plotly_script(), "data": pack_data(data), "live": json.dumps(live)}
+    parts = {"plotly": plotly_element(plotly), "data": pack_data(data), "live": json.dumps(live)}
     parts |= {name: (PAGE / name).read_text(encoding="utf-8") for name in ("style.css", "page.js")}
     template = (PAGE / "page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\S+?)\}\}", lambda match: parts[match[1]], template)
+
+
+def plotly_element(address: str) -> str:
+    """The element that has plotly, which the page's script runs when it is needed, or loads it."""
+    if address:
+        return f'<script src="{urllib.parse.quote(address)}"></script>'
+    return f'<script type="text/plain" id="plotly">{plotly_script()}</script>'
 
 
 @functools.cache
@@ -41,14 +51,21 @@ def pack_data(data: dict) -> str:
     return base64.b64encode(zlib.compress(json.dumps(data, allow_nan=False).encode())).decode()
 
 
-def write_report(home: Path, folder: Path) -> Iterator[Path]:
+def write_report(home: Path, folder: Path, plotly: Path | None = None) -> Iterator[Path]:
     """Write report.html, and the pictures where there is something to draw. Yields each path.
 
+    plotly: a file for it, which other pages can use, too; without one, it is in the page.
     Raises Full when there is no room: the old files stay then.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    address = ""
+    if plotly:
+        address = Path(os.path.relpath(plotly, folder)).as_posix()
+        plotly.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(plotly, plotly_script())
+        yield plotly
     data = collect_data(Ledger(home), home)
-    replace_file(folder / "report.html", render_page(data))
+    replace_file(folder / "report.html", render_page(data, plotly=address))
     yield folder / "report.html"
     if data["campaigns"]:
         yield from draw_pictures(data, folder)

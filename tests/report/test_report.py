@@ -377,6 +377,16 @@ def test_the_command_line_writes_page_and_picture(night, tmp_path):
         assert str(name) in done.output.replace("\n", "")
 
 
+def test_pages_can_share_plotly(night, tmp_path):
+    shared, arguments = tmp_path / "a folder/plotly.js", ["report", "--to", str(tmp_path / "out")]
+    shared.parent.mkdir()
+    done = CliRunner().invoke(__main__.app, [*arguments, "--plotly", str(shared)])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert '<script src="../a%20folder/plotly.js"></script>' in page and len(page) < 500_000
+    assert shared.read_text(encoding="utf-8") == render.plotly_script()
+
+
 # --------------------------------------------------------------------------------------------------
 # Live
 
