@@ -1,10 +1,14 @@
 """The copy of the libraries: what it does is what they do, and there is no English in it."""
 
+import argparse
 import ast
+import io
 import multiprocessing.pool
 import os
+import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -71,6 +75,33 @@ def test_a_module_in_any_encoding_is_utf_8(text):
     stripped = stripping.strip_python(data, "m.py").decode()
     exec(stripped, names := {})
     assert names.get("x", "ä") == "ä" and "#" not in stripped
+
+
+STRINGS = [
+    r"x = r'\' # none'  # a comment",
+    r'x = "\\"  # a comment',
+    'x = """a " # none "" # none"""  # a comment',
+    r"x = b'''a \''' # none'''  # a comment",
+    "x = '# none \\\n# none'  # a comment",
+    "x = f'{1}# none' '# none' \"# '\"  \t# it's a comment",
+]
+
+
+@pytest.mark.parametrize("text", STRINGS)
+def test_what_is_in_a_string_is_no_comment(text):
+    code = re.split(r"\s+# (?:it's )?a comment", text)[0]
+    assert "\n".join(stripping.cut_comments(text)) == code
+
+
+def test_comments_are_those_that_python_sees():
+    for module in (tokenize, pytest, argparse):
+        text = Path(module.__file__).read_text(encoding="utf-8")
+        lines = text.split("\n")
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                row, column = token.start
+                lines[row - 1] = lines[row - 1][:column].rstrip()
+        assert stripping.cut_comments(text) == lines
 
 
 DOCS = [

@@ -9,7 +9,6 @@ import json
 import re
 import tokenize
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 # eight words in a row are a text, not names
@@ -20,7 +19,16 @@ DOCS = re.compile(
 )
 DOC = re.compile(r"_doc(__|s|string)?\b")  # in assertions, which don't hold then
 PARSED = "parse_kwargs"  # of torch/_torch_docs.py, whose argument is looked up by its words
+TEXTLESS = ast.Name, ast.expr_context, ast.operator, ast.cmpop, ast.alias
 DOC_MODULE = re.compile(r"(docs?|newdocs\w*|docstrings?|registry|deprecations?|validations)\.py$")
+PYTHON_TOKEN = re.compile(
+    r'("""(?:\\.|[^\\])*?"""'  # strings, which may look like comments
+    r"|'''(?:\\.|[^\\])*?'''"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'(?:\\.|[^'\\\n])*')"
+    r"|[ \t\f]*#[^\n]*",
+    re.DOTALL,
+)
 C_TOKEN = re.compile(
     r'R"([^()\\\s]{0,16})\(.*?\)\1"'  # strings, which may look like comments
     r'|"(?:\\.|[^"\\\n])*"'
@@ -55,14 +63,12 @@ def strip_python(source: bytes, name: str) -> bytes:
 
 
 def cut_comments(text: str) -> list[str]:
-    """The lines of a module without its comments, which always end a line."""
-    lines = text.split("\n")
-    with suppress(tokenize.TokenError, SyntaxError):
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            if token.type == tokenize.COMMENT:
-                row, column = token.start
-                lines[row - 1] = lines[row - 1][:column].rstrip()
-    return lines
+    """The lines of a module without its comments, which always end a line.
+
+    A quote of its own kind in an f-string (PEP 701) may be taken for its end; what is cut wrongly
+    then is no Python any more, and stays as it was: mirror.compiled().
+    """
+    return PYTHON_TOKEN.sub(r"\1", text).split("\n")
 
 
 def find_texts(tree: ast.AST, in_docs: bool) -> Iterator[Span]:
@@ -84,7 +90,16 @@ def find_texts(tree: ast.AST, in_docs: bool) -> Iterator[Span]:
             yield span_of(node, BLANK)
         else:
             is_doc = is_doc or takes_docs(node)
-            todo += [(child, is_doc) for child in ast.iter_child_nodes(node)]
+            todo += [(child, is_doc) for child in children_of(node)]
+
+
+def children_of(node: ast.AST) -> Iterator[ast.AST]:
+    """As ast.iter_child_nodes(), without names, operators and the like: no string is below them."""
+    for name in node._fields:
+        value = getattr(node, name, None)
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and not isinstance(child, TEXTLESS):
+                yield child
 
 
 def is_text(node: ast.AST) -> bool:
