@@ -1,12 +1,15 @@
 """A small arena of real text, and a way to score any contestant in it."""
 
+import functools
 import importlib.util
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,7 +41,7 @@ from ratchet.arena.run import Run
 from ratchet.arena.score import score as score_run
 from ratchet.arena.text.readers import cut_into_documents
 from ratchet.executors import open_executor
-from ratchet.experiments import session
+from ratchet.experiments import seal, session
 from ratchet.referee.devices.cores import cores_of
 from ratchet.report import wandb as wandb_relay
 
@@ -52,12 +55,19 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+sealed_files = functools.cache(seal.sealed_files)  # no test changes one, and all ask often
+
+
 @pytest.fixture(autouse=True)
 def environment(cache, monkeypatch):
     """Tests share a cache of their own, and no condition of the caller's."""
     for name in ("ARENA", "SEED", "BUDGET", "DEVICE", "RUN"):
         monkeypatch.delenv(f"RATCHET_{name}", raising=False)
     monkeypatch.setenv("RATCHET_CACHE", str(cache))
+    monkeypatch.setattr(seal, "sealed_files", sealed_files)
+    salts = map("{:016x}".format, itertools.count())  # seeds, and a tuner's ideas, follow from it
+    monkeypatch.setattr(session, "secrets", SimpleNamespace(token_hex=lambda size: next(salts)))
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # no power cut: a disk takes its time
 
 
 def write_corpus(path, speeches=60):

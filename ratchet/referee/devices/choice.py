@@ -1,5 +1,6 @@
 """Which devices this machine has, by the names that the command line takes."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -61,16 +62,21 @@ def torch_name(device: str) -> str:
     return "cpu" if device.startswith("cpu") else device
 
 
+@functools.cache
+def torch_version() -> str:
+    """That is installed: of a package's metadata all is parsed to tell, so a process asks once."""
+    return importlib.metadata.version("torch")
+
+
 def describe_device(device: str) -> dict[str, str]:
     """{"device": the kind, within which scores can be compared, "driver", "torch"}.
 
     Example of a kind: "cpu: AMD EPYC 9554, 4 of 8 cores", "NVIDIA H100 80GB HBM3".
     """
-    torch_version = importlib.metadata.version("torch")
     if gpu := open_gpu(device):
         nvml, handle = gpu
         kind, driver = nvml.nvmlDeviceGetName(handle), nvml.nvmlSystemGetDriverVersion()
-        return {"device": kind, "driver": driver, "torch": torch_version}
+        return {"device": kind, "driver": driver, "torch": torch_version()}
     numbers, quota = cores_of(device), cpu_quota()
     kind = f"{device.partition(':')[0]}: {cores.cpu_name(len(numbers))}"
     if classes := cores.describe_classes(numbers):
@@ -80,4 +86,4 @@ def describe_device(device: str) -> dict[str, str]:
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdigit():
         kind += f", {threads} of OMP_NUM_THREADS"
-    return {"device": kind, "driver": "", "torch": torch_version}
+    return {"device": kind, "driver": "", "torch": torch_version()}
