@@ -168,9 +168,11 @@ def test_another_executor_is_one_class_and_one_line(repository, arena, monkeypat
     assert CliRunner().invoke(__main__.app, words).exit_code == 0
     commit("another one", more="x = 1")
     assert CliRunner().invoke(__main__.app, ["try", "x is 1", "--on", "debug"]).exit_code == 0
-    baseline, tried = Ledger(repository).experiments().values()
-    assert baseline.verdict == "baseline" and tried.closes  # by drawn scores: any verdict
-    assert all(1.1 < bpb(run) < 1.3 for e in (baseline, tried) for run in e.runs) and not problems()
+    baseline, tried, *trials = Ledger(repository).experiments().values()
+    assert baseline.verdict == "baseline" and tried.is_decided  # by drawn scores: any verdict
+    assert [e.n for e in trials] == [tried.closes["n"]] * (not tried.has_own_verdict)
+    runs = [run for e in (baseline, tried, *trials) for run in e.runs]
+    assert all(1.1 < bpb(run) < 1.3 for run in runs) and not problems()
     with pytest.raises(Refused, match="calibrate` first"):  # of this machine's own device
         open_session()
 

@@ -54,7 +54,8 @@ def note(home, by="somebody", why="it was time"):
     """The journal of a night that had all ideas of the ledger."""
     journal = Journal(home)
     experiments = open_session().experiments()
-    journal.append("begins", agent=clean_text(by.encode()), limits={}, baseline=1)
+    before = {"time": experiments[0].time}  # all of it is this night's
+    journal.append("begins", agent=clean_text(by.encode()), limits={}, baseline=1, **before)
     for call, e in enumerate(e for e in experiments if e.role == "try"):
         journal.append("done", call=call, n=e.n, outcome=e.decisions[0]["verdict"])
     journal.append("ends", why=why, lost=[], idle=1.0, busy=9.0, active=10.0)
