@@ -33,8 +33,10 @@ SOURCE_BYTES = 2**16  # of train.py: a larger one has data in it
 WEIGHT_BYTES = 2**35  # of its weights, or of any file that it writes, at most
 LEAST_WEIGHT_BYTES = 2**30  # that are allowed in a small arena, too
 WEIGHT_BYTES_PER_TOKEN = 16  # of training text
+HEADER_BYTES = 2**16  # of its weights' names and shapes
+HEADER_SHARE = 64  # and one for so many bytes of weights
 ARTIFACT_BYTES = {
-    "config.json": 2**20,
+    "config.json": 2**16,  # a larger one has weights in it that nobody counts
     "curve.jsonl": 2**25,
 }  # of what it may leave beside its weights: nothing else is kept
 LOG_BYTES = 2**22  # of what it prints

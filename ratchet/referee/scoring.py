@@ -7,7 +7,7 @@ from typing import Any
 
 from ratchet.arena.budget import load_limit
 from ratchet.arena.definition import Arena
-from ratchet.arena.files import is_plain_file, write_json
+from ratchet.arena.files import is_plain_file, open_untrusted, write_json
 from ratchet.arena.model_process.page_cache import SharedFiles
 from ratchet.arena.model_process.rooms import copy_contract, list_path, make_room
 from ratchet.arena.results import (
@@ -55,6 +55,19 @@ def collect_artifacts(out: Path, target: Path, arena: Arena) -> None:
             reason = f"{name} has {status.st_size:,} bytes, {most:,} are allowed"
             raise EndedEarly("invalid", reason)
         os.replace(out / name, target / name)
+    refuse_large_header(target / "model.safetensors")
+
+
+def refuse_large_header(path: Path) -> None:
+    """Raises EndedEarly("invalid") when a header has data in it, which are no parameters then."""
+    if not path.exists():
+        return
+    with open_untrusted(path, limits.WEIGHT_BYTES) as file:
+        length, size = int.from_bytes(file.read(8), "little"), file.seek(0, os.SEEK_END)
+    most = limits.HEADER_BYTES + size // limits.HEADER_SHARE
+    if most < length < size:
+        reason = f"the header of model.safetensors has {length:,} bytes, {most:,} are allowed"
+        raise EndedEarly("invalid", reason)
 
 
 def take_submission(job: Job, record: dict[str, Any], claims: dict[str, Any]) -> Path:

@@ -8,4 +8,4 @@ EXPECT = {"overlimit"}
 
 
 def submit(run, model, config):
-    run.submit(model, config | {"table": base64.b64encode(os.urandom(60_000)).decode()})
+    run.submit(model, config | {"table": base64.b64encode(os.urandom(45_000)).decode()})

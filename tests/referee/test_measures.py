@@ -1,5 +1,6 @@
 """What a run takes beside its score, and the limits of a campaign."""
 
+import contextlib
 import json
 import math
 import types
@@ -178,3 +179,15 @@ def test_where_nobody_tells_whose_memory_it_is_what_was_in_use_before_is_others(
 
 def test_without_a_gpu_there_is_no_memory_of_one(monkeypatch):
     assert watch_gpu(monkeypatch, [], [None]) == {}
+
+
+def test_a_header_holds_names_and_shapes_and_no_more(tmp_path):
+    tensors = {"weight": np.zeros(2**16, np.float32)}  # whose 64th are 4096 bytes
+    for data, is_refused in ("x" * 60_000, False), ("x" * 80_000, True):
+        path = tmp_path / f"{len(data)}.safetensors"
+        safetensors.numpy.save_file(tensors, path, {"data": data})
+        with pytest.raises(EndedEarly) if is_refused else contextlib.nullcontext():
+            scoring.refuse_large_header(path)
+    (none := tmp_path / "none").write_bytes(b"no weights")
+    scoring.refuse_large_header(none)  # whoever reads it says so
+    scoring.refuse_large_header(tmp_path / "missing")
