@@ -293,7 +293,7 @@ def anchors(page):
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name):
     here = ROOT / name
-    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[name]):
+    for target in re.findall(r"""(?:\]\(|src="|srcset=")([^)"\s]+[^)".\s])[)"]""", PAGES[name]):
         if target.startswith("https://"):
             continue
         path, _, anchor = target.partition("#")
