@@ -33,6 +33,7 @@ from ratchet.experiments.verify import (
 )
 from ratchet.model.commands import AsJson, Device
 from ratchet.model.commands import app as model_app
+from ratchet.model.tables import show_curves
 from ratchet.night.detached.starting import begin_try, log_of
 from ratchet.night.detached.stopping import stop_command, stoppable
 from ratchet.night.detached.waiting import describe_running, wait_for_verdict
@@ -45,6 +46,9 @@ from ratchet.night.summary import describe_last_agents, save_summary, summarize_
 from ratchet.referee import supervisor
 from ratchet.referee.devices.choice import choose_device
 from ratchet.referee.measures import LIMITABLE, MEASURES, parse_requirements
+from ratchet.report.curves import draw_curves
+from ratchet.report.data import MEASURED
+from ratchet.report.decoding import compared_curves, read_curves
 from ratchet.report.frontier import (
     AXES,
     earlier_campaigns,
@@ -313,14 +317,21 @@ def compare(
     options = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
     with shown_session(open_session, **options) as session:
         e = comparisons.compare(session, names, seeds, frame)
+    curves = compared_curves(e, read_curves(commits.home() / MEASURED[0]))
     if as_json:
         rows = tables.contrast_rows(e, "val")
+        rows = [row | {"decoding": curves.curves.get(row["name"])} for row in rows]
         return show_json({"n": e.n, "frame": frame, "reason": e.reason, "arms": rows})
     tables.show_contrast(e, "val")
     for run in e.runs:
         if run["status"] != "ok":
             text = f"{e.arms[run['arm']]['name']}: {run['status']}: {run['reason']}"
             console.print(escape(text), style="red")
+    if curves.curves:
+        show_curves(curves)
+        path = commits.home() / "runs" / str(e.n) / "decoding.png"
+        draw_curves(curves.curves, path)
+        console.print(str(path), soft_wrap=True)
 
 
 @app.command()

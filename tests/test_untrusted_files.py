@@ -43,7 +43,6 @@ OPEN_THEIR_OWN = {
     "ratchet/experiments/sources.py": "a train.py that the user names",
     "ratchet/model/decode_process.py": "the model itself, in its sandbox",
     "ratchet/model/export.py": "the arena's tokenizer; what it writes",
-    "ratchet/model/find.py": "a measurement of Ratchet's own",
     "ratchet/model/links.py": "the user's, Ratchet's own",
     "ratchet/model/modelling.py": "PyTorch's source",
     "ratchet/model/sample.py": "the arena's",
@@ -68,6 +67,7 @@ OPEN_THEIR_OWN = {
     "ratchet/referee/tokens/private_copy.py": "the arena's",
     "ratchet/referee/tokens/stream.py": "the arena's",
     "ratchet/report/data.py": "measurements of Ratchet's own",
+    "ratchet/report/decoding.py": "the same",
     "ratchet/report/render.py": "the page's own",
 }
 # of files that a contestant may have written

@@ -13,9 +13,10 @@ from ratchet.model.export import export_model
 from ratchet.model.links import choose_links
 from ratchet.model.scaling import MOST_DEVICES, describe_training, scaling_report
 from ratchet.model.serve_bench import MOST_ROWS, measure_decoding
-from ratchet.model.tables import SampleWriter, show_decoding, show_scaling
+from ratchet.model.tables import SampleWriter, show_curves, show_decoding, show_scaling
 from ratchet.referee.devices.choice import choose_device, describe_device
 from ratchet.report.data import MEASURED
+from ratchet.report.decoding import Group, add_curve, read_curves
 from ratchet.terminal import LiveLines, console, notes, show_json
 
 app = typer.Typer()
@@ -23,8 +24,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value inste
 Device = Annotated[
     str, typer.Option(help="cuda:0, mps, cpu; cpu:0/2 is its first half. Default: the best here.")
 ]
-RUN_HELP = "An experiment's number, a run's folder, or champion."
+RUN_HELP = "An experiment's number, a run's folder, champion, or baseline."
 Run = Annotated[str, typer.Argument(metavar="[RUN]", help=f"{RUN_HELP} Default: champion.")]
+Runs = Annotated[
+    list[str],
+    typer.Argument(metavar="[RUN]...", help=f"{RUN_HELP} Several are drawn together."),
+]
 
 
 def find_trained(name: str | None = None) -> Path:
@@ -64,7 +69,7 @@ def speak(
 
 @app.command()
 def serve_bench(
-    run: Run = None,
+    names: Runs = None,
     device: Device = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows of the largest batch.")] = MOST_ROWS,
     prompt: Annotated[
@@ -77,10 +82,19 @@ def serve_bench(
     as_json: AsJson = False,
 ):
     """Measure decoding: tokens/s of the device against tokens/s of a user, at growing batches."""
+    path, results = commits.home() / MEASURED[0], []
+    runs = [find_trained(name) for name in names or [None]]
     with LiveLines() as tell:
-        result = measure_decoding(find_trained(run), device, rows, prompt, new, eager, tell)
-    find.write_measured(commits.home() / MEASURED[0], result)
-    show_json(result) if as_json else show_decoding(result)
+        for run in runs:
+            result = measure_decoding(run, device, rows, prompt, new, eager, tell)
+            find.write_measured(path, {"curves": add_curve(read_curves(path), result)})
+            results.append(result)
+    if as_json:
+        return show_json(results if len(results) > 1 else results[0])
+    for result in results:
+        show_decoding(result)
+    if len(results) > 1:
+        show_curves(Group("these models", {result["run"]: result for result in results}, []))
 
 
 @app.command()

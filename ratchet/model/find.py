@@ -9,12 +9,14 @@ from ratchet.arena.files import Refused, read_untrusted, replace_file
 from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.ledger import Experiment, Ledger, is_valid
 from ratchet.referee.devices.choice import describe_device
+from ratchet.report.decoding import read_curves
 
+ENDS = {"baseline": 0, "champion": -1}  # of the champions of a campaign
 NEEDED = "train.py", "model.safetensors", "config.json", "run.json", "result.json"
 
 
 def find_run(ledger: Ledger, home: Path, name: str | None = None) -> Path:
-    """The folder of a run: a path, an experiment's number, or `champion`. Raises Refused.
+    """The folder of a run: a path, an experiment's number, or one of ENDS. Raises Refused.
 
     By default the champion's, and where there is none the latest that was started by hand.
     """
@@ -24,10 +26,11 @@ def find_run(ledger: Ledger, home: Path, name: str | None = None) -> Path:
     elif name and name.isdigit():
         experiment = ledger.experiments().get(int(name))
         folder = latest_weights(experiment, home) if experiment else None
-    elif name in (None, "champion"):
-        champion = find_champion(ledger)
-        folder = latest_weights(champion, home) if champion else None
-        if not (folder or name or champion):
+    elif name in (None, *ENDS):
+        kept = list_kept(ledger)
+        chosen = kept[ENDS[name or "champion"]] if kept else None
+        folder = latest_weights(chosen, home) if chosen else None
+        if not (folder or name or chosen):
             folder = latest_run_by_hand(home)
     if not folder:
         raise Refused(why_none(name))
@@ -38,19 +41,19 @@ def find_run(ledger: Ledger, home: Path, name: str | None = None) -> Path:
 
 def why_none(name: str | None) -> str:
     """What to say when a name leads to no trained model."""
-    if name == "champion":
-        return "there is no champion yet: `ratchet calibrate` makes one, or name a run's folder"
+    if name in ENDS:
+        return f"there is no {name} yet: `ratchet calibrate` makes one, or name a run's folder"
     remedy = "champions keep theirs; `uv run train.py` trains one"
     if name:
         return f"{name} names no run that has left a model: {remedy}"
     return f"there is no trained model yet: {remedy}"
 
 
-def find_champion(ledger: Ledger) -> Experiment | None:
-    """The experiment that made the champion of the latest campaign."""
+def list_kept(ledger: Ledger) -> list[Experiment]:
+    """The experiments that made the champions of the latest campaign, the baseline first."""
     experiments = [*ledger.experiments().values()]
     baselines = [e for e in experiments if e.verdict == "baseline"]
-    return Campaign(experiments, baselines[-1].comparison_key).kept[-1] if baselines else None
+    return Campaign(experiments, baselines[-1].comparison_key).kept if baselines else []
 
 
 def name_and_prompt(words: list[str]) -> tuple[str | None, str]:
@@ -59,7 +62,7 @@ def name_and_prompt(words: list[str]) -> tuple[str | None, str]:
     Example: ["12", "My", "fellow"] -> ("12", "My fellow").
     """
     first = words[0] if words else ""
-    is_run = first.isdigit() or first == "champion"
+    is_run = first.isdigit() or first in ENDS
     is_run = is_run or os.path.isfile(os.path.join(first, "run.json"))
     is_run = is_run or (len(words) > 1 and "/" in first)
     return (first, " ".join(words[1:])) if is_run else (None, " ".join(words))
@@ -99,8 +102,6 @@ def write_measured(path: Path, result: dict[str, Any]) -> None:
 
 def measured_token_seconds(path: Path, run: Path, device: str) -> float | None:
     """Seconds of a token at batch 1, if serve-bench has measured this run on such a device."""
-    result = json.loads(path.read_bytes()) if path.exists() else {}
     wanted = run_name(run), describe_device(device)["device"]
-    if (result.get("run"), result.get("device")) != wanted:
-        return None
-    return result["points"][0]["tpot"]
+    curves = [each for each in read_curves(path) if (each["run"], each["device"]) == wanted]
+    return curves[-1]["points"][0]["tpot"] if curves else None

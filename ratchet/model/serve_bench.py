@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ratchet.arena.files import Refused, write_json
+from ratchet.arena.files import Refused, read_untrusted, write_json
 from ratchet.arena.model_process.page_cache import SharedFiles
 from ratchet.arena.model_process.rooms import list_path
 from ratchet.model.find import run_name
@@ -27,6 +27,7 @@ from ratchet.referee.devices.choice import choose_device, describe_device, torch
 from ratchet.referee.devices.lock import hold_device
 from ratchet.referee.environment import scorer_environment
 from ratchet.referee.scoring import make_rooms
+from ratchet.referee.source import fingerprint
 
 SWEEP_SECONDS = 60  # a batch that takes longer is the last
 MOST_ROWS = 1024  # of a batch
@@ -63,6 +64,7 @@ def measure_decoding(
         result = measure_model(model, most, prompt, new, eager, tell)
     return {
         "run": run_name(run),
+        "source": fingerprint(read_untrusted(run / "train.py"))["source"],
         "device": describe_device(device)["device"],
         "isolation": model.level,
         **result,

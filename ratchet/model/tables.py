@@ -1,12 +1,16 @@
 """Tables on the terminal of how a model decodes, of what more devices would give."""
 
+from string import ascii_uppercase
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from ratchet.model.text_chart import LIGHT, Series, draw_chart
+from ratchet.report.decoding import Curve, Group, light_points, measured_points
 from ratchet.terminal import console
 
+MOST_WIDTH = 110  # characters of a chart
 STEADY = 1.5  # times that repeats of one measurement may differ
 
 
@@ -35,19 +39,18 @@ class SampleWriter:
 
 
 def decoding_title(result: dict[str, Any]) -> str:
-    """Example: "256 tokens, then 64, with a KV cache, compiled; cpu"."""
+    """Example: "12/3-trial-0: 256 tokens, then 64, with a KV cache, compiled; cpu"."""
     cache = "with a KV cache" if result["cached"] else "no KV cache: every token recomputes its row"
     compiled = "compiled" if result["compiled"] else "not compiled"
-    return (
-        f"{result['prompt']} tokens, then {result['new']}, {cache}, {compiled}; {result['device']}"
-    )
+    lengths = f"{result['prompt']} tokens, then {result['new']}"
+    return f"{result['run']}: {lengths}, {cache}, {compiled}; {result['device']}"
 
 
 def show_decoding(result: dict[str, Any]) -> None:
     """The sweep over batch sizes, and how far each is from what the device could do at best."""
     users = "tokens/s of a user", "p99"
     table = Table("rows", "TTFT ms", "TPOT ms", *users, "tokens/s of the device", "of the bound")
-    table.title = decoding_title(result)
+    table.title, table.title_justify = escape(decoding_title(result)), "left"
     for point in result["points"]:
         table.add_row(
             str(point["rows"]),
@@ -78,6 +81,75 @@ def show_decoding_notes(result: dict[str, Any]) -> None:
         token = f"a token at the end of a full row: {1e3 * against['cached']:.2f} ms"
         ratio = against["recomputed"] / against["cached"]
         console.print(f"{token}, without the cache {ratio:.1f} times as long")
+
+
+# --------------------------------------------------------------------------------------------------
+# Several models
+
+
+def show_curves(group: Group) -> None:
+    """The decoding curves of several models, as a table and a chart."""
+    console.print(f"decoding, {group.title}:", markup=False)
+    for letter, name, curve in lettered(group):
+        console.print(f"{letter} {name}: {describe_curve(curve)}", markup=False, soft_wrap=True)
+    console.print(curves_table(group))
+    console.print(curves_chart(group, console.width), markup=False, soft_wrap=True)
+    if missing := describe_missing(group):
+        console.print(missing, style="dim", markup=False, soft_wrap=True)
+
+
+def lettered(group: Group) -> list[tuple[str, str, Curve]]:
+    """[(A, B or so, name, curve)]: for want of room tables have the letters alone."""
+    return [(letter, *item) for letter, item in zip(ascii_uppercase, group.curves.items())]
+
+
+def curves_table(group: Group) -> Table:
+    """Tokens/s of a user and of the device by rows of a batch, a column for each curve."""
+    table, letters = Table("rows", box=None), [letter for letter, *_ in lettered(group)]
+    rates: dict[int, dict[str, dict]] = {}  # {rows: {letter: point}}
+    for letter, _, curve in lettered(group):
+        for point in curve["points"]:
+            rates.setdefault(point["rows"], {})[letter] = point
+    for of_whom in ("of a user", "of device"):
+        for letter in letters:
+            table.add_column(f"{letter} tokens/s\n{of_whom}", justify="right")
+    for rows, points in sorted(rates.items()):
+        cells = [
+            f"{points[letter][key]:,.0f}" if letter in points else ""
+            for key in ("interactivity", "rate")
+            for letter in letters
+        ]
+        table.add_row(str(rows), *cells)
+    return table
+
+
+def curves_chart(group: Group, width: int) -> str:
+    """The curves as a chart of characters, below their speeds of light."""
+    lights = [Series(LIGHT, light_points(curve), True) for curve in group.curves.values()]
+    marks = [Series(letter, measured_points(curve)) for letter, _, curve in lettered(group)]
+    names = "tokens/s of a user", "tokens/s of the device"
+    chart = draw_chart(lights + marks, *names, width=min(width, MOST_WIDTH))
+    light = f"{LIGHT} speed of light, modelled: bytes or FLOPs of a step at the device's best"
+    return f"\n{chart}\n{light}"
+
+
+def describe_curve(curve: Curve) -> str:
+    """Example: "cpu: Intel(R) Xeon(R) Processor, 2 cores; 256 tokens, then 64; compiled"."""
+    how = "compiled" if curve["compiled"] else "not compiled"
+    lengths = f"{curve['prompt']} tokens, then {curve['new']}"
+    return f"{curve['device']}; {lengths}; {how}; {curve['time']}"
+
+
+def describe_missing(group: Group) -> str:
+    """What to do about what has no curve; "" if nothing lacks one."""
+    if not group.missing:
+        return ""
+    names = ", ".join(group.missing)
+    return f"no decoding curve that was measured like these: {names} (see `ratchet serve-bench`)"
+
+
+# --------------------------------------------------------------------------------------------------
+# More devices
 
 
 def show_scaling(result: dict[str, Any]) -> None:

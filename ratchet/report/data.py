@@ -27,6 +27,7 @@ from ratchet.night.journal import Journal
 from ratchet.referee import early_stopping
 from ratchet.referee.measures import MEASURES, Requirement, read_measures
 from ratchet.report.columns import cells_of, headings, shorten
+from ratchet.report.decoding import Curve, Group, list_groups, read_curves
 from ratchet.report.frontier import Point, earlier_campaigns, list_points
 from ratchet.report.palette import palette_data
 
@@ -58,6 +59,7 @@ def collect_data(ledger: Ledger, home: Path) -> dict[str, Any]:
     diffs = commits.read_diffs([(e.parent, e.arms[CANDIDATE]["commit"]) for e in changes])
     with_curve = choose_curves(experiments)
     all_campaigns = list_campaigns(experiments)
+    curves = read_curves(home / MEASURED[0])
     order = [(bool(campaign.baseline), campaign.all[-1].n) for campaign in all_campaigns]
     return {
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -68,12 +70,13 @@ def collect_data(ledger: Ledger, home: Path) -> dict[str, Any]:
         "campaigns": [
             campaign_data(campaign, home, diffs, with_curve)
             | {"earlier": [*map(all_campaigns.index, earlier_campaigns(campaign, all_campaigns))]}
+            | {"decoding": [group_data(group, curves) for group in list_groups(campaign, curves)]}
             for campaign in all_campaigns
         ],
         "speeds": [name for name, measure in MEASURES.items() if measure.is_speed],
         "nights": night_costs(home),
         "cheats": count_cheats(),
-        "decoding": read_measured(home / MEASURED[0]),
+        "decoding": curves,
         "scaling": read_measured(home / MEASURED[1]),
         "columns": headings(),
         "palette": palette_data(),
@@ -151,6 +154,16 @@ def point_data(point: Point) -> dict[str, Any]:
     names = "n", "source", "values", "halves", "runs", "is_selected", "is_champion"
     idea = shorten(point.idea, POINT_CHARACTERS)
     return {name: getattr(point, name) for name in names} | {"idea": idea}
+
+
+def group_data(group: Group, curves: list[Curve]) -> dict[str, Any]:
+    """A group whose curves are named by their place among all."""
+    names = group.curves.items()
+    rows = [
+        {"name": shorten(name, POINT_CHARACTERS), "at": curves.index(curve)}
+        for name, curve in names
+    ]
+    return {"title": group.title, "curves": rows, "missing": group.missing}
 
 
 def champion_rows(campaign: Campaign) -> list[dict]:

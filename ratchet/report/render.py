@@ -12,7 +12,9 @@ from pathlib import Path
 
 from ratchet.arena.files import replace_file
 from ratchet.experiments.ledger import Ledger
+from ratchet.report.curves import draw_curves
 from ratchet.report.data import collect_data
+from ratchet.report.decoding import ENDS, Curve
 from ratchet.report.picture import draw_pictures
 
 PAGE = Path(__file__).with_name("page")
@@ -69,3 +71,13 @@ def write_report(home: Path, folder: Path, plotly: Path | None = None) -> Iterat
     yield folder / "report.html"
     if data["campaigns"]:
         yield from draw_pictures(data, folder)
+    if curves := curves_of_night(data):
+        draw_curves(curves, folder / "decoding.png")
+        yield folder / "decoding.png"
+
+
+def curves_of_night(data: dict) -> dict[str, Curve]:
+    """{name: curve} of the latest campaign's champion and its baseline, as far as measured."""
+    groups = data["campaigns"][data["latest"]]["decoding"] if data["campaigns"] else []
+    ends = groups[0]["curves"] if groups and groups[0]["title"] == ENDS else []
+    return {row["name"]: data["decoding"][row["at"]] for row in ends}

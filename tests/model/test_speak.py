@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, LocalDecoding, LocalModel, make_repository
+from made_up_curves import make_curve
 from safetensors.torch import save_model
 from test_train import SMALL
 from typer.testing import CliRunner
@@ -23,7 +24,9 @@ from ratchet.experiments.ledger import Ledger
 from ratchet.model import bench_process, decode_process, sample, serve_bench
 from ratchet.model import find as find_model
 from ratchet.referee import sandbox
+from ratchet.referee.source import fingerprint
 from ratchet.report import data as report_data
+from ratchet.report.decoding import read_curves
 
 LIMITS = {"bandwidth": 1e10, "peak_flops": 1e12}
 
@@ -269,6 +272,7 @@ def test_decoding_is_measured(run):
     found = serve_bench.measure_decoding(run, "cpu", 4, prompt=20, new=6, eager=True)
     assert [point["rows"] for point in found["points"]] == [1, 2, 4] and found["cached"]
     assert found["run"].endswith("2026-01-31_120000") and found["frontier"]
+    assert found["source"] == fingerprint((run / "train.py").read_bytes())["source"]
     for point in found["points"]:
         assert 0 < point["bound"] < point["tpot"] and point["rate"] == pytest.approx(
             point["rows"] / point["tpot"]
@@ -358,18 +362,36 @@ def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(
             "ratchet.model.serve_bench.measure_decoding",
-            lambda *_, **__: json.loads(Path(report_data.MEASURED[0]).read_bytes()),
+            lambda *_, **__: read_curves(Path(report_data.MEASURED[0]))[-1],
         )
         assert json.loads(verb("serve-bench", *short, "--json"))["points"][1]["rows"] == 2
     assert "external" in verb("scaling", "--links", "external", "--devices", "4")
     kept = [json.loads(Path(name).read_bytes()) for name in report_data.MEASURED]
-    assert [len(kept[0]["points"]), len(kept[1]["decoding"]), len(kept[1]["training"])] == [2, 3, 3]
+    (curve,) = kept[0]["curves"]
+    assert [len(curve["points"]), len(kept[1]["decoding"]), len(kept[1]["training"])] == [2, 3, 3]
     verb("export", str(run), str(tmp_path / "out"))
     assert (tmp_path / "out/modeling_ratchet.py").exists()
     monkeypatch.setattr(sys, "argv", ["ratchet", "export", "champion", str(tmp_path / "none")])
     with pytest.raises(SystemExit) as end:  # a run by hand is no champion
         __main__.main()
     assert end.value.code == 2 and "there is no champion yet" in capsys.readouterr().err
+
+
+def test_several_models_are_measured_one_by_one_and_drawn_together(verb, arena, monkeypatch):
+    other = write_run(Path("runs/2026-02-01_000000"), arena, "SEED = 1\n")
+    measured = iter([make_curve("x/first", "a"), make_curve("x/second", "b", 2.0)] * 2)
+    monkeypatch.setattr("ratchet.model.commands.measure_decoding", lambda *_: next(measured))
+    said = verb("serve-bench", "runs/2026-01-31_120000", str(other))
+    assert said.index("x/first: 256 tokens") < said.index("x/second: 256 tokens")
+    assert "B x/second: cpu; 256 tokens, then 64; compiled" in said and "1,778" in said
+    assert [curve["source"] for curve in read_curves(Path(report_data.MEASURED[0]))] == ["a", "b"]
+    both = json.loads(verb("serve-bench", "runs/2026-01-31_120000", str(other), "--json"))
+    assert [curve["run"] for curve in both] == ["x/first", "x/second"]
+    path, device = Path(report_data.MEASURED[0]), "cpu"
+    monkeypatch.setattr(find_model, "describe_device", lambda name: {"device": name})
+    seconds = find_model.measured_token_seconds(path, Path("x/second"), device)
+    assert seconds == pytest.approx(9 / 16 * 1e-3)
+    assert find_model.measured_token_seconds(path, Path("x/third"), device) is None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -385,8 +407,9 @@ def test_a_run_is_found_by_its_folder_its_number_or_as_the_latest(arena, tmp_pat
     )
     assert find_model.find_run(ledger, tmp_path) == newer
     assert find_model.find_run(ledger, tmp_path, str(older)) == older
-    with pytest.raises(Refused, match="there is no champion yet"):
-        find_model.find_run(ledger, tmp_path, "champion")
+    for name in ("champion", "baseline"):
+        with pytest.raises(Refused, match=f"there is no {name} yet"):
+            find_model.find_run(ledger, tmp_path, name)
     for name in ("7", "0", "elsewhere"):
         with pytest.raises(Refused, match=f"{name} names no run that has left a model"):
             find_model.find_run(ledger, tmp_path, name)
@@ -408,7 +431,7 @@ def test_a_first_word_is_a_run_where_it_can_only_be_one(run):
         None,
         "x" * 5000,
     )  # longer than names of files may be
-    for name in ("12", "champion", str(run), "runs/gone"):
+    for name in ("12", "champion", "baseline", str(run), "runs/gone"):
         assert find_model.name_and_prompt([name, "hello"]) == (name, "hello")
 
 
@@ -452,5 +475,6 @@ def test_the_champion_is_the_last_kept_and_leaves_its_last_run(tmp_path, monkeyp
         == kept
     )
     assert find_model.find_run(ledger, tmp_path, "1") == first
+    assert find_model.find_run(ledger, tmp_path, "baseline") == first
     with pytest.raises(Refused, match="3 names no run that has left a model"):
         find_model.find_run(ledger, tmp_path, "3")

@@ -12,6 +12,7 @@ import made_up_night
 import numpy as np
 import pytest
 from conftest import ROOT, open_session
+from made_up_curves import LIMITS, make_curve, write_curves
 from matplotlib.text import Text
 from test_experiments import SIGMA, commit, problems, repository, runs  # noqa: F401
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 from ratchet import __main__, commits
 from ratchet.experiments import comparisons, sources, trials, verbs
 from ratchet.experiments.ledger import Ledger
-from ratchet.model import scaling, serve_bench
+from ratchet.model import scaling
 from ratchet.model.links import Links
 from ratchet.report import data as report_data
 from ratchet.report import labels, palette, picture, render
@@ -32,6 +33,7 @@ EVIL = (
 EVIL += "\u202etxet\x1b[31m"
 
 
+NAMES = "gd => gd.data.map(trace => trace.name)"
 CLICK = "gd => gd.emit('plotly_click', {{points: [{{customdata: {}}}]}})"
 
 
@@ -308,29 +310,8 @@ def test_an_empty_ledger_and_one_without_a_verdict_make_a_page(repository, runs,
 
 def write_measured(home):
     """What serve-bench and scaling leave, with figures made up."""
-    limits = {"bandwidth": 1e10, "peak_flops": 1e12, "floor": 1e-4}
-
-    def seen(rows):
-        times = {"first": [0.01] * 3, "tpots": [1e-3 * (1 + rows / 8)] * 3, "slow_gap": 0.002}
-        return times | {"bytes": 1e6 * (4 + rows), "flops": 1e6 * rows}
-
-    points = [serve_bench.batch_figures(rows, seen(rows), limits) for rows in (1, 2, 4, 8)]
-    decoding = {
-        "run": "2/3-confirm-0",
-        "device": EVIL,
-        "cached": True,
-        "compiled": True,
-        "prompt": 256,
-    }
-    decoding |= {
-        "new": 64,
-        "time": EVIL,
-        "isolation": "bubblewrap",
-        "points": points,
-        "limits": limits,
-    }
-    decoding |= {"against": {"cached": 0.001, "recomputed": 0.02}}
-    decoding |= {"frontier": [p["rows"] for p in serve_bench.pareto_frontier(points)]}
+    decoding = make_curve("2/3-confirm-0", "of nobody", device=EVIL) | {"time": EVIL}
+    decoding["limits"] = LIMITS | {"floor": 1e-4}
     model = {"step": 0.3, "rows": 8, "gradients": 10**7, "layers": 3, "width": 192, "device": EVIL}
     links = Links({2: {256: 1e-5, 2**20: 1e-3}, 4: {256: 2e-5, 2**20: 3e-3}}, "measured", EVIL)
     found = {
@@ -347,17 +328,17 @@ def write_measured(home):
         {"n": n, "bytes": size, "seconds": took, "ring": took} for n, size, took in rows
     ]
     found["lines"] = [{"n": 2}, {"n": 4}]
-    for name, value in zip(report_data.MEASURED, (decoding, found)):
+    for name, value in zip(report_data.MEASURED, ({"curves": [decoding]}, found)):
         (home / name).write_text(json.dumps(value), encoding="utf-8")
 
 
 def test_what_was_measured_of_decoding_is_in_the_data_and_what_is_broken_is_not(night):
-    assert collected(night)["decoding"] is None
+    assert collected(night)["decoding"] == []
     write_measured(night)
     data = collected(night)
-    assert len(data["decoding"]["points"]) == 4 and data["scaling"]["model"]["layers"] == 3
+    assert len(data["decoding"][0]["points"]) == 4 and data["scaling"]["model"]["layers"] == 3
     (night / report_data.MEASURED[0]).write_text("{", encoding="utf-8")
-    assert collected(night)["decoding"] is None and collected(night)["scaling"]
+    assert collected(night)["decoding"] == [] and collected(night)["scaling"]
 
 
 def test_the_page_is_one_file_and_holds_no_word_of_the_ledger_as_html(night):
@@ -573,6 +554,25 @@ def test_decoding_and_scaling_have_panels_once_they_are_measured(night, tmp_path
     }
 
 
+def test_the_page_draws_the_curves_of_baseline_and_champion(night, tmp_path, look):
+    ends = (e.arms[0]["source"] for e in open_session().read_campaign().kept)
+    other = make_curve("9/<b>", "of nobody")
+    write_curves(night, other, *(make_curve(f"{n}/0", each, n) for n, each in enumerate(ends, 1)))
+    done = CliRunner().invoke(__main__.app, ["report", "--to", str(tmp_path)])
+    assert done.stdout.split()[-1] == str(tmp_path / "decoding.png")
+    page = look((tmp_path / "report.html").as_uri(), 390, "dark")
+    cell = '#serving .cell[data-key="frontier"]'
+    names = page.eval_on_selector(cell, NAMES)
+    assert names[::3] == ["1 baseline", "3 champion"]
+    assert names.count("frontier") == names.count("speed of light, modelled") == 2
+    words = "2.00 times the tokens/s of a single user, 2.00 times the most of the device"
+    assert words in page.text_content("#serving .facts")
+    page.locator("#models select").select_option("1")
+    names = page.eval_on_selector(cell, NAMES)
+    assert names[::3] == ["9/&lt;b&gt;", "1/0", "2/0"] and page.errors == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_the_explorer_has_a_scene_and_axes_to_choose(night, tmp_path, look):
     page = look(written(night, tmp_path))
     assert page.eval_on_selector("#explorer .chart canvas", "c => c.width * c.height") > 10_000
@@ -581,7 +581,6 @@ def test_the_explorer_has_a_scene_and_axes_to_choose(night, tmp_path, look):
     page.wait_for_function(f"{title} === 'training seconds'")
 
 
-NAMES = "gd => gd.data.map(trace => trace.name)"
 SHADOWED = """data.campaigns.push({...campaign, points: campaign.points.map(p => ({...p, source: p.n}))});
 campaign.earlier = [1], campaign.limits = {params_m: {value: 0.004, words: "params_m at most 4"}};
 """  # a campaign before, and a limit

@@ -306,7 +306,7 @@ function drawFront(node, keys, showlegend) {
 // a logarithmic axis whose ticks have whole numbers: 5M, 10M, 20M instead of 5, 10M, 2
 function ticks(values) {
   const low = Math.min(...values), decades = Math.log10(Math.max(...values) / low);
-  return { type: "log", dtick: decades > 2 ? 1 : decades > 0.6 ? "D2" : "D1", tickformat: low < 1 ? ".2~r" : "~s" };
+  return { type: "log", dtick: decades > (narrow() ? 2 : 4) ? 1 : decades > 0.6 ? "D2" : "D1", tickformat: low < 1 ? ".2~r" : "~s" };
 }
 
 // a measure's name, and which way is better
@@ -354,34 +354,54 @@ function logs(x, y) {
 }
 const tagged = (rows, color) => ({ color, size: 8, symbol: rows.map((row) => (row.tag === "modelled" ? "circle-open" : "circle")) });
 
-// what serve-bench and scaling have left: of one model, whichever campaign is shown
+// what serve-bench and scaling have left; of the former what the campaign's groups name, and all
 function drawServing() {
-  const { decoding, scaling } = data, forecast = scaling?.decoding.length;
-  const shown = { frontier: decoding, training: scaling, bound: forecast, links: scaling };
+  const { scaling } = data, forecast = scaling?.decoding.length, group = decodingGroup();
+  const shown = { frontier: group, training: scaling, bound: forecast, links: scaling };
   const cell = cells($("#serving .grid"), Object.keys(shown).filter((key) => shown[key]));
-  if (decoding) drawDecoding(cell.frontier, decoding);
+  if (group) drawDecoding(cell.frontier, group);
   if (scaling) drawTraining(cell.training, scaling.training), drawLinks(cell.links, scaling);
   if (forecast) drawBound(cell.bound, scaling.decoding);
-  const lines = [...(decoding ? aboutDecoding(decoding) : []), ...(scaling ? aboutScaling(scaling) : [])];
+  const lines = [...(group ? aboutDecoding(group) : []), ...(scaling ? aboutScaling(scaling) : [])];
   $("#to-serve").hidden = lines.length;
   facts($("#serving .facts"), Object.fromEntries(lines));
 }
 
-function drawDecoding(node, { points, limits, frontier }) {
-  const best = points.filter((p) => frontier.includes(p.rows)), accent = variable("--accent"), dim = variable("--dim");
-  const text = points.map((p) => `<b>${p.rows} rows</b><br>${short(p.rate)} output tokens/s of the device<br>${fixed(p.interactivity, 1)} of a user, ` +
-    `${fixed(p.interactivity_p99, 1)} in the slowest 1 % of gaps<br>first token after ${fixed(1e3 * p.ttft, 1)} ms<br>${fixed(100 * p.bound / p.tpot, 0)} % of the bound`);
-  const traces = [
-    { mode: "lines", name: "frontier", x: best.map((p) => p.interactivity).reverse(), y: best.map((p) => p.rate).reverse(),
-      line: { color: accent, dash: "dot" }, hoverinfo: "skip" },
-    { mode: "markers+text", name: "measured, by rows of a batch", x: points.map((p) => p.interactivity), y: points.map((p) => p.rate),
-      text: points.map((p, i) => (narrow() && i % 3 ? "" : String(p.rows))), textposition: "top right", hovertext: text, hoverinfo: "text", marker: { color: accent, size: 9 } },
-    { mode: "lines", name: "speed of light, modelled", x: points.map((p) => 1 / p.bound), y: points.map((p) => p.rows / p.bound),
-      line: { color: dim }, hovertemplate: "%{y:.3s} tokens/s, %{x:.3s} of a user<extra></extra>" },
-  ];
+// the curves that are chosen to be drawn together, each with its name
+function decodingGroup() {
+  const picker = $("#models select"), everything = { title: "all that were measured", curves: data.decoding.map(({ run }, at) => ({ name: run, at })), missing: [] };
+  const groups = [...campaign.decoding, ...(data.decoding.length ? [everything] : [])];
+  fill(picker, groups.map(({ title }, i) => [String(i), title]), picker.value);
+  $("#models").hidden = groups.length < 2;
+  const group = groups[picker.value];
+  return group && { ...group, curves: group.curves.map(({ name, at }) => ({ ...data.decoding[at], name })) };
+}
+
+function drawDecoding(node, { curves }) {
+  const traces = curves.flatMap((curve, i) => curveTraces(curve, lineColor(i), i === 0, curves.length)), { limits, points } = curves.at(-1);
   if (limits.floor) traces.push({ mode: "lines", name: "launch floor, measured", x: [1 / limits.floor, 1 / limits.floor],
-    y: [points[0].rate, points.at(-1).rows / points.at(-1).bound], line: { color: lineColor(1), dash: "dash" }, hoverinfo: "skip" });
-  draw(node, traces, logs("output tokens/s of one user", "output tokens/s of the device"));
+    y: [points[0].rate, points.at(-1).rows / points.at(-1).bound], line: { color: variable("--dim"), dash: "dash" }, hoverinfo: "skip" });
+  const plain = layout("output tokens/s of one user", "output tokens/s of the device"), values = (axis) => traces.flatMap((trace) => trace[axis]);
+  draw(node, traces, { ...plain, xaxis: { ...plain.xaxis, ...ticks(values("x")) }, yaxis: { ...plain.yaxis, ...ticks(values("y")) }, showlegend: true });
+}
+
+// a model's points by rows of a batch, its frontier, its speed of light
+function curveTraces({ name, points, frontier }, color, first, many) {
+  const best = points.filter((p) => frontier.includes(p.rows)), spread = (p) => p.tpots.map((tpot) => 1 / tpot), group = { legendgroup: name };
+  const text = points.map((p) => `<b>${escape(name)}, ${p.rows} row${p.rows === 1 ? "" : "s"}</b><br>${short(p.rate)} output tokens/s of the device<br>` +
+    `${fixed(p.interactivity, 1)} of a user (${fixed(Math.min(...spread(p)), 1)} to ${fixed(Math.max(...spread(p)), 1)} in ${p.tpots.length} repeats), ` +
+    `${fixed(p.interactivity_p99, 1)} in the slowest 1 % of gaps<br>first token after ${fixed(1e3 * p.ttft, 1)} ms<br>${fixed(100 * p.bound / p.tpot, 0)} % of the bound`);
+  const error = { type: "data", symmetric: false, array: points.map((p) => Math.max(...spread(p)) - p.interactivity), arrayminus: points.map((p) => p.interactivity - Math.min(...spread(p))),
+    color, thickness: 1, width: 2 };
+  return [
+    { ...group, mode: "markers+text", name: escape(name), x: points.map((p) => p.interactivity), y: points.map((p) => p.rate), error_x: error,
+      text: points.map((p, i) => (narrow() && (i % 3 || many > 1) ? "" : String(p.rows))), textposition: "top right", textfont: { color }, hovertext: text, hoverinfo: "text",
+      marker: { color, size: 8 } },
+    { ...group, mode: "lines", name: "frontier", showlegend: first, x: best.map((p) => p.interactivity).reverse(), y: best.map((p) => p.rate).reverse(),
+      line: { color, width: 1.5 }, hoverinfo: "skip" },
+    { ...group, mode: "lines", name: "speed of light, modelled", showlegend: first, x: points.map((p) => 1 / p.bound), y: points.map((p) => p.rows / p.bound),
+      line: { color, width: 1.5, dash: "dot" }, hovertemplate: `${escape(name)}: %{y:.3s} tokens/s, %{x:.3s} of a user<extra>speed of light</extra>` },
+  ];
 }
 
 function drawTraining(node, rows) {
@@ -412,14 +432,19 @@ function drawLinks(node, { table, lines, tag }) {
   draw(node, traces, logs("bytes of an all-reduce", "milliseconds"));
 }
 
-function aboutDecoding(found) {
-  const { limits, against } = found, how = [found.cached ? "with a KV cache" : "no KV cache: every token recomputes its row", found.compiled ? "compiled" : "not compiled"];
+function aboutDecoding({ curves, missing }) {
+  const how = (curve) => [curve.cached ? "with a KV cache" : "no KV cache: every token recomputes its row", curve.compiled ? "compiled" : "not compiled"];
+  const most = (curve) => Math.max(...curve.points.map((p) => p.rate)), [first, ...others] = curves;
   return [
-    ["decoding", `measured ${found.time} on ${found.device}, isolation ${found.isolation}, model ${found.run}: ${found.prompt} tokens, then ${found.new}, ${how.join(", ")}; output tokens only`],
-    ["a sweep", "rows of a batch begin and end together, so tokens/s of the device = rows x tokens/s of a user: no serving test with arrivals"],
-    ["definitions", "TPOT = (t_end - t_first) / (G - 1), median of the repeats; of a user = 1 / TPOT; of the device = rows (G - 1) / (t_end - t_first)"],
-    ["speed of light", `bytes from memory at ${fixed(limits.bandwidth / 1e9, 1)} GB/s or FLOPs at ${fixed(limits.peak_flops / 1e12, 2)} TFLOP/s, both measured there`],
-    ...(found.cached ? [["cache", `a token at the end of a full row takes ${fixed(1e3 * against.cached, 2)} ms, without the cache ${fixed(against.recomputed / against.cached, 1)} times as long`]] : []),
+    ...curves.map((curve) => [curve.name, `decoding measured ${curve.time} on ${curve.device}, isolation ${curve.isolation}, model ${curve.run}: ${curve.prompt} tokens, then ${curve.new}, ` +
+      `${how(curve).join(", ")}; output tokens only` + (curve.cached ? `; a token at the end of a full row takes ${fixed(1e3 * curve.against.cached, 2)} ms, without the cache ` +
+      `${fixed(curve.against.recomputed / curve.against.cached, 1)} times as long` : "")]),
+    ...others.map((curve) => [`${curve.name} against ${first.name}`, `${fixed(curve.points[0].interactivity / first.points[0].interactivity, 2)} times the tokens/s of a single user, ` +
+      `${fixed(most(curve) / most(first), 2)} times the most of the device`]),
+    ...(missing.length ? [["not measured like these", `${missing.join(", ")}: uv run ratchet serve-bench baseline champion`]] : []),
+    ["a sweep", "a point's figure is the rows of its batch. They begin and end together, so tokens/s of the device = rows x tokens/s of a user: no serving test with arrivals. The referee's clock sends each token and waits for the logits"],
+    ["definitions", "TPOT = (t_end - t_first) / (G - 1), median of the repeats; bars: all repeats; of a user = 1 / TPOT; of the device = rows (G - 1) / (t_end - t_first)"],
+    ["speed of light", `bytes from memory at ${fixed(first.limits.bandwidth / 1e9, 1)} GB/s or FLOPs at ${fixed(first.limits.peak_flops / 1e12, 2)} TFLOP/s, both measured there; what a step takes of them is told by the model's process`],
   ];
 }
 
@@ -627,7 +652,7 @@ function choices() {
   fill(picker, names, data.campaigns.indexOf(campaign));
 }
 
-const NOTHING = { limits: {}, experiments: [], champions: [], bar: [], points: [], earlier: [], claim: {}, sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
+const NOTHING = { decoding: [], limits: {}, experiments: [], champions: [], bar: [], points: [], earlier: [], claim: {}, sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
 
 // top to bottom; a breath after each part lets the reader see it and scroll while the next one is drawn
 async function drawAll(atOnce = false) {
@@ -695,6 +720,7 @@ $("#theme").onclick = () => (theme(document.documentElement.dataset.theme === "d
 for (const select of $("#frontier").querySelectorAll("select")) select.onchange = drawFrontier;
 fill($("#curves select"), [["seconds", "seconds"], ["tokens", "tokens"], ["flops", "FLOPs"]], "seconds");
 $("#curves select").onchange = drawCurves;
+$("#models select").onchange = drawServing;
 for (const id of ["#by-verdict", "#by-agent"]) $(id).onchange = drawTable;
 $("#experiments input").oninput = drawTable;
 $("#rest").onclick = () => {
