@@ -1,6 +1,8 @@
 """The film of a terminal: an SVG shows what was printed, when, and how much faster."""
 
 import re
+import shutil
+import subprocess
 import xml.etree.ElementTree
 
 import pytest
@@ -53,3 +55,16 @@ def test_nothing_of_the_machine_is_filmed():
     assert recording.find_private(film()) == set()
     events = [(0.0, f"{recording.ROOT}/runs".encode())]
     assert str(recording.ROOT) in recording.find_private([*recording.show("a run", events, 1)])
+
+
+def test_the_scripted_agent_has_six_ideas_one_after_the_other(tmp_path):
+    prompt, old = "", (recording.ROOT / "train.py").read_text(encoding="utf-8")
+    for number in range(6):
+        shutil.copy(recording.ROOT / "train.py", tmp_path)
+        agent = recording.ROOT / "examples/scripted_agent.sh"
+        subprocess.run([agent], input=prompt, cwd=tmp_path, text=True, check=True)
+        new = (tmp_path / "train.py").read_text(encoding="utf-8")
+        changed = [line for line in new.splitlines() if line not in old.splitlines()]
+        assert len(changed) == 1 and compile(new, "train.py", "exec"), number
+        prompt += (tmp_path / "idea.txt").read_text(encoding="utf-8")
+    assert len({*prompt.splitlines()}) == 6
