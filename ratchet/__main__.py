@@ -15,12 +15,14 @@ from rich.syntax import Syntax
 
 from ratchet import commits, tables
 from ratchet.arena.files import Refused, exit_on_user_error
+from ratchet.claims import describe_claim
 from ratchet.doctor.examination import examine_machine
 from ratchet.doctor.findings import Finding, findings_table, without_needless_advice
 from ratchet.doctor.surroundings import check_level, check_surroundings
 from ratchet.executors import list_executors, open_executor
 from ratchet.experiments import comparisons, trials, verbs
 from ratchet.experiments.campaign import Campaign, list_campaigns
+from ratchet.experiments.goals import SCORE, parse_goal
 from ratchet.experiments.ledger import Experiment, Ledger
 from ratchet.experiments.running import only_command
 from ratchet.experiments.session import Session, join_campaign, open_session
@@ -95,6 +97,14 @@ LimitOption = Annotated[
         "--limit",
         metavar="MEASURE=X",
         help=f"What a model may take: file_mb=16. Again for more. {', '.join(LIMITABLE)}.",
+    ),
+]
+GoalOption = Annotated[
+    str,
+    typer.Option(
+        "--goal",
+        metavar="MEASURE",
+        help="What is made better: val_bpb, or with no worse val_bpb a measure as of --limit.",
     ),
 ]
 HalfStop = Annotated[
@@ -205,6 +215,14 @@ def calibrate(
     budget: Budget = None,
     arena: Arena = None,
     limit: LimitOption = None,
+    goal: GoalOption = SCORE,
+    share: Annotated[
+        float,
+        typer.Option(
+            metavar="PERCENT",
+            help="What a kept change must gain of another goal, at least. Default: 2.",
+        ),
+    ] = None,
     device: Device = None,
     on: On = None,
     busy: Busy = False,
@@ -215,7 +233,7 @@ def calibrate(
 ):
     """Measure the noise of HEAD's train.py, which becomes the first champion. Begin here."""
     options = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
-    options["limits"] = parse_requirements(limit or [])
+    options |= {"limits": parse_requirements(limit or []), "goal": parse_goal(goal, share)}
     verbs.read_baseline(seeds)  # refuses before an arena is prepared for nothing
     with shown_session(open_session, **options) as session:
         may_replace = (lambda question: True) if yes else session.tell.confirm
@@ -345,12 +363,15 @@ def audit(
     """Run last champion and baseline in turns, fresh seeds, test split too: does the gain hold?"""
     with shown_session(join_campaign, device=device, on=on, busy=busy) as session:
         e = comparisons.audit(session, seeds)
-    splits = "val", "test"
     if as_json:
-        return show_json({"n": e.n} | {split: tables.contrast_rows(e, split) for split in splits})
-    for split in splits:
-        tables.show_contrast(e, split)
+        goal = {} if e.goal.is_val_bpb else {e.goal.name: tables.goal_rows(e)}
+        splits = {split: tables.contrast_rows(e, split) for split in ("val", "test")}
+        return show_json({"n": e.n} | goal | splits)
+    tables.show_contrasts(e)
     console.print(escape(e.reason))
+    if not e.goal.is_val_bpb:
+        campaign = Campaign(Ledger(commits.home()).experiments().values(), e.comparison_key)
+        console.print(escape(describe_claim(campaign)), soft_wrap=True)
 
 
 @app.command()

@@ -1,10 +1,17 @@
 """What may be said of gains: which are claims, which are fresh, which are of selected runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ratchet.experiments.campaign import Campaign, compare_so_far, is_selected
-from ratchet.experiments.comparisons import SPLITS, claim_of, compare_with_first
+from ratchet.experiments.comparisons import (
+    SPLITS,
+    claim_of,
+    compare_goal_with_first,
+    compare_with_first,
+)
+from ratchet.experiments.goals import VAL_BPB, Goal
 from ratchet.experiments.ledger import Experiment, is_valid
+from ratchet.experiments.rule.slack import describe_difference, format_difference, place_in_slack
 from ratchet.experiments.rule.statistics import Comparison
 
 NO_CLAIM = "no claim yet: `ratchet audit` measures it"
@@ -13,11 +20,9 @@ SELECTED = "selected: the runs that chose it, no claim"
 NULL_KEEPS = {"strict": "under 1 %", "default": "7 to 12 %", "bold": "15 to 19 %"}
 
 
-def format_gain(comparison: Comparison | None) -> str:
-    """A gain with half of its 95% interval: "+0.0123 ± 0.0045"."""
-    if not comparison:
-        return "no score"
-    return f"{comparison.gain:+.4f} ± {comparison.high - comparison.gain:.4f}"
+def format_gain(comparison: Comparison | None, goal: Goal = VAL_BPB) -> str:
+    """A gain with its 95% interval: "+0.0123 ± 0.0045" in bpb, "x1.34 [1.29, 1.40]" else."""
+    return goal.describe_gain(comparison) if comparison else "no score"
 
 
 def list_numbers(numbers: Iterable[int]) -> str:
@@ -40,18 +45,29 @@ def companions(e: Experiment) -> list[int]:
 
 
 def describe_gain(e: Experiment, campaign: Campaign) -> str:
-    """The gain of a try or a trial in bpb (95 %): "" without a score.
+    """The gain of a try or a trial (95 %), in bpb or as a ratio: "" without a score.
 
-    Examples: "+0.0123 ± 0.0045, with 3, 5" of fresh runs; "(+0.0123 ± 0.0080, selected)".
+    Examples: "+0.0123 ± 0.0045, with 3, 5" of fresh runs; "(x1.34 [1.20, 1.50], selected)".
     """
     comparison = compare_so_far(e, campaign)
     if not comparison:
         return ""
-    text = format_gain(comparison)
+    text = format_gain(comparison, campaign.goal)
     if is_selected(e, campaign):
         return f"({text}, selected)"
     others = companions(e)
     return f"{text}, with {list_numbers(others)}" if others else text
+
+
+def describe_bpb(e: Experiment, campaign: Campaign) -> str:
+    """How the val_bpb of a try or a trial compares with the baseline's where another is the goal.
+
+    Example: "val_bpb +0.0012 ± 0.0040 against the baseline's, slack 0.0050"; "" without a score.
+    """
+    if campaign.goal.is_val_bpb or not campaign.search.slack:
+        return ""
+    scores = campaign.search.pursuits[e.closes.get("n", e.n)].bpbs
+    return campaign.search.slack.describe(scores) if scores else ""
 
 
 def own_comparison(e: Experiment, campaign: Campaign) -> Comparison | None:
@@ -67,11 +83,16 @@ def own_comparison(e: Experiment, campaign: Campaign) -> Comparison | None:
 
 
 def claimed_gains(campaign: Campaign) -> dict[str, Comparison]:
-    """{split: the champion's gain on the baseline} of the comparison that alone is a claim."""
+    """{split: the champion's gain on the baseline} of the comparison that alone is a claim.
+
+    Of another goal than val_bpb its own gain, too: {"goal": ..., "val": ...}.
+    """
     claim = claim_of(campaign) if campaign.baseline else None
     if not claim:
         return {}
     gains = {split: compare_with_first(claim, split)[-1][1] for split in SPLITS[claim.role]}
+    if not campaign.goal.is_val_bpb:
+        gains = {"goal": compare_goal_with_first(claim)[-1][1]} | gains
     return {split: gain for split, gain in gains.items() if gain}
 
 
@@ -106,10 +127,26 @@ def describe_claim(campaign: Campaign) -> str:
         return NO_CLAIM
     val, champion = gains["val"], campaign.kept[-1]
     runs = f"{val.n} + {val.m} fresh runs in turns"
+    if "goal" in gains:
+        return f"claim: experiment {champion.n}: {describe_goal_claim(campaign, gains)} ({runs})"
     text = f"claim: experiment {champion.n} gains {format_gain(val)} bpb on the baseline"
     if "test" in gains:
         text += f", {format_gain(gains['test'])} on the test text"
     return f"{text} (95 %, {runs})"
+
+
+def describe_goal_claim(campaign: Campaign, gains: Mapping[str, Comparison]) -> str:
+    """What a champion gained of a goal that isn't val_bpb, and what val_bpb did meanwhile.
+
+    Example: "user_tps x1.34 [1.29, 1.40] of the baseline's, 95 %; val_bpb +0.0012 ± 0.0030 against
+    the baseline's, slack 0.0050: within it"
+    """
+    goal, slack = campaign.goal, campaign.search.slack.noise.sigma
+    text = f"{goal.name} {format_gain(gains['goal'], goal)} of the baseline's, 95 %; "
+    text += f"{describe_difference(gains['val'], slack)}: {place_in_slack(gains['val'], slack)}"
+    if "test" in gains:
+        text += f"; {format_difference(gains['test'])} on the test text"
+    return text
 
 
 def describe_null_keeps(campaign: Campaign) -> str:

@@ -12,8 +12,13 @@ from rich.text import Text
 
 from ratchet import claims
 from ratchet.experiments.campaign import Campaign, is_selected, list_campaigns, mean_of
-from ratchet.experiments.comparisons import SPLITS, compare_with_first
-from ratchet.experiments.ledger import Experiment, bpb, is_disturbed, is_valid
+from ratchet.experiments.comparisons import (
+    SPLITS,
+    compare_goal_with_first,
+    compare_with_first,
+)
+from ratchet.experiments.goals import Goal, figure_text
+from ratchet.experiments.ledger import Experiment, bpb, is_disturbed, is_valid, score_of
 from ratchet.experiments.running import state_of
 from ratchet.referee.measures import MEASURES
 from ratchet.report.frontier import SCORE, Point
@@ -22,7 +27,8 @@ from ratchet.terminal import console, show_json
 
 WIDE = 120  # characters that all columns of the log need
 NARROW_GAIN = 27  # characters of a gain on a narrow terminal: names of a batch go below it
-COLUMNS = ["n", "UTC", "what", "commit", "verdict", "runs", "val bpb", "gain", "idea"]
+GOAL = "goal"  # a column where a campaign has another than val_bpb
+COLUMNS = ["n", "UTC", "what", "commit", "verdict", "runs", "val bpb", GOAL, "gain", "idea"]
 WIDE_COLUMNS = ["UTC", "what", "commit"]
 PHASES = ["start", "rehearsal", "train", "score"]
 ALPHA = 0.05  # two-sided, of all comparisons together
@@ -31,8 +37,11 @@ BARS = "▁▂▃▄▅▆▇█"
 
 def experiment_json(e: Experiment, home: Path) -> dict[str, Any]:
     """Facts of an experiment and what follows from them; `state` is its verdict once it has one."""
-    scores = [e.scores(arm) for arm in range(len(e.arms))]
+    runs = [e.valid_runs(arm) for arm in range(len(e.arms))]
+    scores = [[*map(bpb, of_arm)] for of_arm in runs]
     derived = {"verdict": e.verdict, "state": state_of(e, home), "scores": scores}
+    if not e.goal.is_val_bpb:
+        derived[e.goal.name] = [[*map(e.goal.measure.read, of_arm)] for of_arm in runs]
     return {"opens": e.opens, "runs": e.runs, "closes": e.closes, "reason": e.reason} | derived
 
 
@@ -87,8 +96,7 @@ def show_experiment(e: Experiment, everything: list[Experiment], home: Path) -> 
         campaign = campaigns_by_number(everything)[e.n]
         for line in search_lines(e, campaign):
             console.print(escape(line), soft_wrap=True)
-    for split in SPLITS.get(e.role, ()):
-        show_contrast(e, split)
+    show_contrasts(e)
     show_runs(e)
     say_failures(e)
 
@@ -109,8 +117,11 @@ def search_lines(e: Experiment, campaign: Campaign) -> Iterator[str]:
         yield f"trial:   experiment {e.closes['n']}"
     if gain := claims.describe_gain(e, campaign):
         is_fresh = campaign.goes_by_points and not is_selected(e, campaign)
-        words = "bpb over the champion of that time, 95 %" + ", fresh runs" * is_fresh
+        unit = "bpb over" if campaign.goal.is_val_bpb else f"{campaign.goal.name} of"
+        words = f"{unit} the champion of that time, 95 %" + ", fresh runs" * is_fresh
         yield f"gain:    {gain} [{words}]"
+    if words := claims.describe_bpb(e, campaign):
+        yield f"slack:   {words}"
 
 
 def show_runs(e: Experiment) -> None:
@@ -137,7 +148,9 @@ def endings_table(e: Experiment) -> Table:
     table = Table(
         "run", "source", "seed", "status", "val bpb", "others' CPU", "isolation", box=None
     )
-    in_cluster = any(run.get("on") for run in e.runs)
+    in_cluster, has_goal = any(run.get("on") for run in e.runs), not e.goal.is_val_bpb
+    if has_goal:
+        table.add_column(f"{e.goal.name}, {e.goal.measure.unit}")
     if in_cluster:
         table.add_column("on")
     for number, run in enumerate(e.runs):
@@ -150,9 +163,14 @@ def endings_table(e: Experiment) -> Table:
             f"{run.get('foreign_cpu', 0):.0%}",
             run["isolation"],
         ]
-        cells += [run.get("on", "")] * in_cluster
+        cells += [goal_cell(run, e.goal)] * has_goal + [run.get("on", "")] * in_cluster
         table.add_row(*cells, style="dim" if is_disturbed(run) else "")
     return table
+
+
+def goal_cell(run: dict, goal: Goal) -> str:
+    """The figure of a run that the campaign goes by, if it has one."""
+    return figure_text(goal.figure_of(score_of(run, goal))) if run["status"] == "ok" else ""
 
 
 def figures_table(e: Experiment) -> Table:
@@ -209,6 +227,43 @@ def show_contrast(e: Experiment, split: str) -> None:
         console.print(f"settled: p x {len(rows) - 1} comparisons < {ALPHA} (Bonferroni)")
 
 
+def show_contrasts(e: Experiment) -> None:
+    """All that a comparison, a closing or an audit measured."""
+    if e.role in SPLITS and not e.goal.is_val_bpb:
+        show_goal_contrast(e)
+    for split in SPLITS.get(e.role, ()):
+        show_contrast(e, split)
+
+
+def goal_rows(e: Experiment) -> list[dict[str, Any]]:
+    """What the arms measured of a goal that isn't val_bpb, in its unit; the first has no ratio."""
+    rows = []
+    for arm, (scores, comparison) in zip(e.arms, compare_goal_with_first(e)):
+        figures = [*map(e.goal.figure_of, scores)]
+        mean = e.goal.figure_of(statistics.mean(scores)) if scores else None
+        row: dict[str, Any] = {"name": arm["name"], "figures": figures, "mean": mean}
+        if comparison:
+            gain = comparison.gain, comparison.low, comparison.high
+            row |= dict(zip(("ratio", "low", "high"), e.goal.ratios_of(gain)))
+            row |= {"words": e.goal.describe_gain(comparison), "p_two": comparison.p_two}
+        rows.append(row)
+    return rows
+
+
+def show_goal_contrast(e: Experiment) -> None:
+    """A table of goal_rows()."""
+    title = f"{e.goal.name}, {e.goal.measure.unit}, {e.reason}"
+    ratio = f"ratio to {e.arms[0]['name']} (95%)"
+    table = Table("source", "runs", "mean", ratio, "p, two-sided", title=title, box=None)
+    table.title_justify = "left"
+    for row in goal_rows(e):
+        mean = "" if row["mean"] is None else figure_text(row["mean"])
+        p = f"{row['p_two']:.2g}" if "p_two" in row else ""
+        cells = [str(len(row["figures"])), mean, escape(row.get("words", "")), p]
+        table.add_row(escape(row["name"]), *cells)
+    console.print(table)
+
+
 # --------------------------------------------------------------------------------------------------
 # The frontier
 
@@ -261,7 +316,7 @@ def frontier_cell(point: Point, axis: str) -> str:
 
 def log_cells(e: Experiment, campaign: Campaign, home: Path) -> dict[str, str]:
     """An experiment's line of the log, by column."""
-    mean, half = mean_of(e.deciding_scores(), campaign.baseline and campaign.noise())
+    mean, half = mean_of([*map(bpb, e.deciding_runs())], campaign.baseline and campaign.bpb_noise)
     several = e.role in SPLITS
     is_narrow = console.width < WIDE
     return {
@@ -272,9 +327,18 @@ def log_cells(e: Experiment, campaign: Campaign, home: Path) -> dict[str, str]:
         "verdict": styled_state(e, home),
         "runs": str(len(e.runs)),
         "val bpb": "" if several else with_error(mean, None if is_narrow else half),
-        "gain": log_gain(e, campaign),
+        GOAL: "" if several or e.goal.is_val_bpb else goal_level(e),
+        "gain": escape(log_gain(e, campaign)),
         "idea": escape(claims.name_trial(e) if e.members else e.idea or e.reason),
     }
+
+
+def goal_level(e: Experiment) -> str:
+    """The mean of what an experiment measured of its goal: "user_tps 231"."""
+    scores = e.deciding_scores()
+    return (
+        f"{e.goal.name} {figure_text(e.goal.figure_of(statistics.mean(scores)))}" if scores else ""
+    )
 
 
 def log_gain(e: Experiment, campaign: Campaign) -> str:
@@ -283,8 +347,8 @@ def log_gain(e: Experiment, campaign: Campaign) -> str:
         return claims.describe_gain(e, campaign)
     if e.role not in ("closing", "audit"):
         return ""
-    comparison = compare_with_first(e)[-1][1]
-    return f"{claims.format_gain(comparison)}, claim" if comparison else ""
+    comparison = compare_goal_with_first(e)[-1][1]
+    return f"{claims.format_gain(comparison, e.goal)}, claim" if comparison else ""
 
 
 def campaigns_by_number(experiments: list[Experiment]) -> dict[int, Campaign]:
@@ -309,7 +373,9 @@ def experiments_by(name: str, everything: list[Experiment]) -> list[Experiment]:
 def show_log(chosen: list[Experiment], everything: list[Experiment], most: int, home: Path) -> None:
     """A line for each of the last `most` chosen experiments, and the story of all champions."""
     is_narrow = console.width < WIDE
-    names = [name for name in COLUMNS if not (is_narrow and name in WIDE_COLUMNS)]
+    without = WIDE_COLUMNS if is_narrow else []
+    without = without + [GOAL] * all(e.goal.is_val_bpb for e in chosen)
+    names = [name for name in COLUMNS if name not in without]
     table = Table(box=None)
     for name in names:
         is_long = name == "idea" or (name == "gain" and is_narrow)
@@ -332,18 +398,20 @@ def show_log(chosen: list[Experiment], everything: list[Experiment], most: int, 
 
 
 def say_campaign(campaign: Campaign) -> None:
-    """How the champions' val_bpb went down, and what of it is a claim."""
+    """How the champions became better, and what of it is a claim."""
     if campaign.noise_warning:
         console.print(campaign.noise_warning, style="yellow")
     if not campaign.baseline or len(campaign.kept) < 2:
         return
     scores = [campaign.scores_of(e.arms[0]["source"]) for e in campaign.kept]
-    means = [statistics.mean(group) for group in scores if group]
-    sigma = f"sigma {campaign.noise().sigma:.4f} bpb"
-    console.print(f"{len(campaign.kept)} champions {sparkline(means)}, {sigma}")
+    goal = campaign.goal
+    means = [goal.figure_of(statistics.mean(group)) for group in scores if group]
+    sigma = f"sigma {goal.describe_sigma(campaign.noise().sigma)}"
+    name = "" if goal.is_val_bpb else f" of {goal.name}"
+    console.print(f"{len(campaign.kept)} champions{name} {sparkline(means)}, {sigma}")
     for words in (claims.describe_claim(campaign), claims.describe_null_keeps(campaign)):
         if words:
-            console.print(words, soft_wrap=True)
+            console.print(escape(words), soft_wrap=True)
 
 
 def sparkline(values: list[float]) -> str:

@@ -338,7 +338,7 @@ def unpack_job(packed: dict[str, Any]) -> Job:
     fields = {name: Path(packed[name]) for name in ("target", "compiled")}
     fields["source"] = Source(**source | {"text": base64.b64decode(source["text"])})
     fields["arena"] = Arena(**arena | {"folder": Path(arena["folder"])})
-    fields["splits"] = tuple(packed["splits"])
+    fields |= {name: tuple(packed[name]) for name in ("splits", "measured")}
     fields["milestones"] = tuple(Milestone(*values) for values in packed["milestones"])
     return Job(**packed | fields)
 

@@ -8,7 +8,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from ratchet.experiments.ledger import CHAMPION, Experiment, Row, bpb, is_valid
+from ratchet.experiments.goals import VAL_BPB, Goal
+from ratchet.experiments.ledger import CHAMPION, Experiment, Row, is_valid, score_of
 from ratchet.experiments.rule import former, looks
 from ratchet.experiments.rule.search import Search
 from ratchet.experiments.rule.statistics import (
@@ -41,6 +42,11 @@ class Campaign:
         made = (e for e in experiments if e.verdict == "baseline")
         alike = [e for e in made if key in (None, e.comparison_key)]
         self.baseline: Experiment | None = max(alike, key=first_line, default=None)
+
+    @property
+    def goal(self) -> Goal:
+        """What it makes better."""
+        return self.baseline.goal if self.baseline else VAL_BPB
 
     @cached_property
     def since(self) -> list[Experiment]:
@@ -125,7 +131,7 @@ class Campaign:
         tracker, noises = NoiseTracker(), []
         runs = self._runs("calibrate", "reference", "champion")
         for source, run in sorted(runs, key=lambda pair: pair[1]["line"]):
-            tracker.add(source, bpb(run))
+            tracker.add(source, score_of(run, self.goal))
             noises.append((run["line"], tracker.noise))
         return noises
 
@@ -133,6 +139,13 @@ class Campaign:
         """Sigma, from all champions' runs before a line of the ledger."""
         count = bisect_left(self._noises, before, key=lambda row: row[0])
         return self._noises[count - 1][1] if count else Noise(math.nan, 0)
+
+    @property
+    def bpb_noise(self) -> Noise:
+        """Sigma of val_bpb, whatever the goal."""
+        if self.goal.is_val_bpb or not self.search.slack:
+            return self.noise()
+        return self.search.slack.noise
 
     @cached_property
     def noise_warning(self) -> str:
@@ -143,7 +156,8 @@ class Campaign:
         if not first.df or now.sigma <= sigma_range(first)[1]:
             return ""
         return (
-            f"sigma has grown from {first.sigma:.4f} to {now.sigma:.4f} bpb since the calibration: "
+            f"sigma has grown from {self.goal.describe_sigma(first.sigma)} to "
+            f"{self.goal.describe_sigma(now.sigma)} since the calibration: "
             "other programs, or a champion that is unsteady; calibrate anew when it is quiet"
         )
 
@@ -152,7 +166,8 @@ class Campaign:
         """{source: [(when the run ended, score, line)] in order}."""
         rows: dict[str, list] = {}
         for source, run in self._runs(*UNSELECTED):
-            rows.setdefault(source, []).append((parse_time(run["time"]), bpb(run), run["line"]))
+            score, when = score_of(run, self.goal), parse_time(run["time"])
+            rows.setdefault(source, []).append((when, score, run["line"]))
         return {source: sorted(of_source) for source, of_source in rows.items()}
 
     def scores_of(self, source: str) -> list[float]:

@@ -1,12 +1,12 @@
 """The verbs that change no champion: compare, audit, and the comparison that closes a night."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ratchet.arena.files import Refused
 from ratchet.experiments import sources, verdicts
 from ratchet.experiments.campaign import MOST_TEXT, Campaign
-from ratchet.experiments.ledger import Experiment, bpb, is_valid
+from ratchet.experiments.ledger import Experiment, Row, bpb, is_valid, score_of
 from ratchet.experiments.rule import statistics
 from ratchet.experiments.rule.failures import failed_verdict
 from ratchet.experiments.rule.statistics import Comparison
@@ -93,14 +93,26 @@ def equal_budget(session: Session, n: int, source: Source, frame: str) -> str:
 def compare_with_first(
     e: Experiment, split: str = "val"
 ) -> list[tuple[list[float], Comparison | None]]:
-    """(scores, how they compare with those of arm 0) of each arm of a comparison or an audit.
+    """(val_bpb, how they compare with those of arm 0) of each arm of a comparison or an audit.
 
     Sigma is that of its own runs; where all arms ran the same seeds, what these explain is left
     out. A gain above 0 means better than arm 0, for which it is None.
     """
+    return compare_all_with_first(e, lambda run: bpb(run, split))
+
+
+def compare_goal_with_first(e: Experiment) -> list[tuple[list[float], Comparison | None]]:
+    """The same of the scores that the campaign goes by."""
+    return compare_all_with_first(e, lambda run: score_of(run, e.goal))
+
+
+def compare_all_with_first(
+    e: Experiment, read_score: Callable[[Row], float]
+) -> list[tuple[list[float], Comparison | None]]:
+    """The same of any score of a run."""
     runs = [run for run in e.runs if is_valid(run) and run["phase"] == e.role]
     arms = [
-        {run["seed"]: bpb(run, split) for run in runs if run["arm"] == arm}
+        {run["seed"]: read_score(run) for run in runs if run["arm"] == arm}
         for arm in range(len(e.arms))
     ]
     pairs: list[tuple[list[float], Comparison | None]] = [([*arms[0].values()], None)]

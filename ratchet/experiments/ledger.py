@@ -29,6 +29,7 @@ from typing import Any
 
 from ratchet.arena.files import Full, Refused, append_line, sha256
 from ratchet.arena.results import bits_per_byte
+from ratchet.experiments.goals import VAL_BPB, Goal
 
 FREE_BYTES = 2**30  # of disk, without which no run begins: a full disk must not cost a finished one
 CUT_OFF = (
@@ -37,6 +38,7 @@ CUT_OFF = (
 )
 
 CANDIDATE, CHAMPION = 0, 1  # arms of a try, and of a trial
+BASELINE = 2  # a third one of a trial whose goal is not val_bpb
 Row = dict[str, Any]  # the facts of a line
 
 
@@ -71,6 +73,7 @@ class Experiment:
     machinery: str = ""  # hash of all sealed files
     busy: bool = False
     limits: dict[str, float] = field(default_factory=dict)  # {name of a measure: limit}
+    goal: Goal = VAL_BPB
     idea: str = ""
     by: str = ""  # who had the idea
     parent: str = ""  # commit of the champion that a try is held against
@@ -111,8 +114,9 @@ class Experiment:
 
     @property
     def comparison_key(self) -> tuple:
-        """What two sources must share to be compared: the arena's seal, budget, device, limits."""
-        return self.seal, self.budget, self.device, *sorted(self.limits.items())
+        """What two sources must share to be compared: seal, budget, device, limits, goal."""
+        goal = () if self.goal.is_val_bpb else (self.goal,)
+        return self.seal, self.budget, self.device, *sorted(self.limits.items()), *goal
 
     def next_seed(self) -> int:
         """It follows from the runs that count so far, so that stopping a run draws no other."""
@@ -120,19 +124,24 @@ class Experiment:
         return int(sha256(f"{self.salt} {done}".encode())[:12], 16) % 10**9
 
     def scores(self, arm: int, *phases: str) -> list[float]:
-        """val_bpb of the valid runs of one arm, in the order in which they were run."""
-        return [
-            bpb(run)
-            for run in self.runs
-            if run["arm"] == arm and is_valid(run) and (not phases or run["phase"] in phases)
-        ]
+        """Scores of the valid runs of one arm, in the order in which they were run."""
+        return [score_of(run, self.goal) for run in self.valid_runs(arm, *phases)]
 
-    def deciding_scores(self) -> list[float]:
+    def valid_runs(self, arm: int, *phases: str) -> list[Row]:
+        """Those of one arm, in these phases or in any, in the order in which they were run."""
+        of_arm = [run for run in self.runs if run["arm"] == arm and is_valid(run)]
+        return [run for run in of_arm if not phases or run["phase"] in phases]
+
+    def deciding_runs(self) -> list[Row]:
         """Those of arm 0 on fresh seeds, else of its search, else of its verb."""
         for phases in (("confirm",), ("search", "screen")):
-            if scores := self.scores(CANDIDATE, *phases):
-                return scores
-        return self.scores(CANDIDATE, self.role)
+            if runs := self.valid_runs(CANDIDATE, *phases):
+                return runs
+        return self.valid_runs(CANDIDATE, self.role)
+
+    def deciding_scores(self) -> list[float]:
+        """The scores of these."""
+        return [score_of(run, self.goal) for run in self.deciding_runs()]
 
 
 NAMES = {each.name for each in fields(Experiment)} - {"opens", "runs", "decisions", "closes"}
@@ -141,6 +150,7 @@ NAMES = {each.name for each in fields(Experiment)} - {"opens", "runs", "decision
 def opened_by(row: Row) -> Experiment:
     """The experiment that a line opens."""
     known: Row = {"role": "", "time": ""} | {name: row[name] for name in NAMES & row.keys()}
+    known["goal"] = Goal(**row.get("goal", {}))
     return Experiment(opens=row, **known)
 
 
@@ -148,6 +158,11 @@ def bpb(run: Mapping[str, Any], split: str = "val") -> float:
     """Bits per byte of a run's split, from its raw sums; older rows have no charge."""
     part = run[split]
     return bits_per_byte(part["nats"] + part.get("charged_nats", 0.0), part["bytes"])
+
+
+def score_of(run: Mapping[str, Any], goal: Goal) -> float:
+    """What a run is judged by, lower is better: its val_bpb, or log2 of the goal's measure."""
+    return bpb(run) if goal.is_val_bpb else goal.log_of(run)
 
 
 def is_disturbed(run: Mapping[str, Any]) -> bool:

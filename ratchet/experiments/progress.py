@@ -23,7 +23,7 @@ def planned_runs(e: Experiment, phase: str) -> int | None:
     if e.role == "try":
         return None
     if e.role == "trial":
-        runs = verdicts.TIE_RUNS if e.as_good else e.profile["runs"]
+        runs = verdicts.trial_runs(verdicts.Profile(**e.profile), e.goal, e.as_good)
         return runs + [*(run["phase"] for run in e.runs), phase].count("bar")
     phases = {run["phase"] for run in e.runs} | {phase}
     return len(e.arms) * e.seeds + ("measure" in phases)

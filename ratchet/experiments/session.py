@@ -21,6 +21,7 @@ from ratchet.arena.definition import Arena, default_arena, find_arena
 from ratchet.arena.files import ROOT, Refused, sha256, work_folder
 from ratchet.experiments import progress, seal
 from ratchet.experiments.campaign import Campaign
+from ratchet.experiments.goals import VAL_BPB, Goal
 from ratchet.experiments.ledger import (
     CANDIDATE,
     CHAMPION,
@@ -30,6 +31,7 @@ from ratchet.experiments.ledger import (
     bpb,
     is_disturbed,
     is_valid,
+    score_of,
 )
 from ratchet.experiments.verdicts import Verdict
 from ratchet.referee import compiler_cache, early_stopping
@@ -60,6 +62,7 @@ class Session:
     budget: str  # of each run, as "300s"
     busy: bool = False  # whether runs count that other programs disturb
     limits: Mapping[str, float] = field(default_factory=dict)  # {name of a measure: limit}
+    goal: Goal = VAL_BPB
     half_stop: bool = True  # whether an idea's first run may be stopped half-way
     tell: Callable[[str], Any] = lambda text: None
     on_verdict: Callable[[Experiment], Any] = lambda experiment: None
@@ -116,6 +119,7 @@ class Session:
             "budget": self.budget,
             "busy": self.busy,
             "limits": dict(self.limits),
+            "goal": self.goal._asdict(),
         }
         line |= self.conditions() | more
         for e in self.experiments():
@@ -157,7 +161,7 @@ class Session:
             folder = str(job.target.relative_to(self.home))
             run |= {"arm": arm, "phase": phase, "folder": folder, "busy": self.busy}
             self.ledger.append("run", n=n, **run)
-            self.tell(f"  {n}: {describe_run(run)}")
+            self.tell(f"  {n}: {describe_run(run, self.goal)}")
             if not is_disturbed(run):
                 return run
             self.tell(
@@ -181,6 +185,7 @@ class Session:
             compiled=self.compiler_caches(),
             milestones=self.champion_milestones(e) if may_stop else (),
             limits=self.limits,
+            measured=self.goal.measured,
         )
 
     def choose_seed(self, e: Experiment, phase: str) -> int:
@@ -235,8 +240,8 @@ class Session:
 def open_session(slot: Any, arena: str | None = None, budget: str | None = None, **options):
     """A Session in an arena; by default in the one that fits the device, for the arena's seconds.
 
-    options: busy, limits, half_stop, tell, on_verdict of Session. The smallest arena is prepared if
-    it is the one. Raises Refused.
+    options: busy, limits, goal, half_stop, tell, on_verdict of Session. The smallest arena is
+    prepared if it is the one. Raises Refused.
     """
     if budget:
         parse_budget(budget)
@@ -271,7 +276,9 @@ def join_campaign(slot: Any, busy: bool = False, **options: Any) -> Session:
             "  the noise was measured with --busy: without it, what others disturb is void"
         )
     arena = find_arena(baseline.arena)
-    options["limits"] = baseline.limits
+    options |= {"limits": baseline.limits, "goal": baseline.goal}
+    if not baseline.goal.is_val_bpb:
+        options["half_stop"] = False  # a loss half-way says nothing of another measure
     session = Session(home, ledger, slot, arena, baseline.budget, busy, **options)
     session.check_seal()
     return session
@@ -294,10 +301,15 @@ def latest_campaign(experiments, device: str) -> Campaign:
     return Campaign([e for e in experiments if e.device == device])
 
 
-def describe_run(run: dict[str, Any]) -> str:
-    """How a run ended, where its time went: "1.2345 bpb (train 60.0 s, score 5.1 s)"."""
+def describe_run(run: dict[str, Any], goal: Goal) -> str:
+    """How a run ended, where its time went: "1.2345 bpb (train 60.0 s, score 5.1 s)".
+
+    Of another goal: "user_tps 231 tokens/s, 1.2345 bpb (...)".
+    """
     ok = run["status"] == "ok"
     end = f"{bpb(run):.4f} bpb" if ok else f"{run['status']}: {run['reason']}"
+    if ok and not goal.is_val_bpb:
+        end = f"{goal.name} {goal.describe_level(score_of(run, goal))}, {end}"
     if run["shared"]:
         end += f", other programs used {run['foreign_cpu']:.0%} of the CPU"
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run["seconds"].items())

@@ -78,9 +78,13 @@ def begin_trial(
         return None
     chosen = [session.experiment(n) for n in merge.members]
     champion = sources.read_source(campaign.champion["commit"])._replace(name="champion")
+    arms = [merge.source, champion]
+    if not campaign.goal.is_val_bpb:
+        baseline = campaign.kept[0].arms[CANDIDATE]["commit"]
+        arms.append(sources.read_source(baseline)._replace(name="baseline"))
     n = session.open_experiment(
         "trial",
-        [merge.source, champion],
+        arms,
         parent=champion.commit,
         members=merge.members,
         alone=merge.alone,

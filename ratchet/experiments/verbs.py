@@ -6,7 +6,8 @@ from typing import Any
 from ratchet.arena.files import Refused
 from ratchet.experiments import seal, sources
 from ratchet.experiments.campaign import MOST_TEXT, Campaign
-from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment
+from ratchet.experiments.goals import VAL_BPB, Goal
+from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, bpb
 from ratchet.experiments.rule.failures import failed_verdict
 from ratchet.experiments.rule.statistics import pool_noise, sigma_range
 from ratchet.experiments.running import working_on
@@ -45,7 +46,7 @@ def calibrate(
             run = session.run_arm(n, 0, "calibrate", source, is_baseline=True)
             if verdict := failed_verdict([run]):
                 return session.close_experiment(n, verdict)
-        return session.close_experiment(n, measured_noise(session.experiment(n).scores(0)))
+        return session.close_experiment(n, measured_noise(session.experiment(n)))
 
 
 def read_baseline(seeds: int) -> Source:
@@ -77,12 +78,26 @@ def champion_that_gives_way(session: Session, source: Source) -> Experiment | No
     return kept
 
 
-def measured_noise(scores: Sequence[float]) -> Verdict:
+def measured_noise(e: Experiment) -> Verdict:
     """The verdict of a calibration."""
+    runs = e.valid_runs(CANDIDATE)
+    words = describe_noise([bpb(run) for run in runs], VAL_BPB)
+    if not e.goal.is_val_bpb:
+        words = f"{e.goal.name} {describe_noise(e.scores(CANDIDATE), e.goal)}; val_bpb {words}"
+    return Verdict("baseline", f"{words}, {len(runs)} seeds")
+
+
+def describe_noise(scores: Sequence[float], goal: Goal) -> str:
+    """Example: "mean 1.2345, sigma 0.0042 bpb (95%: 0.0025 to 0.0121)"."""
     noise, mean = pool_noise([scores]), sum(scores) / len(scores)
     low, high = sigma_range(noise)
-    sigma = f"sigma {noise.sigma:.4f} bpb (95%: {low:.4f} to {high:.4f})"
-    return Verdict("baseline", f"mean {mean:.4f}, {sigma}, {len(scores)} seeds")
+    if goal.is_val_bpb:
+        return f"mean {mean:.4f}, sigma {noise.sigma:.4f} bpb (95%: {low:.4f} to {high:.4f})"
+    sigma, *ends = (goal.describe_sigma(each) for each in (noise.sigma, low, high))
+    words = f"mean {goal.describe_level(mean)}, sigma {sigma} (95%: {' to '.join(ends)})"
+    if noise.sigma < goal.least_sigma:
+        words += f", which counts as {goal.describe_sigma(goal.least_sigma)}"
+    return words
 
 
 def try_idea(
@@ -121,7 +136,8 @@ def try_idea(
         arms = source, sources.read_source(champion)._replace(name="champion")
         is_smaller = source.describe_source()["size"] < arms[CHAMPION].describe_source()["size"]
         more = {"baseline": campaign.kept[0].n, "idea": idea, "by": by} | remarks
-        more |= {"profile": profile._asdict(), "may_tie": may_tie and is_smaller}
+        may_tie = may_tie and is_smaller and campaign.goal.is_val_bpb
+        more |= {"profile": profile._asdict(), "may_tie": may_tie}
         n = session.open_experiment("try", arms, parent=champion, **more)
     with working_on(session.home, n):
         return run_to_verdict(session, n, arms)
@@ -151,17 +167,17 @@ def run_to_verdict(session: Session, n: int, arms: Sequence[Source]) -> Experime
                 break
         arm, phase = step
         run = session.run_arm(n, arm, phase, arms[arm])
-        if arm == CHAMPION and run["status"] != "ok":
-            check_champion_runs(session.experiment(n), run)
+        if arm != CANDIDATE and run["status"] != "ok":
+            check_champion_runs(session.experiment(n), arm, run)
     session.on_verdict(e)
     return e
 
 
-def check_champion_runs(e: Experiment, run: dict[str, Any]) -> None:
-    """Raise Refused when the champion's own runs have failed too often."""
-    failed = sum(run["status"] != "ok" for run in valid_or_failed(e, CHAMPION))
+def check_champion_runs(e: Experiment, arm: int, run: dict[str, Any]) -> None:
+    """Raise Refused when the runs of a champion's arm have failed too often."""
+    failed = sum(run["status"] != "ok" for run in valid_or_failed(e, arm))
     if failed % RUN_TRIES == 0:
         raise Refused(
-            f"the champion's own run ended as {run['status']} ({run['reason']}) {RUN_TRIES} times: "
-            "mend that first"
+            f"the {e.arms[arm]['name']}'s own run ended as {run['status']} ({run['reason']}) "
+            f"{RUN_TRIES} times: mend that first"
         )

@@ -1,5 +1,6 @@
 """Verification: do the ledger, the commits, the verdicts agree?"""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from operator import itemgetter
@@ -8,7 +9,15 @@ from ratchet import commits
 from ratchet.arena.files import sha256
 from ratchet.experiments import seal
 from ratchet.experiments.campaign import Campaign, list_campaigns
-from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, Ledger, Row
+from ratchet.experiments.ledger import (
+    BASELINE,
+    CANDIDATE,
+    CHAMPION,
+    Experiment,
+    Ledger,
+    Row,
+    score_of,
+)
 from ratchet.experiments.rule import former
 from ratchet.experiments.rule.search import Search
 from ratchet.experiments.verdicts import Verdict
@@ -62,6 +71,8 @@ def wrong_runs(e: Experiment) -> Iterator[str]:
             yield f"a {run['phase']} run had another train.py than its arm"
         if run["status"] == "ok" and (reason := why_overlimit(run, e.limits)):
             yield f"a {run['phase']} run counts, but {reason}"
+        if run["status"] == "ok" and not math.isfinite(score_of(run, e.goal)):
+            yield f"a {run['phase']} run counts, but its {e.goal.name} was not measured"
         if any(run["line"] > line for line in ends):
             yield f"a {run['phase']} run came after the verdict"
 
@@ -124,6 +135,8 @@ def wrong_members(e: Experiment, search: Search) -> Iterator[str]:
         elif search.experiments[n].profile != e.profile:
             yield f"experiment {n} is in it, which has another profile"
     ties = [search.experiments[n].may_tie for n in e.members if n in search.pursuits]
+    if search.slack and [arm["source"] for arm in e.arms[BASELINE:]] != [search.slack.source]:
+        yield "its third arm is not the baseline"
     if e.as_good and ties != [True]:
         yield "it keeps what is as good, though that was not asked for"
 

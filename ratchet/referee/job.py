@@ -25,6 +25,7 @@ class Job(NamedTuple):
     device: like "cuda:0" or "cpu:0/2", chosen by the executor that does it
     milestones: of the champion, to end a run that can't catch up with it
     limits: {name of a measure: limit} of the campaign
+    measured: names of further measures that it must be measured for: of the campaign's goal
     """
 
     source: Source
@@ -38,11 +39,17 @@ class Job(NamedTuple):
     device: str = "cpu"
     milestones: tuple[Milestone, ...] = ()
     limits: Mapping[str, float] = {}
+    measured: tuple[str, ...] = ()
 
     @property
     def clock_seconds(self) -> float:
         """On the clock at most; the arena's own budget tells it for tokens or FLOPs."""
         return parse_budget(self.budget).seconds or limits.TOKENS_SHARE * self.arena.seconds
+
+    @property
+    def asked_measures(self) -> set[str]:
+        """Names of the measures that are asked for: some are taken only then."""
+        return {*self.limits, *self.measured}
 
     @property
     def torch_device(self) -> str:

@@ -250,3 +250,11 @@ def refuse_overlimit(record: Record, limits: Mapping[str, float]) -> None:
     """Hold what is known of a run so far against limits. Raises EndedEarly("overlimit")."""
     if reason := why_overlimit(record, limits):
         raise EndedEarly("overlimit", reason)
+
+
+def refuse_unmeasured(record: Record, names: Iterable[str]) -> None:
+    """Raises EndedEarly("invalid") when a run with a score lacks a measure that it must have."""
+    values = read_measures(record)
+    for name in names if record["status"] == "ok" else ():
+        if not values.get(name, 0) > 0:
+            raise EndedEarly("invalid", f"its {name} could not be measured here")

@@ -89,7 +89,7 @@ def score_submission(job: Job, level: str, folder: Path) -> dict[str, Any]:
     """Raw sums and probes of each split, and figures of the model. Raises EndedEarly("invalid")."""
     scores: dict[str, Any] = {}
     for split in job.splits:
-        decoding = split == job.splits[0] and not job.limits.keys().isdisjoint(DECODING)
+        decoding = split == job.splits[0] and not job.asked_measures.isdisjoint(DECODING)
         result, memory = score_split(job, folder, level, split, decoding)
         scores |= {key: number_or_zero(result[key]) for key in FIGURES}
         scores |= {key: result[key] for key in SPEEDS if key in result}

@@ -36,6 +36,7 @@ from ratchet.referee.measures import (
     measure_files,
     measure_rehearsal,
     refuse_overlimit,
+    refuse_unmeasured,
 )
 from ratchet.referee.scoring import (
     number_or_zero,
@@ -95,11 +96,12 @@ def run_trial(job: Job) -> Record:
             if parse_budget(job.budget).unit == "flop":
                 record["flops_per_token"] = 0  # so that they are counted anew
             folder = take_submission(job, record, claims)
-            record |= measure_files(folder / "model", packed="packed_mb" in job.limits)
+            record |= measure_files(folder / "model", packed="packed_mb" in job.asked_measures)
             refuse_overlimit(record, job.limits)
             record |= score_submission(job, level, folder)
             refuse_cheap_steps(job, told, record["flops_per_token"])
             refuse_overlimit(record, job.limits)
+            refuse_unmeasured(record, job.measured)
         except Exception as error:  # whatever a contestant provokes is a row
             record["status"], record["reason"] = describe_end(error)
         clock.enter_phase("end")

@@ -7,6 +7,7 @@ import numpy as np
 from ratchet.referee.devices.choice import describe_device
 
 SIGMA = 0.01
+SPEED_SIGMA = 0.03  # log2 of tokens a second
 
 
 class Runs:
@@ -15,13 +16,14 @@ class Runs:
     Half of the variance between runs comes from the seed, whatever the source.
 
     The numbers that begin a line of the source with QUALITY or GAIN are its quality, those with LUCK
-    count in a search alone.
+    count in a search alone. Those with SPEED are log2 of how many times as fast it decodes.
     """
 
     def __init__(self):
         self.jobs, self.shared, self.stop_at, self.order = [], 0, None, np.random.default_rng(1)
         self.of_split, self.sigma = {"probes": {}}, SIGMA
         self.of_run = dict  # makes further facts of a run
+        self.speeds = np.random.default_rng(2)
 
     def __call__(self, job):
         if len(self.jobs) == self.stop_at:
@@ -55,6 +57,9 @@ class Runs:
             "steps": 10,
             "mfu_percent": 5.0,
         }
+        speed = sum(map(float, re.findall("^SPEED_. = (.*)", text, re.M)))
+        if "user_tps" in job.asked_measures:
+            facts["user_tps"] = 300 * 2 ** (speed + SPEED_SIGMA * self.speeds.normal())
         facts |= self.of_run()
         self.shared -= 1
         if status == "ok":

@@ -50,7 +50,7 @@ class Lines:
         n = 1 + len(self.experiments)
         arms = [{"source": name, "commit": name, "file": name, "size": 100} for name in sources]
         more = {"seal": "seal", "budget": "5s", "device": "cpu", "busy": False} | more
-        self.add("opens", n, role=role, arms=arms, parent=sources[-1], **more)
+        self.add("opens", n, role=role, arms=arms, **{"parent": sources[-1]} | more)
         return n
 
     def run(self, n, arm, phase, bpb=None, status="ok", shared=False, seed=None):

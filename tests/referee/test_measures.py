@@ -143,13 +143,13 @@ def test_decoding_is_timed_where_its_speed_is_limited(monkeypatch):
         return result | (speeds if decoding else {}), {}
 
     monkeypatch.setattr(scoring, "score_split", score_split)
-    job = types.SimpleNamespace(splits=("val", "test"), limits={"user_tps": 200.0})
+    job = types.SimpleNamespace(splits=("val", "test"), asked_measures={"user_tps"})
     scores = scoring.score_submission(job, "none", None)
     assert asked == [("val", True), ("test", False)]
     assert {name: scores[name] for name in speeds} == speeds
     with pytest.raises(EndedEarly, match="its user_tps is 180 tokens/s: at least 200"):
-        refuse_overlimit(scores, job.limits)
-    job.limits = {"file_mb": 8.0}
+        refuse_overlimit(scores, {"user_tps": 200.0})
+    job.asked_measures = {"file_mb"}
     assert "user_tps" not in scoring.score_submission(job, "none", None)
 
 

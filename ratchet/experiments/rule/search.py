@@ -11,8 +11,19 @@ from dataclasses import dataclass, field
 
 from ratchet.arena.files import sha256
 from ratchet.experiments import verdicts
-from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, Row, bpb, is_valid
+from ratchet.experiments.goals import VAL_BPB, Goal
+from ratchet.experiments.ledger import (
+    BASELINE,
+    CANDIDATE,
+    CHAMPION,
+    Experiment,
+    Row,
+    bpb,
+    is_valid,
+    score_of,
+)
 from ratchet.experiments.rule.failures import failed_verdict
+from ratchet.experiments.rule.slack import Slack
 from ratchet.experiments.rule.statistics import Comparison, Noise, NoiseTracker
 from ratchet.experiments.verdicts import Bar, Profile, Verdict
 
@@ -31,6 +42,7 @@ class Pursuit:
     seeds: list[int] = field(default_factory=list)  # of its valid runs
     scores: list[float] = field(default_factory=list)  # of these; in a search without luck
     gains: list[float] = field(default_factory=list)  # of these, in sigma over the bar of then
+    bpbs: list[float] = field(default_factory=list)  # val_bpb of these, whatever the goal
     failure: Verdict | None = None
     bar: Bar = Bar(math.nan, math.inf)  # what it was held against last
     noise: Noise = Noise(math.nan, 0)  # of then
@@ -52,6 +64,7 @@ class Search:
 
     def __init__(self, experiments: Mapping[int, Experiment]) -> None:
         self.experiments = experiments  # what they were opened with; their runs are not looked at
+        self.slack: Slack | None = None  # where another measure than val_bpb is the goal
         self.champion = ""  # its source
         self.bars: dict[str, Bar] = {}  # {source of a champion: its level}
         self.luck: dict[str, dict[int, float]] = {}  # {source: {seed: score - level}} of these
@@ -61,8 +74,12 @@ class Search:
         self.noises: list[tuple[int, Noise]] = []  # (line, noise) after each one
 
     @property
+    def goal(self) -> Goal:
+        return next((e.goal for e in self.experiments.values()), VAL_BPB)
+
+    @property
     def noise(self) -> Noise:
-        return self.tracker.noise
+        return self.goal.with_floor(self.tracker.noise)
 
     # ----------------------------------------------------------------------------------------------
     # Lines
@@ -86,17 +103,22 @@ class Search:
         self.stopped = self.stopped + 1 if run["status"] == "stopped" else 0
         if not is_valid(run) or run["budget"] != e.budget:
             return
-        source, score, phase = e.arms[run["arm"]]["source"], bpb(run), run["phase"]
+        source, score, phase = e.arms[run["arm"]]["source"], score_of(run, self.goal), run["phase"]
         if phase in ("search", "trial", "calibrate"):
+            pursuit.bpbs.append(bpb(run))
             self._add_score(pursuit, phase, run["seed"], score)
         elif phase in LEVEL_PHASES and source in self.bars:
             self.bars[source] = self.bars[source].updated(score)
             self.luck[source][run["seed"]] = score - self.bars[source].level
             self.tracker.add(source, score)
+            if self.slack and source == self.slack.source:
+                self.slack.add(bpb(run))
         self.bars = {name: bar.drifted() for name, bar in self.bars.items()}
+        if self.slack:
+            self.slack.drift()
 
     def _add_score(self, pursuit: Pursuit, phase: str, seed: int, score: float) -> None:
-        if phase == "search":
+        if phase == "search" and self.goal.is_val_bpb:  # others hardly depend on a seed
             score = verdicts.without_luck(score, self.luck[pursuit.base].get(seed, 0.0))
         pursuit.seeds.append(seed)
         pursuit.scores.append(score)
@@ -121,6 +143,8 @@ class Search:
             self.luck[self.champion] = {seed: score - bar.level for seed, score in runs}
             for score in pursuit.scores:
                 self.tracker.add(self.champion, score)
+        if row["verdict"] == "baseline" and not self.goal.is_val_bpb:
+            self.slack = Slack(self.champion, pursuit.bpbs)
 
     # ----------------------------------------------------------------------------------------------
     # Decisions
@@ -140,8 +164,9 @@ class Search:
         if is_trial and pursuit.base != self.champion:
             return Verdict("withdrawn", "there is another champion now: it is tried again")
         verdict = self._judge(pursuit)
-        if verdict.verdict:
-            return verdict
+        step = self._hold_to_slack(pursuit, verdict, self.slack) if self.slack else verdict
+        if step != verdict or verdict.verdict:
+            return step
         if pursuit.base == self.champion and self._is_vague(pursuit):
             return CHAMPION, "bar"
         return CANDIDATE, "trial" if is_trial else "search"
@@ -165,12 +190,34 @@ class Search:
         e, bar = pursuit.experiment, self.bars[pursuit.base]
         if e.role == "trial":
             return verdicts.decide_trial(
-                pursuit.scores, bar, self.noise, pursuit.profile, as_good=e.as_good
+                pursuit.scores,
+                bar,
+                self.noise,
+                pursuit.profile,
+                as_good=e.as_good,
+                goal=self.goal,
             )
         verdict = verdicts.decide_search(pursuit.gains, bar.variance, pursuit.profile)
         if verdict.verdict == "out" and e.may_tie and verdicts.may_be_a_tie(pursuit.gains):
             return Verdict("hit", f"{verdict.reason}, but it may be as good with less code")
         return verdict
+
+    def _hold_to_slack(
+        self, pursuit: Pursuit, verdict: Verdict, slack: Slack
+    ) -> tuple[int, str] | Verdict:
+        """What follows from a verdict where val_bpb must not get worse meanwhile."""
+        is_trial = pursuit.experiment.role == "trial"
+        if slack.is_far(pursuit.bpbs):
+            words = f"{slack.describe(pursuit.bpbs)}: far beyond it"
+            return Verdict("withdrawn" if is_trial else "out", words)
+        if verdict.verdict != "keep":
+            return verdict
+        if slack.is_vague:
+            return CHAMPION if slack.source == self.champion else BASELINE, "bar"
+        words = f"{verdict.reason}; {slack.describe(pursuit.bpbs)}"
+        if slack.allows(pursuit.bpbs):
+            return Verdict("keep", f"{words}: within it")
+        return Verdict("withdrawn", f"{words}: not shown to be within it")
 
     def compare(self, n: int) -> Comparison | None:
         """How a try or a trial compares with the bar of its last run; None before that."""
@@ -226,5 +273,6 @@ class Search:
             and p.verdict == "out"
             and p.gains
             and p.profile.name == profile.name
+            and not (self.slack and self.slack.is_far(p.bpbs))
         }
         return max(points, key=points.__getitem__, default=None)
