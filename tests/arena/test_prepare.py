@@ -65,7 +65,6 @@ def load(folder):
 @pytest.fixture
 def local(monkeypatch):
     monkeypatch.setattr("ratchet.arena.score.ModelProcess", LocalModel)
-    monkeypatch.setattr("ratchet.arena.run.matmul_peak", lambda device: (1e12, "a guess"))
 
 
 def contestant(tmp_path, source):

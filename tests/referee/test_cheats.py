@@ -272,12 +272,6 @@ def test_every_cheat_says_where_it_was_seen_and_what_is_expected():
 # A cheat that is scored
 
 
-@pytest.fixture(autouse=True)
-def settled(monkeypatch):
-    """No matrix product is measured here: it takes long."""
-    monkeypatch.setattr("ratchet.arena.run.matmul_peak", lambda device: (1e12, "a guess"))
-
-
 @pytest.fixture
 def local(monkeypatch):
     monkeypatch.setattr("ratchet.arena.score.ModelProcess", LocalModel)
