@@ -116,9 +116,16 @@ def test_the_memory_gives_what_a_slow_search_finds_and_hides_a_row_from_itself(m
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
-    "rows, context, vocab_size, piece", [(1, 1, 5, 8), (3, 37, 501, 2), (8, 16, 128, 4)]
+    "rows, context, vocab_size, piece, compiled",
+    [
+        (1, 1, 5, 8, False),
+        (3, 37, 501, 2, False),
+        (8, 16, 128, 4, False),
+        (3, 37, 501, 2, True),
+        pytest.param(1, 1, 5, 8, True, marks=pytest.mark.slow),
+        pytest.param(8, 16, 128, 4, True, marks=pytest.mark.slow),
+    ],
 )
 def test_the_loss_some_rows_at_a_time_is_the_cross_entropy_of_the_logits(
     memory, rows, context, vocab_size, piece, compiled

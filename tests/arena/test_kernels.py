@@ -37,7 +37,7 @@ def test_attention_of_the_latest_tokens_is_the_end_of_that_of_all(window, latest
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
-@pytest.mark.parametrize("window", [100, 200])
+@pytest.mark.parametrize("window", [100, pytest.param(200, marks=pytest.mark.slow)])
 def test_compiled_attention_has_the_gradients_of_its_twin(window):
     inputs, grads = torch.randn(3, 2, 200, 2, 16), []
     compiled = torch.compile(attention.causal_attention, dynamic=False)
@@ -49,8 +49,15 @@ def test_compiled_attention_has_the_gradients_of_its_twin(window):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("rows, context, vocab_size, piece", [(1, 1, 5, 8), (3, 37, 501, 50)])
+@pytest.mark.parametrize(
+    "rows, context, vocab_size, piece, compiled",
+    [
+        (1, 1, 5, 8, False),
+        (3, 37, 501, 50, False),
+        (3, 37, 501, 50, True),
+        pytest.param(1, 1, 5, 8, True, marks=pytest.mark.slow),
+    ],
+)
 def test_the_loss_and_its_gradients_are_those_of_its_twin(
     rows, context, vocab_size, piece, compiled, monkeypatch
 ):
