@@ -2,7 +2,7 @@
 // Draws the page from its data. Whatever comes from the ledger is put in as text, never as HTML.
 
 const style = (verdict) => data.palette.verdicts[verdict] || data.palette.failed; // ratchet/report/palette.py
-const lineColor = (i) => data.palette.lines[i % data.palette.lines.length];
+const lineColor = (i) => (i % data.palette.lines.length ? data.palette.lines[i % data.palette.lines.length] : variable("--accent")); // its first on dark, too
 const MEASURES = { // what experiments can be drawn over: name with unit, value, on a log axis or not, what `frontier` calls it and its unit
   params: ["parameters", (e) => e.params, true, "params_m", 1e6],
   trunk: ["parameters but tables", (e) => e.params - e.lookup, true, "trunk_m", 1e6],
@@ -166,7 +166,8 @@ function drawProgress() {
 }
 
 const bars = (rows, color) => ({ type: "data", array: rows.map((row) => row.half || 0), color, thickness: 1.2, width: 3 });
-const empty = (text = "no experiment with a score yet") => ({ annotations: [{ text, showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }] });
+const empty = (text = "no experiment with a score yet") => ({ xaxis: { visible: false }, yaxis: { visible: false },
+  annotations: [{ text: wrap(text, 34).join("<br>"), showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }] });
 
 function drawExplorer() {
   const node = $("#explorer .chart"), paper = onPaper(), turned = node.layout?.scene?.camera;
@@ -282,7 +283,7 @@ function drawFront(node, keys, showlegend) {
     return {
       uid: name, mode: "markers", name: escape(name), legendgroup: name, showlegend: !colored, x: some.map((p) => value(p, 0)), y: some.map((p) => value(p, 1)), customdata: some.map((p) => p.n),
       hoverinfo: "text", text: some.map((p) => hover(toldPoint(p, keys, name))), error_x: { ...error(some, 0), color }, error_y: { ...error(some, 1), color },
-      marker: { color, symbol: some.map((p) => symbol.replace("-open", "") + (p.is_selected ? "-open" : "")), size: some.map((p) => (isBest.has(p) ? 12 : 6)), opacity: some.map((p) => (isBest.has(p) ? 1 : 0.45)),
+      marker: { color, symbol: some.map((p) => symbol.replace("-open", "") + (p.is_selected ? "-open" : "")), size: some.map((p) => (isBest.has(p) ? 12 : 6)), opacity: some.map((p) => (isBest.has(p) ? 1 : 0.65)),
         line: { width: some.map((p) => (p.is_selected ? 1.6 : 0)) },
         ...(colored ? { color: some.map((p) => value(p, 2)), coloraxis: "coloraxis" } : {}) },
     };
@@ -319,7 +320,7 @@ function bounds(names, drawn, places) {
     if (!limit || !places.length) return [];
     const here = ends.map(() => limit.value * drawn[at][4]);
     return [{ uid: `limit of ${name}`, mode: "lines", name: `limit: ${escape(limit.words)}`, x: at ? ends : here, y: at ? here : ends, hoverinfo: "name",
-      line: { color: lineColor(1), width: 1.5, dash: "dash" } }];
+      line: { color: lineColor(1), width: 2, dash: "dash" } }];
   });
 }
 
