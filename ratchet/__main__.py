@@ -240,7 +240,7 @@ def calibrate(
         e = verbs.calibrate(session, seeds, may_replace)
     tables.show_verdict(e, commits.home(), as_json)
     if e.verdict != "baseline":
-        remedy = "a larger --limit" if e.verdict == "overlimit" else "a longer --budget"
+        remedy = "another --limit" if e.verdict == "overlimit" else "a longer --budget"
         notes.print(f"no baseline, as a run failed: mend train.py, or give {remedy}")
         raise SystemExit(1)
 
