@@ -10,11 +10,10 @@ ledger gives the same proposal.
 """
 
 import math
+import operator
 import random
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from ratchet.arena.files import Refused
 from ratchet.experiments.campaign import Campaign, tried_ideas
@@ -129,13 +128,15 @@ class ExcessPrediction:
         measures = {name for each in history for name in each.excesses}
         self.weights = {measure: self._fit(history, measure) for measure in sorted(measures)}
 
-    def _fit(self, history: Iterable[Observation], measure: str) -> np.ndarray:
+    def _fit(self, history: Iterable[Observation], measure: str) -> list[float]:
         """Weights of the coordinates, the last of a constant 1."""
+        import numpy as np  # takes long: only what needs it imports it
+
         known = [each for each in history if measure in each.excesses]
         inputs = np.array([self._inputs(each.coordinates) for each in known])
         targets = np.array([each.excesses[measure] for each in known])
         penalty = np.diag([RIDGE] * len(self.names) + [0.0])
-        return np.linalg.solve(inputs.T @ inputs + penalty, inputs.T @ targets)
+        return np.linalg.solve(inputs.T @ inputs + penalty, inputs.T @ targets).tolist()
 
     def _inputs(self, coordinates: Coordinates) -> list[float]:
         """Where each constant is, at the baseline's value if that isn't known; then a 1."""
@@ -144,7 +145,8 @@ class ExcessPrediction:
     def largest(self, coordinates: Coordinates) -> float:
         """The largest excess over a limit; 0 where there is none."""
         inputs = self._inputs(coordinates)
-        return max((float(inputs @ weights) for weights in self.weights.values()), default=0.0)
+        products = (sum(map(operator.mul, inputs, each)) for each in self.weights.values())
+        return max(products, default=0.0)
 
 
 def to_coordinates(values: Values, centers: Values) -> Coordinates:

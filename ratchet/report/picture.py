@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratchet.arena.files import replace_file
-from ratchet.report.labels import label_steps
 from ratchet.report.palette import STYLES, THEMES, Theme, style_of
 
 if TYPE_CHECKING:
@@ -94,6 +93,8 @@ def draw_night(axes: "Axes", campaign: dict, theme: Theme) -> None:
     )
     draw_experiments(axes, rows, top, theme)
     axes.figure.legend(loc="outside upper left", ncols=4, columnspacing=1.2)
+    from ratchet.report.labels import label_steps  # it takes NumPy, and verbs begin without
+
     label_steps(axes, rows, steps, theme)
 
 
