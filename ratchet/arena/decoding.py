@@ -5,7 +5,9 @@ answer it runs without a pause, so that a model has no time of its own; it cover
 logits of rows that are drawn for each token. Nobody can compute ahead, as what comes next in a row
 is told only then, nor answer first and compute later, as the copy would hold something else. What
 was copied is held to what forward() says of the same rows in other processes. In a score these are
-the very answers that are scored: a model can't answer for its decode() alone.
+the very answers that are scored: a model can't answer for its decode() alone. The tokens come from
+all over the context, and nearly all of the time counts: a model that is cheap in some rows or
+places alone, in forward(), too, is as fast as it is on average.
 
 Letters in shapes: n rows, k of them copied, T context, V vocabulary.
 """
@@ -13,9 +15,9 @@ Letters in shapes: n rows, k of them copied, T context, V vocabulary.
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,9 +32,10 @@ from ratchet.arena.model_process.rooms import shared_files
 BATCH_ROWS = {"cpu": 16}  # that are decoded at a time; else GPU_BATCH_ROWS
 GPU_BATCH_ROWS = 256
 MOST_NEW = 64  # tokens after the prompt, by default
-REPEATS = 5  # after one that warms up
+REPEATS = 5  # after one that warms up, where nobody cheats
+BATCH_REPEATS = 8  # in a score
 USER_REPEATS = 24  # of one row, which takes so short that others disturb it more
-QUANTILE = 0.75  # of the rates of all repeats: other programs only make one slower
+SLOWEST = 1 / 8  # of the repeats, which are left out: other programs only make one slower
 PATIENCE_SECONDS = 15  # after which no further repeat begins, once there is one
 REPEAT_SECONDS = 5  # after which a repeat ends, wherever it is
 KEPT_ROWS = 4  # whose logits are copied with each token
@@ -57,6 +60,18 @@ class Lengths(NamedTuple):
 def default_lengths(context: int) -> Lengths:
     """Half of the context, then a quarter of it or MOST_NEW. Example: 512 -> (256, 64)."""
     return Lengths(context // 2, max(2, min(MOST_NEW, context // 4)))
+
+
+def draw_lengths(context: int, generator: np.random.Generator) -> list[Lengths]:
+    """Lengths whose new tokens cover the context, from a drawn one on, in a drawn order.
+
+    A model that knew where it is timed could be cheap there alone. Example: 512 -> seven times 64.
+    """
+    new = default_lengths(context).new
+    most = max(1, context - new)
+    first = int(generator.integers(1, 1 + min(new, most)))
+    prompts = generator.permutation(range(first, most + 1, new))
+    return [Lengths(prompt, new) for prompt in prompts.tolist()]
 
 
 class KeptLogits:
@@ -125,25 +140,31 @@ class Clock:
         while True:
             yield from self.generator.permutation(len(self.inputs))
 
-    def time_batch(self, rows: int, lengths: Lengths, repeats: int = REPEATS) -> list[list[float]]:
-        """The moments of each repeat, as time_repeat() has them. Raises MemoryError, Invalid."""
-        self.time_repeat(rows, lengths)  # warms up
-        moments, stop = [], time.monotonic() + PATIENCE_SECONDS
+    def time_batch(
+        self, rows: int, lengths: Sequence[Lengths], repeats: int = REPEATS
+    ) -> list[list[float]]:
+        """The moments of each repeat, as time_repeat() has them. Raises MemoryError, Invalid.
+
+        lengths: of the repeats, in turns; their caches are alike, so that none compiles anew.
+        """
+        total = max(each.total for each in lengths)
+        self.time_repeat(rows, lengths[0], total)  # warms up
+        moments, turns, stop = [], cycle(lengths), time.monotonic() + PATIENCE_SECONDS
         while not moments or (len(moments) < repeats and time.monotonic() < stop):
-            moments.append(self.time_repeat(rows, lengths))
+            moments.append(self.time_repeat(rows, next(turns), total))
         return moments
 
-    def time_repeat(self, rows: int, lengths: Lengths) -> list[float]:
+    def time_repeat(self, rows: int, lengths: Lengths, total: int) -> list[float]:
         """Decode rows: the moments of the start, of the first logits, of those of each next token.
 
-        Raises MemoryError, Invalid.
+        total: tokens that its cache is for. Raises MemoryError, Invalid.
         """
         order = torch.tensor([*islice(self.drawn, rows)])
         prompt, last = lengths.prompt, lengths.total - 1
         copied = [self._draw_copied(rows) for _ in range(lengths.new)]
         tokens, answers = self.inputs[order], []
         moments = [time.perf_counter()]
-        logits = self.model.begin_decoding(tokens[:, :prompt], lengths.total)
+        logits = self.model.begin_decoding(tokens[:, :prompt], total)
         answers.append(logits.index_select(0, copied[0]).cpu())
         moments.append(time.perf_counter())
         for number, position in enumerate(range(prompt, last), 1):
@@ -164,16 +185,18 @@ class Clock:
 def tokens_per_second(
     rows: int, repeats: list[list[float]], generator: np.random.Generator
 ) -> float:
-    """The upper quartile of all repeats, each from a drawn token of its first quarter to its last.
+    """By the mean time of a token in all repeats but the slowest, each from a drawn token of its
+    first quarter to its last.
 
     So it's of little use to work ahead while the prompts are read, where nothing is counted: on
-    what would follow the likeliest first tokens.
+    what would follow the likeliest first tokens. Nor is it to be fast in some of the repeats.
     """
-    rates = []
+    seconds = []  # of a token
     for moments in repeats:
         first = int(generator.integers(1, 1 + len(moments) // 4))
-        rates.append((len(moments) - 1 - first) / (moments[-1] - moments[first]))
-    return rows * float(np.quantile(rates, QUANTILE))
+        seconds.append((moments[-1] - moments[first]) / (len(moments) - 1 - first))
+    count = math.ceil((1 - SLOWEST) * len(seconds))
+    return rows / float(np.mean(sorted(seconds)[:count]))
 
 
 def measure_decoding(
@@ -191,15 +214,16 @@ def measure_decoding(
     """
     rows = BATCH_ROWS.get(device.type, GPU_BATCH_ROWS)
     left = len(inputs) - USER_REPEATS - 1
-    rows = max(1, min(rows, left // (REPEATS + 1)))
-    lengths = default_lengths(arena.context)
+    rows = max(1, min(rows, left // (BATCH_REPEATS + 1)))
+    lengths = draw_lengths(arena.context, generator)
     with closing(DecodingProcess(folder, arena, device, rows)) as model:
         shared_files().in_memory()  # as if nobody had read any of them
         model.load_model()
         clock = Clock(model, inputs, generator, kept)
         while rows:
             try:
-                batch = tokens_per_second(rows, clock.time_batch(rows, lengths), generator)
+                repeats = clock.time_batch(rows, lengths, BATCH_REPEATS)
+                batch = tokens_per_second(rows, repeats, generator)
                 repeats = clock.time_batch(1, lengths, USER_REPEATS)
                 user = tokens_per_second(1, repeats, generator)
                 return {"user_tps": user, "batch_tps": batch, "batch_rows": rows}

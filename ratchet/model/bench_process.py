@@ -78,7 +78,7 @@ class BenchServer:
     def time_rows(self, batch: int, lengths: Lengths, repeats: int) -> list[list[float]]:
         """Clock.time_batch(), of whose rows some are noted to be checked."""
         kept = self.clock.kept = KeptLogits()
-        moments = self.clock.time_batch(batch, lengths, repeats)
+        moments = self.clock.time_batch(batch, [lengths], repeats)
         for row in self.generator.permutation([*kept.by_row])[:CHECKED_ROWS].tolist():
             self.kept.by_row[row] += kept.by_row[row]
         return moments

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from test_prepare import CHEATS as SCORED_BY_PREPARE
 
 from prepare import prepare
-from ratchet.arena.decoding import Clock, KeptLogits, default_lengths
+from ratchet.arena.decoding import Clock, KeptLogits, draw_lengths
 from ratchet.arena.definition import find_arena
 from ratchet.arena.files import Refused, cache_folder, write_json
 from ratchet.arena.run import Run
@@ -68,7 +68,7 @@ DECODED = {  # where it is measured how fast they decode
     "decodes_later": "decoding",
     "decodes_without_a_layer": "decoding",
 }
-DECODING = {*DECODED, "decodes_from_memory"}
+DECODING = {*DECODED, "decodes_from_memory", "cheap_after_the_middle", "cheap_in_some_rows"}
 SCORED_OTHERWISE = {"far_block", "miscounts_bytes", "not_normalised"}  # each has a test of its own
 REASONS = SCORED | SCORED_APART | SCORED_BY_PREPARE | DECODED | {"far_block": "causality"}
 TRAINING = "learns_when_scored", "many_epochs"
@@ -291,13 +291,31 @@ def test_a_model_that_decodes_as_it_does_not_answer_is_found_out(name, finished_
     assert result["batch_rows"] == 16 and result["user_tps"] > 0
 
 
-def test_nothing_is_gained_by_rows_that_were_decoded_before(finished_run, arena):
-    model = LocalDecoding(finished_run(FOLDER / "decodes_from_memory.py"), arena, CPU, 16)
+def decode_rows(folder, arena):
+    """The model in a folder, after it has decoded as it does when that is timed."""
+    model, generator = LocalDecoding(folder, arena, CPU, 16), np.random.default_rng(0)
     model.load_model()
-    clock = Clock(model, read_rows(arena, "val")[:, :-1], np.random.default_rng(), KeptLogits())
+    clock = Clock(model, read_rows(arena, "val")[:, :-1], generator, KeptLogits())
     for rows in (16, 1):
-        clock.time_batch(rows, default_lengths(arena.context))
-    assert model.server.decoder.model.known and not model.server.decoder.model.hits
+        clock.time_batch(rows, draw_lengths(arena.context, generator), 12)
+    return model.server.decoder.model
+
+
+def test_nothing_is_gained_by_rows_that_were_decoded_before(finished_run, arena):
+    model = decode_rows(finished_run(FOLDER / "decodes_from_memory.py"), arena)
+    assert model.known and not model.hits
+
+
+@pytest.mark.parametrize("name", ["cheap_after_the_middle", "cheap_in_some_rows"])
+def test_nothing_is_gained_by_decoding_cheaply_where_forward_is_cheap_too(
+    name, finished_run, arena, local
+):
+    """Of what is timed as large a part is cheap as of what is scored: about a third."""
+    folder = finished_run(FOLDER / f"{name}.py")
+    result = score(folder, decoding=True)
+    assert result["status"] == "ok" and result["probes"]["decoding"][0], result
+    model = decode_rows(folder, arena)
+    assert 0.1 < model.cheap / model.asked < 0.6
 
 
 @pytest.mark.slow
