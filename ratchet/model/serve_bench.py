@@ -20,6 +20,7 @@ from typing import Any
 from ratchet.arena.files import Refused, read_untrusted, write_json
 from ratchet.arena.model_process.page_cache import SharedFiles
 from ratchet.arena.model_process.rooms import list_path
+from ratchet.arena.results import read_run_record
 from ratchet.model.find import run_name
 from ratchet.model.sample import Decoder, arena_of, ask_process, clean_words, copy_program
 from ratchet.referee import sandbox
@@ -65,6 +66,7 @@ def measure_decoding(
     return {
         "run": run_name(run),
         "source": fingerprint(read_untrusted(run / "train.py"))["source"],
+        "seal": read_run_record(run)["seal"],
         "device": describe_device(device)["device"],
         "isolation": model.level,
         **result,

@@ -28,8 +28,9 @@ def draw_curves(curves: Mapping[str, Curve], path: Path) -> None:
             color=color,
             label=name.replace("$", r"\$"),
         )
-        light = "speed of light, modelled" if number == 0 else None
-        axes.plot(*zip(*light_points(curve)), ":", lw=1.2, color=color, label=light)
+        if lights := light_points(curve):
+            light = "speed of light, modelled" if number == 0 else None
+            axes.plot(*zip(*lights), ":", lw=1.2, color=color, label=light)
         for point in curve["points"]:
             place = point["interactivity"], point["rate"]
             style = {"textcoords": "offset points", "fontsize": 7, "color": color}

@@ -14,6 +14,7 @@ from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.ledger import Experiment
 
 MOST_CURVES = 24  # that are kept: the latest
+MOST_RATIO = 1e4  # of what a step takes to what it could: beyond it, it's no bound that was told
 ENDS = "baseline and champion"  # title of a campaign's baseline and champion
 Curve = dict[str, Any]  # serve_bench.measure_decoding() has what is in it
 
@@ -39,7 +40,8 @@ def add_curve(curves: Iterable[Curve], new: Curve) -> list[Curve]:
     """The curves with a new one, in place of one of the same model that was measured alike."""
 
     def identity(curve: Curve) -> tuple:
-        return curve.get("source"), curve["run"] if "source" not in curve else "", *alike(curve)
+        model = curve.get("source") or curve["run"]
+        return model, curve.get("seal"), *alike(curve)
 
     others = [curve for curve in curves if identity(curve) != identity(new)]
     return [*others, new][-MOST_CURVES:]
@@ -50,9 +52,15 @@ def alike(curve: Curve) -> tuple[str, int, int]:
     return curve["device"], curve["prompt"], curve["new"]
 
 
-def group_curves(title: str, sources: Mapping[str, str], curves: Iterable[Curve]) -> Group:
-    """The curves of sources, as the latest of them was measured. sources: {name: source}."""
-    of_these = [curve for curve in curves if curve.get("source") in sources.values()]
+def group_curves(
+    title: str, sources: Mapping[str, str], seal: str, curves: Iterable[Curve]
+) -> Group:
+    """The curves of sources in an arena, as the latest of them was measured.
+
+    sources: {name: source}. seal: of the arena, on which the size of a model depends.
+    """
+    wanted = [(source, seal) for source in sources.values()]
+    of_these = [curve for curve in curves if (curve.get("source"), curve.get("seal")) in wanted]
     same = {curve["source"]: curve for curve in of_these if alike(curve) == alike(of_these[-1])}
     shown = {name: same[source] for name, source in sources.items() if source in same}
     return Group(title, shown, [name for name in sources if name not in shown])
@@ -62,13 +70,13 @@ def night_curves(campaign: Campaign, curves: Iterable[Curve]) -> Group:
     """The curves of a campaign's baseline and of its champion."""
     ends = zip(("baseline", "champion"), campaign.kept[:1] + campaign.kept[1:][-1:])
     sources = {f"{e.n} {name}": e.arms[0]["source"] for name, e in ends}
-    return group_curves(ENDS, sources, curves)
+    return group_curves(ENDS, sources, campaign.baseline.seal if campaign.baseline else "", curves)
 
 
 def compared_curves(e: Experiment, curves: Iterable[Curve]) -> Group:
     """The curves of what an experiment compares."""
     sources = {arm["name"]: arm["source"] for arm in e.arms}
-    return group_curves(f"comparison {e.n}", sources, curves)
+    return group_curves(f"comparison {e.n}", sources, e.seal, curves)
 
 
 def list_groups(campaign: Campaign, curves: list[Curve]) -> Iterator[Group]:
@@ -80,8 +88,16 @@ def list_groups(campaign: Campaign, curves: list[Curve]) -> Iterator[Group]:
 
 
 def light_points(curve: Curve) -> list[tuple[float, float]]:
-    """[(tokens/s of a user, of the device)] of each batch, if its steps took the least seconds."""
-    return [(1 / point["bound"], point["rows"] / point["bound"]) for point in curve["points"]]
+    """[(tokens/s of a user, of the device)] of each batch, if its steps took the least seconds.
+
+    What a step takes is told by the model's process: what can't be true is left out.
+    """
+    points = ((point["rows"], point["bound"], point["tpot"]) for point in curve["points"])
+    return [
+        (1 / bound, rows / bound)
+        for rows, bound, tpot in points
+        if tpot / MOST_RATIO < bound < tpot * MOST_RATIO
+    ]
 
 
 def measured_points(curve: Curve) -> list[tuple[float, float]]:

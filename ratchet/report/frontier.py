@@ -62,7 +62,7 @@ def list_points(campaign: Campaign) -> list[Point]:
     runs = {source: own for source, own in runs_by_source(campaign).items() if source in first}
     figures = {source: [read_figures(run) for run in own] for source, own in runs.items()}
     noises = {name: pool_noise(columns(figures, name)) for name in MEASURES}
-    noises[SCORE] = campaign.noise()
+    noises[SCORE] = campaign.bpb_noise
     since, champion = campaign.baseline.time, campaign.champion["source"]
     return [
         make_point(e, runs[source], figures[source], noises)._replace(

@@ -273,6 +273,7 @@ def test_decoding_is_measured(run):
     assert [point["rows"] for point in found["points"]] == [1, 2, 4] and found["cached"]
     assert found["run"].endswith("2026-01-31_120000") and found["frontier"]
     assert found["source"] == fingerprint((run / "train.py").read_bytes())["source"]
+    assert found["seal"] == json.loads((run / "run.json").read_bytes())["seal"]
     for point in found["points"]:
         assert 0 < point["bound"] < point["tpot"] and point["rate"] == pytest.approx(
             point["rows"] / point["tpot"]

@@ -9,7 +9,7 @@ from ratchet.report.data import MEASURED
 LIMITS = {"bandwidth": 1e10, "peak_flops": 1e12, "floor": None}
 
 
-def make_curve(run, source, speed=1.0, device="cpu", prompt=256):
+def make_curve(run, source, speed=1.0, device="cpu", prompt=256, seal="s"):
     """Of a model that decodes a row in 1 ms, or so many times as fast."""
 
     def seen(rows):
@@ -18,7 +18,8 @@ def make_curve(run, source, speed=1.0, device="cpu", prompt=256):
         return times | {"bytes": 1e6 * (4 + rows), "flops": 1e6 * rows}
 
     points = [serve_bench.batch_figures(rows, seen(rows), LIMITS) for rows in (1, 2, 4, 8)]
-    curve = {"run": run, "source": source, "device": device, "prompt": prompt, "new": 64}
+    curve = {"run": run, "source": source, "seal": seal, "device": device}
+    curve |= {"prompt": prompt, "new": 64}
     curve |= {"cached": True, "compiled": True, "isolation": "bubblewrap", "points": points}
     curve |= {"limits": LIMITS, "against": {"cached": 0.001, "recomputed": 0.02}}
     curve |= {"frontier": [p["rows"] for p in serve_bench.pareto_frontier(points)]}

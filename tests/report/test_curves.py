@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from conftest import open_session
 from made_up_curves import as_older, make_curve, write_curves
 from test_experiments import commit, head, repository, runs  # noqa: F401
@@ -11,18 +12,13 @@ from ratchet import __main__
 from ratchet.experiments import verbs
 from ratchet.model.tables import curves_table, describe_missing
 from ratchet.report import decoding
-from ratchet.report.decoding import add_curve, group_curves, read_curves
+from ratchet.report.decoding import add_curve, group_curves, light_points, read_curves
 
 
 def invoke(*words):
     done = CliRunner().invoke(__main__.app, [*words])
     assert done.exit_code == 0, (done.output, done.exception)
     return done.stdout
-
-
-def sources():
-    """Those of the champions, the baseline first."""
-    return [e.arms[0]["source"] for e in open_session().read_campaign().kept]
 
 
 def test_a_curve_replaces_that_of_the_same_model_measured_alike(monkeypatch):
@@ -54,12 +50,21 @@ def test_curves_are_drawn_together_if_they_were_measured_alike():
         make_curve("1/0", "a"),
         make_curve("3/0", "b"),
     )
-    group = group_curves("title", named, [old, a, b, make_curve("9/0", "d")])
+    group = group_curves("title", named, "s", [old, a, b, make_curve("9/0", "d")])
     assert group.curves == {"1 baseline": a, "3 champion": b} and group.missing == ["none"]
-    group = group_curves("title", named, [a, b, old])  # the latest says how
+    group = group_curves("title", named, "s", [a, b, old])  # the latest says how
     assert group.curves == {"1 baseline": old} and group.missing == ["3 champion", "none"]
     assert "3 champion, none (see `ratchet serve-bench`)" in describe_missing(group)
-    assert group_curves("title", named, []) == ("title", {}, [*named])
+    assert group_curves("title", named, "s", []) == ("title", {}, [*named])
+    assert group_curves("title", named, "of another arena", [a, b]).curves == {}
+
+
+def test_what_a_step_cannot_take_is_no_speed_of_light():
+    curve = make_curve("1/0", "a")
+    assert light_points(curve)[0] == pytest.approx((2000, 2000))  # 5 MB at 10 GB/s
+    for bound in (0, 1e-300, 1e300):
+        curve["points"][0]["bound"] = bound
+        assert len(light_points(curve)) == 3
 
 
 def test_a_table_has_the_rates_of_each_model_by_rows():
@@ -77,8 +82,9 @@ def test_compare_draws_the_curves_of_its_sources(repository, runs):  # noqa: F81
     second = commit("second", quality=1.2)
     words = "compare", first[:9], second[:9], "-n", "2", "--arena", "tiny", "--budget", "5s"
     assert "decoding" not in invoke(*words)
-    (source,) = sources()  # of the first, too
-    write_curves(repository, make_curve("1/0", source))
+    baseline = open_session().read_campaign().baseline  # the first, too
+    source = baseline.arms[0]["source"]
+    write_curves(repository, make_curve("1/0", source, seal=baseline.seal))
     said = invoke(*words)
     assert f"A {first[:9]}: cpu; 256 tokens, then 64; compiled" in said
     assert f"measured like these: {second[:9]} (see `ratchet serve-bench`)" in said

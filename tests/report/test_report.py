@@ -555,9 +555,10 @@ def test_decoding_and_scaling_have_panels_once_they_are_measured(night, tmp_path
 
 
 def test_the_page_draws_the_curves_of_baseline_and_champion(night, tmp_path, look):
-    ends = (e.arms[0]["source"] for e in open_session().read_campaign().kept)
-    other = make_curve("9/<b>", "of nobody")
-    write_curves(night, other, *(make_curve(f"{n}/0", each, n) for n, each in enumerate(ends, 1)))
+    kept = open_session().read_campaign().kept
+    ends = [(e.arms[0]["source"], speed, e.seal) for speed, e in enumerate(kept, 1)]
+    curves = [make_curve(f"{end[1]}/0", *end[:2], seal=end[2]) for end in ends]
+    write_curves(night, make_curve("9/<b>", "of nobody"), *curves)
     done = CliRunner().invoke(__main__.app, ["report", "--to", str(tmp_path)])
     assert done.stdout.split()[-1] == str(tmp_path / "decoding.png")
     page = look((tmp_path / "report.html").as_uri(), 390, "dark")
@@ -602,6 +603,10 @@ def test_the_page_finds_the_frontier_that_the_terminal_does(night, tmp_path, loo
     page.evaluate(SHADOWED + "drawFrontier(), drawExplorer()")
     names = page.eval_on_selector("#frontier .chart", NAMES)
     assert {"frontier", "earlier campaigns", "limit: params_m at most 4"} <= {*names}
+    title = "gd => gd.layout.scene.xaxis.title.text"
+    assert page.eval_on_selector("#explorer .chart", title) == "parameters"
+    page.evaluate("campaign.goal = 'params_m', drawExplorer()")
+    assert page.eval_on_selector("#explorer .chart", title) == "★ parameters, the goal"
     names = page.eval_on_selector("#explorer .chart", NAMES)
     assert {"earlier campaigns", "limit: params_m at most 4", "keep"} <= {*names}
     page.locator("#frontier select").nth(2).select_option("memory")  # a frontier of three: no line

@@ -201,7 +201,7 @@ function drawExplorer() {
   const away = narrow() ? 2.2 : 1.55;
   const camera = turned || { eye: { x: away, y: away, z: 0.7 }, center: { x: 0, y: 0, z: -0.12 } };
   const scene = { dragmode: "turntable", aspectmode: "cube", camera, uirevision: "kept" };
-  axes.forEach((axis, i) => (scene[axis + "axis"] = { ...look, title: { text: chosen[i][0], font: { size: narrow() ? 11 : 14 } }, ...(chosen[i][2] ? ticks(all[i]) : { type: "linear" }) }));
+  axes.forEach((axis, i) => (scene[axis + "axis"] = { ...look, title: { text: named(chosen[i]), font: { size: narrow() ? 11 : 14 } }, ...(chosen[i][2] ? ticks(all[i]) : { type: "linear" }) }));
   draw(node, traces, layout("", "", { scene, margin: { l: 0, r: 0, t: 30, b: 0 }, ...(found.length ? {} : empty()) }));
   if (paper) node._fullLayout.scene?._scene?.glplot.redraw(); // now: no frame comes before it is printed
 }
@@ -311,7 +311,11 @@ function ticks(values) {
 }
 
 // a measure's name, and which way is better
-const aim = ([name, , , measure]) => (narrow() ? name : `${name}: ${data.speeds.includes(measure) ? "more" : "less"} is better`);
+const aim = (drawn) => (narrow() ? named(drawn) : `${named(drawn)}: ${data.speeds.includes(drawn[3]) ? "more" : "less"} is better`);
+
+// the goal of the campaign, where it is another one than val_bpb; undefined else
+const goalKey = () => Object.keys(MEASURES).find((key) => key !== "bpb" && MEASURES[key][3] && MEASURES[key][3] === campaign.goal);
+const named = (drawn) => (drawn === MEASURES[goalKey()] ? `★ ${drawn[0]}${narrow() ? "" : ", the goal"}` : drawn[0]);
 
 // a line for each limit of the campaign on an axis that is shown
 function bounds(names, drawn, places) {
@@ -327,7 +331,7 @@ function bounds(names, drawn, places) {
 function drawFrontier() {
   const points = [...campaign.points, ...shadows()], selects = [...$("#frontier").querySelectorAll("select")];
   const options = Object.keys(MEASURES).filter((key) => measured(key, points)).map((key) => [key, MEASURES[key][0]]);
-  selects.forEach((select, i) => fill(select, [...(i < 2 ? [] : [["", "nothing"]]), ...options], select.value || ["params", "bpb", ""][i]));
+  selects.forEach((select, i) => fill(select, [...(i < 2 ? [] : [["", "nothing"]]), ...options], select.value || [goalKey() || "params", "bpb", ""][i]));
   const keys = [...new Set(selects.map((select) => select.value).filter(Boolean))];
   if (keys.length > 1) drawFront($("#frontier .chart"), keys, true);
   const few = ["user", "memory", "file", "rate", "token"].filter((key) => measured(key, points)).slice(0, 4);
@@ -381,17 +385,17 @@ function decodingGroup() {
 function drawDecoding(node, { curves }) {
   const traces = curves.flatMap((curve, i) => curveTraces(curve, lineColor(i), i === 0, curves.length)), { limits, points } = curves.at(-1);
   if (limits.floor) traces.push({ mode: "lines", name: "launch floor, measured", x: [1 / limits.floor, 1 / limits.floor],
-    y: [points[0].rate, points.at(-1).rows / points.at(-1).bound], line: { color: variable("--dim"), dash: "dash" }, hoverinfo: "skip" });
+    y: [points[0].rate, Math.max(...points.map((p) => p.rate))], line: { color: variable("--dim"), dash: "dash" }, hoverinfo: "skip" });
   const plain = layout("output tokens/s of one user", "output tokens/s of the device"), values = (axis) => traces.flatMap((trace) => trace[axis]);
   draw(node, traces, { ...plain, xaxis: { ...plain.xaxis, ...ticks(values("x")) }, yaxis: { ...plain.yaxis, ...ticks(values("y")) }, showlegend: true });
 }
 
 // a model's points by rows of a batch, its frontier, its speed of light
-function curveTraces({ name, points, frontier }, color, first, many) {
+function curveTraces({ name, points, frontier, light }, color, first, many) {
   const best = points.filter((p) => frontier.includes(p.rows)), spread = (p) => p.tpots.map((tpot) => 1 / tpot), group = { legendgroup: name };
   const text = points.map((p) => `<b>${escape(name)}, ${p.rows} row${p.rows === 1 ? "" : "s"}</b><br>${short(p.rate)} output tokens/s of the device<br>` +
     `${fixed(p.interactivity, 1)} of a user (${fixed(Math.min(...spread(p)), 1)} to ${fixed(Math.max(...spread(p)), 1)} in ${p.tpots.length} repeats), ` +
-    `${fixed(p.interactivity_p99, 1)} in the slowest 1 % of gaps<br>first token after ${fixed(1e3 * p.ttft, 1)} ms<br>${fixed(100 * p.bound / p.tpot, 0)} % of the bound`);
+    `${fixed(p.interactivity_p99, 1)} in the slowest 1 % of gaps<br>first token after ${fixed(1e3 * p.ttft, 1)} ms<br>${fixed(100 * p.bound / p.tpot, 0)} % of the speed of light`);
   const error = { type: "data", symmetric: false, array: points.map((p) => Math.max(...spread(p)) - p.interactivity), arrayminus: points.map((p) => p.interactivity - Math.min(...spread(p))),
     color, thickness: 1, width: 2 };
   return [
@@ -400,7 +404,7 @@ function curveTraces({ name, points, frontier }, color, first, many) {
       marker: { color, size: 8 } },
     { ...group, mode: "lines", name: "frontier", showlegend: first, x: best.map((p) => p.interactivity).reverse(), y: best.map((p) => p.rate).reverse(),
       line: { color, width: 1.5 }, hoverinfo: "skip" },
-    { ...group, mode: "lines", name: "speed of light, modelled", showlegend: first, x: points.map((p) => 1 / p.bound), y: points.map((p) => p.rows / p.bound),
+    { ...group, mode: "lines", name: "speed of light, modelled", showlegend: first, x: light.map((p) => p[0]), y: light.map((p) => p[1]),
       line: { color, width: 1.5, dash: "dot" }, hovertemplate: `${escape(name)}: %{y:.3s} tokens/s, %{x:.3s} of a user<extra>speed of light</extra>` },
   ];
 }
@@ -653,7 +657,7 @@ function choices() {
   fill(picker, names, data.campaigns.indexOf(campaign));
 }
 
-const NOTHING = { decoding: [], limits: {}, experiments: [], champions: [], bar: [], points: [], earlier: [], claim: {}, sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
+const NOTHING = { goal: "", decoding: [], limits: {}, experiments: [], champions: [], bar: [], points: [], earlier: [], claim: {}, sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
 
 // top to bottom; a breath after each part lets the reader see it and scroll while the next one is drawn
 async function drawAll(atOnce = false) {
@@ -678,6 +682,7 @@ async function unpack(packed) {
 async function load(packed, chosen) {
   data = await unpack(packed);
   campaign = data.campaigns[chosen] || data.campaigns[data.latest] || NOTHING;
+  if (!drawing && goalKey()) $("#explorer").querySelectorAll("select")[2].value = goalKey();
   await drawAll(); // all of it, before there is news
 }
 
