@@ -28,6 +28,16 @@ def test_shared_pages_count_though_they_were_given_back(monkeypatch):
     assert unmapped.unmapped_bytes([2**22 + 1]) == 0, "a process that has gone"
 
 
+def test_shared_pages_are_known_by_whatever_name_a_program_gives_them():
+    """As Linux tells of them since 6.2, where it was built with names for memory."""
+    maps = b"""7f0a00000000-7f0a01000000 rw-s 00000000 00:01 2051  /dev/zero (deleted)
+7f0a01000000-7f0a02000000 rw-s 00000000 00:01 2052  [anon_shmem:mine]
+7f0a02000000-7f0a03000000 rw-p 00000000 00:00 0     [anon:mine]
+7f0a03000000-7f0a04000000 r--s 00000000 08:01 2053  /usr/lib/locale
+"""
+    assert [inode for *_, inode in unmapped.SHARED.findall(maps)] == [b"2051", b"2052"]
+
+
 @pytest.mark.skipif(sandbox.best_level() == "none", reason="nothing is apart")
 def test_files_in_memory_count_that_only_a_sandbox_sees(tmp_path):
     """The file has no name; at this level of the sandbox there is memory in one of the folders."""

@@ -5,7 +5,7 @@ memory, or in pages that were mapped to be shared and were given up since (madvi
 kernel keeps for whoever maps them again. The sandbox refuses what could not be seen here: memfd,
 System V's memory (sandbox.py).
 
-Sources: proc(5), tmpfs(5).
+Sources: proc(5), tmpfs(5), PR_SET_VMA of prctl(2).
 """
 
 import os
@@ -15,7 +15,10 @@ from contextlib import suppress
 
 BLOCK = 512  # bytes of st_blocks
 MAP_FILES = "/proc/{}/map_files/{}-{}"  # the number of a process, begin and end of a mapping
-SHARED = re.compile(rb"^(\S+)-(\S+) ..{2}s \S+ \S+ (\d+) +/dev/zero \(deleted\)$", re.M)
+# a mapping to be shared, without a file; a program may give it a name
+SHARED = re.compile(
+    rb"^(\S+)-(\S+) ..{2}s \S+ \S+ (\d+) +(?:/dev/zero \(deleted\)|\[anon_shmem:.*\])$", re.M
+)
 
 
 def unmapped_bytes(numbers: Iterable[int]) -> int:
