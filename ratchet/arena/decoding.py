@@ -220,12 +220,14 @@ def measure_decoding(
         shared_files().in_memory()  # as if nobody had read any of them
         model.load_model()
         clock = Clock(model, inputs, generator, kept)
+        try:
+            user = tokens_per_second(1, clock.time_batch(1, lengths, USER_REPEATS), generator)
+        except MemoryError:  # not tried again: it could complain until others are quiet
+            raise Invalid("there is no memory to decode one row") from None
         while rows:
             try:
                 repeats = clock.time_batch(rows, lengths, BATCH_REPEATS)
                 batch = tokens_per_second(rows, repeats, generator)
-                repeats = clock.time_batch(1, lengths, USER_REPEATS)
-                user = tokens_per_second(1, repeats, generator)
                 return {"user_tps": user, "batch_tps": batch, "batch_rows": rows}
             except MemoryError:
                 rows //= 2
