@@ -8,6 +8,7 @@ from ratchet.experiments.comparisons import (
     claim_of,
     compare_goal_with_first,
     compare_with_first,
+    describe_failures,
 )
 from ratchet.experiments.goals import VAL_BPB, Goal
 from ratchet.experiments.ledger import Experiment, is_valid
@@ -118,15 +119,16 @@ def describe_claim(campaign: Campaign) -> str:
     """What the champion gains on the baseline, or that nobody has measured it; "" without keeps.
 
     Example: "claim: experiment 9 gains +0.0432 ± 0.0151 bpb on the baseline (95 %, 4 + 4 fresh
-    runs in turns)".
+    runs in turns)". What failed among these is told: who fails on bad seeds is flattered.
     """
     if not campaign.baseline or len(campaign.kept) < 2:
         return ""
-    gains = claimed_gains(campaign)
+    gains, claim = claimed_gains(campaign), claim_of(campaign)
+    failures = describe_failures(claim) if claim else []
     if "val" not in gains:
-        return NO_CLAIM
+        return "; ".join(["no claim", *failures]) if failures else NO_CLAIM
     val, champion = gains["val"], campaign.kept[-1]
-    runs = f"{val.n} + {val.m} fresh runs in turns"
+    runs = "; ".join([f"{val.n} + {val.m} fresh runs in turns", *failures])
     if "goal" in gains:
         return f"claim: experiment {champion.n}: {describe_goal_claim(campaign, gains)} ({runs})"
     text = f"claim: experiment {champion.n} gains {format_gain(val)} bpb on the baseline"

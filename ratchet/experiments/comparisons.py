@@ -189,15 +189,19 @@ def compare_with_baseline(session: Session, role: str, seeds: int, **remarks: An
                     options["seed"] = other[len(done)]["seed"]  # that of its pair
                 session.run_arm(n, arm, role, arms[arm], **options)
         e = session.experiment(n)
-        return session.close_experiment(n, Verdict("audited", describe_closing(e, arms, seeds)))
+        words = [f"{len(arms)} champions, {seeds} seeds", *describe_failures(e)]
+        return session.close_experiment(n, Verdict("audited", "; ".join(words)))
 
 
-def describe_closing(e: Experiment, arms: Sequence[Source], seeds: int) -> str:
-    """In words: "2 champions, 4 seeds; 1 of 4 runs of experiment 2 failed (crash)"."""
-    words = [f"{len(arms)} champions, {seeds} seeds"]
-    for arm, source in enumerate(arms):
-        runs = valid_or_failed(e, arm)
+def describe_failures(e: Experiment) -> list[str]:
+    """Which arms of a closing comparison have failed how often; [] if none.
+
+    Example: ["1 of 4 runs of experiment 2 failed (crash)"].
+    """
+    words = []
+    for number, arm in enumerate(e.arms):
+        runs = valid_or_failed(e, number)
         if ends := [run["status"] for run in runs if run["status"] != "ok"]:
-            failed = f"{len(ends)} of {seeds} runs of {source.name} failed"
+            failed = f"{len(ends)} of {len(runs)} runs of {arm['name']} failed"
             words.append(f"{failed} ({', '.join(ends)})")
-    return "; ".join(words)
+    return words

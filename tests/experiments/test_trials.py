@@ -21,6 +21,7 @@ from test_experiments import (  # noqa: F401
 
 from ratchet import commits
 from ratchet.arena.files import Refused, sha256
+from ratchet.claims import describe_claim
 from ratchet.experiments import comparisons, sources, trials, verbs, verdicts
 from ratchet.experiments.campaign import is_selected
 from ratchet.experiments.ledger import Broken
@@ -386,6 +387,21 @@ def test_a_champion_that_fails_in_the_audit_is_told(kept, runs, monkeypatch):  #
     assert e.verdict == "audited" and len(e.runs) == 4
     assert e.reason == "2 champions, 2 seeds; 1 of 2 runs of experiment 3 failed (crash)"
     assert [len(scores) for scores, _ in comparisons.compare_with_first(e)] == [2, 1]
+    words = describe_claim(open_session().read_campaign())
+    assert words.endswith("1 + 2 fresh runs in turns; 1 of 2 runs of experiment 3 failed (crash))")
+
+
+def test_a_champion_that_always_fails_in_the_audit_has_no_claim(kept, runs, monkeypatch):  # noqa: F811
+    champion_text = commits.git("show", f"{kept[1]}:train.py")
+
+    def fails(job):
+        is_champion = job.source.text == champion_text
+        return runs(job) | ({"status": "crash", "reason": "it diverged"} if is_champion else {})
+
+    monkeypatch.setattr("ratchet.referee.trial.run_trial", fails)
+    comparisons.audit(open_session(), 2)
+    words = describe_claim(open_session().read_campaign())
+    assert words == "no claim; 2 of 2 runs of experiment 3 failed (crash, crash)"
 
 
 # --------------------------------------------------------------------------------------------------
