@@ -7,11 +7,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ratchet.model.text_chart import LIGHT, Series, draw_chart
-from ratchet.report.decoding import Curve, Group, light_points, measured_points
+from ratchet.report.decoding import Curve, Group, describe_unrest, light_points, measured_points
 from ratchet.terminal import console
 
 MOST_WIDTH = 110  # characters of a chart
-STEADY = 1.5  # times that repeats of one measurement may differ
 
 
 class SampleWriter:
@@ -71,10 +70,8 @@ def show_decoding_notes(result: dict[str, Any]) -> None:
     peak = f"{limits['bandwidth'] / 1e9:.1f} GB/s, {limits['peak_flops'] / 1e12:.2f} TFLOP/s"
     bound = f"bound: bytes from memory and FLOPs of a step at {peak}, measured here"
     console.print(f"measured; {bound}", style="dim")
-    spread = max(max(point["tpots"]) / min(point["tpots"]) for point in result["points"])
-    if spread > STEADY:
-        text = f"repeats differ {spread:.1f} times: something else uses the machine"
-        console.print(text, style="yellow")
+    if unrest := describe_unrest([result]):
+        console.print(unrest, style="yellow")
     if result["isolation"] == "none":
         console.print("isolation was none: see `ratchet doctor`", style="yellow")
     if result["cached"]:
@@ -94,6 +91,8 @@ def show_curves(group: Group) -> None:
         console.print(f"{letter} {name}: {describe_curve(curve)}", markup=False, soft_wrap=True)
     console.print(curves_table(group))
     console.print(curves_chart(group, console.width), markup=False, soft_wrap=True)
+    if unrest := describe_unrest(group.curves.values()):
+        console.print(f"{unrest}, and may make one model look faster", style="yellow")
     if missing := describe_missing(group):
         console.print(missing, style="dim", markup=False, soft_wrap=True)
 

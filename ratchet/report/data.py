@@ -27,7 +27,14 @@ from ratchet.night.journal import Journal
 from ratchet.referee import early_stopping
 from ratchet.referee.measures import MEASURES, Requirement, read_measures
 from ratchet.report.columns import cells_of, headings, shorten
-from ratchet.report.decoding import Curve, Group, light_points, list_groups, read_curves
+from ratchet.report.decoding import (
+    Curve,
+    Group,
+    describe_unrest,
+    light_points,
+    list_groups,
+    read_curves,
+)
 from ratchet.report.frontier import Point, earlier_campaigns, list_points
 from ratchet.report.palette import palette_data
 
@@ -76,7 +83,10 @@ def collect_data(ledger: Ledger, home: Path) -> dict[str, Any]:
         "speeds": [name for name, measure in MEASURES.items() if measure.is_speed],
         "nights": night_costs(home),
         "cheats": count_cheats(),
-        "decoding": [curve | {"light": light_points(curve)} for curve in curves],
+        "decoding": [
+            curve | {"light": light_points(curve), "unrest": describe_unrest([curve])}
+            for curve in curves
+        ],
         "scaling": read_measured(home / MEASURED[1]),
         "columns": headings(),
         "palette": palette_data(),

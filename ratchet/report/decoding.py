@@ -14,6 +14,7 @@ from ratchet.experiments.campaign import Campaign
 from ratchet.experiments.ledger import Experiment
 
 MOST_CURVES = 24  # that are kept: the latest
+STEADY = 1.5  # times that repeats of one measurement may differ
 MOST_RATIO = 1e4  # of what a step takes to what it could: beyond it, it's no bound that was told
 ENDS = "baseline and champion"  # title of a campaign's baseline and champion
 Curve = dict[str, Any]  # serve_bench.measure_decoding() has what is in it
@@ -98,6 +99,14 @@ def light_points(curve: Curve) -> list[tuple[float, float]]:
         for rows, bound, tpot in points
         if tpot / MOST_RATIO < bound < tpot * MOST_RATIO
     ]
+
+
+def describe_unrest(curves: Iterable[Curve]) -> str:
+    """A sentence if repeats of one measurement differ so much that others disturbed it, or ""."""
+    spreads = [max(point["tpots"]) / min(point["tpots"]) for c in curves for point in c["points"]]
+    if max(spreads, default=1.0) <= STEADY:
+        return ""
+    return f"repeats differ {max(spreads):.1f} times: something else uses the machine"
 
 
 def measured_points(curve: Curve) -> list[tuple[float, float]]:

@@ -12,7 +12,13 @@ from ratchet import __main__
 from ratchet.experiments import verbs
 from ratchet.model.tables import curves_table, describe_missing
 from ratchet.report import decoding
-from ratchet.report.decoding import add_curve, group_curves, light_points, read_curves
+from ratchet.report.decoding import (
+    add_curve,
+    describe_unrest,
+    group_curves,
+    light_points,
+    read_curves,
+)
 
 
 def invoke(*words):
@@ -57,6 +63,14 @@ def test_curves_are_drawn_together_if_they_were_measured_alike():
     assert "3 champion, none (see `ratchet serve-bench`)" in describe_missing(group)
     assert group_curves("title", named, "s", []) == ("title", {}, [*named])
     assert group_curves("title", named, "of another arena", [a, b]).curves == {}
+
+
+def test_a_curve_that_others_disturbed_says_so():
+    quiet, disturbed = make_curve("1/0", "a"), make_curve("2/0", "b")
+    disturbed["points"][2]["tpots"] = [0.001, 0.0021, 0.0011]
+    assert describe_unrest([quiet]) == describe_unrest([]) == ""
+    words = "repeats differ 2.1 times: something else uses the machine"
+    assert describe_unrest([quiet, disturbed]) == words
 
 
 def test_what_a_step_cannot_take_is_no_speed_of_light():

@@ -558,6 +558,7 @@ def test_the_page_draws_the_curves_of_baseline_and_champion(night, tmp_path, loo
     kept = open_session().read_campaign().kept
     ends = [(e.arms[0]["source"], speed, e.seal) for speed, e in enumerate(kept, 1)]
     curves = [make_curve(f"{end[1]}/0", *end[:2], seal=end[2]) for end in ends]
+    curves[0]["points"][0]["tpots"] = [0.001, 0.0021]
     write_curves(night, make_curve("9/<b>", "of nobody"), *curves)
     done = CliRunner().invoke(__main__.app, ["report", "--to", str(tmp_path)])
     assert done.stdout.split()[-1] == str(tmp_path / "decoding.png")
@@ -568,6 +569,7 @@ def test_the_page_draws_the_curves_of_baseline_and_champion(night, tmp_path, loo
     assert names.count("frontier") == names.count("speed of light, modelled") == 2
     words = "2.00 times the tokens/s of a single user, 2.00 times the most of the device"
     assert words in page.text_content("#serving .facts")
+    assert ". Its repeats differ 2.1 times: " in page.text_content("#serving .facts")
     page.locator("#models select").select_option("1")
     names = page.eval_on_selector(cell, NAMES)
     assert names[::3] == ["9/&lt;b&gt;", "1/0", "2/0"] and page.errors == []

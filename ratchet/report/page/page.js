@@ -443,7 +443,7 @@ function aboutDecoding({ curves, missing }) {
   return [
     ...curves.map((curve) => [curve.name, `decoding measured ${curve.time} on ${curve.device}, isolation ${curve.isolation}, model ${curve.run}: ${curve.prompt} tokens, then ${curve.new}, ` +
       `${how(curve).join(", ")}; output tokens only` + (curve.cached ? `; a token at the end of a full row takes ${fixed(1e3 * curve.against.cached, 2)} ms, without the cache ` +
-      `${fixed(curve.against.recomputed / curve.against.cached, 1)} times as long` : "")]),
+      `${fixed(curve.against.recomputed / curve.against.cached, 1)} times as long` : "") + (curve.unrest ? `. Its ${curve.unrest}` : "")]),
     ...others.map((curve) => [`${curve.name} against ${first.name}`, `${fixed(curve.points[0].interactivity / first.points[0].interactivity, 2)} times the tokens/s of a single user, ` +
       `${fixed(most(curve) / most(first), 2)} times the most of the device`]),
     ...(missing.length ? [["not measured like these", `${missing.join(", ")}: uv run ratchet serve-bench baseline champion`]] : []),
