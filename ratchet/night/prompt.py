@@ -3,6 +3,7 @@
 In this order: program.md, notes.md, the task of this call, what became of the last one, the digest.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,11 @@ Your last answers could not be tried:
 
 {answers}"""
 
+WAITING = """\
+These ideas wait for their verdict, so have another one:
+
+{ideas}"""
+
 SIMPLER = "Do something simpler and different now: one small edit of train.py."
 
 PIVOT = """\
@@ -72,12 +78,14 @@ def write_prompt(
     repair: "Proposal | None" = None,
     digest_tokens: int = MOST_TOKENS,
     by: str | None = None,
+    waiting: Sequence[str] = (),
 ) -> str:
     """What the agent reads, as Markdown.
 
     home: the folder of program.md and notes.md. failed: the last answers in a row that could not be
     tried, latest first. repair: a proposal that goes back to the agent. digest_tokens: the most
-    that what is known may take. by: the agent whose predictions are told; None: all.
+    that what is known may take. by: the agent whose predictions are told; None: all. waiting:
+    ideas that have no verdict yet.
     """
     program = (home / "program.md").read_text(encoding="utf-8", errors="replace")
     parts = [program, *read_notes(home), TASK]
@@ -85,6 +93,8 @@ def write_prompt(
         parts.append(ask_for_repair(repair))
     else:
         parts += [*report_failed(failed[:PIVOT_AFTER]), *ask_for_pivot(campaign)]
+        ideas = "\n".join(f"- {quote_text(idea)}" for idea in waiting)
+        parts += [WAITING.format(ideas=ideas)] if waiting else []
     parts.append("# What is known\n\n" + write_digest(campaign, home, digest_tokens))
     if predictions := summarize_predictions(campaign, by):
         parts.append(f"What you expected so far: {predictions}.\n")

@@ -308,6 +308,7 @@ class ProposalQueue:
         failures = author.list_failures(self.journal)
         more = {"digest_tokens": author.agent.digest_tokens}
         more |= {"by": author.name if len(self.authors) > 1 else None}
+        more |= {"waiting": [event["idea"] for event in self.journal.list_waiting()]}
         prompt = write_prompt(self.session.home, campaign, failures, broken, **more)
         if self.is_over.is_set():
             return True

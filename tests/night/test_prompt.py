@@ -8,10 +8,14 @@ import pytest
 from conftest import ROOT, open_session
 from test_experiments import commit, repository, runs  # noqa: F401
 from test_night import place, says, whole_night  # noqa: F401
+from test_service import StandIn, idea
 
 from ratchet import __main__
 from ratchet.experiments import sources
 from ratchet.night import digest, prompt
+from ratchet.night.journal import Journal
+from ratchet.night.proposals import ProposalQueue
+from ratchet.night.team.authors import Author
 
 
 @pytest.fixture
@@ -36,6 +40,20 @@ def test_notes_stand_after_the_program_as_they_are_now(asked, repository):  # no
     assert "no more schedules" not in asked()
     (repository / "notes.md").write_text(" \n\n", encoding="utf-8")
     assert "Notes of now" not in asked()
+
+
+def test_an_agent_knows_the_ideas_that_wait_for_their_verdict(place):  # noqa: F811
+    agent = StandIn(idea(1.1), idea(1.2))
+    Journal(place).append("begins", agent="stand-in", limits={}, baseline=1)
+    author = Author("stand-in", agent)
+    proposals = ProposalQueue(open_session(), [author], lambda broken: True)
+    for _ in range(2):
+        assert proposals.ask_agent(author, None)
+    first, second = agent.prompts
+    assert "wait for their verdict" not in first
+    (waiting,) = Journal(place).list_waiting()[:1]
+    expected = f'wait for their verdict, so have another one:\n\n- "{waiting["idea"]}"\n'
+    assert expected in second
 
 
 def test_notes_are_bounded_and_say_where_they_are_cut(asked, repository):  # noqa: F811
