@@ -30,9 +30,9 @@ def score_text(row: Row) -> str:
 
 
 def gain_text(row: Row) -> str:
-    """Examples: "+0.0432 ± 0.0311, with 5, 8", "(+0.0432 ± 0.0311, selected)"."""
+    """Examples: "+0.0432 ± 0.0311, with 5, 8", "(+0.0432 ± 0.0311, selected)", a ratio."""
     if "gain" not in row:
-        return ""
+        return row.get("gain_words", "")
     sign = "−" if row["gain"] < 0 else "+"
     text = f"{sign}{abs(row['gain']):.4f} ± {(row['high'] - row['low']) / 2:.4f}"
     if row["selected"]:

@@ -18,7 +18,7 @@ from ratchet.experiments.campaign import (
     mean_of,
 )
 from ratchet.experiments.comparisons import SPLITS, compare_with_first
-from ratchet.experiments.ledger import CANDIDATE, Experiment, Ledger, is_disturbed, is_valid
+from ratchet.experiments.ledger import CANDIDATE, Experiment, Ledger, bpb, is_disturbed, is_valid
 from ratchet.experiments.rule.search import Search
 from ratchet.experiments.rule.statistics import Comparison, student_quantile
 from ratchet.experiments.running import state_of
@@ -35,7 +35,7 @@ from ratchet.report.decoding import (
     list_groups,
     read_curves,
 )
-from ratchet.report.frontier import Point, earlier_campaigns, list_points
+from ratchet.report.frontier import SCORE, Point, earlier_campaigns, list_points
 from ratchet.report.palette import palette_data
 
 MEASURED = "runs/decoding.json", "runs/scaling.json"  # what serve-bench and scaling leave
@@ -45,6 +45,7 @@ DIFF_CHARACTERS = 20_000
 LOG_CHARACTERS = 2_000  # of the end of a log
 CURVE_POINTS = 60
 CURVES = 150  # experiments that have one on the page: champions, then the latest
+SPLITS_OF_TEXT = "val", "test"
 CHANGES = "try", "trial"  # roles of experiments that change train.py
 FIGURES = [
     "steps",
@@ -133,7 +134,7 @@ def campaign_data(campaign: Campaign, home: Path, diffs: Diffs, with_curve: set[
     """All that the page has on one campaign."""
     experiments = campaign.all
     latest = experiments[-1].opens
-    noise = campaign.noise() if campaign.baseline else None
+    noise = campaign.bpb_noise if campaign.baseline else None
     runs = [run for e in experiments for run in e.runs]
     unrest = [campaign.noise_warning] if campaign.noise_warning else []
     conditions = "arena", "seal", "budget", "device", "driver", "torch"
@@ -184,6 +185,8 @@ def champion_rows(campaign: Campaign) -> list[dict]:
     """
     if not campaign.baseline:
         return []
+    if not campaign.goal.is_val_bpb:
+        return champions_by_points(campaign)
     noise, rows = campaign.noise(), []
     for e in campaign.kept:
         scores = campaign.scores_of(e.arms[CANDIDATE]["source"])
@@ -194,12 +197,29 @@ def champion_rows(campaign: Campaign) -> list[dict]:
     return rows
 
 
+def champions_by_points(campaign: Campaign) -> list[dict]:
+    """champion_rows() in val_bpb, though the campaign has another goal."""
+    points = {point.source: point for point in list_points(campaign)}
+    return [
+        {
+            "n": e.n,
+            "time": e.closes["time"],
+            "mean": point.values[SCORE],
+            "half": point.halves.get(SCORE),
+            "runs": point.runs,
+        }
+        for e in campaign.kept
+        if (point := points.get(e.arms[CANDIDATE]["source"]))
+    ]
+
+
 def bar_rows(campaign: Campaign) -> list[dict]:
     """[{n, time, mean, half}]: the bar, with half of its 95% interval, after each verdict.
 
-    n is that of the latest experiment with a verdict. Older ledgers had no bar: [].
+    n is that of the latest experiment with a verdict. Older ledgers had no bar: []. So it is where
+    the goal is another than val_bpb, in which all is drawn.
     """
-    if not campaign.goes_by_points:
+    if not campaign.goes_by_points or not campaign.goal.is_val_bpb:
         return []
     search, rows, latest = Search({e.n: e for e in campaign.since}), [], 0
     for line in campaign.rows:
@@ -216,10 +236,14 @@ def claim_data(campaign: Campaign) -> dict[str, Any]:
     """What was gained, as far as it was measured afresh, in words and by split."""
     words = claims.describe_claim(campaign)
     gains = claims.claimed_gains(campaign) if words else {}
-    gains = {split: gain_interval(gain) for split, gain in gains.items()}
+    parts: dict[str, Any] = {"words": words, "null_keeps": claims.describe_null_keeps(campaign)}
+    parts |= {
+        split: gain_interval(gain) for split, gain in gains.items() if split in SPLITS_OF_TEXT
+    }
+    if "goal" in gains:
+        return parts | {"ratio": claims.format_gain(gains["goal"], campaign.goal)}
     promised = finite_or_none(claims.promised_gain(campaign))
-    gains |= {"promised": {"gain": promised}} if promised is not None else {}
-    return {"words": words, "null_keeps": claims.describe_null_keeps(campaign)} | gains
+    return parts | ({"promised": {"gain": promised}} if promised is not None else {})
 
 
 def gain_interval(comparison: Comparison) -> dict[str, float]:
@@ -227,8 +251,11 @@ def gain_interval(comparison: Comparison) -> dict[str, float]:
 
 
 def sigma_history(campaign: Campaign) -> list[dict]:
-    """[{n, sigma, df}]: what the noise was thought to be, experiment after experiment."""
-    if not campaign.baseline:
+    """[{n, sigma, df}]: what the noise was thought to be, experiment after experiment.
+
+    It is that of val_bpb: [] where another is the goal.
+    """
+    if not campaign.baseline or not campaign.goal.is_val_bpb:
         return []
     history = [(e.n, campaign.noise(before=e.closes["line"] + 1)) for e in campaign.tried]
     return [{"n": n, "sigma": finite_or_none(noise.sigma), "df": noise.df} for n, noise in history]
@@ -318,16 +345,20 @@ def member_ideas(trial: Experiment, campaign: Campaign) -> list[dict]:
 
 
 def score_figures(e: Experiment, campaign: Campaign) -> dict[str, Any]:
-    """Scores of the candidate, their mean with half of its interval; what is known of its gain.
+    """val_bpb of the candidate, its mean with half of its interval; what is known of its gain.
 
-    with: the ideas that its trial tried as well. own: the gain by runs of nothing else but it.
+    gain_words: of another goal than val_bpb. with: the ideas that its trial tried as well. own: the
+    gain by runs of nothing else but it.
     """
-    scores = [] if e.role in SPLITS else e.deciding_scores()
-    mean, half = mean_of(scores, campaign.noise() if campaign.baseline else None)
+    scores = [] if e.role in SPLITS else [bpb(run) for run in e.deciding_runs()]
+    mean, half = mean_of(scores, campaign.bpb_noise if campaign.baseline else None)
     figures = {"scores": scores, "mean": mean, "half": half}
     figures |= {"selected": is_selected(e, campaign), "with": claims.companions(e)}
     if e.role not in CHANGES:
         return figures
+    if not campaign.goal.is_val_bpb:
+        words = claims.describe_gain(e, campaign)
+        return figures | {"gain_words": words} | search_figures(e, campaign)
     if comparison := compare_so_far(e, campaign):
         figures |= gain_interval(comparison)
     if own := claims.own_comparison(e, campaign):

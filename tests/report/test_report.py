@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from ratchet import __main__, commits
 from ratchet.experiments import comparisons, sources, trials, verbs
+from ratchet.experiments.goals import Goal
 from ratchet.experiments.ledger import Ledger
 from ratchet.model import scaling
 from ratchet.model.links import Links
@@ -146,6 +147,29 @@ def batch_night(repository, runs):  # noqa: F811
     return repository
 
 
+def test_of_another_goal_the_page_has_ratios_beside_val_bpb(repository, runs, tmp_path):  # noqa: F811
+    commit("the baseline", more="SPEED_A = 0.0")
+    verbs.calibrate(open_session(arena="tiny", budget="5s", goal=Goal("user_tps", 0.02)), 5)
+    commit("faster", quality=1 + 4 * SIGMA, more="SPEED_A = 0.5")
+    assert trials.decide_idea(open_session(), "faster").verdict == "keep"
+    comparisons.audit(open_session(), 4)
+    data = collected(repository)
+    (campaign,) = data["campaigns"]
+    baseline, faster, trial, _ = campaign["experiments"]
+    assert campaign["goal"] == "user_tps" and campaign["bar"] == campaign["sigmas"] == []
+    assert baseline["mean"] == pytest.approx(1.0, abs=4 * SIGMA)  # 2 - its quality
+    assert trial["mean"] == pytest.approx(1 - 4 * SIGMA, abs=4 * SIGMA) and 0 < trial["half"] < 0.1
+    assert trial["cells"][4]["text"] == trial["gain_words"] and "gain" not in trial
+    assert re.match(r"x1\.[34]\d \[1\.\d\d, 1\.\d\d\]", trial["gain_words"])  # 2 ** 0.5
+    assert campaign["champions"][1]["mean"] == pytest.approx(trial["mean"], abs=4 * SIGMA)
+    assert 0.3 * SIGMA < campaign["sigma"] < 3 * SIGMA
+    assert (
+        campaign["claim"]["ratio"].startswith("x1.") and abs(campaign["claim"]["val"]["gain"]) < 0.1
+    )
+    assert "promised" not in campaign["claim"]
+    assert len([*picture.draw_pictures(data, tmp_path)]) == 2
+
+
 def test_a_batch_is_one_step_and_the_bar_has_an_interval(batch_night, tmp_path):
     (campaign,) = collected(batch_night)["campaigns"]
     rows = {row["n"]: row for row in campaign["experiments"]}
@@ -168,8 +192,9 @@ def test_a_batch_is_one_step_and_the_bar_has_an_interval(batch_night, tmp_path):
     assert all(0 < step["half"] < 4 * SIGMA for step in steps)
     assert f"claim: experiment {campaign['champions'][-1]['n']} gains" in campaign["claim"]["words"]
     kept = [row for row in rows.values() if row["role"] == "try" and row["verdict"] == "keep"]
-    promised = sum(row["sigmas"][0] for row in kept) * SIGMA
-    assert campaign["claim"]["promised"]["gain"] == pytest.approx(promised, rel=0.3)
+    bars = [[step["mean"] for step in steps if step["n"] < row["n"]][-1] for row in kept]
+    promised = sum(bar - row["scores"][0] for bar, row in zip(bars, kept))
+    assert campaign["claim"]["promised"]["gain"] == pytest.approx(promised, abs=len(kept) * SIGMA)
     assert [*picture.draw_pictures({"campaigns": [campaign], "latest": 0}, tmp_path)]
 
 
@@ -184,7 +209,8 @@ def test_an_older_ledger_is_shown_by_its_own_rule(repository, tmp_path):  # noqa
     assert campaign["claim"]["null_keeps"] == ""
     assert campaign["claim"]["words"].startswith(
         "claim: experiment 17 gains +0.1062 ± 0.0191 bpb on the baseline, "
-        "+0.0925 ± 0.0220 on the test text (95 %, 3 + 3 fresh runs in turns)"
+        "+0.0925 ± 0.0220 on the test text (95 %, 3 + 3 fresh runs in turns; "
+        "1 of 4 runs of experiment 17 failed (crash))"
     )
     assert "promised" not in campaign["claim"]
     assert [*picture.draw_pictures(data, tmp_path)]

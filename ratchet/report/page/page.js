@@ -35,7 +35,7 @@ const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFracti
 const short = (x) => (known(x) ? COMPACT.format(x) : "");
 const clip = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
 const interval = (e) => (known(e?.gain) ? `${signed(e.gain)} ± ${fixed((e.high - e.low) / 2)}` : "");
-const gain = (e) => (e.selected && interval(e) ? `(${interval(e)}, selected)` : interval(e) + (e.with?.length ? `, with ${e.with.join(", ")}` : ""));
+const gain = (e) => (e.gain_words !== undefined ? e.gain_words : e.selected && interval(e) ? `(${interval(e)}, selected)` : interval(e) + (e.with?.length ? `, with ${e.with.join(", ")}` : ""));
 const title = (e) => (e.members.length ? `trial of ${e.members.map(({ n, idea }) => `${n} ${idea}`).join("; ")}` : e.idea || e.role);
 const minutes = (time) => time.slice(5, 16).replace("T", " ");
 
@@ -307,7 +307,7 @@ function drawFront(node, keys, showlegend) {
 // a logarithmic axis whose ticks have whole numbers: 5M, 10M, 20M instead of 5, 10M, 2
 function ticks(values) {
   const low = Math.min(...values), decades = Math.log10(Math.max(...values) / low);
-  return { type: "log", dtick: decades > (narrow() ? 2 : 4) ? 1 : decades > 0.6 ? "D2" : "D1", tickformat: low < 1 ? ".2~r" : "~s" };
+  return { type: "log", dtick: decades > (narrow() ? 2 : 4) ? 1 : decades > 0.6 || decades < 0.1 ? "D2" : "D1", tickformat: low < 1 ? ".2~r" : "~s" };
 }
 
 // a measure's name, and which way is better
@@ -469,7 +469,7 @@ const counted = (found, most) => ((found.xaxis.dtick = Math.ceil((most || 1) / 1
 function drawHonesty() {
   const base = campaign.experiments.filter((e) => e.verdict === "baseline").at(-1);
   const said = campaign.experiments.filter((e) => known(e.said) && e.own);
-  const shown = { calibration: base, sigma: base, said: said.length, audit: campaign.audit.length };
+  const shown = { calibration: base, sigma: campaign.sigmas.length, said: said.length, audit: campaign.audit.length };
   const cell = cells($("#honesty .grid"), Object.keys(shown).filter((key) => shown[key]));
   const limits = Object.values(campaign.limits).map(({ words }) => words);
   const sigma = campaign.sigma, accent = variable("--accent"), dots = { mode: "markers", marker: { color: accent, size: 8 } };
@@ -479,7 +479,7 @@ function drawHonesty() {
     const shapes = known(own) ? [line(base.mean), line(base.mean - own, "dot"), line(base.mean + own, "dot")] : [];
     draw(cell.calibration, [{ ...dots, x: base.scores.map((_, i) => i + 1), y: base.scores, hovertemplate: "%{y:.4f}<extra></extra>" }],
       counted(layout("seed of the calibration (± its sigma)", "val_bpb", { shapes }), base.scores.length));
-    draw(cell.sigma, [{ ...dots, mode: "lines+markers", x: campaign.sigmas.map((s) => s.n), y: campaign.sigmas.map((s) => s.sigma),
+    if (cell.sigma) draw(cell.sigma, [{ ...dots, mode: "lines+markers", x: campaign.sigmas.map((s) => s.n), y: campaign.sigmas.map((s) => s.sigma),
       hovertemplate: "%{y:.5f}<extra></extra>" }],
       counted(layout("experiment", "sigma (bpb)", { yaxis: { ...layout("", "sigma (bpb)").yaxis, rangemode: "tozero" } }), campaign.sigmas.at(-1)?.n));
   }
@@ -508,6 +508,7 @@ function drawHonesty() {
     isolation: `${levels.join(", ") || "nothing has run"}; docs/referee.md says what each level covers`,
     ...(covered.length ? { cheats: covered.join("; ") } : {}),
     ledger: `${data.lines} lines, ${data.problems.length ? data.problems.length + " problems" : "verified"}, head ${data.head || "none"}`,
+    ...(goalKey() ? { goal: `${campaign.goal}, with val_bpb no worse; gains are ratios of ${campaign.goal}` } : {}),
     arena: `${campaign.arena} (${campaign.seal}), ${campaign.budget}`,
     ...(limits.length ? { limits: limits.join(", ") } : {}),
     device: [campaign.device, campaign.driver, `torch ${campaign.torch}`].filter(Boolean).join(", "),
@@ -523,7 +524,7 @@ function facts(list, found) {
 
 function drawSummary() {
   const tried = campaign.experiments.filter((e) => e.role === "try"), kept = tried.filter((e) => e.verdict === "keep").length;
-  const champion = campaign.champions.at(-1), { words, null_keeps, val } = campaign.claim;
+  const champion = campaign.champions.at(-1), { words, null_keeps, val, ratio } = campaign.claim;
   const count = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
   let text = `${count(tried.length, "experiment")} on ${campaign.arena} (${campaign.budget} a run, ${campaign.device}): `;
   if (!champion) text += "there is no baseline yet, so nothing can be compared.";
@@ -533,7 +534,7 @@ function drawSummary() {
   const sigmas = campaign.sigma && val ? `, ${fixed(val.gain / campaign.sigma, 1)} sigma` : "";
   const numbers = [
     ["champion, val_bpb", fixed(champion?.mean) || "–", champion ? `± ${fixed(champion.half)} (95 %), ${count(champion.runs, "run")}` : ""],
-    ["claim: gain on the baseline", signed(val?.gain) || "–", val ? `± ${fixed((val.high - val.low) / 2)} (95 %)${sigmas}, fresh runs in turns` : words],
+    ratio ? [`claim: ${campaign.goal} of the baseline's`, ratio, words] : ["claim: gain on the baseline", signed(val?.gain) || "–", val ? `± ${fixed((val.high - val.low) / 2)} (95 %)${sigmas}, fresh runs in turns` : words],
     ["experiments", String(tried.length), `${kept} kept`],
     ["hours of the device", fixed(campaign.hours, 2), data.nights.calls ? `last night: ${count(data.nights.calls, "call")} of the agent${data.nights.cost ? `, ${fixed(data.nights.cost, 2)} dollars` : ""}` : ""],
   ];
@@ -620,7 +621,7 @@ function details(e, shown) {
 // what its search and its trial say of a try, or a trial of its members
 function search(e) {
   const lines = {}, sigmas = (e.sigmas || []).map((gain) => signed(gain, 1) || "∞").join(", ");
-  if (gain(e)) lines.gain = `${gain(e)} bpb (95 %)${e.selected ? ": the runs that chose it, no claim" : ""}`;
+  if (gain(e)) lines.gain = `${gain(e)} ${e.gain_words ? `of ${campaign.goal}` : "bpb"} (95 %)${e.selected ? ": the runs that chose it, no claim" : ""}`;
   if (sigmas) lines["over the bar"] = `${sigmas} sigma${known(e.points) ? `, ${fixed(e.points, 2)} points: selected, no claim` : ""}`;
   return lines;
 }
