@@ -499,9 +499,11 @@ def night(
     price: Annotated[
         str, typer.Option(help="IN,OUT: dollars per million tokens, if the agent tells no cost.")
     ] = "",
-    goal: Annotated[
+    until: Annotated[
         float,
-        typer.Option("--until", help="End when fresh runs show the champion at this val_bpb."),
+        typer.Option(
+            "--until", help="End when fresh runs show the champion at this val_bpb, or other goal."
+        ),
     ] = None,
     notify: Annotated[
         str,
@@ -539,7 +541,7 @@ def night(
         raise Refused(f"profile {name!r} is not known: say {', '.join(PROFILES)}")
     options = dict(busy=busy, half_stop=half_stop, wandb=wandb)
     with shown_session(join_campaign, **where, **options) as session:
-        how = dict(may_tie=simpler, digest_tokens=digest_tokens, goal=goal, notify=notify)
+        how = dict(may_tie=simpler, digest_tokens=digest_tokens, until=until, notify=notify)
         how |= dict(price=tokens_price)
         why = run_night(session, agents, limits, share, network, passed, PROFILES[name], **how)
         text = summarize_night(session)

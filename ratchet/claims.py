@@ -1,5 +1,6 @@
 """What may be said of gains: which are claims, which are fresh, which are of selected runs."""
 
+import statistics
 from collections.abc import Iterable, Mapping
 
 from ratchet.experiments.campaign import Campaign, compare_so_far, is_selected
@@ -65,10 +66,10 @@ def describe_bpb(e: Experiment, campaign: Campaign) -> str:
 
     Example: "val_bpb +0.0012 ± 0.0040 against the baseline's, slack 0.0050"; "" without a score.
     """
-    if campaign.goal.is_val_bpb or not campaign.search.slack:
+    if not campaign.slack:
         return ""
     scores = campaign.search.pursuits[e.closes.get("n", e.n)].bpbs
-    return campaign.search.slack.describe(scores) if scores else ""
+    return campaign.slack.describe(scores) if scores else ""
 
 
 def own_comparison(e: Experiment, campaign: Campaign) -> Comparison | None:
@@ -81,6 +82,27 @@ def own_comparison(e: Experiment, campaign: Campaign) -> Comparison | None:
 
 # --------------------------------------------------------------------------------------------------
 # A campaign
+
+
+def describe_goal(campaign: Campaign) -> list[str]:
+    """What is made better and at what price, where that isn't val_bpb; [] else.
+
+    Example: ["user_tps (tokens/s, decoding one row), more is better: a keep needs x1.02 of the
+    champion's, which has 231 tokens/s", "val_bpb at most 1.2345, ..."].
+    """
+    goal, slack = campaign.goal, campaign.slack
+    if not slack:
+        return []
+    better = "more" if goal.measure.is_speed else "less"
+    level = campaign.search.bars[campaign.champion["source"]].level
+    own = statistics.mean(campaign.search.pursuits[campaign.kept[-1].n].bpbs)
+    return [
+        f"goal: {goal.name} ({goal.measure.unit}, {goal.measure.words}), {better} is better; "
+        f"the champion has {goal.describe_level(level)}, "
+        f"what is kept gains {goal.describe_ratio(goal.least_gain)} at least",
+        f"val_bpb may be {slack.most:.4f} at most, {slack.noise.sigma:.4f} above the baseline's; "
+        f"the champion has {own:.4f}, so {slack.most - own:.4f} are left",
+    ]
 
 
 def claimed_gains(campaign: Campaign) -> dict[str, Comparison]:
@@ -143,7 +165,7 @@ def describe_goal_claim(campaign: Campaign, gains: Mapping[str, Comparison]) -> 
     Example: "user_tps x1.34 [1.29, 1.40] of the baseline's, 95 %; val_bpb +0.0012 ± 0.0030 against
     the baseline's, slack 0.0050: within it"
     """
-    goal, slack = campaign.goal, campaign.search.slack.noise.sigma
+    goal, slack = campaign.goal, campaign.bpb_noise.sigma
     text = f"{goal.name} {format_gain(gains['goal'], goal)} of the baseline's, 95 %; "
     text += f"{describe_difference(gains['val'], slack)}: {place_in_slack(gains['val'], slack)}"
     if "test" in gains:

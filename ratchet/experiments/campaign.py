@@ -12,6 +12,7 @@ from ratchet.experiments.goals import VAL_BPB, Goal
 from ratchet.experiments.ledger import CHAMPION, Experiment, Row, is_valid, score_of
 from ratchet.experiments.rule import former, looks
 from ratchet.experiments.rule.search import Search
+from ratchet.experiments.rule.slack import Slack
 from ratchet.experiments.rule.statistics import (
     Comparison,
     Noise,
@@ -141,11 +142,14 @@ class Campaign:
         return self._noises[count - 1][1] if count else Noise(math.nan, 0)
 
     @property
+    def slack(self) -> Slack | None:
+        """How much worse val_bpb may be, where another measure is the goal."""
+        return None if self.goal.is_val_bpb else self.search.slack
+
+    @property
     def bpb_noise(self) -> Noise:
         """Sigma of val_bpb, whatever the goal."""
-        if self.goal.is_val_bpb or not self.search.slack:
-            return self.noise()
-        return self.search.slack.noise
+        return self.slack.noise if self.slack else self.noise()
 
     @cached_property
     def noise_warning(self) -> str:

@@ -81,6 +81,10 @@ class Goal(NamedTuple):
         ratio, *ends = (2 ** (-self._sign * value) for value in gain)
         return [ratio, *sorted(ends)]
 
+    def gain_of(self, ratio: float) -> float:
+        """The gain of a ratio of the measure, new to old: the other way round."""
+        return -self._sign * math.log2(ratio)
+
     def describe_level(self, score: float) -> str:
         """Examples: "1.2345 bpb", "231 tokens/s"."""
         if self.is_val_bpb:
@@ -94,6 +98,17 @@ class Goal(NamedTuple):
             return f"{gain:+.4f} ± {high - gain:.4f}"
         ratio, low, high = map(figure_text, self.ratios_of((gain, low, high)))
         return f"x{ratio} [{low}, {high}]"
+
+    def reaches(self, score: float, figure: float) -> bool:
+        """Whether a score is as good as that of a figure, as 300.0 tokens a second."""
+        own = self.figure_of(score)
+        return own >= figure if not self.is_val_bpb and self.measure.is_speed else own <= figure
+
+    def describe_ratio(self, gain: float) -> str:
+        """A gain without its interval: "+0.0123" bpb, "x1.34" of another measure."""
+        if self.is_val_bpb:
+            return f"{gain:+.4f}"
+        return f"x{figure_text(self.ratios_of([gain])[0])}"
 
     def describe_sigma(self, sigma: float) -> str:
         """Examples: "0.0042 bpb", "3.1 %" of another measure."""

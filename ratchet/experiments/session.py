@@ -278,7 +278,10 @@ def join_campaign(slot: Any, busy: bool = False, **options: Any) -> Session:
     arena = find_arena(baseline.arena)
     options |= {"limits": baseline.limits, "goal": baseline.goal}
     if not baseline.goal.is_val_bpb:
-        options["half_stop"] = False  # a loss half-way says nothing of another measure
+        if options.get("half_stop"):
+            tell = options.get("tell", lambda text: None)
+            tell(f"  the goal is {baseline.goal.name}: no run is stopped half-way, by its loss")
+        options["half_stop"] = False
     session = Session(home, ledger, slot, arena, baseline.budget, busy, **options)
     session.check_seal()
     return session

@@ -8,17 +8,20 @@ are somebody's words: they stand in quotation marks, on one line, as data.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 
 from ratchet.arena.files import Refused
 from ratchet.claims import (
     SELECTED,
+    describe_bpb,
     describe_gain,
+    describe_goal,
     describe_null_keeps,
     name_trial,
     own_comparison,
 )
 from ratchet.experiments.campaign import MOST_TEXT, Campaign, compare_so_far, tried_ideas
-from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, is_valid
+from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment, bpb, is_valid
 from ratchet.experiments.rule.failures import FAILURES
 from ratchet.night import knobs
 from ratchet.referee.early_stopping import mean_loss, read_curve, to_shares
@@ -114,7 +117,8 @@ def describe_experiment(e: Experiment, campaign: Campaign) -> str:
     if not gain:
         is_stopped = e.runs and e.runs[-1]["status"] == "stopped"
         gain = "stopped half-way" if is_stopped else "no score"
-    return f"- {e.n} {e.verdict} {gain}: {quote_text(e.idea)}"
+    bpb_words = f"; {words}" if (words := describe_bpb(e, campaign)) else ""
+    return f"- {e.n} {e.verdict} {gain}{bpb_words}: {quote_text(e.idea)}"
 
 
 def describe_champion(e: Experiment, campaign: Campaign) -> str:
@@ -123,7 +127,9 @@ def describe_champion(e: Experiment, campaign: Campaign) -> str:
         return describe_experiment(e, campaign)
     ideas = {each.n: each.idea for each in campaign.since}
     words = "; ".join(f"{n} {quote_text(ideas[n])}" for n in e.members)
-    return f"- {e.n} {e.verdict} {describe_gain(e, campaign)}: {name_trial(e)}: {words}"
+    bpb_words = f"; {difference}" if (difference := describe_bpb(e, campaign)) else ""
+    gain = f"{describe_gain(e, campaign)}{bpb_words}"
+    return f"- {e.n} {e.verdict} {gain}: {name_trial(e)}: {words}"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -132,11 +138,14 @@ def describe_champion(e: Experiment, campaign: Campaign) -> str:
 
 def list_champions(campaign: Campaign) -> list[str]:
     baseline, *kept = campaign.kept
-    scores, sigma = baseline.scores(CANDIDATE), campaign.noise().sigma
-    mean = sum(scores) / len(scores)
+    goal, runs = campaign.goal, baseline.valid_runs(CANDIDATE)
+    sigma = goal.describe_sigma(campaign.noise().sigma)
+    levels = [goal.describe_level(fmean(baseline.scores(CANDIDATE)))]
+    if not goal.is_val_bpb:
+        levels.append(f"val_bpb {fmean(map(bpb, runs)):.4f}")
     lines = [
-        f"## Champions, oldest first (sigma, the noise between seeds: {sigma:.4f} bpb)",
-        f"- {baseline.n} baseline: {mean:.4f} bpb, mean of {len(scores)} seeds",
+        f"## Champions, oldest first (sigma, the noise between seeds: {sigma})",
+        f"- {baseline.n} baseline: {', '.join(levels)}, mean of {len(runs)} seeds",
         *(describe_champion(e, campaign) for e in kept),
     ]
     nulls = describe_null_keeps(campaign)
@@ -147,6 +156,7 @@ def list_conditions(campaign: Campaign) -> list[str]:
     """Budget and device; what a run of the champion makes of them."""
     e, source = campaign.baseline, campaign.champion["source"]
     lines = ["## Conditions", f"- {e.arena}, budget {e.budget}, on {e.device}"]
+    lines += [f"- {words}" for words in describe_goal(campaign)]
     if asked := [str(Requirement(*pair)) for pair in e.limits.items()]:
         lines.append(f"- limits, beyond which a run counts for nothing: {', '.join(asked)}")
     runs = [
@@ -219,6 +229,8 @@ def find_near_misses(campaign: Campaign) -> list[Experiment]:
         comparison = compare_so_far(e, campaign)
         if e.verdict not in REJECTED or not comparison or comparison.gain <= 0:
             continue
+        if campaign.slack and campaign.slack.is_far(campaign.search.pursuits[e.n].bpbs):
+            continue
         if e.verdict == "out":
             promise[e.n] = (False, campaign.search.points_of(e.n))
         else:
@@ -284,11 +296,15 @@ def summarize_predictions(campaign: Campaign, by: str | None = None) -> str:
     tried = [e for e in tried_ideas(campaign) if by is None or e.by == by[:MOST_TEXT]]
     pairs = [(e.gain, own_comparison(e, campaign)) for e in tried]
     pairs = [(gain, real.gain) for gain, real in pairs if real and gain is not None]
+    if not campaign.goal.is_val_bpb:
+        pairs = [(campaign.goal.gain_of(ratio), gain) for ratio, gain in pairs if ratio > 0]
     if len(pairs) < 3:
         return ""
     predicted, measured = (sum(column) / len(pairs) for column in zip(*pairs))
     right = sum((a > 0) == (b > 0) for a, b in pairs)
+    predicted, measured = map(campaign.goal.describe_ratio, (predicted, measured))
+    unit = "bpb" if campaign.goal.is_val_bpb else f"of {campaign.goal.name}"
     return (
-        f"{len(pairs)} predictions averaged {predicted:+.4f} bpb, the gains {measured:+.4f}; "
+        f"{len(pairs)} predictions averaged {predicted} {unit}, the gains {measured}; "
         f"the sign was right {right} times"
     )

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
 
 from ratchet.arena.files import Refused, sha256, work_folder
@@ -24,7 +25,7 @@ from ratchet.experiments.campaign import Campaign, compare_so_far
 from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment
 from ratchet.experiments.running import is_command_running, working_on
 from ratchet.experiments.session import DeviceShared, Session
-from ratchet.experiments.verdicts import CLOSING, DEFAULT, Profile
+from ratchet.experiments.verdicts import CLOSING, DEFAULT, Profile, trial_runs
 from ratchet.night import service
 from ratchet.night.digest import MOST_TOKENS
 from ratchet.night.journal import Journal, active_seconds, agents_of
@@ -69,7 +70,8 @@ class Night:
     """One night. sessions: one for each device. authors: who has its ideas, in turns.
 
     Each device has a thread of its own, which takes a proposal when it has nothing to do. may_tie:
-    whether less code is kept that is as good. goal: bpb of the champion at which it ends. notify:
+    whether less code is kept that is as good. until: bpb of the champion at which it ends, or its
+    figure of another goal. notify:
     as Notifier.__call__().
     """
 
@@ -80,10 +82,10 @@ class Night:
         limits: Limits,
         profile: Profile = DEFAULT,
         may_tie: bool = False,
-        goal: float | None = None,
+        until: float | None = None,
         notify: Callable[..., None] = lambda event, text, **values: None,
     ):
-        self.profile, self.may_tie, self.goal, self.notify = profile, may_tie, goal, notify
+        self.profile, self.may_tie, self.until, self.notify = profile, may_tie, until, notify
         self.sessions, self.session, self.limits = sessions, sessions[0], limits
         self.authors = [author.name for author in authors]
         self.name = join_names(self.authors)
@@ -156,7 +158,7 @@ class Night:
         )
         limits = {key: value for key, value in self.limits._asdict().items() if value < math.inf}
         kind = "resumes" if is_resumed else "begins"
-        facts = {"agent": self.name, "limits": limits, "baseline": baseline, "goal": self.goal}
+        facts = {"agent": self.name, "limits": limits, "baseline": baseline, "goal": self.until}
         if len(self.authors) > 1:
             facts["agents"] = self.authors
         self.journal.append(kind, **facts)
@@ -214,7 +216,13 @@ class Night:
         campaign = self.session.read_campaign()
         hits = campaign.search.list_hits(self.profile.name)
         is_changed = hits or comparisons.needs_closing(campaign)
-        return bool(hits) * self.profile.runs + bool(is_changed) * len(CLOSING)
+        return bool(hits) * self.count_trial_runs() + bool(is_changed) * len(CLOSING)
+
+    def count_trial_runs(self) -> int:
+        """Runs of a trial, those of the baseline too where val_bpb isn't the goal."""
+        campaign = self.session.read_campaign()
+        runs = trial_runs(self.profile, campaign.goal)
+        return runs + (campaign.slack.runs_left if campaign.slack else 0)
 
     # ----------------------------------------------------------------------------------------------
     # Limits
@@ -273,11 +281,15 @@ class Night:
 
     def has_reached_goal(self) -> bool:
         """Whether the champion, by its fresh runs, is as good as the night is to make it."""
-        return self.goal is not None and self.champion_level() <= self.goal
+        if self.until is None:
+            return False
+        campaign = self.session.read_campaign()
+        return campaign.goal.reaches(level_of_champion(campaign), self.until)
 
-    def champion_level(self) -> float:
-        """Its bpb: the mean of runs by which it was not chosen."""
-        return level_of_champion(self.session.read_campaign())
+    def champion_level(self) -> str:
+        """Its bpb, or what it has of another goal: the mean of runs by which it was not chosen."""
+        campaign = self.session.read_campaign()
+        return campaign.goal.describe_level(level_of_champion(campaign))
 
     def reason_to_end(self) -> str:
         """Why the night ends now, or "". Raises Full when the agent found no room."""
@@ -288,7 +300,7 @@ class Night:
         if (self.session.home / STOP_FILE).exists():
             return STOPPED
         if self.has_reached_goal():
-            return f"the champion is at {self.champion_level():.4f} bpb, {self.goal:g} was the goal"
+            return f"the champion is at {self.champion_level()}, {self.until:g} was the goal"
         if limit := self.reached_limit():
             return f"the limit of {limit} is reached"
         return "" if self.queue.ready.qsize() else self.queue.dried_up
@@ -425,22 +437,23 @@ class Night:
 
     def tell_of_keep(self, session: Session, trial: Experiment) -> None:
         """Notify the user of a new champion."""
-        comparison = compare_so_far(trial, session.read_campaign())
-        level = f"{self.champion_level():.4f}"
-        text = f"experiment {list_numbers(trial.members)} is kept: {level} bpb"
+        campaign = session.read_campaign()
+        comparison, goal = compare_so_far(trial, campaign), campaign.goal
+        text = f"experiment {list_numbers(trial.members)} is kept: {self.champion_level()}"
         gain = ""
         if comparison:
-            gain = f"{comparison.gain:+.4f}"
-            text += f", gain {format_gain(comparison)}"
+            gain = goal.describe_ratio(comparison.gain)
+            text += f", gain {format_gain(comparison, goal)}"
         text += f", {quote_text(trial.idea)}"
-        self.notify("keep", text, experiment=trial.n, bpb=level, gain=gain)
+        bpbs = campaign.search.pursuits[trial.n].bpbs
+        self.notify("keep", text, experiment=trial.n, bpb=f"{fmean(bpbs):.4f}", gain=gain)
 
     def use_wait(self, session: Session, wait: Wait) -> None:
         """Do what is of use while the agent's service fails: hold trials, run what is out again.
 
         Where the seconds of the device are limited, they are kept for fresh ideas.
         """
-        if wait.until - time.time() >= self.profile.runs * self.mean_run_seconds():
+        if wait.until - time.time() >= self.count_trial_runs() * self.mean_run_seconds():
             self.hold_trials(session, is_last=True)
         may_run = self.limits.device_seconds == math.inf
         if may_run and (self.measure_bar(session) or self.return_to_parked(session)):
@@ -485,8 +498,8 @@ class Night:
     def note_verdict(self, session: Session, proposal: Proposal, e: Experiment) -> None:
         """The verdict into the journal; what fails is counted against the device."""
         self.journal.append("done", call=proposal.call, n=e.n, outcome=e.verdict)
-        level = self.champion_level() if self.goal else math.inf
-        used = describe_used(self.count_used(), self.limits, self.goal, level)
+        campaign = session.read_campaign()
+        used = describe_used(self.count_used(), self.limits, self.until, campaign)
         left = self.count_runs_left()
         words = f", then {left} runs of trials and of the closing comparison" if left else ""
         session.tell(f"  night: {used}{words}")
@@ -578,19 +591,18 @@ def run_night(
     profile: Profile = DEFAULT,
     may_tie: bool = False,
     digest_tokens: int = MOST_TOKENS,
-    goal: float | None = None,
+    until: float | None = None,
     notify: str = "",
     price: Price | None = None,
 ) -> str:
     """A night from its beginning, or where it was left, to its end; returns why it ended.
 
     agents: a command, or tuner, or several of these, which are asked in turns; share, network,
-    passed, digest_tokens, price: as of Agent; profile, may_tie, goal: as of Night; notify: a
+    passed, digest_tokens, price: as of Agent; profile, may_tie, until: as of Night; notify: a
     command, as of Notifier. All slots of the session's executor work on it.
     Raises Refused when what judges has changed, Lost when no device is left, Full without room.
     """
-    if goal is not None:
-        check_goal(goal, session.read_campaign())
+    check_goal(until, may_tie, session.read_campaign())
     tell_user = Notifier(notify, session.home, session.tell)
     sessions = [session.with_slot(slot) for slot in session.slot.executor.slots()]
     for each in sessions:
@@ -602,7 +614,7 @@ def run_night(
     commands = [agents] if isinstance(agents, str) else [*agents]
     authors = open_authors(commands, folder, **options)
     try:
-        night = Night(sessions, authors, limits, profile, may_tie, goal, tell_user)
+        night = Night(sessions, authors, limits, profile, may_tie, until, tell_user)
         why = night.run()
         tell_user("fails" if night.exit_code else "ends", f"the night ended: {why}")
         tell_user.wait()
@@ -617,13 +629,21 @@ def run_night(
         raise
 
 
-def check_goal(goal: float, campaign: Campaign) -> None:
-    """Raises Refused when no night can reach it, or the baseline is as good."""
-    baseline = campaign.baseline.scores(CANDIDATE)
-    level = sum(baseline) / len(baseline)
-    if not 0 < goal < level:  # not nan either
+def check_goal(until: float | None, may_tie: bool, campaign: Campaign) -> None:
+    """Raises Refused when no night can end at it, or the baseline is as good, or ties can't be."""
+    goal = campaign.goal
+    if may_tie and not goal.is_val_bpb:
         raise Refused(
-            f"--until {goal:g} is no goal: the baseline is at {level:.4f} bpb, name less than that"
+            f"--simpler is of val_bpb, and the goal of this campaign is {goal.name}: leave it out"
+        )
+    if until is None:
+        return
+    level = fmean(campaign.baseline.scores(CANDIDATE))
+    if not 0 < until < math.inf or goal.reaches(level, until):  # not nan either
+        words = "more" if not goal.is_val_bpb and goal.measure.is_speed else "less"
+        raise Refused(
+            f"--until {until:g} is no goal: the baseline is at {goal.describe_level(level)}, "
+            f"name {words} than that"
         )
 
 

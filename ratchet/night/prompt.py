@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratchet import commits
+from ratchet.claims import describe_goal
 from ratchet.experiments.campaign import Campaign, tried_ideas
 from ratchet.night.digest import MOST_TOKENS, summarize_predictions, write_digest
 from ratchet.untrusted_text import clean_text, quote_text
@@ -37,8 +38,20 @@ TASK = """\
 You are called once in a night of experiments: have ONE idea, and make it an edit of `train.py` in
 this folder. `contract.md` says what `train.py` may call. Don't train, don't run experiments, don't
 commit: the referee does that when you have ended. Edit no other file but `idea.txt`, which you
-write: in its first line the idea in a sentence, in its second the gain in bpb that you expect, as a
-number. Then stop."""
+write: in its first line the idea in a sentence, in its second {expected}. Then stop."""
+
+GAIN = "the gain in bpb that you expect, as a number"
+RATIO = "the ratio of {name} that you expect, new to old, as a number: 1.1"
+
+OTHER_GOAL = """\
+# The goal of this campaign
+
+It isn't a lower `val_bpb`. Where `program.md` says otherwise, this holds:
+
+{lines}
+
+An idea counts only if its val_bpb stays there: what is far worse is out after its first run,
+however much it gains. What saves more val_bpb than it costs leaves slack for the next idea."""
 
 REPAIR_CRASH = """\
 Your edit does not get to its first training step: {status}, {reason}. `train.py` in this folder is
@@ -88,7 +101,9 @@ def write_prompt(
     ideas that have no verdict yet.
     """
     program = (home / "program.md").read_text(encoding="utf-8", errors="replace")
-    parts = [program, *read_notes(home), TASK]
+    goal = campaign.goal
+    expected = GAIN if goal.is_val_bpb else RATIO.format(name=goal.name)
+    parts = [program, *state_goal(campaign), *read_notes(home), TASK.format(expected=expected)]
     if repair:
         parts.append(ask_for_repair(repair))
     else:
@@ -99,6 +114,12 @@ def write_prompt(
     if predictions := summarize_predictions(campaign, by):
         parts.append(f"What you expected so far: {predictions}.\n")
     return "\n\n".join(parts)
+
+
+def state_goal(campaign: Campaign) -> list[str]:
+    """What is to be made better, where that isn't val_bpb."""
+    lines = "\n".join(f"- {words}" for words in describe_goal(campaign))
+    return [OTHER_GOAL.format(lines=lines)] if lines else []
 
 
 def read_notes(home: Path) -> list[str]:

@@ -45,7 +45,7 @@ class Proposal(NamedTuple):
     commit: str
     parent: str  # the champion that it was made from
     idea: str
-    gain: float | None  # in bpb, as the agent expects it
+    gain: float | None  # in bpb or as a ratio of the goal, as the agent expects it
     near: int | None  # number of an experiment that it is like
     repairs: int  # how often it went back to the agent
     failure: tuple = ()  # (status, reason, last lines) of its preflight

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from ratchet.claims import list_numbers, name_trial
+from ratchet.claims import describe_goal, list_numbers, name_trial
 from ratchet.experiments import progress as run_progress
 from ratchet.experiments.campaign import Campaign, device_seconds
 from ratchet.experiments.ledger import Experiment, Ledger, utc_now
@@ -56,17 +56,20 @@ def used_by(journal: Journal, experiments: list[Experiment], seconds: float) -> 
 
 
 def level_of_champion(campaign: Campaign) -> float:
-    """bpb of its champion: the mean of runs by which it was not chosen."""
+    """The score of its champion, bpb: the mean of runs by which it was not chosen."""
     return campaign.search.bars[campaign.champion["source"]].level
 
 
-def describe_used(used: Limits, limits: Limits, goal: float | None, level: float) -> str:
-    """How much of each limit is used, how far the champion is from the goal, if there is one.
+def describe_used(used: Limits, limits: Limits, until: float | None, campaign: Campaign) -> str:
+    """How much of each limit is used, how far the champion is from where the night ends.
 
     Example: "3 of 30 experiments, about 2 h left, champion 0.9712 bpb, goal 0.95"
     """
     words = run_progress.night_progress(used, limits)
-    return f"{words}, champion {level:.4f} bpb, goal {goal:g}" if goal else words
+    if not until:
+        return words
+    level = campaign.goal.describe_level(level_of_champion(campaign))
+    return f"{words}, champion {level}, goal {until:g}"
 
 
 def describe_service(journal: Journal, is_running: bool) -> dict[str, str]:
@@ -99,21 +102,21 @@ def night_status(home: Path) -> dict[str, object]:
     if events[-1]["kind"] == "ends":
         status["ended"] = events[-1]["why"]
     ideas = {event["n"] for event in events if event["kind"] == "done" and "n" in event}
-    goal, key = (
-        begin.get("goal"),
-        next((e.comparison_key for e in experiments if e.n == begin["baseline"]), None),
-    )
-    level = level_of_champion(Campaign(experiments, key)) if goal else math.inf
+    until = begin.get("goal")
+    key = next((e.comparison_key for e in experiments if e.n == begin["baseline"]), None)
+    campaign = Campaign(experiments, key)
     status |= describe_service(journal, is_running) | {
         "agent": events[0]["agent"],
         "began": events[0]["time"],
-        "used": describe_used(used, Limits(**begin["limits"]), goal, level),
+        "used": describe_used(used, Limits(**begin["limits"]), until, campaign),
         "hours": round(active / 3600, 2),
         "calls": len(answers),
         "ideas": sum(event["outcome"] == "idea" for event in answers),
         "verdicts": used.experiments,
         "kept": sum(e.verdict == "keep" for e in experiments if e.n in ideas),
     }
+    if not campaign.goal.is_val_bpb:
+        status["goal"], status["slack"] = describe_goal(campaign)
     since = [e for e in experiments if e.n > begin["baseline"]]
     if hits := [e.n for e in since if e.role == "try" and e.verdict == "hit"]:
         status["hits"] = f"{list_numbers(hits)} wait for a trial"

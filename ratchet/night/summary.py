@@ -118,7 +118,8 @@ def table_of_kept(campaign: Campaign, kept: list[Experiment]) -> list[str]:
     """The night's steps: the ideas that were kept together, and their gain over the bar of then."""
     if not kept:
         return []
-    lines = ["| step | ideas | its gain in bpb (95 %), no claim |", "|---|---|---|"]
+    name = "gain in bpb" if campaign.goal.is_val_bpb else f"ratio of {campaign.goal.name}"
+    lines = [f"| step | ideas | its {name} (95 %), no claim |", "|---|---|---|"]
     ideas = {e.n: e for e in campaign.since}
     for e in kept:
         members = [ideas[n] for n in e.members] or [e]

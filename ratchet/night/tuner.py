@@ -3,21 +3,24 @@
 It is a control group: does the agent find more than a plain search in equally many experiments?
 Each proposal moves one or two constants of the champion, those first that were moved least, by a
 tree-structured Parzen estimator (Bergstra et al., 2011; optuna) that has seen all scores of the
-campaign. Where the campaign has limits, the estimator draws until a source is predicted to meet
-them, from what every run so far was measured to take, that beyond a limit too. It doesn't know
-which constants a run uses: those of a preset for other devices cost it experiments, too. The same
-ledger gives the same proposal.
+campaign, of whatever its goal is. Where the campaign has limits, the estimator draws until a source
+is predicted to meet them, from what every run so far was measured to take, that beyond a limit too.
+Where val_bpb isn't the goal, what it may be at most is one more limit. It doesn't know which
+constants a run uses: those of a preset for other devices cost it experiments, too. The same ledger
+gives the same proposal.
 """
 
 import math
 import operator
 import random
 from collections.abc import Collection, Iterable, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from ratchet.arena.files import Refused
 from ratchet.experiments.campaign import Campaign, tried_ideas
-from ratchet.experiments.ledger import CANDIDATE, Experiment
+from ratchet.experiments.goals import SCORE
+from ratchet.experiments.ledger import CANDIDATE, Experiment, bpb
 from ratchet.night.knobs import constant_values, find_constants
 from ratchet.referee.measures import Requirement, read_measures
 from ratchet.referee.source import fingerprint
@@ -199,9 +202,10 @@ def read_history(campaign: Campaign, centers: Values) -> list[Observation]:
     for e in campaign.tried[-HISTORY:]:
         values, scores = constant_values(e.arms[CANDIDATE]["commit"]), e.scores(CANDIDATE)
         score = sum(scores) / len(scores) if scores else math.nan
-        rows.append(Observation(to_coordinates(values, centers), score, list_excesses(e)))
-    worst = max((row.score for row in rows if row.score > 0), default=0.0)
-    return [row if row.score > 0 else row._replace(score=worst) for row in rows]
+        excesses = list_excesses(e) | excess_of_bpb(e, campaign)
+        rows.append(Observation(to_coordinates(values, centers), score, excesses))
+    worst = max((row.score for row in rows if math.isfinite(row.score)), default=0.0)
+    return [row if math.isfinite(row.score) else row._replace(score=worst) for row in rows]
 
 
 def list_excesses(e: Experiment) -> Excesses:
@@ -217,6 +221,14 @@ def list_excesses(e: Experiment) -> Excesses:
                 excess = Requirement(name, limit).excess(values[name])
                 excesses[name] = max(excesses.get(name, excess), excess)
     return excesses
+
+
+def excess_of_bpb(e: Experiment, campaign: Campaign) -> Excesses:
+    """By how much val_bpb is beyond the slack, where another measure is the goal."""
+    runs = e.valid_runs(CANDIDATE)
+    if not campaign.slack or not runs:
+        return {}
+    return {SCORE: math.log(fmean(map(bpb, runs)) / campaign.slack.most)}
 
 
 def count_moves(campaign: Campaign, names: Iterable[str]) -> dict[str, int]:

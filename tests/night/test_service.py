@@ -82,7 +82,7 @@ def failed(reason=LIMITED, seconds=None):
 
 
 def make_night(agent, session=None, **limits):
-    options = {name: limits.pop(name) for name in ("goal", "notify", "profile") if name in limits}
+    options = {name: limits.pop(name) for name in ("until", "notify", "profile") if name in limits}
     authors = [Author("stand-in", agent)]
     return Night([session or open_session()], authors, Limits(**limits), **options)
 
@@ -384,7 +384,7 @@ def test_no_idea_is_paid_for_when_no_run_can_end_in_time(place):  # noqa: F811
 def test_a_night_ends_when_the_champion_is_as_good_as_was_asked(place):  # noqa: F811
     told = []
     agent = StandIn(*[idea(1.2 + n / 10) for n in range(5)])
-    night = make_night(agent, open_session(tell=told.append), goal=0.85, profile=STRICT)
+    night = make_night(agent, open_session(tell=told.append), until=0.85, profile=STRICT)
     assert "bpb, 0.85 was the goal" in night.run() and night.exit_code == 0
     campaign = open_session().read_campaign()
     assert campaign.search.bars[campaign.champion["source"]].level <= 0.86
@@ -396,7 +396,7 @@ def test_a_night_ends_when_the_champion_is_as_good_as_was_asked(place):  # noqa:
 @pytest.mark.parametrize("goal", [0.0, -1.0, float("nan"), float("inf"), 95.0])
 def test_a_goal_that_makes_no_sense_is_refused(place, goal):  # noqa: F811
     with pytest.raises(Refused, match="is no goal: the baseline is at"):
-        run_night(open_session(), "tuner", Limits(), goal=goal)
+        run_night(open_session(), "tuner", Limits(), until=goal)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ test is one of non-inferiority, as of ties in verdicts.py: by fresh runs of the 
 the bar of the baseline's val_bpb, which has its own runs where it has become uncertain.
 """
 
+import math
 from collections.abc import Sequence
 
 from ratchet.experiments import verdicts
@@ -46,6 +47,11 @@ class Slack:
     def is_vague(self) -> bool:
         """Whether the baseline must run before a keep is decided."""
         return self.bar.variance > MOST_VARIANCE
+
+    @property
+    def runs_left(self) -> int:
+        """How often the baseline must run until its level is known well enough."""
+        return max(0, math.ceil(1 / MOST_VARIANCE - 1 / self.bar.variance))
 
     def compare(self, scores: Sequence[float]) -> Comparison:
         """How a candidate's runs compare with the baseline, in bpb; above 0 is better."""

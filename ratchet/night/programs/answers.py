@@ -25,7 +25,7 @@ class Answer(NamedTuple):
     reason: str = ""  # a sentence of at most 300 characters
     text: bytes = b""  # of train.py
     idea: str = ""
-    gain: float | None = None  # in bpb, as the agent expects it
+    gain: float | None = None  # in bpb or as a ratio of the goal, as the agent expects it
     seconds: float = 0.0
     cost: float = 0.0  # in dollars, where the agent reports it
     tokens: int = 0  # input and output, without what was read from a cache

@@ -12,7 +12,7 @@ from ratchet.night.programs.folder import read_regular_file
 from ratchet.referee.source import parse_source
 from ratchet.untrusted_text import clean_text
 
-IDEA_FILE = "idea.txt"  # first line: the idea; second: the gain in bpb that is expected of it
+IDEA_FILE = "idea.txt"  # first line: the idea; second: its gain in bpb, or the ratio of a goal
 IDEA_CHARACTERS = 500
 LEAST_CHARACTERS = 20  # of a sentence that names an idea: "I change the rate." says too little
 LAST_CHARACTERS = 100_000  # of what it said, in which an idea is looked for
@@ -58,7 +58,7 @@ def last_field(name: str, text: str) -> str:
 
 
 def parse_gain(words: str) -> float | None:
-    """The first number in these words, None if it can't be a gain in bpb."""
+    """The first number in these words, None if it can't be a gain in bpb, nor a ratio."""
     number = re.search(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", words[:100])
     gain = float(number[0]) if number else None
     return gain if gain is not None and abs(gain) < 10 else None

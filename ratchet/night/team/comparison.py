@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ratchet.experiments.campaign import MOST_TEXT, Campaign, compare_so_far, tried_ideas
+from ratchet.experiments.goals import Goal
 from ratchet.experiments.ledger import Experiment
 from ratchet.experiments.rule.failures import FAILURES
 from ratchet.experiments.rule.statistics import moments, student_quantile
@@ -27,7 +28,7 @@ class Record(NamedTuple):
     name: str
     ideas: list[Experiment]  # with a verdict, in order
     gains: list[float | None]  # of their first runs, in sigma over the bar; None without a score
-    own_trials: list[float]  # fresh gains in bpb of trials that kept ideas of this agent alone
+    own_trials: list[float]  # fresh gains of trials that kept ideas of this agent alone
     shared: int  # trials that kept ideas of this one with those of others
     answers: list[dict]  # of the journal
 
@@ -47,7 +48,7 @@ def compare_agents(campaign: Campaign, events: list[dict]) -> tuple[list[list[st
         return [], ""
     records = [read_record(name, campaign, events) for name in names]
     count = min(len(record.ideas) for record in records)
-    return table_of_agents(records, count), describe_differences(records, count)
+    return table_of_agents(records, count, campaign.goal), describe_differences(records, count)
 
 
 def read_record(name: str, campaign: Campaign, events: list[dict]) -> Record:
@@ -73,7 +74,7 @@ def read_record(name: str, campaign: Campaign, events: list[dict]) -> Record:
 # In words
 
 
-def table_of_agents(records: list[Record], count: int) -> list[list[str]]:
+def table_of_agents(records: list[Record], count: int, goal: Goal) -> list[list[str]]:
     """Rows of cells, the first with their names: `count` ideas of each, then the whole night."""
     first = [record._replace(ideas=record.ideas[:count]) for record in records]
     rows = [["", *(short_name(record.name) for record in records)]]
@@ -85,9 +86,11 @@ def table_of_agents(records: list[Record], count: int) -> list[list[str]]:
             ["kept", *(str(count_verdicts(record, "keep")) for record in first)],
             ["failed", *(str(count_verdicts(record, *FAILURES)) for record in first)],
         ]
+    unit = "bpb" if goal.is_val_bpb else goal.name
+    fresh_gains = (describe_fresh_gains(record, goal) for record in records)
     return rows + [
         ["of the whole night: ideas with a verdict", *(str(len(each.ideas)) for each in records)],
-        ["fresh gain of its own trials, bpb, no claim", *map(describe_fresh_gains, records)],
+        [f"fresh gain of its own trials, {unit}, no claim", *fresh_gains],
         ["calls", *map(describe_calls, records)],
         ["cost", *map(describe_cost, records)],
     ]
@@ -119,11 +122,11 @@ def count_verdicts(record: Record, *verdicts: str) -> int:
     return sum(e.verdict in verdicts for e in record.ideas)
 
 
-def describe_fresh_gains(record: Record) -> str:
+def describe_fresh_gains(record: Record, goal: Goal) -> str:
     """Example: "+0.0123 in 1"; trials whose ideas were of several agents are credited to none."""
     words = []
     if record.own_trials:
-        words.append(f"{sum(record.own_trials):+.4f} in {len(record.own_trials)}")
+        words.append(f"{goal.describe_ratio(sum(record.own_trials))} in {len(record.own_trials)}")
     if record.shared:
         words.append(f"{record.shared} shared with others")
     return ", ".join(words) or "none"
