@@ -115,9 +115,10 @@ def compare_pairs(
     if not (noise.df > 0 and math.isfinite(noise.sigma) and seeds):
         raise ValueError("a comparison needs at least two seeds that both ran")
     gain, squares = moments([champion[seed] - candidate[seed] for seed in seeds])
-    n = len(seeds)
-    error = math.sqrt(2 / n) * larger_spread(n, squares / 2, noise)
-    return describe_gain(gain, error, noise, n, n)
+    n, spread = len(seeds), larger_spread(len(seeds), squares / 2, noise)
+    if spread > noise.sigma:  # then no other arm tells of it: twins would feign degrees of freedom
+        noise = Noise(spread, n - 1)
+    return describe_gain(gain, math.sqrt(2 / n) * spread, noise, n, n)
 
 
 def pool_blocks(arms: Sequence[Mapping[int, float]]) -> Noise:
