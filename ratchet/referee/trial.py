@@ -101,7 +101,7 @@ def run_trial(job: Job) -> Record:
             record |= score_submission(job, level, folder)
             refuse_cheap_steps(job, told, record["flops_per_token"])
             refuse_overlimit(record, job.limits)
-            refuse_unmeasured(record, job.measured)
+            refuse_unmeasured(record, sorted(job.asked_measures))
         except Exception as error:  # whatever a contestant provokes is a row
             record["status"], record["reason"] = describe_end(error)
         clock.enter_phase("end")

@@ -107,6 +107,12 @@ def test_a_run_beyond_a_limit_is_not_trained(arena, tmp_path, limits, reason):
     assert status == "overlimit" and re.search(reason, why)
 
 
+@pytest.mark.slow
+def test_a_limit_that_nobody_can_measure_here_is_not_passed(arena, tmp_path):
+    facts = trial.run_trial(job(tmp_path, budget="20000tok", limits={"joules": 1e9}))
+    assert facts["status"] == "invalid" and "joules could not be measured" in facts["reason"], facts
+
+
 def test_large_weights_and_slow_models_get_longer_to_be_scored(arena, tmp_path):
     def limit(weights=0, tokens=0.0, seconds=1.0):
         with open(tmp_path / "model.safetensors", "wb") as file:
