@@ -48,6 +48,11 @@ class Goal(NamedTuple):
         return FLOOR * self.least_gain
 
     @property
+    def better(self) -> str:
+        """What is better, "more" or "less"."""
+        return "more" if not self.is_val_bpb and self.measure.is_speed else "less"
+
+    @property
     def _sign(self) -> int:
         """Of a score that follows from a measure of which more is better: -1."""
         return -1 if self.measure.is_speed else 1
@@ -102,7 +107,7 @@ class Goal(NamedTuple):
     def reaches(self, score: float, figure: float) -> bool:
         """Whether a score is as good as that of a figure, as 300.0 tokens a second."""
         own = self.figure_of(score)
-        return own >= figure if not self.is_val_bpb and self.measure.is_speed else own <= figure
+        return own >= figure if self.better == "more" else own <= figure
 
     def describe_ratio(self, gain: float) -> str:
         """A gain without its interval: "+0.0123" bpb, "x1.34" of another measure."""

@@ -640,10 +640,9 @@ def check_goal(until: float | None, may_tie: bool, campaign: Campaign) -> None:
         return
     level = fmean(campaign.baseline.scores(CANDIDATE))
     if not 0 < until < math.inf or goal.reaches(level, until):  # not nan either
-        words = "more" if not goal.is_val_bpb and goal.measure.is_speed else "less"
         raise Refused(
             f"--until {until:g} is no goal: the baseline is at {goal.describe_level(level)}, "
-            f"name {words} than that"
+            f"name {goal.better} than that"
         )
 
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ratchet import claims, commits
@@ -18,6 +19,7 @@ from ratchet.experiments.campaign import (
     mean_of,
 )
 from ratchet.experiments.comparisons import SPLITS, compare_with_first
+from ratchet.experiments.goals import Goal
 from ratchet.experiments.ledger import CANDIDATE, Experiment, Ledger, bpb, is_disturbed, is_valid
 from ratchet.experiments.rule.search import Search
 from ratchet.experiments.rule.statistics import Comparison, student_quantile
@@ -140,12 +142,14 @@ def campaign_data(campaign: Campaign, home: Path, diffs: Diffs, with_curve: set[
     conditions = "arena", "seal", "budget", "device", "driver", "torch"
     return {name: latest[name] for name in conditions} | {
         "goal": campaign.goal.name,
+        "goal_words": describe_axis(campaign.goal),
         "limits": limit_data(latest.get("limits", {})),
         "sigma": noise and finite_or_none(noise.sigma),
         "df": noise and noise.df,
         "experiments": [experiment_row(e, campaign, home, diffs, with_curve) for e in experiments],
         "champions": champion_rows(campaign),
         "bar": bar_rows(campaign),
+        "goal_bar": goal_bar_rows(campaign),
         "points": [point_data(point) for point in list_points(campaign)],
         "claim": claim_data(campaign),
         "sigmas": sigma_history(campaign),
@@ -153,6 +157,13 @@ def campaign_data(campaign: Campaign, home: Path, diffs: Diffs, with_curve: set[
         "warnings": unrest + find_warnings(runs),
         "hours": sum(sum(run["seconds"].values()) for run in runs) / 3600,
     }
+
+
+def describe_axis(goal: Goal) -> str:
+    """Example: "user_tps, tokens/s (more is better)"; "" of val_bpb."""
+    if goal.is_val_bpb:
+        return ""
+    return f"{goal.name}, {goal.measure.unit} ({goal.better} is better)"
 
 
 def limit_data(limits: dict[str, float]) -> dict[str, dict[str, Any]]:
@@ -217,10 +228,26 @@ def bar_rows(campaign: Campaign) -> list[dict]:
     """[{n, time, mean, half}]: the bar, with half of its 95% interval, after each verdict.
 
     n is that of the latest experiment with a verdict. Older ledgers had no bar: []. So it is where
-    the goal is another than val_bpb, in which all is drawn.
+    the goal is another than val_bpb: goal_bar_rows() has it then.
     """
     if not campaign.goes_by_points or not campaign.goal.is_val_bpb:
         return []
+    return bar_history(campaign)
+
+
+def goal_bar_rows(campaign: Campaign) -> list[dict]:
+    """[{n, time, mean, low, high}] of the same in the unit of the goal where that isn't val_bpb."""
+    if not campaign.goes_by_points or campaign.goal.is_val_bpb:
+        return []
+    rows = []
+    for row in bar_history(campaign):
+        mean, low, high = campaign.goal.figures_of(row["mean"], row["half"])
+        rows.append({"n": row["n"], "time": row["time"], "mean": mean, "low": low, "high": high})
+    return rows
+
+
+def bar_history(campaign: Campaign) -> list[dict]:
+    """[{n, time, mean, half}] in the unit of scores."""
     search, rows, latest = Search({e.n: e for e in campaign.since}), [], 0
     for line in campaign.rows:
         search.add(line)
@@ -347,12 +374,14 @@ def member_ideas(trial: Experiment, campaign: Campaign) -> list[dict]:
 def score_figures(e: Experiment, campaign: Campaign) -> dict[str, Any]:
     """val_bpb of the candidate, its mean with half of its interval; what is known of its gain.
 
-    gain_words: of another goal than val_bpb. with: the ideas that its trial tried as well. own: the
-    gain by runs of nothing else but it.
+    figure, gain_words: of another goal than val_bpb. with: the ideas that its trial tried as well.
+    own: the gain by runs of nothing else but it.
     """
     scores = [] if e.role in SPLITS else [bpb(run) for run in e.deciding_runs()]
     mean, half = mean_of(scores, campaign.bpb_noise if campaign.baseline else None)
     figures = {"scores": scores, "mean": mean, "half": half}
+    if scores and not campaign.goal.is_val_bpb:
+        figures["figure"] = campaign.goal.figure_of(fmean(e.deciding_scores()))
     figures |= {"selected": is_selected(e, campaign), "with": claims.companions(e)}
     if e.role not in CHANGES:
         return figures

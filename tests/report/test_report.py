@@ -167,6 +167,9 @@ def test_of_another_goal_the_page_has_ratios_beside_val_bpb(repository, runs, tm
         campaign["claim"]["ratio"].startswith("x1.") and abs(campaign["claim"]["val"]["gain"]) < 0.1
     )
     assert "promised" not in campaign["claim"]
+    assert campaign["goal_words"] == "user_tps, tokens/s (more is better)"
+    assert trial["figure"] == pytest.approx(300 * 2**0.5, rel=0.1)
+    assert [row["low"] < row["mean"] < row["high"] for row in campaign["goal_bar"]] == [True] * 4
     assert len([*picture.draw_pictures(data, tmp_path)]) == 2
 
 

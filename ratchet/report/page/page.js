@@ -141,13 +141,15 @@ const LINES = { // what the line of the progress chart is: of campaigns that go 
 };
 
 function drawProgress() {
-  const found = scored(), steps = campaign.bar.length ? campaign.bar : campaign.champions, kind = campaign.bar.length ? "bar" : "champion";
+  const ofGoal = campaign.goal_bar.length > 0, value = (e) => (ofGoal ? e.figure : e.mean); // the goal's own unit, where that isn't val_bpb
+  const found = scored().filter((e) => known(value(e))), bar = ofGoal ? campaign.goal_bar : campaign.bar;
+  const steps = bar.length ? bar : campaign.champions, kind = bar.length ? "bar" : "champion";
   const accent = variable("--accent"), traces = [], words = campaign.claim.words;
   if (steps.length && known(campaign.sigma)) {
     const last = found.at(-1).ended, x = steps.map((c) => c.time), y = steps.map((c) => c.mean);
     const line = { shape: "hv", color: accent, width: 2 }, ends = (ys) => [...ys, ys.at(-1)];
     const half = (c) => (kind === "bar" ? c.half : campaign.sigma);
-    const edge = (sign) => ends(steps.map((c) => c.mean + sign * half(c))), skip = { hoverinfo: "skip", showlegend: false };
+    const edge = (sign) => ends(steps.map((c) => (ofGoal ? (sign > 0 ? c.high : c.low) : c.mean + sign * half(c)))), skip = { hoverinfo: "skip", showlegend: false };
     const times = [...x, last > x.at(-1) ? last : x.at(-1)];
     traces.push(
       { x: times, y: edge(1), mode: "lines", line: { ...line, width: 0 }, ...skip },
@@ -157,12 +159,13 @@ function drawProgress() {
     );
     if (kind === "champion") traces.push({ x, y, mode: "markers", marker: { color: accent, size: 1 }, ...skip, error_y: bars(steps, accent) });
   }
-  traces.push(...byVerdict(found, (own) => ({ x: own.map((e) => e.ended), y: own.map((e) => e.mean) })));
-  const scale = { xaxis: { ...layout("UTC").xaxis, type: "date" } };
+  traces.push(...byVerdict(found, (own) => ({ x: own.map((e) => e.ended), y: own.map(value) })));
+  const axis = ofGoal ? campaign.goal_words : "val_bpb (lower is better)";
+  const scale = { xaxis: { ...layout("UTC").xaxis, type: "date" }, ...(ofGoal ? { yaxis: { ...layout("", axis).yaxis, ...LOG } } : {}) };
   const note = words ? { annotations: [{ text: `<b>${wrap(words, narrow() ? 34 : 130, 8).map(escape).join("<br>")}</b>`, showarrow: false, align: "left",
     xref: "paper", yref: "paper", x: 0.01, y: 0.02, xanchor: "left", yanchor: "bottom", bgcolor: variable("--panel"), opacity: 0.85 }] } : {};
   $("#progress .note").textContent = `${LINES[kind]} Point at one for its idea, click it to open it below.`;
-  draw($("#progress .chart"), traces, layout("", "val_bpb (lower is better)", { ...scale, ...(found.length ? note : empty()) }));
+  draw($("#progress .chart"), traces, layout("", axis, { ...scale, ...(found.length ? note : empty()) }));
 }
 
 const bars = (rows, color) => ({ type: "data", array: rows.map((row) => row.half || 0), color, thickness: 1.2, width: 3 });
@@ -658,7 +661,7 @@ function choices() {
   fill(picker, names, data.campaigns.indexOf(campaign));
 }
 
-const NOTHING = { goal: "", decoding: [], limits: {}, experiments: [], champions: [], bar: [], points: [], earlier: [], claim: {}, sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
+const NOTHING = { goal: "", goal_bar: [], decoding: [], limits: {}, experiments: [], champions: [], bar: [], points: [], earlier: [], claim: {}, sigmas: [], audit: [], warnings: [], hours: 0, arena: "", budget: "", device: "", torch: "", seal: "" };
 
 // top to bottom; a breath after each part lets the reader see it and scroll while the next one is drawn
 async function drawAll(atOnce = false) {
