@@ -334,3 +334,18 @@ def test_the_terminal_shows_the_goal_and_val_bpb(base):
     assert json.loads(invoke("show", "2", "--json").output)["user_tps"][0][0] > 390
     problems = invoke("verify")
     assert problems.exit_code == 0 and ", 0 problems" in problems.output
+
+
+def test_a_goal_is_set_and_followed_from_the_command_line(repository, runs):  # noqa: F811
+    commit("the baseline", more="SPEED_A = 0.0")
+    options = ["--arena", "tiny", "--budget", "5s", "-n", "3"]
+    result = invoke("calibrate", "--goal", "joules", *options)
+    assert result.exit_code == 2 and "only NVIDIA GPUs tell it" in result.output
+    result = invoke("calibrate", "--goal", "user_tps", "--share", "5", *options)
+    assert result.exit_code == 0 and "baseline, user_tps mean " in result.output
+    assert open_session().goal == Goal("user_tps", 0.05)
+    commit("faster", BETTER, "SPEED_A = 0.7")
+    result = invoke("try", "decodes faster")
+    assert result.exit_code == 0 and "the goal is user_tps: no run is stopped" in result.output
+    assert "experiment 2: keep, better: user_tps x1.6" in result.output.replace("\n", " ")
+    assert "x1.05 was asked for; val_bpb -0.0" in result.output and problems() == []
