@@ -22,7 +22,8 @@ from prepare import main, prepare
 from ratchet.arena.budget import Budget, parse_budget
 from ratchet.arena.definition import ARENAS, FILES, load_arena
 from ratchet.arena.files import Refused, cache_folder, describe_error, work_folder, write_json
-from ratchet.arena.hardware.cpu import limit_threads, usable_cores
+from ratchet.arena.hardware.cpu import limit_threads, processor_flags, usable_cores
+from ratchet.arena.hardware.device import fastest_dtype
 from ratchet.arena.hardware.quota import cgroup_quota
 from ratchet.arena.progress import format_duration, reading_line
 from ratchet.arena.text.child import run_in_child
@@ -264,6 +265,21 @@ def test_usable_cores_are_those_of_the_smallest_grant(allowed, quota, slurm, exp
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(allowed)}, raising=False)
     monkeypatch.setattr("ratchet.arena.hardware.quota.cgroup_quota", lambda: quota)
     assert usable_cores() == expected
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [("avx2 avx512f", "float32"), ("avx512f avx512_bf16", "bfloat16"), ("amx_bf16", "bfloat16")],
+)
+def test_the_faster_type_is_what_the_processor_has_not_what_a_clock_says(
+    flags, expected, tmp_path, monkeypatch
+):
+    text = f"processor : 0\nflags\t\t: fpu {flags}\n\nprocessor : 1\nflags\t\t: none\n"
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr("ratchet.arena.hardware.cpu.Path", lambda path: tmp_path / "cpuinfo")
+    monkeypatch.setattr(time, "perf_counter", None)  # no clock is asked
+    assert fastest_dtype(torch.device("cpu")) == expected
+    assert processor_flags() == {"fpu", *flags.split()}
 
 
 @pytest.mark.parametrize("explicit, expected", [("", 1), ("7", 3)])

@@ -45,7 +45,14 @@ def apply_cpu_workarounds() -> None:
 
 def has_matrix_tiles() -> bool:
     """Whether the processor announces AMX."""
-    return sys.platform == "linux" and "amx_tile" in Path("/proc/cpuinfo").read_text("utf-8")
+    return "amx_tile" in processor_flags()
+
+
+def processor_flags() -> set[str]:
+    """What an x86 processor says that it can do, as {"avx2", "avx512_bf16"}; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return next(({*line.split()[2:]} for line in lines if line.startswith("flags")), set())
 
 
 def matrix_tiles_work() -> bool:

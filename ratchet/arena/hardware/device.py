@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from ratchet.arena.hardware.cpu import processor_flags
+
 # as nvidia-smi counts, else the fastest comes first; CUDA reads it when it is first used
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 # FLOP/s of dense products in bfloat16 by NVIDIA's data sheets, for the first part of a card's name
@@ -117,10 +119,13 @@ def fastest_dtype(device: torch.device) -> str:
     """The name of the faster type of matrix products: "bfloat16" where the hardware has it, or
     "float32".
 
-    A CPU is asked by trying, for some milliseconds.
+    An x86 processor is asked what it has: a stopwatch says this or that on a busy machine, and then
+    two runs of one source would differ. Another CPU is asked by trying, for some milliseconds.
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cpu" and (flags := processor_flags()):
+        return "bfloat16" if flags & {"avx512_bf16", "amx_bf16"} else "float32"
     seconds = dict.fromkeys((torch.bfloat16, torch.float32), math.inf)
     for dtype in [*seconds] * 5:
         a = torch.randn(512, 512, device=device).to(dtype)
