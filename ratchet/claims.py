@@ -175,8 +175,11 @@ def describe_goal_claim(campaign: Campaign, gains: Mapping[str, Comparison]) -> 
 def describe_null_keeps(campaign: Campaign) -> str:
     """How many keeps such as these are expected to have no effect; "" where nobody knows.
 
+    It was simulated for val_bpb alone: of another goal a keep gains a stated share besides.
     Example: "about 11 % of keeps by the profile default have no effect (simulated)".
     """
+    if not campaign.goal.is_val_bpb:
+        return ""
     names = dict.fromkeys(e.profile.get("name", "") for e in campaign.kept[1:])
     return "; ".join(
         f"{NULL_KEEPS[name]} of keeps by the profile {name} have no effect (simulated)"

@@ -328,6 +328,7 @@ def test_the_terminal_shows_the_goal_and_val_bpb(base):
     log = invoke("log", wide=True).output
     assert " goal " in log and "user_tps 4" in log and "(x1.4" not in log
     assert "2 champions of user_tps ▁█, sigma" in log and "claim: experiment 3: user_tps" in log
+    assert "(simulated)" not in log  # which is of val_bpb as the goal
     shown = invoke("show", "2").output
     assert "user_tps of the champion of that time, 95 %, fresh runs" in shown
     assert "slack:   val_bpb -0.0" in shown and "user_tps, tokens/s" in shown
