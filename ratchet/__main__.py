@@ -62,9 +62,10 @@ from ratchet.report.frontier import (
 from ratchet.report.render import write_report
 from ratchet.report.server import make_server
 from ratchet.report.wandb import check_wandb, make_sender
-from ratchet.terminal import LiveLines, console, notes, show_json
+from ratchet.terminal import LiveLines, Verbs, console, notes, show_json
 
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -4,17 +4,21 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from typer.core import TyperGroup
 
 from ratchet.arena.files import Refused
 
 # Without any terminal, as for an agent, there is room for all columns of the log.
 WIDTH = None if any(map(os.isatty, range(3))) or "COLUMNS" in os.environ else 140
+NOTE = "  "  # with which a text begins that tells what has happened, not what begins
 QUIET_SECONDS = 30  # without a terminal, until a line says what is still running
 console = Console(highlight=False, width=WIDTH)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -29,11 +33,40 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
+UsageError = typer.BadParameter.__mro__[1]  # typer has its own copy of click, which isn't public
+
+
+@contextmanager
+def usage_in_a_sentence() -> Iterator[None]:
+    """What typer has to say against the words of a command line is raised as Refused."""
+    try:
+        yield
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        problem = error.format_message().rstrip(".?").replace(". Did", "; did")
+        verb = f"{error.ctx.info_name} " if error.ctx and error.ctx.parent else ""
+        help_command = f"`uv run ratchet {verb}--help`"
+        raise Refused(f"{problem[:1].lower()}{problem[1:]}: see {help_command}") from None
+
+
+class Verbs(TyperGroup):
+    """The verbs of a command line; a wrong or a missing word is refused in one sentence."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with usage_in_a_sentence():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with usage_in_a_sentence():
+            return super().invoke(ctx)
+
+
 class LiveLines:
     """A moving line for each device, and a lasting one for each run that has ended; on stderr.
 
     Without a terminal a plain line says every QUIET_SECONDS what is still running. Call it with a
-    text to say what begins; one that begins with two spaces lasts.
+    text to say what begins; one that begins with NOTE lasts, and nothing is running of it.
     """
 
     def __init__(self):
@@ -55,7 +88,8 @@ class LiveLines:
 
     def keep_reporting(self) -> None:
         while not self.ended.wait(QUIET_SECONDS):
-            for task in self.progress.tasks:
+            begun = (task for task in self.progress.tasks if not task.description.startswith(NOTE))
+            for task in begun:
                 notes.print(f"  {task.description.strip()}, {task.elapsed:.0f} s so far")
 
     def confirm(self, question: str) -> bool:
@@ -80,5 +114,5 @@ class LiveLines:
         if task is not None:
             self.progress.remove_task(task)
         self.tasks[threading.get_ident()] = text, self.progress.add_task(escape(text))
-        if text.startswith("  ") or not notes.is_terminal:
+        if text.startswith(NOTE) or not notes.is_terminal:
             notes.print(escape(text))

@@ -191,7 +191,7 @@ def report_waiting(reason: str, reported: set[str], tell: Tell) -> None:
     if reason in reported or not (reason or reported):
         return
     reported.add(reason)
-    tell(f"  {reason or 'it has begun'}")
+    tell(reason or "it has begun")
 
 
 def refuse_devices(executor: type[Executor], devices: Sequence[str]) -> None:

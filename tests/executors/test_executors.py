@@ -202,7 +202,7 @@ def test_a_job_whose_nodes_die_is_given_up_and_waiting_is_told(monkeypatch):
     monkeypatch.setattr(executor, "submit", lambda *job: Doomed())
     with pytest.raises(Refused, match="5 times in a row.*debug: node 7 died"):
         executor.execute("run", None, 0, said.append)
-    assert said[:3] == ["  job 7 waits", "  it has begun", "  node 7 died: the job is done again"]
+    assert said[:3] == ["job 7 waits", "it has begun", "  node 7 died: the job is done again"]
     monkeypatch.setattr(supervisor, "cancelled", threading.Event())
     supervisor.cancelled.set()
     with pytest.raises(supervisor.Cancelled):

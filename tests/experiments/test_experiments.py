@@ -864,6 +864,26 @@ def test_preparing_an_arena_says_what_takes_long(repository, tmp_path, monkeypat
     assert said == ["  preparing arena pocket in x", "  tokenising: 3 documents"]
 
 
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        ("try", "missing argument 'idea': see `uv run ratchet try --help`"),
+        ("night", "missing option '--agent': see `uv run ratchet night --help`"),
+        ("shw 3", "no such command 'shw'; did you mean 'show': see `uv run ratchet --help`"),
+        ("show x", "invalid value for 'N': .*: see `uv run ratchet show --help`"),
+        ("log --frob", "no such option: --frob.*: see `uv run ratchet log --help`"),
+        ("log -n", "option '-n' requires an argument: see `uv run ratchet --help`"),
+    ],
+)
+def test_a_wrong_or_a_missing_word_is_refused_in_a_sentence(words, sentence, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["ratchet", *words.split()])
+    with pytest.raises(SystemExit) as end:
+        __main__.main()
+    said = capsys.readouterr()
+    assert end.value.code == 2 and not said.out
+    assert re.fullmatch(rf"ratchet: {sentence}\.\n", said.err), said.err
+
+
 def test_long_work_tells_of_itself_in_a_pipe(monkeypatch, capsys):
     monkeypatch.setattr("ratchet.terminal.QUIET_SECONDS", 0.02)
     monkeypatch.setattr("ratchet.terminal.notes", terminal.Console(stderr=True, soft_wrap=True))
@@ -873,3 +893,13 @@ def test_long_work_tells_of_itself_in_a_pipe(monkeypatch, capsys):
     first, *others = capsys.readouterr().err.splitlines()
     assert first == "experiment 1, run 1 of 5: calibrate"
     assert others and others[-1] == "  experiment 1, run 1 of 5: calibrate, 0 s so far"
+
+
+def test_what_has_happened_is_told_once(monkeypatch, capsys):
+    """No progress line says of a note that it goes on."""
+    monkeypatch.setattr("ratchet.terminal.QUIET_SECONDS", 0.02)
+    monkeypatch.setattr("ratchet.terminal.notes", terminal.Console(stderr=True, soft_wrap=True))
+    with terminal.LiveLines() as tell:
+        tell("  night: 1 of 3 experiments")
+        time.sleep(0.1)
+    assert capsys.readouterr().err == "  night: 1 of 3 experiments\n"
