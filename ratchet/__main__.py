@@ -62,7 +62,15 @@ from ratchet.report.frontier import (
 from ratchet.report.render import write_report
 from ratchet.report.server import make_server
 from ratchet.report.wandb import check_wandb, make_sender
-from ratchet.terminal import LiveLines, Verbs, console, notes, show_json
+from ratchet.terminal import (
+    LiveLines,
+    Verbs,
+    console,
+    local_time,
+    local_zone,
+    notes,
+    show_json,
+)
 
 app = typer.Typer(
     cls=Verbs,
@@ -589,6 +597,9 @@ def status(as_json: AsJson = False):
     state = night_status(home) | describe_running(home)
     if as_json:
         return show_json(state)
+    if "began" in state:
+        began = local_time(str(state["began"]))
+        state["began"] = f"{began} ({local_zone()}, as are all times here)"
     for key, value in state.items():
         console.print(escape(f"{key + ':':<15} {value}"), soft_wrap=True)
 

@@ -23,13 +23,13 @@ from ratchet.experiments.running import state_of
 from ratchet.referee.measures import MEASURES
 from ratchet.report.frontier import SCORE, Point
 from ratchet.report.palette import style_of
-from ratchet.terminal import console, show_json
+from ratchet.terminal import console, local_time, local_zone, show_json
 
 WIDE = 120  # characters that all columns of the log need
 NARROW_GAIN = 27  # characters of a gain on a narrow terminal: names of a batch go below it
 GOAL = "goal"  # a column where a campaign has another than val_bpb
-COLUMNS = ["n", "UTC", "what", "commit", "verdict", "runs", "val bpb", GOAL, "gain", "idea"]
-WIDE_COLUMNS = ["UTC", "what", "commit"]
+COLUMNS = ["n", "time", "what", "commit", "verdict", "runs", "val bpb", GOAL, "gain", "idea"]
+WIDE_COLUMNS = ["time", "what", "commit"]
 PHASES = ["start", "rehearsal", "train", "score"]
 ALPHA = 0.05  # two-sided, of all comparisons together
 BARS = "▁▂▃▄▅▆▇█"
@@ -88,6 +88,7 @@ def show_experiment(e: Experiment, everything: list[Experiment], home: Path) -> 
     say_verdict(e, home)
     for key in ("role", "idea", "by", "time", "arena", "seal", "budget", "device", "torch"):
         if value := e.opens.get(key):
+            value = f"{local_time(value)} {local_zone()}" if key == "time" else value
             console.print(f"{key + ':':<9}{escape(str(value))}")
     for arm in e.arms:
         commit = arm["commit"] or "none"
@@ -321,7 +322,7 @@ def log_cells(e: Experiment, campaign: Campaign, home: Path) -> dict[str, str]:
     is_narrow = console.width < WIDE
     return {
         "n": str(e.n),
-        "UTC": e.time[5:16].replace("T", " "),
+        "time": local_time(e.time)[5:],
         "what": e.role,
         "commit": f"{len(e.arms)} arms" if several else e.arms[0]["commit"][:7],
         "verdict": styled_state(e, home),
@@ -380,7 +381,8 @@ def show_log(chosen: list[Experiment], everything: list[Experiment], most: int, 
     for name in names:
         is_long = name == "idea" or (name == "gain" and is_narrow)
         width = NARROW_GAIN if name == "gain" and is_narrow else None
-        table.add_column(name, no_wrap=not is_long, overflow="fold", max_width=width)
+        title = f"time, {local_zone()}" if name == "time" else name
+        table.add_column(title, no_wrap=not is_long, overflow="fold", max_width=width)
     campaign_of, shown = campaigns_by_number(everything), chosen[-most:]
     for e in shown:
         cells = log_cells(e, campaign_of[e.n], home)

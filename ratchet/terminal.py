@@ -4,8 +4,10 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import typer
@@ -22,6 +24,16 @@ NOTE = "  "  # with which a text begins that tells what has happened, not what b
 QUIET_SECONDS = 30  # without a terminal, until a line says what is still running
 console = Console(highlight=False, width=WIDTH)
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def local_time(utc: str) -> str:
+    """A time of the ledger on the user's clock: "2026-01-31T03:05:06Z" -> "2026-01-31 04:05"."""
+    return datetime.fromisoformat(utc).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def local_zone() -> str:
+    """Of the user's clock. Example: "CET"."""
+    return time.strftime("%Z")
 
 
 def show_json(value: Any) -> None:

@@ -150,12 +150,15 @@ class Night:
         """Begin a night, or go on with one of the same agents that never ended."""
         baseline = self.session.read_campaign().baseline.n
         events = self.journal.last_night()
-        is_resumed = (
-            events
-            and {*agents_of(events[0])} == {*self.authors}
-            and events[0]["baseline"] == baseline
-            and events[-1]["kind"] != "ends"
-        )
+        is_left = events and events[0]["baseline"] == baseline and events[-1]["kind"] != "ends"
+        is_resumed = is_left and {*agents_of(events[0])} == {*self.authors}
+        if is_left and not is_resumed:
+            self.session.tell(
+                f"  the night of {quote_text(events[0]['agent'], 80)}, which was interrupted, is "
+                "given up, as this one has other agents: its verdicts stay, ideas that wait go"
+            )
+        if min(self.limits) == math.inf and self.goal is None:
+            self.session.tell("  no limit is set: the night goes on until `uv run ratchet stop`")
         limits = {key: value for key, value in self.limits._asdict().items() if value < math.inf}
         kind = "resumes" if is_resumed else "begins"
         facts = {"agent": self.name, "limits": limits, "baseline": baseline, "goal": self.until}

@@ -63,12 +63,20 @@ def find_wait(answers: Sequence[AnswerEvent]) -> Wait | None:
 def is_missing_login(answers: Sequence[AnswerEvent]) -> bool:
     """Whether the first calls of a night, two at most, failed for want of a login."""
     return len(answers) <= 2 and all(
-        each["outcome"] == SERVICE
-        and not each.get("resume_at")
-        and LOGIN.search(each["reason"])
-        and not PASSES.search(each["reason"])
+        each["outcome"] == SERVICE and not each.get("resume_at") and lacks_login(each["reason"])
         for each in answers
     )
+
+
+def lacks_login(reason: str) -> bool:
+    """Whether service failed for want of a login, by the words of the program."""
+    return bool(LOGIN.search(reason) and not PASSES.search(reason))
+
+
+def name_outcome(answer: AnswerEvent) -> str:
+    """What came of a call, as the reader is told: "login" where service failed for want of one."""
+    is_login = answer["outcome"] == SERVICE and lacks_login(answer["reason"])
+    return "login" if is_login else answer["outcome"]
 
 
 def reason_to_stop(answers: Sequence[AnswerEvent]) -> str:
@@ -94,14 +102,15 @@ def shape_of(answer: AnswerEvent) -> str:
 
 def describe_failure(answer: AnswerEvent) -> str:
     """Example: 'crash: "not logged in (exit code 1)"'."""
-    return f"{answer['outcome']}: {quote_text(answer['reason'], REASON_CHARACTERS)}"
+    return f"{name_outcome(answer)}: {quote_text(answer['reason'], REASON_CHARACTERS)}"
 
 
 def describe_wait(wait: Wait) -> str:
     """Example: 'waiting for the agent's service until 03:10, 42 min: "429 overloaded"'."""
     left = format_duration(max(0.0, wait.until - time.time()))
     reason = quote_text(wait.reason, REASON_CHARACTERS)
-    return f"waiting for the agent's service until {format_moment(wait.until)}, {left}: {reason}"
+    what = "login" if lacks_login(wait.reason) else "service"
+    return f"waiting for the agent's {what} until {format_moment(wait.until)}, {left}: {reason}"
 
 
 def last_failure(answers: Sequence[AnswerEvent]) -> AnswerEvent | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ratchet.claims import describe_goal, list_numbers, name_trial
 from ratchet.experiments import progress as run_progress
-from ratchet.experiments.campaign import Campaign, device_seconds
+from ratchet.experiments.campaign import Campaign, device_seconds, parse_time
 from ratchet.experiments.ledger import Experiment, Ledger, utc_now
 from ratchet.experiments.running import is_command_running, state_of
 from ratchet.night.journal import Journal, active_seconds, agents_of
@@ -17,6 +17,7 @@ from ratchet.night.service import (
     describe_failure,
     describe_wait,
     find_wait,
+    format_moment,
     last_failure,
 )
 from ratchet.untrusted_text import quote_text
@@ -81,7 +82,8 @@ def describe_service(journal: Journal, is_running: bool) -> dict[str, str]:
         if is_running and wait and wait.until > time.time() and name not in drops:
             lines[f"waits{whose}"] = describe_wait(wait)
         if failure := last_failure(answers):
-            words = f"call {failure['call']}, {failure['time']}, {describe_failure(failure)}"
+            moment = format_moment(parse_time(failure["time"]))
+            words = f"call {failure['call']}, {moment}, {describe_failure(failure)}"
             lines[f"last failure{whose}"] = words
         if name in drops:
             lines[f"end{whose}"] = f"dropped out: {drops[name]}"

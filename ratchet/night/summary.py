@@ -14,7 +14,7 @@ from ratchet.experiments.ledger import Experiment
 from ratchet.experiments.session import Session
 from ratchet.night.digest import find_near_misses, summarize_predictions
 from ratchet.night.journal import Journal, agents_of
-from ratchet.night.service import describe_failure, last_failure
+from ratchet.night.service import describe_failure, last_failure, name_outcome
 from ratchet.night.status import seconds_of_night
 from ratchet.night.team.comparison import compare_agents
 from ratchet.untrusted_text import WORDS, quote_text
@@ -168,7 +168,7 @@ def summarize_cost(events: list[dict], device: float) -> str:
     idle, busy = (sum(event[key] for event in ends) for key in ("idle", "busy"))
     if busy:
         text += f", which waited for ideas {idle / (idle + busy):.1%} of the time"
-    failures = Counter(event["outcome"] for event in answers if event["outcome"] != "idea")
+    failures = Counter(name_outcome(event) for event in answers if event["outcome"] != "idea")
     if not failures:
         return text + "."
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(failures.items()))

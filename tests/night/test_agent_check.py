@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 from test_installations import plant, top  # noqa: F401
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from ratchet import __main__
 from ratchet.night.programs.check import check_agent, does_work
+from ratchet.night.service import format_moment
 
 VERSION = '#!/bin/sh\n[ "$1" = --version ] && echo "2.1.9 (Claude Code)" && exit\n'
 EDITS = (
@@ -58,6 +60,14 @@ def test_a_program_that_does_not_work_is_shown_with_what_to_do(claude, script, n
     done = CliRunner().invoke(__main__.app, ["doctor", "--agent", "claude", "--json"])
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     assert done.exit_code == 1 and not rows[name]["well"] and advice in rows[name]["advice"]
+
+
+def test_a_usage_limit_is_shown_with_its_end(claude):
+    end = int(time.time()) + 3600
+    seen, _ = claude(f"echo 'Claude AI usage limit reached|{end}'; exit 1\n")
+    assert not seen["answers"][0] and "usage limit reached" in seen["answers"][1]
+    advice = f"its service is said to be back at {format_moment(end)}: wait for that"
+    assert seen["answers"][2] == advice
 
 
 def test_a_program_without_costs_works_and_leads_to_prices(claude):

@@ -331,6 +331,51 @@ def test_an_idea_that_collides_goes_back_to_the_agent_and_is_given_up_without_on
     assert all("collides with the new champion" in reason for _, reason in events)
 
 
+def begin_night(name, limits, goal=None):
+    """What a night of that agent tells when it begins."""
+    told = []
+    nobody = SimpleNamespace(cancel=lambda: None, clean_up=lambda: None)
+    session = open_session(tell=told.append)
+    Night([session], [Author(name, nobody)], limits, goal=goal).begin_or_resume()
+    return told
+
+
+def test_an_interrupted_night_is_not_given_up_in_silence(place):
+    assert begin_night("codex", Limits(hours=1)) == begin_night("codex", Limits(hours=1)) == []
+    (told,) = begin_night("claude", Limits(hours=1))
+    assert 'night of "codex", which was interrupted, is given up' in told
+    kinds = [event["kind"] for event in Journal(place).read_events()]
+    assert kinds == ["begins", "resumes", "begins"]
+    Journal(place).append("ends", why="it was time")
+    assert begin_night("codex", Limits(hours=1)) == []
+
+
+def test_a_night_without_any_limit_says_so(place):
+    (told,) = begin_night("codex", Limits())
+    assert told == "  no limit is set: the night goes on until `uv run ratchet stop`"
+    assert begin_night("codex", Limits(calls=3)) == begin_night("codex", Limits(), goal=0.5) == []
+
+
+def test_times_are_on_the_users_clock_and_its_zone_is_said_once(place, monkeypatch):
+    failed = dict(call=1, outcome="crash", reason="no", by="codex", mends=None, cost=0, tokens=0)
+    journal = Journal(place)
+    journal.append("begins", agent="codex", limits={}, baseline=1, time="2026-01-31T03:05:06Z")
+    journal.append("answer", **failed, time="2026-01-31T03:10:00Z")
+    journal.append("ends", why="it was time", time="2026-01-31T03:11:00Z")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        commands = ["status"], ["status", "--json"], ["show", "1"]
+        shown, kept, one = (CliRunner().invoke(__main__.app, words).output for words in commands)
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+    assert "2026-01-31 12:05 (JST, as are all times here)" in shown and shown.count("JST") == 1
+    assert "call 1, 2026-01-31 12:10, crash" in shown
+    assert json.loads(kept)["began"] == "2026-01-31T03:05:06Z"
+    assert re.search(r"time: +20\d\d-\d\d-\d\d \d\d:\d\d JST", one)
+
+
 def test_an_idea_is_never_judged_on_another_champion_than_its_own(place, runs):  # noqa: F811
     old = commits.git_lines("rev-parse", "refs/ratchet/champion")[0]
     idea, late = (

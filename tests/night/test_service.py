@@ -171,6 +171,24 @@ def test_a_missing_login_is_asked_for_again_at_once():
 # A night that waits
 
 
+@pytest.mark.parametrize(
+    "reason, name",
+    [
+        ("Not logged in · Please run /login", "login"),
+        ("OAuth token expired", "login"),
+        ("Rate limit reached for this API key", "service"),
+        ("529 Overloaded", "service"),
+    ],
+)
+def test_a_missing_login_is_called_by_its_name(reason, name):
+    (answer,) = answers("service", reason=reason)
+    assert service.name_outcome(answer) == name
+    assert service.describe_failure(answer) == f'{name}: "{reason}"'
+    wait = service.Wait(time.time() + 60, reason, 1, 1)
+    assert service.describe_wait(wait).startswith(f"waiting for the agent's {name} until")
+    assert service.name_outcome(answer | {"outcome": "crash"}) == "crash"
+
+
 def test_a_night_waits_for_its_agents_service(place, monkeypatch):  # noqa: F811
     """Its failures are in no prompt, count as no call, and are told with the time."""
     monkeypatch.setattr(service, "FIRST_SECONDS", 1)
@@ -339,7 +357,7 @@ def test_a_missing_login_stops_a_night_at_its_second_call(place, tmp_path):  # n
     words = "Not logged in · Please run /login"
     command, state = script(tmp_path, last=REFUSED.format(words=words))
     why = run_night(open_session(), command, Limits(), share=[state.parent])
-    assert why.startswith("the first two calls failed alike, service: ") and "/login" in why
+    assert why.startswith("the first two calls failed alike, login: ") and "/login" in why
     assert len(json.loads(state.read_bytes())) == 2 and not events("waits", place)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ratchet import commits
 from ratchet.arena.files import sha256, work_folder
 from ratchet.night.agent import Agent, Answer
-from ratchet.night.service import LOGIN, PASSES
+from ratchet.night.service import format_moment, lacks_login
 from ratchet.referee import supervisor
 from ratchet.untrusted_text import quote_text
 
@@ -74,12 +74,11 @@ def check_answer(agent: Agent, answer: Answer) -> Iterator[Check]:
     words = quote_text(answer.reason, 300)
     name = agent.program.names[0] if agent.program.names else agent.argv[0]
     has_failed = answer.outcome not in ("idea", "nothing", "files")
-    lacks_login = LOGIN.search(answer.reason) and not PASSES.search(answer.reason)
-    if has_failed and lacks_login:
+    if has_failed and lacks_login(answer.reason):
         advice = f"start {name} by hand and log in, or pass its key with --pass NAME"
         yield Check("logged in", False, words, advice)
     elif has_failed:
-        yield Check("answers", False, f"{answer.outcome}: {words}", advise_failure(name))
+        yield Check("answers", False, f"{answer.outcome}: {words}", advise_failure(name, answer))
     else:
         yield Check("logged in", True, f"it answered in {answer.seconds:.0f} s")
         advice = "give it the flag that lets it edit files without being asked (docs/agents.md)"
@@ -93,8 +92,10 @@ def check_answer(agent: Agent, answer: Answer) -> Iterator[Check]:
         yield check_cost(answer)
 
 
-def advise_failure(name: str) -> str:
-    """What to do about a program that failed for a reason of its own."""
+def advise_failure(name: str, answer: Answer) -> str:
+    """What to do about a program that failed for a reason of its own, or of its service."""
+    if answer.resume_at:
+        return f"its service is said to be back at {format_moment(answer.resume_at)}: wait for that"
     return f"start {name} by hand in another folder: does it work there? See docs/agents.md"
 
 
