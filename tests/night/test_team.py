@@ -107,7 +107,9 @@ def test_agents_are_compared_at_equal_numbers_of_ideas(shared_night):
     assert rows["of the whole night: ideas with a verdict"] == ["3", "4"]
     first, other = rows["mean gain of first runs, sigma (95 %)"]
     first, other = (float(words.split()[0]) for words in (first, other))
-    assert 0.3 < first < 4 and -4 < other < -0.3  # (4 + 4 - 4) / 3, (-4 + 4 - 4) / 3, sigma is vague
+    assert (
+        0.3 < first < 4 and -4 < other < -0.3
+    )  # (4 + 4 - 4) / 3, (-4 + 4 - 4) / 3, sigma is vague
     assert rows["kept"] == ["2", "1"] and rows["failed"] == ["0", "0"]
     assert rows["calls"] == ["4, 1 without an idea; 1 without service", "4"]
     assert rows["cost"] == ["1.50 dollars, 3,000 tokens", "not told"]

@@ -33,7 +33,7 @@ def wait_for_verdict(
         now = experiment_under_way(e, [*experiments.values()])
         for row in rows[told:]:
             if row["kind"] == "run" and row["n"] in (n, now.n):
-                tell(f"  {row['n']}: {describe_run(row)}")
+                tell(f"  {row['n']}: {describe_run(row, e.goal)}")
         told = len(rows)
         if e.is_decided:
             return e
