@@ -157,7 +157,7 @@ class Night:
                 f"  the night of {quote_text(events[0]['agent'], 80)}, which was interrupted, is "
                 "given up, as this one has other agents: its verdicts stay, ideas that wait go"
             )
-        if min(self.limits) == math.inf and self.goal is None:
+        if min(self.limits) == math.inf and self.until is None:
             self.session.tell("  no limit is set: the night goes on until `uv run ratchet stop`")
         limits = {key: value for key, value in self.limits._asdict().items() if value < math.inf}
         kind = "resumes" if is_resumed else "begins"

@@ -331,12 +331,12 @@ def test_an_idea_that_collides_goes_back_to_the_agent_and_is_given_up_without_on
     assert all("collides with the new champion" in reason for _, reason in events)
 
 
-def begin_night(name, limits, goal=None):
+def begin_night(name, limits, until=None):
     """What a night of that agent tells when it begins."""
     told = []
     nobody = SimpleNamespace(cancel=lambda: None, clean_up=lambda: None)
     session = open_session(tell=told.append)
-    Night([session], [Author(name, nobody)], limits, goal=goal).begin_or_resume()
+    Night([session], [Author(name, nobody)], limits, until=until).begin_or_resume()
     return told
 
 
@@ -353,7 +353,7 @@ def test_an_interrupted_night_is_not_given_up_in_silence(place):
 def test_a_night_without_any_limit_says_so(place):
     (told,) = begin_night("codex", Limits())
     assert told == "  no limit is set: the night goes on until `uv run ratchet stop`"
-    assert begin_night("codex", Limits(calls=3)) == begin_night("codex", Limits(), goal=0.5) == []
+    assert begin_night("codex", Limits(calls=3)) == begin_night("codex", Limits(), until=0.5) == []
 
 
 def test_times_are_on_the_users_clock_and_its_zone_is_said_once(place, monkeypatch):
