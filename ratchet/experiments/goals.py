@@ -117,7 +117,7 @@ class Goal(NamedTuple):
 
     def describe_sigma(self, sigma: float) -> str:
         """Examples: "0.0042 bpb", "3.1 %" of another measure."""
-        return f"{sigma:.4f} bpb" if self.is_val_bpb else f"{100 * (2**sigma - 1):.2g} %"
+        return f"{sigma:.4f} bpb" if self.is_val_bpb else f"{100 * (2**sigma - 1):,.1f} %"
 
     def describe_asked(self, gain: float) -> str:
         """What a trial had to gain: "0.00250 bpb were asked for", "x1.02 was asked for"."""
