@@ -19,6 +19,7 @@ from ratchet.arena.results import (
 )
 from ratchet.referee import limits, sandbox
 from ratchet.referee.environment import scorer_environment
+from ratchet.referee.foreign_load import ForeignLoad
 from ratchet.referee.job import Job
 from ratchet.referee.measures import DECODING, GpuMemory
 from ratchet.referee.supervisor import EndedEarly, WatchedProcess, read_tail
@@ -90,10 +91,10 @@ def score_submission(job: Job, level: str, folder: Path) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     for split in job.splits:
         decoding = split == job.splits[0] and not job.asked_measures.isdisjoint(DECODING)
-        result, memory = score_split(job, folder, level, split, decoding)
+        result, taken = score_split(job, folder, level, split, decoding)
         scores |= {key: number_or_zero(result[key]) for key in FIGURES}
         scores |= {key: result[key] for key in SPEEDS if key in result}
-        scores |= {key: max(value, scores.get(key, 0)) for key, value in memory.items()}
+        scores |= {key: max(value, scores.get(key, 0)) for key, value in taken.items()}
         scores[split] = {key: result.get(key) for key in SCORES}
         if result["status"] != "ok":
             return scores | {"status": "invalid", "reason": result["reason"]}
@@ -170,13 +171,14 @@ def read_shared_files(level: str) -> SharedFiles:
 
 def score_split(
     job: Job, folder: Path, level: str, split: str, decoding: bool
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """What `prepare.py score` finds out about a model, and the memory that its processes took.
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """What `prepare.py score` finds out about a model, and what its processes took and suffered.
 
     Raises EndedEarly("invalid").
 
     Processes of the model, which have nothing in common, answer it: each has a room. decoding: it
-    measures how fast they decode, too.
+    measures how fast they decode, too, which other programs would spoil: so their load is among the
+    figures.
     """
     make_rooms(job.device, folder, level)
     write_json(list_path(folder / "rooms"), read_shared_files(level)._asdict())
@@ -191,7 +193,11 @@ def score_split(
             gpu = GpuMemory(job.device, process)
             process.looks.more.append(gpu)
             process.looks.counts_unmapped = "memory_gb" in job.limits
+            load = ForeignLoad(job.device, process)
+            if decoding:
+                load.begin()
             process.wait(seconds)
+            foreign_load = load.measure()
     except EndedEarly as end:
         raise EndedEarly("invalid", f"scoring: {end}") from None
     result = read_result(folder / "model", split)
@@ -199,4 +205,4 @@ def score_split(
         last = (read_tail(log) or ["no output"])[-1]
         raise EndedEarly("invalid", f"it can't be scored: {last:.300}")
     memory = {"score_memory_mb": round(process.peak_bytes_of_others / 2**20)}
-    return result, memory | gpu.record("gpu_score_memory_mb")
+    return result, memory | gpu.record("gpu_score_memory_mb") | foreign_load

@@ -98,7 +98,7 @@ def run_trial(job: Job) -> Record:
             folder = take_submission(job, record, claims)
             record |= measure_files(folder / "model", packed="packed_mb" in job.asked_measures)
             refuse_overlimit(record, job.limits)
-            record |= score_submission(job, level, folder)
+            record |= with_foreign_load(record, score_submission(job, level, folder))
             refuse_cheap_steps(job, told, record["flops_per_token"])
             refuse_overlimit(record, job.limits)
             refuse_unmeasured(record, sorted(job.asked_measures))
@@ -301,6 +301,12 @@ def refuse_late_weights(job: Job, clock: Clock) -> None:
     if late > max(limits.LATE_SHARE * job.clock_seconds, limits.LATE_SECONDS):
         reason = f"it submitted {late:.2f} s after its {job.clock_seconds:g} s"
         raise EndedEarly("overtime", reason)
+
+
+def with_foreign_load(record: Record, scores: Record) -> Record:
+    """Scores, whose load by other programs is that of the training, unless theirs was larger."""
+    names = "foreign_cpu", "foreign_gpu", "shared"
+    return scores | {name: max(record.get(name, 0), scores.get(name, 0)) for name in names}
 
 
 def refuse_cheap_steps(job: Job, told: float, counted: float) -> None:

@@ -489,6 +489,35 @@ def test_a_run_that_ends_early_is_known_to_have_been_disturbed(tmp_path, monkeyp
         assert facts["shared"] == (status != "crash")  # a crash is its own fault
 
 
+def test_a_run_whose_decoding_was_disturbed_is_disturbed(tmp_path, monkeypatch):
+    """Else a busy moment would make a decoder slow."""
+    seen = {"foreign_cpu": 0.9, "foreign_gpu": 0, "shared": True}
+    process = SimpleNamespace(
+        wait=lambda seconds: 0, looks=SimpleNamespace(more=[]), peak_bytes_of_others=2**20
+    )
+    for name, stand_in in {
+        "WatchedProcess": lambda *_: nullcontext(process),
+        "score_limit": lambda *_: 1.0,
+        "make_rooms": lambda *_: (tmp_path / "rooms").mkdir(exist_ok=True),
+        "read_shared_files": lambda level: SimpleNamespace(_asdict=dict),
+        "read_result": lambda *_: {"status": "ok"},
+    }.items():
+        monkeypatch.setattr(scoring, name, stand_in)
+    monkeypatch.setattr(
+        foreign_load.ForeignLoad, "begin", lambda load: setattr(load, "start", "begun")
+    )
+    monkeypatch.setattr(
+        foreign_load.ForeignLoad, "measure", lambda load: seen if load.start else {}
+    )
+    job = SimpleNamespace(device="cpu", limits={}, arena=None)
+    for decoding in (True, False):
+        _, taken = scoring.score_split(job, tmp_path, "none", "val", decoding)
+        assert taken == {"score_memory_mb": 1} | (seen if decoding else {})
+    calm = {"foreign_cpu": 0.1, "foreign_gpu": 0, "shared": False}
+    assert trial.with_foreign_load(calm, {"val": 1} | seen) == {"val": 1} | seen
+    assert trial.with_foreign_load(seen, {}) == seen == trial.with_foreign_load(seen, calm)
+
+
 def test_what_a_contestant_leaves_behind_is_no_other_program(tmp_path):
     """Its children are the referee's when it has ended itself, and stay in its session."""
     code = "import os, time; os._exit(0) if os.fork() else time.sleep(60)"
