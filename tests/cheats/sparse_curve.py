@@ -5,7 +5,7 @@ memory of whoever reads it (an attack on this referee).
 import os
 
 BUDGET = "3s"
-MILESTONES = ((0.3, 9.0, 1.0, 0.1),)  # its curve is looked at
+MILESTONES = ((0.3, 9.0),)  # its curve is looked at
 EXPECT = {"crash"}  # no file may be so long
 
 
