@@ -107,6 +107,8 @@ class Night:
 
     def run(self) -> str:
         """The whole night. Returns why it ended. Raises what a device's thread raised."""
+        if supervisor.cancelled.is_set():  # nobody would be asked, and this one wait for ever
+            raise Refused("an interrupted night has left a run behind in this process: start anew")
         self.begin_or_resume()
         kind = "pauses"
         with interrupts_to(self.interrupt):

@@ -50,6 +50,8 @@ def place(repository, runs, monkeypatch):  # noqa: F811
         )
 
     monkeypatch.setattr("ratchet.referee.trial.preflight", preflight)
+    # on a busy machine a thread takes its time to end, and what follows must not meet it
+    monkeypatch.setattr("ratchet.night.driver.PAUSE_SECONDS", 60)
     return repository
 
 

@@ -550,6 +550,8 @@ def test_ctrl_c_pauses_while_a_service_is_waited_for_or_a_device_is_stuck(place,
         with pytest.raises(KeyboardInterrupt):
             night.run()
         assert supervisor.cancelled.is_set()  # so that the program ends at once
+        with pytest.raises(Refused, match="left a run behind"):
+            make_night(agent).run()
         assert Journal(place).read_events()[-1]["kind"] == "pauses"
     finally:
         stuck.set()
