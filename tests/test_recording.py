@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import time
 import xml.etree.ElementTree
 
 import pytest
@@ -68,3 +69,24 @@ def test_the_scripted_agent_has_six_ideas_one_after_the_other(tmp_path):
         assert len(changed) == 1 and compile(new, "train.py", "exec"), number
         prompt += (tmp_path / "idea.txt").read_text(encoding="utf-8")
     assert len({*prompt.splitlines()}) == 6
+
+
+def test_a_person_is_an_agent_whose_desk_has_prompt_and_answer(tmp_path):
+    folder, desk = tmp_path / "worktree", tmp_path / "desk"
+    folder.mkdir(), desk.mkdir()
+    (folder / "train.py").write_text("DEPTH = 2\n", encoding="utf-8")
+    (desk / "idea.txt").write_text("of an earlier call", encoding="utf-8")
+    command = [recording.ROOT / "examples/desk.sh", desk]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=folder, text=True) as agent:
+        agent.stdin.write("have an idea\n")
+        agent.stdin.close()
+        while not (desk / "prompt.md").exists():
+            time.sleep(0.01)
+        assert (desk / "prompt.md").read_text(encoding="utf-8") == "have an idea\n"
+        assert (desk / "train.py").read_text(encoding="utf-8") == "DEPTH = 2\n"
+        (desk / "train.py").write_text("DEPTH = 3\n", encoding="utf-8")
+        (desk / "idea.txt").write_text("depth 3", encoding="utf-8")
+        assert agent.wait(10) == 0
+    assert (folder / "train.py").read_text(encoding="utf-8") == "DEPTH = 3\n"
+    assert (folder / "idea.txt").read_text(encoding="utf-8") == "depth 3"
+    assert [path.name for path in desk.iterdir()] == ["train.py"]

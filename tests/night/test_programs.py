@@ -13,6 +13,7 @@ from test_experiments import repository  # noqa: F401
 
 from ratchet import __main__
 from ratchet.arena.files import Refused
+from ratchet.experiments.campaign import Campaign
 from ratchet.night import agent as night_agent
 from ratchet.night.programs.environment import NOBODYS, agent_environment, own_variables
 from ratchet.night.programs.home import PrivateHome
@@ -362,6 +363,9 @@ class Session:
 
     def __init__(self):
         self.slot = SimpleNamespace(executor=SimpleNamespace(slots=list))
+
+    def read_campaign(self):
+        return Campaign([])
 
 
 # --------------------------------------------------------------------------------------------------
