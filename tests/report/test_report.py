@@ -583,7 +583,8 @@ def test_decoding_and_scaling_have_panels_once_they_are_measured(night, tmp_path
     }
 
 
-def test_the_page_draws_the_curves_of_baseline_and_champion(night, tmp_path, look):
+def test_the_page_draws_the_curves_of_baseline_and_champion(night, tmp_path, look, monkeypatch):
+    monkeypatch.setattr(__main__.console, "_width", 200)  # of a long path nothing is cut
     kept = open_session().read_campaign().kept
     ends = [(e.arms[0]["source"], speed, e.seal) for speed, e in enumerate(kept, 1)]
     curves = [make_curve(f"{end[1]}/0", *end[:2], seal=end[2]) for end in ends]
