@@ -176,7 +176,7 @@ def describe_null_keeps(campaign: Campaign) -> str:
     """How many keeps such as these are expected to have no effect; "" where nobody knows.
 
     It was simulated for val_bpb alone: of another goal a keep gains a stated share besides.
-    Example: "about 11 % of keeps by the profile default have no effect (simulated)".
+    Example: "7 to 12 % of keeps by the profile default have no effect (simulated)".
     """
     if not campaign.goal.is_val_bpb:
         return ""

@@ -126,11 +126,13 @@ def compare_arms(candidate: Scores, champion: Scores, arms: Sequence[Scores]) ->
 
     In older ledgers the arms of a closing comparison had seeds of their own.
     """
+    if not (candidate and champion):
+        return None
     blocks = statistics.pool_blocks([scores for scores in arms if scores])
-    if blocks.df and candidate and champion:
+    if blocks.df:
         return statistics.compare_pairs(candidate, champion, blocks)
     noise = statistics.pool_noise([[*scores.values()] for scores in arms])
-    if not (noise.df and candidate and champion):
+    if not noise.df:
         return None
     return statistics.compare([*candidate.values()], [*champion.values()], noise)
 

@@ -190,10 +190,9 @@ class Session:
 
     def choose_seed(self, e: Experiment, phase: str) -> int:
         """The seed of an experiment's next run: in a search one that the champion has had."""
-        search = (
-            Campaign(self.experiments(), e.comparison_key).search if phase == "search" else None
-        )
-        shared = search.shared_seed(e.n) if search else None
+        if phase != "search":
+            return e.next_seed()
+        shared = Campaign(self.experiments(), e.comparison_key).search.shared_seed(e.n)
         return e.next_seed() if shared is None else shared
 
     def champion_milestones(self, e: Experiment) -> tuple[Milestone, ...]:
@@ -260,7 +259,7 @@ def join_campaign(slot: Any, busy: bool = False, **options: Any) -> Session:
     options: half_stop, tell, on_verdict of Session. Raises Refused when there is no
     calibration, when it was without --busy, or when what judges has changed since.
     """
-    home = commits.home()
+    home, tell = commits.home(), options.get("tell", lambda text: None)
     ledger, device = Ledger(home), slot.conditions()["device"]
     baseline = latest_campaign(ledger.experiments().values(), device).baseline
     if not baseline:
@@ -272,14 +271,11 @@ def join_campaign(slot: Any, busy: bool = False, **options: Any) -> Session:
             "against it; leave --busy out, or begin anew with `uv run ratchet calibrate --busy`"
         )
     if baseline.busy and not busy:
-        options.get("tell", lambda text: None)(
-            "  the noise was measured with --busy: without it, what others disturb is void"
-        )
+        tell("  the noise was measured with --busy: without it, what others disturb is void")
     arena = find_arena(baseline.arena)
     options |= {"limits": baseline.limits, "goal": baseline.goal}
     if not baseline.goal.is_val_bpb:
         if options.get("half_stop"):
-            tell = options.get("tell", lambda text: None)
             tell(f"  the goal is {baseline.goal.name}: no run is stopped half-way, by its loss")
         options["half_stop"] = False
     session = Session(home, ledger, slot, arena, baseline.budget, busy, **options)

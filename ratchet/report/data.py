@@ -47,7 +47,6 @@ DIFF_CHARACTERS = 20_000
 LOG_CHARACTERS = 2_000  # of the end of a log
 CURVE_POINTS = 60
 CURVES = 150  # experiments that have one on the page: champions, then the latest
-SPLITS_OF_TEXT = "val", "test"
 CHANGES = "try", "trial"  # roles of experiments that change train.py
 FIGURES = [
     "steps",
@@ -265,7 +264,7 @@ def claim_data(campaign: Campaign) -> dict[str, Any]:
     gains = claims.claimed_gains(campaign) if words else {}
     parts: dict[str, Any] = {"words": words, "null_keeps": claims.describe_null_keeps(campaign)}
     parts |= {
-        split: gain_interval(gain) for split, gain in gains.items() if split in SPLITS_OF_TEXT
+        split: gain_interval(gain) for split, gain in gains.items() if split in SPLITS["audit"]
     }
     if "goal" in gains:
         return parts | {"ratio": claims.format_gain(gains["goal"], campaign.goal)}
