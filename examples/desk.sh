@@ -5,7 +5,7 @@
 set -eu
 desk=$1
 rm -f "$desk/idea.txt"
-cp train.py "$desk/train.py"
+cp train.py contract.md "$desk/"
 cat > "$desk/prompt.new"
 mv "$desk/prompt.new" "$desk/prompt.md" # complete once it is there
 until [ -s "$desk/idea.txt" ]; do sleep 1; done

@@ -75,6 +75,7 @@ def test_a_person_is_an_agent_whose_desk_has_prompt_and_answer(tmp_path):
     folder, desk = tmp_path / "worktree", tmp_path / "desk"
     folder.mkdir(), desk.mkdir()
     (folder / "train.py").write_text("DEPTH = 2\n", encoding="utf-8")
+    (folder / "contract.md").write_text("# The contract", encoding="utf-8")
     (desk / "idea.txt").write_text("of an earlier call", encoding="utf-8")
     command = [recording.ROOT / "examples/desk.sh", desk]
     with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=folder, text=True) as agent:
@@ -89,4 +90,4 @@ def test_a_person_is_an_agent_whose_desk_has_prompt_and_answer(tmp_path):
         assert agent.wait(10) == 0
     assert (folder / "train.py").read_text(encoding="utf-8") == "DEPTH = 3\n"
     assert (folder / "idea.txt").read_text(encoding="utf-8") == "depth 3"
-    assert [path.name for path in desk.iterdir()] == ["train.py"]
+    assert {path.name for path in desk.iterdir()} == {"train.py", "contract.md"}
