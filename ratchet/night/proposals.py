@@ -23,6 +23,7 @@ from ratchet.experiments.trials import merge_edit
 from ratchet.night import service, tuner
 from ratchet.night.agent import Agent, Answer
 from ratchet.night.journal import Journal
+from ratchet.night.programs.failures import is_lasting
 from ratchet.night.prompt import write_prompt
 from ratchet.night.service import SERVICE, Wait
 from ratchet.night.team.authors import Author, short_name, whose_turn
@@ -329,6 +330,9 @@ class ProposalQueue:
         self, author: Author, answer: Answer, parent: str, broken: Proposal | None
     ) -> bool:
         """Compare it with what was tried, commit it, note it. True if it is tried."""
+        has_worked = service.has_worked(self.journal.list_answers(author.name))
+        if answer.outcome == "crash" and has_worked and not is_lasting(answer.reason):
+            answer = answer._replace(outcome=SERVICE)  # what worked before fails by what passes
         if broken and answer.outcome == SERVICE:  # it is to be repaired all the same
             self.send_back(broken)
             broken = None

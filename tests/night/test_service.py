@@ -76,6 +76,9 @@ def idea(quality):
     return Answer("idea", text=f"QUALITY = {quality}\n".encode(), idea=f"quality {quality}")
 
 
+NEW, TOO_LONG = "the flux has come loose", "prompt is too long"
+
+
 def failed(reason=LIMITED, seconds=None):
     """A failure of service that is said to pass in so many seconds."""
     return Answer("service", reason, resume_at=seconds and time.time() + seconds)
@@ -215,6 +218,18 @@ def test_a_night_waits_for_its_agents_service(place, monkeypatch):  # noqa: F811
     assert night_status(place)["last failure"].endswith(f'service: "{LIMITED}"')
     (end,) = events("ends", place)
     assert end["waited"] > 0 and end["code"] == 0 and problems() == []
+
+
+def test_what_worked_and_fails_in_unknown_words_is_waited_for(place, monkeypatch):  # noqa: F811
+    """It may pass, whatever it is. What no wait can change counts as a bad answer."""
+    monkeypatch.setattr(service, "FIRST_SECONDS", 1)
+    crashes = [Answer("crash", f"it failed (exit code 1): {words}") for words in (NEW, TOO_LONG)]
+    agent = StandIn(idea(0.9), *crashes, idea(0.8))
+    assert "2 experiments is reached" in make_night(agent, experiments=2).run()
+    outcomes = [event["outcome"] for event in events("answer", place)]
+    assert outcomes == ["idea", "service", "crash", "idea"]
+    assert [event["call"] for event in events("waits", place)] == [2]
+    assert NEW not in agent.prompts[3] and TOO_LONG in agent.prompts[3]
 
 
 def test_what_is_to_be_repaired_waits_too(place, monkeypatch):  # noqa: F811

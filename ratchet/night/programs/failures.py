@@ -59,10 +59,15 @@ def is_no_service(words: str, status: int = 0) -> bool:
     none is known.
     Examples: "You've hit your limit · resets 3am (UTC)", "529 Overloaded", "Not logged in".
     """
-    if LASTING.search(words):
+    if is_lasting(words):
         return False
     is_refused = status in (401, 402, 403, 407, 408, 425, 429) or 500 <= status < 600
     return is_refused or bool(NO_SERVICE.search(words))
+
+
+def is_lasting(words: str) -> bool:
+    """Whether what a program says of its failure will be as true after any wait."""
+    return bool(LASTING.search(words))
 
 
 # --------------------------------------------------------------------------------------------------
