@@ -43,13 +43,14 @@ from ratchet.night.programs.environment import (
 )
 from ratchet.night.programs.folder import (
     COPY_COMMITTED,
+    IDEA_FILE,
     commit_all,
     find_edit,
     list_changed,
     read_source_file,
 )
 from ratchet.night.programs.home import PrivateHome
-from ratchet.night.programs.ideas import IDEA_FILE, name_idea, read_idea
+from ratchet.night.programs.ideas import name_idea, read_idea
 from ratchet.night.programs.installation import find_installation, find_missing
 from ratchet.night.programs.known import (
     PROGRAM_FOLDERS,

@@ -647,6 +647,12 @@ def test_an_edit_that_was_committed_is_not_lost(ask, script):
     assert answer.idea == "RATE 0.03 -> 0.0301"
 
 
+def test_an_idea_that_was_committed_is_read(ask):
+    words = "printf 'A larger rate.\\n0.004\\n' > idea.txt; git add -A; git commit -qm x;"
+    answer, _ = ask(f"git switch -qc idea; {EDIT} {words} git switch -q main")
+    assert (answer.outcome, answer.idea, answer.gain) == ("idea", "A larger rate.", 0.004)
+
+
 @pytest.mark.parametrize(
     "script, rate",
     [

@@ -4,6 +4,7 @@ Whatever an agent leaves may be a link, a pipe, or a file without an end. Its re
 git run anything: so that is asked for its commits in the agent's own sandbox only.
 """
 
+import os
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,17 +18,21 @@ from ratchet.referee.source import fingerprint
 
 # of the first commit: its hash is the same in all calls, so that a provider's cache finds a prompt
 COMMIT_DATE = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), "2000-01-01T00:00:00Z")
+IDEA_FILE = "idea.txt"  # first line: the idea; second: its gain in bpb, or the ratio of a goal
 FILE_BYTES = 2**22  # of a file that is read from its folder
 MOST_TIPS = 10  # branches, tags, stashes in which an edit is looked for
-# Copies train.py of HEAD, then of the newest tips, to 1, 2, ... in a folder that is new; no links.
+# Copies train.py and idea.txt of HEAD, then of the newest tips, to 1.train.py, 1.idea.txt, 2. ...
+# in a folder that is new; no links.
 COPY_COMMITTED = f"""
 mkdir "$1" || exit
 n=0
 tips=$(git for-each-ref --sort=-committerdate --count={MOST_TIPS} --format="%(objectname)")
 for commit in HEAD $tips; do
     n=$((n + 1))
-    blob=$(git ls-tree "$commit" train.py | sed -n "s/^100[0-7]* blob \\([0-9a-f]*\\).*/\\1/p")
-    [ -z "$blob" ] || git cat-file blob "$blob" | head -c {FILE_BYTES + 1} > "$1/$n"
+    for name in train.py idea.txt; do
+        blob=$(git ls-tree "$commit" $name | sed -n "s/^100[0-7]* blob \\([0-9a-f]*\\).*/\\1/p")
+        [ -z "$blob" ] || git cat-file blob "$blob" | head -c {FILE_BYTES + 1} > "$1/$n.$name"
+    done
 done
 """
 
@@ -66,7 +71,8 @@ def find_edit(
 ) -> bytes | None:
     """The edited train.py: of the folder; if that is as it was, of its commits; None without one.
 
-    known: texts that are no edit. copy_committed(target): runs COPY_COMMITTED in the sandbox.
+    An idea.txt that was committed with it is put into the folder, if there is none. known: texts
+    that are no edit. copy_committed(target): runs COPY_COMMITTED in the sandbox.
     """
     shapes = {fingerprint(text)["source"] for text in known}
     text = read_source_file(folder / "train.py")
@@ -77,7 +83,10 @@ def find_edit(
     if target.is_symlink():
         return None
     for n in range(1, MOST_TIPS + 2):
-        text = read_source_file(target / str(n))
+        text = read_source_file(target / f"{n}.train.py")
         if text and fingerprint(text)["source"] not in shapes:
+            if not os.path.lexists(folder / IDEA_FILE):
+                with suppress(OSError):
+                    (target / f"{n}.{IDEA_FILE}").rename(folder / IDEA_FILE)
             return text
     return None

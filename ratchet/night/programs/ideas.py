@@ -12,7 +12,6 @@ from ratchet.night.programs.folder import read_regular_file
 from ratchet.referee.source import parse_source
 from ratchet.untrusted_text import clean_text
 
-IDEA_FILE = "idea.txt"  # first line: the idea; second: its gain in bpb, or the ratio of a goal
 IDEA_CHARACTERS = 500
 LEAST_CHARACTERS = 20  # of a sentence that names an idea: "I change the rate." says too little
 LAST_CHARACTERS = 100_000  # of what it said, in which an idea is looked for
