@@ -93,11 +93,10 @@ def describe_goal(campaign: Campaign) -> list[str]:
     goal, slack = campaign.goal, campaign.slack
     if not slack:
         return []
-    level = campaign.search.bars[campaign.champion["source"]].level
     own = statistics.mean(campaign.search.pursuits[campaign.kept[-1].n].bpbs)
     return [
         f"goal: {goal.name} ({goal.measure.unit}, {goal.measure.words}), {goal.better} is better; "
-        f"the champion has {goal.describe_level(level)}, "
+        f"the champion has {goal.describe_level(campaign.level)}, "
         f"what is kept gains {goal.describe_ratio(goal.least_gain)} at least",
         f"val_bpb may be {slack.most:.4f} at most, {slack.noise.sigma:.4f} above the baseline's; "
         f"the champion has {own:.4f}, so {slack.most - own:.4f} are left",

@@ -17,11 +17,11 @@ from ratchet.experiments.comparisons import (
     compare_goal_with_first,
     compare_with_first,
 )
-from ratchet.experiments.goals import Goal, figure_text
+from ratchet.experiments.goals import SCORE, Goal, figure_text
 from ratchet.experiments.ledger import Experiment, bpb, is_disturbed, is_valid, score_of
 from ratchet.experiments.running import state_of
 from ratchet.referee.measures import MEASURES
-from ratchet.report.frontier import SCORE, Point
+from ratchet.report.frontier import Point
 from ratchet.report.palette import style_of
 from ratchet.terminal import console, local_time, local_zone, show_json
 
@@ -296,8 +296,10 @@ def show_frontier(points: list[Point], axes: Sequence[str]) -> None:
 
 
 def with_unit(axis: str) -> str:
-    """A measure with its unit below. Example: "file_mb" -> "file_mb\nMB"."""
-    return f"{axis}\n{MEASURES[axis].unit}" if axis in MEASURES else axis
+    """A measure with its unit below, and whether the contestant told it: "flops\nFLOPs, told"."""
+    if axis not in MEASURES:
+        return axis
+    return f"{axis}\n{MEASURES[axis].unit}{', told' * MEASURES[axis].is_told}"
 
 
 def frontier_cell(point: Point, axis: str) -> str:

@@ -91,6 +91,11 @@ class Campaign:
         """The facts of the champion's source: name, commit, file, source, size."""
         return self.kept[-1].arms[0]
 
+    @property
+    def level(self) -> float:
+        """The champion's score, in bpb or as its goal has it: mean of runs that chose nothing."""
+        return self.search.bars[self.champion["source"]].level
+
     def _runs(self, *phases: str) -> Iterator[tuple[str, Row]]:
         """(source, run) of all its valid runs in these phases, experiment by experiment."""
         for e in self.since:

@@ -33,7 +33,7 @@ from ratchet.night.notify import Notifier
 from ratchet.night.programs.prices import Price
 from ratchet.night.proposals import MOST_REPAIRS, CannotRebase, Proposal, ProposalQueue
 from ratchet.night.service import Wait
-from ratchet.night.status import Limits, describe_used, level_of_champion, used_by
+from ratchet.night.status import Limits, describe_used, used_by
 from ratchet.night.summary import count_of, save_summary, summarize_night
 from ratchet.night.team.authors import Author, join_names, open_authors
 from ratchet.referee import supervisor
@@ -145,7 +145,7 @@ class Night:
             self.why += f"; the agent's last call failed, {service.describe_failure(answers[-1])}"
         if (answers or self.queue.was_asked) and not service.has_worked(answers):
             self.exit_code = NEVER_WORKED
-        elif has_failed:
+        elif has_failed or any(author.dropped_out for author in self.queue.authors.values()):
             self.exit_code = FAILED_LATER
 
     def begin_or_resume(self) -> None:
@@ -289,12 +289,12 @@ class Night:
         if self.until is None:
             return False
         campaign = self.session.read_campaign()
-        return campaign.goal.reaches(level_of_champion(campaign), self.until)
+        return campaign.goal.reaches(campaign.level, self.until)
 
     def champion_level(self) -> str:
         """Its bpb, or what it has of another goal: the mean of runs by which it was not chosen."""
         campaign = self.session.read_campaign()
-        return campaign.goal.describe_level(level_of_champion(campaign))
+        return campaign.goal.describe_level(campaign.level)
 
     def reason_to_end(self) -> str:
         """Why the night ends now, or "". Raises Full when the agent found no room."""
@@ -388,7 +388,8 @@ class Night:
             if proposal.repairs < MOST_REPAIRS:
                 failure = self.preflight(session, proposal.commit, proposal.idea)
                 if failure:
-                    self.count_failure(session, proposal.parent, unjudged=proposal)
+                    if failure[0] != "overlimit":  # which is no fault of the device
+                        self.count_failure(session, proposal.parent, unjudged=proposal)
                     return self.send_back(proposal._replace(failure=failure), failure[1])
             with suppress(verbs.NewChampion):
                 if e := self.try_when_free(session, proposal):

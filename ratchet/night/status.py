@@ -56,11 +56,6 @@ def used_by(journal: Journal, experiments: list[Experiment], seconds: float) -> 
     return Limits(seconds / 3600, len(journal.list_verdicts()), device, calls, cost)
 
 
-def level_of_champion(campaign: Campaign) -> float:
-    """The score of its champion, bpb: the mean of runs by which it was not chosen."""
-    return campaign.search.bars[campaign.champion["source"]].level
-
-
 def describe_used(used: Limits, limits: Limits, until: float | None, campaign: Campaign) -> str:
     """How much of each limit is used, how far the champion is from where the night ends.
 
@@ -69,7 +64,7 @@ def describe_used(used: Limits, limits: Limits, until: float | None, campaign: C
     words = run_progress.night_progress(used, limits)
     if not until:
         return words
-    level = campaign.goal.describe_level(level_of_champion(campaign))
+    level = campaign.goal.describe_level(campaign.level)
     return f"{words}, champion {level}, goal {until:g}"
 
 

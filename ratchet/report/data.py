@@ -19,7 +19,7 @@ from ratchet.experiments.campaign import (
     mean_of,
 )
 from ratchet.experiments.comparisons import SPLITS, compare_with_first
-from ratchet.experiments.goals import Goal
+from ratchet.experiments.goals import SCORE, Goal
 from ratchet.experiments.ledger import CANDIDATE, Experiment, Ledger, bpb, is_disturbed, is_valid
 from ratchet.experiments.rule.search import Search
 from ratchet.experiments.rule.statistics import Comparison, student_quantile
@@ -37,7 +37,7 @@ from ratchet.report.decoding import (
     list_groups,
     read_curves,
 )
-from ratchet.report.frontier import SCORE, Point, earlier_campaigns, list_points
+from ratchet.report.frontier import Point, earlier_campaigns, list_points
 from ratchet.report.palette import palette_data
 
 MEASURED = "runs/decoding.json", "runs/scaling.json"  # what serve-bench and scaling leave

@@ -15,11 +15,11 @@ from typing import NamedTuple
 from ratchet.arena.files import Refused
 from ratchet.claims import name_trial
 from ratchet.experiments.campaign import UNSELECTED, Campaign, first_line, mean_of
+from ratchet.experiments.goals import SCORE
 from ratchet.experiments.ledger import CANDIDATE, Experiment, Row, bpb, is_valid
 from ratchet.experiments.rule.statistics import Noise, pool_noise
 from ratchet.referee.measures import MEASURES, read_measures
 
-SCORE = "val_bpb"
 AXES = SCORE, "params_m", "memory_gb"  # by default
 FEWEST, MOST = 2, 3  # measures of a frontier
 

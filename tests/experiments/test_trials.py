@@ -269,7 +269,7 @@ def commit_smaller(base, quality):
 def level_of_champion():
     """Quality that scores as the champion does on average, without noise."""
     campaign = open_session().read_campaign()
-    return 2 - campaign.search.bars[campaign.champion["source"]].level
+    return 2 - campaign.level
 
 
 @pytest.mark.parametrize("gain, verdict", [(0.6, "keep"), (-0.4, "withdrawn"), (-3, "out")])

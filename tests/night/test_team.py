@@ -18,7 +18,7 @@ from ratchet.experiments import verbs
 from ratchet.night.agent import Agent, Answer
 from ratchet.night.driver import run_night
 from ratchet.night.journal import Journal
-from ratchet.night.status import Limits, night_status, used_by
+from ratchet.night.status import Limits, last_exit_code, night_status, used_by
 from ratchet.night.summary import describe_agents, summarize_night
 from ratchet.night.team.authors import Author, open_authors, whose_turn
 from ratchet.night.team.comparison import (
@@ -341,6 +341,7 @@ def test_one_that_fails_drops_out_and_the_others_go_on(place, tmp_path, monkeypa
     assert re.search(r'last failure was call \d+ of ".*", crash', summarize_night(open_session()))
     assert "dropped out: 3 answers in a row" in summarize_night(open_session())
     assert "3 answers" in night_status(place)[f"end of {fails}"]
+    assert last_exit_code(place) == 3
     assert {e.by for e in open_session().experiments() if e.role == "try"} == {works}
 
 

@@ -10,6 +10,7 @@ from ratchet import commits
 from ratchet.arena.files import sha256, work_folder
 from ratchet.night.agent import Agent, Answer
 from ratchet.night.service import format_moment, lacks_login
+from ratchet.night.team.authors import TUNER
 from ratchet.referee import supervisor
 from ratchet.untrusted_text import quote_text
 
@@ -37,6 +38,8 @@ def check_agent(
 
     command, share, network, passed: as of Agent. Raises Refused when it is not installed.
     """
+    if command == TUNER:
+        return [Check("installed", True, "the tuner is built in: it needs no call to be tried")]
     folder = work_folder() / ".agents" / f"check-{sha256(str(commits.home()).encode())[:12]}"
     said: list[str] = []
     agent = Agent(command, folder, share, network, passed, said.append)
