@@ -25,7 +25,12 @@ from ratchet.experiments.campaign import Campaign, list_campaigns
 from ratchet.experiments.goals import SCORE, parse_goal
 from ratchet.experiments.ledger import Experiment, Ledger
 from ratchet.experiments.running import only_command
-from ratchet.experiments.session import Session, join_campaign, open_session
+from ratchet.experiments.session import (
+    Session,
+    join_campaign,
+    open_comparison,
+    open_session,
+)
 from ratchet.experiments.verdicts import PROFILES
 from ratchet.experiments.verify import (
     count_probes,
@@ -47,7 +52,7 @@ from ratchet.night.status import Limits, last_exit_code, night_status
 from ratchet.night.summary import describe_last_agents, save_summary, summarize_night
 from ratchet.referee import supervisor
 from ratchet.referee.devices.choice import choose_device
-from ratchet.referee.measures import LIMITABLE, MEASURES, parse_requirements
+from ratchet.referee.measures import LIMITABLE, MEASURES, Requirement, parse_requirements
 from ratchet.report.curves import draw_curves
 from ratchet.report.data import MEASURED
 from ratchet.report.decoding import compared_curves, read_curves
@@ -277,6 +282,8 @@ def try_idea(
     before = {e.n for e in Ledger(home).experiments().values() if e.is_decided}
     options = dict(device=device, on=on, busy=busy, half_stop=half_stop, wandb=wandb)
     if detach:
+        if on in (None, "local"):
+            check_surroundings(home)
         words = option_words(options | {"again": again, "by": by})
         e = begin_try(home, [*words, "--", idea])
     else:
@@ -342,14 +349,17 @@ def compare(
         raise Refused(f"frame {frame!r} is not known: say time, tokens or flops")
     comparisons.read_arms(names, seeds)  # refuses before an arena is prepared for nothing
     options = dict(device=device, on=on, arena=arena, budget=budget, busy=busy)
-    with shown_session(open_session, **options) as session:
+    with shown_session(open_comparison, **options) as session:
         e = comparisons.compare(session, names, seeds, frame)
     curves = compared_curves(e, read_curves(commits.home() / MEASURED[0]))
     if as_json:
         rows = tables.contrast_rows(e, "val")
         rows = [row | {"decoding": curves.curves.get(row["name"])} for row in rows]
-        return show_json({"n": e.n, "frame": frame, "reason": e.reason, "arms": rows})
-    tables.show_contrast(e, "val")
+        goal = {} if e.goal.is_val_bpb else {e.goal.name: tables.goal_rows(e)}
+        return show_json({"n": e.n, "frame": frame, "reason": e.reason, "arms": rows} | goal)
+    for name, limit in e.limits.items():
+        console.print(f"limit of the campaign: {Requirement(name, limit)}")
+    tables.show_contrasts(e)
     for run in e.runs:
         if run["status"] != "ok":
             text = f"{e.arms[run['arm']]['name']}: {run['status']}: {run['reason']}"

@@ -253,6 +253,18 @@ def open_session(slot: Any, arena: str | None = None, budget: str | None = None,
     return Session(home, Ledger(home), slot, loaded, budget or loaded.budget, **options)
 
 
+def open_comparison(slot: Any, **options: Any) -> Session:
+    """A Session as of open_session(), under limits and goal of the campaign that it belongs to.
+
+    That is the latest one on this kind of device, if it has the same arena and budget.
+    """
+    session = open_session(slot, **options)
+    baseline = session.read_campaign().baseline
+    if baseline and (baseline.arena, baseline.budget) == (session.arena.name, session.budget):
+        session.limits, session.goal = baseline.limits, baseline.goal
+    return session
+
+
 def join_campaign(slot: Any, busy: bool = False, **options: Any) -> Session:
     """A Session with the arena and the budget of the latest calibration on this kind of device.
 

@@ -22,8 +22,9 @@ from ratchet.arena.probes import PROBES_VERSION
 from ratchet.experiments import comparisons, ledger, running, seal, trials, verbs, verify
 from ratchet.experiments.campaign import Campaign, list_campaigns
 from ratchet.experiments.rule.statistics import Noise
-from ratchet.experiments.session import prepare_arena
+from ratchet.experiments.session import open_comparison, prepare_arena
 from ratchet.experiments.verdicts import STRICT
+from ratchet.night.digest import list_conditions
 from ratchet.referee import trial
 from ratchet.referee.limits import SOURCE_BYTES
 from ratchet.report import data as report_data
@@ -89,6 +90,20 @@ def test_limits_belong_to_a_campaign(repository, runs):
     verbs.calibrate(open_session(arena="tiny", budget="5s", limits={"file_mb": 9.0}), 2)
     assert open_session().read_campaign().since[0].limits == {"file_mb": 9.0}
     assert len(open_session().read_campaign().since) == 1 and problems() == []
+
+
+def test_limits_and_goal_hold_in_a_comparison_and_are_told_to_agents(repository, runs):
+    limits = {"file_mb": 8.0}
+    verbs.calibrate(open_session(arena="tiny", budget="5s", limits=limits), 2)
+    joined = open_session()
+    assert "file_mb at most 8 MB" in "\n".join(list_conditions(joined.read_campaign()))
+    for budget, held in (("5s", limits), ("6s", {})):
+        assert open_comparison(joined.slot, arena="tiny", budget=budget).limits == held
+    commit("too large", more='STATUS = "overlimit"')
+    same = open_comparison(joined.slot, arena="tiny", budget="5s")
+    e = comparisons.compare(same, ["refs/ratchet/champion", "HEAD"], 2)
+    assert {run["status"] for run in e.runs if run["arm"] == 1} == {"overlimit"}
+    assert e.comparison_key == joined.read_campaign().baseline.comparison_key
 
 
 def champion():

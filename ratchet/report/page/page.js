@@ -81,7 +81,7 @@ function figures(e) {
 function more(e, width = 70) {
   const probes = Object.keys(e.probes || {}).join(", ");
   return [
-    known(e.params) && `checkpoint about ${short(4 * e.params)}B`, ...wrap(e.architecture || "", width, 3),
+    known(e.measures?.file_mb) && `files of ${short(1e6 * e.measures.file_mb)}B`, ...wrap(e.architecture || "", width, 3),
     `seeds ${e.seeds.slice(0, 6).join(", ")}`, probes && `probes ${probes}`,
     `isolation ${e.isolation || ""}, ${campaign.device}`,
   ];
