@@ -105,16 +105,18 @@ class GpuMemory:
     """The most memory of a GPU that a program was seen to take: a look of WatchedProcess.
 
     What the device had in use before counts for others where its driver doesn't tell whose it is.
+    is_judge: the process itself scores, so that only its children's memory is the model's.
     """
 
-    def __init__(self, device: str, process: WatchedProcess) -> None:
-        self.device, self.process = device, process
+    def __init__(self, device: str, process: WatchedProcess, is_judge: bool = False) -> None:
+        self.device, self.process, self.is_judge = device, process, is_judge
         self.before, self.peak_bytes = used_memory(device), None
 
     def __call__(self) -> None:
         if self.before is None:
             return
         numbers = {process.pid for process in self.process.looks.processes}
+        numbers -= {self.process.popen.pid} if self.is_judge else set()
         taken = memory_of_processes(self.device, numbers)
         if taken is None:
             taken = (used_memory(self.device) or 0) - self.before
@@ -241,7 +243,7 @@ def why_overlimit(record: Record, limits: Mapping[str, float]) -> str:
     for name, limit in limits.items():
         asked = Requirement(name, limit)
         if name in values and not asked.is_met(values[name]):
-            value = f"{values[name]:.4g} {asked.measure.unit}"
+            value = f"{values[name]:.7g} {asked.measure.unit}"
             return f"its {name} is {value}: {asked.measure.bound} {limit:g}"
     return ""
 

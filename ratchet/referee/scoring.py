@@ -190,7 +190,7 @@ def score_split(
     environment, log = scorer_environment(folder), folder / "score.log"
     try:
         with WatchedProcess(argv, environment, folder, log, str(folder)) as process:
-            gpu = GpuMemory(job.device, process)
+            gpu = GpuMemory(job.device, process, is_judge=True)
             process.looks.more.append(gpu)
             process.looks.counts_unmapped = "memory_gb" in job.limits
             load = ForeignLoad(job.device, process)

@@ -114,7 +114,7 @@ def run_trial(job: Job) -> Record:
 def compete(job: Job, level: str, clock: Clock, record: Record) -> Record:
     """The contestant's part of a run; returns what it claims. Raises EndedEarly."""
     with ExitStack() as stack, start_contestant(job, level) as (process, channel):
-        joules, gpu = read_joules(job.device), GpuMemory(job.device, process)
+        gpu = GpuMemory(job.device, process)
         process.looks.more.append(gpu)
         try:
             prepare_tokens = begin_to_copy_tokens(job, stack)
@@ -122,18 +122,25 @@ def compete(job: Job, level: str, clock: Clock, record: Record) -> Record:
             refuse_large_rehearsal(job, process, gpu, record)
             keep_compiler_cache(job)
             tokens = stack.enter_context(prepare_tokens(request))
+            before = read_joules(job.device)
             with foreign_load_recorded(job, process, record):
                 hand_over_tokens(tokens, channel, clock)
                 claims = wait_for_weights(job, process, channel, clock)
+            record["joules"] = joules_since(job.device, before)
         finally:
             record |= memory_record(process, gpu)
         record |= {name: number_or_zero(claims.get(name)) for name in COUNTS}
-        record["joules"] = joules and read_joules(job.device) - joules
         refuse_late_weights(job, clock)
         if isinstance(tokens, TokenStream):
             record |= tokens.counts()
             tokens.refuse_late_weights(clock.since)
     return claims
+
+
+def joules_since(device: str, before: float | None) -> float | None:
+    """Energy that a GPU has used since read_joules() said so much; None where nothing tells it."""
+    now = read_joules(device)
+    return None if now is None or before is None else now - before
 
 
 def preflight(job: Job) -> tuple[str, str, list[str]] | None:

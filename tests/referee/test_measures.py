@@ -65,6 +65,8 @@ def test_limits_are_read_and_held():
     with pytest.raises(EndedEarly, match=r"its file_mb is 8 MB: at most 7.9") as end:
         refuse_overlimit(RECORD, {"file_mb": 7.9})
     assert end.value.status == "overlimit"
+    with pytest.raises(EndedEarly, match=r"its file_mb is 8.00001 MB: at most 8"):
+        refuse_overlimit({"file_bytes": 8_000_010}, {"file_mb": 8.0})
     with pytest.raises(EndedEarly, match=r"its train_tps is 3000 tokens/s: at least 3001"):
         refuse_overlimit(RECORD, {"train_tps": 3001})
 
@@ -153,12 +155,19 @@ def test_decoding_is_timed_where_its_speed_is_limited(monkeypatch):
     assert "user_tps" not in scoring.score_submission(job, "none", None)
 
 
+def watched(*pids):
+    """Stands in for a WatchedProcess whose tree has these processes, itself first."""
+    processes = [types.SimpleNamespace(pid=pid) for pid in pids]
+    looks = types.SimpleNamespace(processes=processes)
+    return types.SimpleNamespace(looks=looks, popen=types.SimpleNamespace(pid=pids[0]))
+
+
 def watch_gpu(monkeypatch, of_processes, in_use):
     """GpuMemory after looks at which the driver told this, in bytes."""
     of_processes, in_use = iter(of_processes), iter(in_use)
     monkeypatch.setattr(measures, "memory_of_processes", lambda *_: next(of_processes))
     monkeypatch.setattr(measures, "used_memory", lambda _: next(in_use))
-    process = types.SimpleNamespace(looks=types.SimpleNamespace(processes=[]))
+    process = watched(1)
     gpu = GpuMemory("cuda:0", process)
     for _ in range(3):
         gpu()
@@ -169,6 +178,16 @@ def test_memory_of_a_gpu_is_that_of_the_runs_processes(monkeypatch):
     mb = 2**20
     told = watch_gpu(monkeypatch, [10 * mb, 30 * mb, 20 * mb], [500 * mb])
     assert told == {"gpu_memory_mb": 30}
+
+
+def test_the_judges_memory_of_a_gpu_is_not_the_models(monkeypatch):
+    taken = {7: 2**30, 8: 2**20, 9: 2**21}
+    monkeypatch.setattr(measures, "used_memory", lambda _: 0)
+    monkeypatch.setattr(measures, "memory_of_processes", lambda _, pids: sum(map(taken.get, pids)))
+    for is_judge, megabytes in ((False, 1027), (True, 3)):
+        gpu = GpuMemory("cuda:0", watched(7, 8, 9), is_judge)
+        gpu()
+        assert gpu.record("key") == {"key": megabytes}
 
 
 def test_where_nobody_tells_whose_memory_it_is_what_was_in_use_before_is_others(monkeypatch):
