@@ -11,7 +11,10 @@ its output, the ledger.
 A night works if three ideas get their verdicts, with idea and gain as the model wrote them. What
 changes in the user's repository or home is listed; docs/nights.md says what may.
 
-Writes results/agents.json, and the table of docs/agents.md with --write. Takes about ten minutes.
+Then a night of each whose service is limited (status 429): for 75 seconds, after which it has to go
+on; for good, which its end has to quote, with an exit code that isn't 0.
+
+Writes results/agents.json, and the tables of docs/agents.md with --write. Takes about 20 minutes.
 """
 
 import argparse
@@ -33,13 +36,19 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-from mock_models import GAIN, IDEA, MockModels
+from mock_models import ERRORS, GAIN, IDEA, Fault, MockModels
+
+from ratchet.git import run_git
 
 LEVELS = ("bubblewrap", "landlock", "none")
 IDEAS = 3
 SIGMA = 0.01  # of a made-up run, in bpb
 TRAIN = "QUALITY = 1.0\nDEPTH = 2\n"
 KEY = "key-of-a-mock-server"
+HOURS = 8.0  # of a night, which ends earlier by its ideas
+LIMITED = 429
+# what is wrong with a service: (fault, hours of the night)
+FAULTS = {"for 75 s": (Fault(LIMITED, seconds=75), HOURS), "for good": (Fault(LIMITED), 0.05)}
 
 
 class Setup(NamedTuple):
@@ -152,7 +161,7 @@ def prepare_arena(folder: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# A night, in a process of its own: python agents.py --night NAME IDEAS
+# A night, in a process of its own: python agents.py --night NAME IDEAS HOURS
 
 
 def make_up_run(job) -> dict:
@@ -170,14 +179,14 @@ def make_up_run(job) -> dict:
     return facts | dict.fromkeys(job.splits, score)
 
 
-def hold_night(name: str, ideas: int) -> dict:
+def hold_night(name: str, ideas: int, hours: float) -> dict:
     """A night in the working folder, whose champion is HEAD's; what came of it."""
     from ratchet import commits
     from ratchet.executors import local, open_executor
     from ratchet.experiments import session, verbs
     from ratchet.night.driver import run_night
     from ratchet.night.journal import Journal
-    from ratchet.night.status import Limits
+    from ratchet.night.status import Limits, last_exit_code
     from ratchet.referee import sandbox, trial
     from ratchet.referee.devices import choice
 
@@ -194,12 +203,13 @@ def hold_night(name: str, ideas: int) -> dict:
     verbs.calibrate(session.open_session(slot, arena="tiny", **options), 5)
     before = describe_user(Path.cwd(), Path.home())
     campaign = session.join_campaign(slot, **options)
-    why = run_night(campaign, name, Limits(experiments=ideas, calls=2 * ideas))
+    why = run_night(campaign, name, Limits(hours, ideas, calls=2 * ideas))
     after = describe_user(Path.cwd(), Path.home())
     tried = [e for e in campaign.experiments() if e.role == "try"]
     events = [e for e in Journal(commits.home()).read_events() if e["kind"] == "answer"]
     return {
         "why": why,
+        "code": last_exit_code(commits.home()),
         "ideas": [[e.idea, e.gain] for e in tried],
         "tokens": sum(e.get("tokens") or 0 for e in events),
         "cached": sum(e.get("cached") or 0 for e in events),
@@ -215,9 +225,8 @@ def hold_night(name: str, ideas: int) -> dict:
 
 def describe_user(repository: Path, home: Path) -> dict[str, str]:
     """{name: what a program could have changed of it} of a user's repository and home."""
-    git = ["git", "-C", str(repository)]
     state = {
-        words: run_quietly([*git, *words.split()])
+        words: run_git(repository, *words.split()).decode()
         for words in ("rev-parse HEAD", "branch -a", "config --list", "diff HEAD", "fsck")
     }
     own = {"ledger.jsonl", "runs", ".git"}  # of Ratchet and of git
@@ -246,16 +255,23 @@ def prepare_user(folder: Path, setup: Setup, url: str, cache: Path) -> None:
         shutil.copy(ROOT / name, repository)
     who = "config user.email a@b.c", "config user.name somebody"
     for words in ("init -q -b main", *who, "add -A", "commit -qm base"):
-        run_quietly(["git", "-C", str(repository), *words.split()])
+        run_git(repository, *words.split())
 
 
 def run_one(
-    name: str, level: str, user: str, programs: Path, cache: Path, ideas: int = IDEAS
+    name: str,
+    level: str,
+    user: str,
+    programs: Path,
+    cache: Path,
+    ideas: int = IDEAS,
+    fault: Fault | None = None,
+    hours: float = HOURS,
 ) -> dict:
     """A night of one program at one level as one user; facts, with what went wrong."""
     setup, begin = SETUPS[name], time.monotonic()
     bins, python = install(name, programs), python_for(user)
-    with tempfile.TemporaryDirectory() as top, MockModels() as mock:
+    with tempfile.TemporaryDirectory() as top, MockModels(fault=fault) as mock:
         folder = Path(top)
         prepare_user(folder, setup, mock.url, cache)
         environment = {
@@ -265,7 +281,8 @@ def run_one(
             "RATCHET_CACHE": str(folder / "cache"),
             "RATCHET_ISOLATION": level,
         } | {key: value.format(url=mock.url) for key, value in setup.variables.items()}
-        argv = [*as_user(user), python, str(HERE / "agents.py"), "--night", name, str(ideas)]
+        night = ["--night", name, str(ideas), str(hours)]
+        argv = [*as_user(user), python, str(HERE / "agents.py"), *night]
         if user != current_user():
             run_quietly(["chown", "-R", f"{user}:", str(folder)])
         done = subprocess.run(
@@ -279,6 +296,25 @@ def run_one(
     if facts["sandbox"] != level:
         return facts | {"works": False, "why": f"{level} can't be had here"}
     return facts | {"works": is_right(facts["ideas"], ideas) and not facts["changed"]}
+
+
+def run_limited(name: str, kind: str, programs: Path, cache: Path) -> dict:
+    """A night of one program whose service is limited, a key of FAULTS; facts as of run_one()."""
+    fault, hours = FAULTS[kind]
+    level, user = sandbox_level(), current_user()
+    facts = run_one(name, level, user, programs, cache, ideas=1, fault=fault, hours=hours)
+    if kind == "for good" and "code" in facts:  # it has to say so
+        words = (str(LIMITED), "limit", ERRORS[LIMITED][1])
+        is_told = any(word.lower() in facts["why"].lower() for word in words)
+        facts["works"] = bool(facts["code"]) and is_told and not facts["changed"]
+    return facts | {"limited": kind}
+
+
+def sandbox_level() -> str:
+    """The best that there is here."""
+    from ratchet.referee import sandbox
+
+    return sandbox.best_level()
 
 
 def is_right(tried: list, ideas: int) -> bool:
@@ -349,16 +385,32 @@ def make_table(results: dict) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def make_limits_table(results: dict) -> str:
+    """A line for each program, a column for each of FAULTS."""
+    lines = [["program", *(f"limited {kind}" for kind in FAULTS)], ["---"] * (1 + len(FAULTS))]
+    for name, version in results["versions"].items():
+        cells = []
+        for kind in FAULTS:
+            nights = [each for each in results["limited"] if each["limited"] == kind]
+            (night,) = [each for each in nights if each["program"] == name]
+            good = "goes on" if kind == "for 75 s" else f"quoted, exit code {night.get('code')}"
+            words = good if night["works"] else why_not(night)
+            calls = sum("service" in words for words in night.get("failed", ()))
+            cells.append(f"{words}; {calls} calls failed, {night['seconds']:.0f} s")
+        lines.append([f"{name} {version}", *cells])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
 def why_not(facts: dict) -> str:
     reasons = [*facts.get("failed", ()), facts["why"]]
     return reasons[0].replace("|", "/")[:120]
 
 
-def write_docs(table: str) -> None:
-    """Between the markers of docs/agents.md."""
+def write_docs(marker: str, table: str) -> None:
+    """Between the marker of docs/agents.md and the next end."""
     path = ROOT / "docs/agents.md"
     text = path.read_text(encoding="utf-8")
-    begin = text.index("<!-- nights: ")
+    begin = text.index(f"<!-- {marker}: ")
     begin = text.index("\n", begin) + 1
     end = text.index("<!-- end -->", begin)
     path.write_text(f"{text[:begin]}\n{table}\n{text[end:]}", encoding="utf-8")
@@ -366,21 +418,21 @@ def write_docs(table: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--night", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--night", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--programs", type=Path, help="where they are, or are to be installed")
     parser.add_argument("--only", default=",".join(SETUPS), help="claude,codex,...")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", action="store_true", help="write docs/agents.md, too")
     options = parser.parse_args()
     if options.night:
-        name, ideas = options.night
-        return print(json.dumps(hold_night(name, int(ideas))))
+        name, ideas, hours = options.night
+        return print(json.dumps(hold_night(name, int(ideas), float(hours))))
     with tempfile.TemporaryDirectory() as top:
         folder = Path(top)
         folder.chmod(0o755)
         programs = (options.programs or folder / "programs").resolve()
         prepare_arena(folder)
-        results: dict = {"versions": {}, "nights": []}
+        results: dict = {"versions": {}, "nights": [], "limited": []}
         for name in options.only.split(","):
             results["versions"][name] = version_of(install(name, programs) / name)
             for level in LEVELS:
@@ -388,12 +440,17 @@ def main() -> None:
                     facts = run_one(name, level, user, programs, folder / "cache")
                     results["nights"].append(facts)
                     print(name, level, user, facts["works"], file=sys.stderr, flush=True)
+            for kind in FAULTS:
+                facts = run_limited(name, kind, programs, folder / "cache")
+                results["limited"].append(facts)
+                print(name, "limited", kind, facts["works"], file=sys.stderr, flush=True)
     (HERE / "results/agents.json").write_text(
         json.dumps(results, indent=1) + "\n", encoding="utf-8"
     )
-    if options.write:
-        write_docs(make_table(results))
-    print(json.dumps(results, indent=1) if options.json else make_table(results))
+    tables = {"nights": make_table(results), "limits": make_limits_table(results)}
+    for marker, table in tables.items() if options.write else ():
+        write_docs(marker, table)
+    print(json.dumps(results, indent=1) if options.json else "\n".join(tables.values()))
 
 
 if __name__ == "__main__":
