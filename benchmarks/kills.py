@@ -3,6 +3,7 @@ or lost?
 
     uv run benchmarks/kills.py [--kills 50] [--json]
     uv run benchmarks/kills.py --night --kills 20       a night with a scripted agent instead
+    uv run benchmarks/kills.py --night --interrupt      by Ctrl-C: after how many seconds has it ended?
 
 A repository and an arena of their own, a contestant that is ready in a second, budgets of one
 second. After each kill -9 the ledger is read, processes and the device's lock are looked for, and
@@ -175,8 +176,10 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--night", action="store_true")
+    parser.add_argument("--interrupt", action="store_true", help="by Ctrl-C instead of kill -9")
     args = parser.parse_args()
     chance, begin = random.Random(args.seed), time.monotonic()
+    seconds_to_end = []
     counts = dict(
         kills=0, torn_lines=0, cut_lines=0, orphans=0, locked=0, failed_commands=0, commands=0
     )
@@ -217,8 +220,10 @@ def main():
                 if process.returncode:
                     print(words.decode(), file=sys.stderr)
                 work.ended()
-            process.send_signal(signal.SIGKILL)
+            moment = time.monotonic()
+            process.send_signal(signal.SIGINT if args.interrupt else signal.SIGKILL)
             process.communicate()
+            seconds_to_end.append(time.monotonic() - moment)
             time.sleep(GRACE_SECONDS)
             for process in (left := orphans(folder)):
                 print("left running:", process, file=sys.stderr)
@@ -247,9 +252,11 @@ def main():
         here = dict(cwd=repository, env=environment | {"PYTHONPATH": str(ROOT)})
         verify = subprocess.run(command, **here, capture_output=True, encoding="utf-8")
         counts["problems_found_by_verify"] = len(json.loads(verify.stdout)["problems"])
+    if args.interrupt:
+        counts["slowest_ends_seconds"] = [round(s, 2) for s in sorted(seconds_to_end)[-5:]]
     counts["seconds"] = round(time.monotonic() - begin)
     print(json.dumps(counts, indent=2))
-    if not args.json:
+    if not args.json and not args.interrupt:
         name = "kills-night.json" if args.night else "kills.json"
         Path(__file__).with_name(name).write_text(
             json.dumps(counts, indent=2) + "\n", encoding="utf-8"
