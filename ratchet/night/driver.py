@@ -494,6 +494,7 @@ class Night:
             if n is None:
                 return False
             self.parked.add(n)
+            self.returns[n] += 1
         session.tell(f"no fresh idea: experiment {n} has another run")
         e = when_free(
             session, lambda: verbs.search_again(session, session.experiment(n)), self.reason_to_end

@@ -22,7 +22,7 @@ from ratchet.experiments.verdicts import DEFAULT, STRICT
 from ratchet.night import notify, service
 from ratchet.night.agent import Answer
 from ratchet.night.digest import MOST_TOKENS
-from ratchet.night.driver import Night, run_night
+from ratchet.night.driver import MOST_RETURNS, Night, run_night
 from ratchet.night.journal import Journal
 from ratchet.night.notify import Notifier
 from ratchet.night.proposals import ProposalQueue
@@ -279,6 +279,20 @@ def test_while_it_waits_the_best_of_what_is_out_runs_again(place, monkeypatch): 
     night = make_night(StandIn(idea(0.9), failed(seconds=3600)), open_session(tell=stops))
     assert night.run() == "you stopped it" and night.exit_code == 0
     assert len(tried()[0].runs) > 2 and problems() == [] and night.idle < 10
+
+
+def test_no_idea_that_is_out_runs_again_for_ever(place, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("ratchet.night.driver.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("ratchet.night.driver.Night.measure_bar", lambda *_: False)
+    told = []
+
+    def stops(text):
+        told.append(text)
+        if text.startswith("resting"):
+            (place / "runs/.stop").touch()
+
+    make_night(StandIn(idea(0.9), failed(seconds=3600)), open_session(tell=stops)).run()
+    assert sum(text.endswith("has another run") for text in told) == MOST_RETURNS
 
 
 def test_whatever_fails_the_journal_is_consistent(place, monkeypatch):  # noqa: F811
