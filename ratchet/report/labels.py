@@ -23,8 +23,10 @@ FONT_SIZE = 11
 MARK_POINTS = 6  # half of a mark's width, about
 GRID = 48  # places a label may have in each direction
 MARGIN = 6  # pixels around a label
+FARTHEST = 300  # pixels from a label to its mark
 POINT_PIXELS = 12  # between points of a line
-MORE_ROOM = 0.15  # of the picture's height, below, as often as a label finds no place
+AT_MARK = 6  # points at a mark, where a line may cross the bar's band
+MORE_ROOM = 0.1  # of the picture's height, above and below, as often as a label finds no place
 ATTEMPTS = 4
 
 
@@ -48,7 +50,7 @@ def label_of(row: dict) -> str:
 
 
 def label_steps(axes: "Axes", rows: list[dict], steps: list[dict], theme: Theme) -> None:
-    """Write gain and ideas near each kept step, where there is room; below, more can be made.
+    """Write gain and ideas near each kept step, where there is room, or can be made.
 
     steps: of the line, with n, mean and half.
     """
@@ -58,7 +60,8 @@ def label_steps(axes: "Axes", rows: list[dict], steps: list[dict], theme: Theme)
     figure = axes.get_figure(root=True)
     for attempt in range(ATTEMPTS):
         bottom, top = axes.get_ylim()
-        axes.set_ylim(bottom - bool(attempt) * MORE_ROOM * (top - bottom), top)
+        room = bool(attempt) * MORE_ROOM * (top - bottom)
+        axes.set_ylim(bottom - room, top + room)
         figure.draw_without_rendering()  # all else must have its place
         drawn = drawn_boxes(axes, rows, steps)
         labels = max((find_places(axes, order, drawn) for order in orders), key=len)
@@ -76,7 +79,8 @@ def find_places(axes: "Axes", kept: list[dict], taken: Boxes) -> list[tuple[dict
         mark = axes.transData.transform((row["n"], row["mean"]))
         boxes = possible_boxes(axes, size_of(axes, row), mark)
         free = boxes[~overlaps(boxes, taken).any(1)]
-        box = next((box for box in free if is_clear(box, mark, taken)), None)
+        others = taken[1:]  # the line to a label may cross the baseline
+        box = next((box for box in free if is_clear(box, mark, others)), None)
         if box is not None:
             places.append((row, box))
             leader = leader_points(box, mark).repeat(2, 0).reshape(-1, 4)
@@ -86,13 +90,13 @@ def find_places(axes: "Axes", kept: list[dict], taken: Boxes) -> list[tuple[dict
 
 
 def possible_boxes(axes: "Axes", size: Point, mark: Point) -> Boxes:
-    """Boxes of a size all over the axes, the nearest to a mark first."""
+    """Boxes of a size in the axes, the nearest to a mark first, none far away."""
     low, high = axes.bbox.get_points()
     xs, ys = np.linspace(low, high - size, GRID).T
     corners = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
     boxes = np.hstack([corners, corners + size])
     distances = np.linalg.norm(nearest_point(boxes, mark) - mark, axis=1)
-    return boxes[np.argsort(distances, kind="stable")]
+    return boxes[np.argsort(distances, kind="stable")][: np.sum(distances < FARTHEST)]
 
 
 def overlaps(boxes: Boxes, others: Boxes) -> np.ndarray:
@@ -116,7 +120,7 @@ def leader_points(box: Box, mark: Point) -> np.ndarray:
     """Points on the line from a label to its mark, without those at the mark: [[x, y]]."""
     start = nearest_point(box, mark)
     count = int(np.linalg.norm(mark - start) / POINT_PIXELS)
-    return start + np.linspace(0, 1, count + 1)[: max(count - 2, 0), None] * (mark - start)
+    return start + np.linspace(0, 1, count + 1)[: max(count - AT_MARK, 0), None] * (mark - start)
 
 
 def size_of(axes: "Axes", row: dict) -> np.ndarray:
@@ -144,13 +148,13 @@ def write_label(axes: "Axes", row: dict, box: Box, theme: Theme) -> None:
 
 
 def drawn_boxes(axes: "Axes", rows: list[dict], steps: list[dict]) -> Boxes:
-    """Boxes around marks, intervals, each step of the line, and the baseline."""
-    spans = [[row["n"], row["mean"]] * 2 for row in rows if row["mean"] is not None]
+    """Boxes around the baseline, marks, intervals, and each step of the line."""
+    spans = [[steps[0]["n"], steps[0]["mean"], steps[-1]["n"], steps[0]["mean"]]]
+    spans += [[row["n"], row["mean"]] * 2 for row in rows if row["mean"] is not None]
     for step, after in pairwise(steps):
         half = step["half"] or 0
         spans.append([step["n"], step["mean"] - half, after["n"], step["mean"] + half])
         spans.append([after["n"], step["mean"], after["n"], after["mean"]])
-    spans.append([steps[0]["n"], steps[0]["mean"], steps[-1]["n"], steps[0]["mean"]])
     corners = axes.transData.transform(np.reshape(spans, (-1, 2))).reshape(-1, 2, 2)
     pad = MARK_POINTS * axes.get_figure(root=True).dpi / 72
     return np.hstack([corners.min(1) - pad, corners.max(1) + pad])
