@@ -95,7 +95,7 @@ def test_a_run_is_watched_and_scored(arena, tmp_path):
     ("limits", "reason"),
     [
         ({"memory_gb": 0.05}, r"its memory_gb is 0\.\d+ GB: at most 0.05"),
-        ({"memory_gb": 50, "params_m": 0.016}, r"its params_m is 0.0169 M: at most 0.016"),
+        ({"memory_gb": 50, "params_m": 0.016}, r"its params_m is 0.016896 M: at most 0.016"),
     ],
 )
 def test_a_run_beyond_a_limit_is_not_trained(arena, tmp_path, limits, reason):
