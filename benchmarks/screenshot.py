@@ -1,6 +1,6 @@
 """Takes docs/report.png: the top of the example's report, as a browser draws it.
 
-    uv run --group dev benchmarks/screenshot.py [--report examples/pocket-night/report.html]
+    uv run --group dev benchmarks/screenshot.py [--report examples/agent-night/report.html]
 
 Needs chromium. The picture is reduced to 128 colours, which keeps it below 200 kB.
 """
@@ -37,7 +37,7 @@ def photograph(page_file: Path) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Photograph the report for the README.")
-    parser.add_argument("--report", type=Path, default=ROOT / "examples/pocket-night/report.html")
+    parser.add_argument("--report", type=Path, default=ROOT / "examples/agent-night/report.html")
     picture = photograph(parser.parse_args().report).convert("RGB")
     picture.quantize(128, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
     print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1000:.0f} kB")

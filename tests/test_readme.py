@@ -92,9 +92,9 @@ OTHERS = [  # of other programs
     r"sbatch examples/clusters/night\.sbatch( --.+)?",
     r"git fetch night:research .refs/ratchet/\*:refs/ratchet/\*.",
     r"scp night:research/ledger\.jsonl \.",
-    r"git clone \. \.\./pocket-night && cd \.\./pocket-night",
-    r'git fetch examples/pocket-night/sources\.bundle "refs/ratchet/\*:refs/ratchet/\*"',
-    r"cp examples/pocket-night/ledger\.jsonl \.",
+    r"git clone \. \.\./agent-night && cd \.\./agent-night",
+    r'git fetch examples/agent-night/sources\.bundle "refs/ratchet/\*:refs/ratchet/\*"',
+    r"cp examples/agent-night/ledger\.jsonl \.",
 ]
 
 

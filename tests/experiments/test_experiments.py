@@ -850,7 +850,7 @@ def test_a_project_in_a_folder_of_a_repository_is_served(tmp_path, runs, monkeyp
 )
 def test_an_ascii_terminal_is_served(tmp_path, words, seen):
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    shutil.copy(ROOT / "examples/pocket-night/ledger.jsonl", tmp_path)
+    shutil.copy(ROOT / "tests/experiments/former/ledger.jsonl", tmp_path)
     plain = {
         "LC_ALL": "C",
         "PYTHONUTF8": "0",

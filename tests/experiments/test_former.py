@@ -12,8 +12,8 @@ from ratchet.experiments.ledger import Ledger
 
 @pytest.fixture
 def campaign():
-    """Of the example: calibration, 32 ideas, audit."""
-    book = Ledger(ROOT / "examples/pocket-night")
+    """Of a night: calibration, 32 ideas, audit."""
+    book = Ledger(ROOT / "tests/experiments/former")
     (campaign,) = list_campaigns(book.experiments().values())
     return campaign
 

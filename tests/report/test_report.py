@@ -202,7 +202,7 @@ def test_a_batch_is_one_step_and_the_bar_has_an_interval(batch_night, tmp_path):
 
 
 def test_an_older_ledger_is_shown_by_its_own_rule(repository, tmp_path):  # noqa: F811
-    shutil.copy(ROOT / "examples/pocket-night/ledger.jsonl", repository)
+    shutil.copy(ROOT / "tests/experiments/former/ledger.jsonl", repository)
     data = collected(repository)
     (campaign,) = data["campaigns"]
     words = {row["verdict"] for row in campaign["experiments"]}
