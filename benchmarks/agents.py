@@ -48,7 +48,7 @@ KEY = "key-of-a-mock-server"
 HOURS = 8.0  # of a night, which ends earlier by its ideas
 LIMITED = 429
 # what is wrong with a service: (fault, hours of the night)
-FAULTS = {"for 75 s": (Fault(LIMITED, seconds=75), HOURS), "for good": (Fault(LIMITED), 0.05)}
+FAULTS = {"for 75 s": (Fault(LIMITED, seconds=75), HOURS), "for good": (Fault(LIMITED), 0.2)}
 
 
 class Setup(NamedTuple):
@@ -304,8 +304,7 @@ def run_limited(name: str, kind: str, programs: Path, cache: Path) -> dict:
     level, user = sandbox_level(), current_user()
     facts = run_one(name, level, user, programs, cache, ideas=1, fault=fault, hours=hours)
     if kind == "for good" and "code" in facts:  # it has to say so
-        words = (str(LIMITED), "limit", ERRORS[LIMITED][1])
-        is_told = any(word.lower() in facts["why"].lower() for word in words)
+        is_told = any(word in facts["why"] for word in (str(LIMITED), ERRORS[LIMITED][1]))
         facts["works"] = bool(facts["code"]) and is_told and not facts["changed"]
     return facts | {"limited": kind}
 
