@@ -12,9 +12,10 @@ A night works if three ideas get their verdicts, with idea and gain as the model
 changes in the user's repository or home is listed; docs/nights.md says what may.
 
 Then a night of each whose service is limited (status 429): for 75 seconds, after which it has to go
-on; for good, which its end has to quote, with an exit code that isn't 0.
+on; for good, which its end has to quote, with an exit code that isn't 0. These mostly wait, so the
+programs have them at the same time.
 
-Writes results/agents.json, and the tables of docs/agents.md with --write. Takes about 20 minutes.
+Writes results/agents.json, and the tables of docs/agents.md with --write. Takes about half an hour.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,9 +38,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
+from cheats_table import make_table, replace_block
 from mock_models import ERRORS, GAIN, IDEA, Fault, MockModels
 
 from ratchet.git import run_git
+from ratchet.referee import sandbox
 
 LEVELS = ("bubblewrap", "landlock", "none")
 IDEAS = 3
@@ -187,7 +191,7 @@ def hold_night(name: str, ideas: int, hours: float) -> dict:
     from ratchet.night.driver import run_night
     from ratchet.night.journal import Journal
     from ratchet.night.status import Limits, last_exit_code
-    from ratchet.referee import sandbox, trial
+    from ratchet.referee import trial
     from ratchet.referee.devices import choice
 
     choice.list_devices, local.contestant_libraries = lambda: ["cpu"], lambda tell: None
@@ -301,19 +305,12 @@ def run_one(
 def run_limited(name: str, kind: str, programs: Path, cache: Path) -> dict:
     """A night of one program whose service is limited, a key of FAULTS; facts as of run_one()."""
     fault, hours = FAULTS[kind]
-    level, user = sandbox_level(), current_user()
+    level, user = sandbox.best_level(), current_user()
     facts = run_one(name, level, user, programs, cache, ideas=1, fault=fault, hours=hours)
     if kind == "for good" and "code" in facts:  # it has to say so
         is_told = any(word in facts["why"] for word in (str(LIMITED), ERRORS[LIMITED][1]))
         facts["works"] = bool(facts["code"]) and is_told and not facts["changed"]
     return facts | {"limited": kind}
-
-
-def sandbox_level() -> str:
-    """The best that there is here."""
-    from ratchet.referee import sandbox
-
-    return sandbox.best_level()
 
 
 def is_right(tried: list, ideas: int) -> bool:
@@ -358,14 +355,14 @@ def python_for(user: str) -> str:
     raise FileNotFoundError(f"{user} may not run {sys.executable}: see AGENTS_PYTHON")
 
 
-def make_table(results: dict) -> str:
+def nights_table(results: dict) -> str:
     """A line for each program and level, a column for each user."""
     users = [*dict.fromkeys(each["user"] for each in results["nights"])]
     titles = ["program", "sandbox", *users, "tokens a call", "dollars a call", "changed"]
     rows: dict[tuple[str, str], list[dict]] = {}
     for each in results["nights"]:
         rows.setdefault((each["program"], each["level"]), []).append(each)
-    lines = [titles, ["---"] * len(titles)]
+    lines = []
     for (name, level), nights in rows.items():
         works = {night["user"]: "works" if night["works"] else why_not(night) for night in nights}
         shown = next((night for night in nights if night["works"]), nights[0])
@@ -381,12 +378,12 @@ def make_table(results: dict) -> str:
                 or "nothing",
             ]
         )
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return make_table(titles, lines)
 
 
-def make_limits_table(results: dict) -> str:
+def limits_table(results: dict) -> str:
     """A line for each program, a column for each of FAULTS."""
-    lines = [["program", *(f"limited {kind}" for kind in FAULTS)], ["---"] * (1 + len(FAULTS))]
+    lines = []
     for name, version in results["versions"].items():
         cells = []
         for kind in FAULTS:
@@ -394,10 +391,10 @@ def make_limits_table(results: dict) -> str:
             (night,) = [each for each in nights if each["program"] == name]
             good = "goes on" if kind == "for 75 s" else f"quoted, exit code {night.get('code')}"
             words = good if night["works"] else why_not(night)
-            calls = sum("service" in words for words in night.get("failed", ()))
+            calls = sum(reason.startswith("service:") for reason in night.get("failed", ()))
             cells.append(f"{words}; {calls} calls failed, {night['seconds']:.0f} s")
         lines.append([f"{name} {version}", *cells])
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return make_table(("program", *(f"limited {kind}" for kind in FAULTS)), lines)
 
 
 def why_not(facts: dict) -> str:
@@ -405,14 +402,13 @@ def why_not(facts: dict) -> str:
     return reasons[0].replace("|", "/")[:120]
 
 
-def write_docs(marker: str, table: str) -> None:
-    """Between the marker of docs/agents.md and the next end."""
+def write_docs(tables: dict[str, str]) -> None:
+    """Put tables behind their markers in docs/agents.md."""
     path = ROOT / "docs/agents.md"
-    text = path.read_text(encoding="utf-8")
-    begin = text.index(f"<!-- {marker}: ")
-    begin = text.index("\n", begin) + 1
-    end = text.index("<!-- end -->", begin)
-    path.write_text(f"{text[:begin]}\n{table}\n{text[end:]}", encoding="utf-8")
+    page = path.read_text(encoding="utf-8")
+    for marker, table in tables.items():
+        page = replace_block(page, marker, table)
+    path.write_text(page, encoding="utf-8")
 
 
 def main() -> None:
@@ -431,25 +427,29 @@ def main() -> None:
         folder.chmod(0o755)
         programs = (options.programs or folder / "programs").resolve()
         prepare_arena(folder)
-        results: dict = {"versions": {}, "nights": [], "limited": []}
-        for name in options.only.split(","):
+        results: dict = {"versions": {}, "nights": []}
+        names = options.only.split(",")
+        for name in names:
             results["versions"][name] = version_of(install(name, programs) / name)
             for level in LEVELS:
                 for user in list_users():
                     facts = run_one(name, level, user, programs, folder / "cache")
                     results["nights"].append(facts)
                     print(name, level, user, facts["works"], file=sys.stderr, flush=True)
-            for kind in FAULTS:
-                facts = run_limited(name, kind, programs, folder / "cache")
-                results["limited"].append(facts)
-                print(name, "limited", kind, facts["works"], file=sys.stderr, flush=True)
+        with ThreadPoolExecutor(len(names)) as pool:
+            jobs = [
+                pool.submit(run_limited, name, kind, programs, folder / "cache")
+                for kind in FAULTS
+                for name in names
+            ]
+        results["limited"] = [job.result() for job in jobs]
     (HERE / "results/agents.json").write_text(
         json.dumps(results, indent=1) + "\n", encoding="utf-8"
     )
-    tables = {"nights": make_table(results), "limits": make_limits_table(results)}
-    for marker, table in tables.items() if options.write else ():
-        write_docs(marker, table)
-    print(json.dumps(results, indent=1) if options.json else "\n".join(tables.values()))
+    tables = {"nights": nights_table(results), "limits": limits_table(results)}
+    if options.write:
+        write_docs(tables)
+    print(json.dumps(results, indent=1) if options.json else "\n\n".join(tables.values()))
 
 
 if __name__ == "__main__":

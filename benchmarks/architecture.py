@@ -12,6 +12,8 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from cheats_table import replace_block
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, PICTURE = ROOT / "docs/architecture.md", ROOT / "docs/architecture.svg"
 TOP = "command line"
@@ -186,9 +188,7 @@ def main() -> None:
     edges = count_imports()
     levels = find_levels(edges)
     page = PAGE.read_text(encoding="utf-8")
-    block = rf"\1\n{make_table(edges, levels)}\n\n\2"
-    pattern = r"(<!-- packages: .*? -->\n).*?(<!-- end -->)"
-    PAGE.write_text(re.sub(pattern, block, page, flags=re.S), encoding="utf-8")
+    PAGE.write_text(replace_block(page, "packages", make_table(edges, levels)), encoding="utf-8")
     draw(edges, levels, PICTURE)
 
 

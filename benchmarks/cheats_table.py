@@ -10,6 +10,7 @@ begins with "Cheat:" and ends with what catches it.
 import ast
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +42,8 @@ def split_source(sentence: str) -> tuple[str, str]:
     return match[1], match[2] or ""
 
 
-def make_table(header: tuple[str, ...], rows: list[list[str]]) -> str:
+def make_table(header: Sequence[str], rows: list[list[str]]) -> str:
+    """Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 

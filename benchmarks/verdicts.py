@@ -38,7 +38,7 @@ from pathlib import Path
 import ideas
 import nights
 import numpy as np
-from cheats_table import replace_block
+from cheats_table import make_table, replace_block
 from nights import Former, Night, Stop, Weather, play_greedy
 
 from ratchet.experiments import verdicts
@@ -226,11 +226,6 @@ NAMES = {
 }
 
 
-def markdown(rows):
-    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
 def rules_table(figures):
     """Each rule: true gain by prior, claim, keeps without effect."""
     worlds = "a", "b", "b2", "e"
@@ -242,7 +237,7 @@ def rules_table(figures):
         row = [name, *(f"{figures[rule][world]['true']:.1f}" for world in worlds), f"{claimed:.2f}"]
         row += [f"{100 * b2['fdr']:.1f} %", f"{100 * b2['nulls_kept']:.1f} %"]
         rows.append([*row, f"{b2['runs_per_idea']:.1f}"])
-    return markdown(rows)
+    return make_table(rows[0], rows[1:])
 
 
 CONDITION_NAMES = {
@@ -272,7 +267,7 @@ def conditions_table(figures):
         row = [name, f"{ours['true']:.1f}", f"{greedy['true']:.1f}" if greedy else ""]
         row += [f"{ours['closing']:.1f}", f"{100 * ours['fdr']:.0f} %"]
         rows.append(row)
-    return markdown(rows)
+    return make_table(rows[0], rows[1:])
 
 
 def short_table(figures):
@@ -285,7 +280,7 @@ def short_table(figures):
         gains = ", ".join(f"{figures[rule][world]['true']:.0f}" for world in ("a", "b", "b2"))
         claimed = b2.get("closing", b2["claimed"]) / b2["true"]
         rows.append([name, gains, f"{100 * b2['fdr']:.0f} %", f"{claimed:.2f}"])
-    return markdown(rows)
+    return make_table(rows[0], rows[1:])
 
 
 def write_tables(figures):
