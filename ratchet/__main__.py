@@ -25,12 +25,7 @@ from ratchet.experiments.campaign import Campaign, list_campaigns
 from ratchet.experiments.goals import SCORE, parse_goal
 from ratchet.experiments.ledger import Experiment, Ledger
 from ratchet.experiments.running import only_command
-from ratchet.experiments.session import (
-    Session,
-    join_campaign,
-    open_comparison,
-    open_session,
-)
+from ratchet.experiments.session import Session, join_campaign, open_comparison, open_session
 from ratchet.experiments.verdicts import PROFILES
 from ratchet.experiments.verify import (
     count_probes,
@@ -355,8 +350,8 @@ def compare(
     if as_json:
         rows = tables.contrast_rows(e, "val")
         rows = [row | {"decoding": curves.curves.get(row["name"])} for row in rows]
-        goal = {} if e.goal.is_val_bpb else {e.goal.name: tables.goal_rows(e)}
-        return show_json({"n": e.n, "frame": frame, "reason": e.reason, "arms": rows} | goal)
+        facts = {"n": e.n, "frame": frame, "reason": e.reason, "arms": rows}
+        return show_json(facts | tables.goal_json(e))
     for name, limit in e.limits.items():
         console.print(f"limit of the campaign: {Requirement(name, limit)}")
     tables.show_contrasts(e)
@@ -383,9 +378,8 @@ def audit(
     with shown_session(join_campaign, device=device, on=on, busy=busy) as session:
         e = comparisons.audit(session, seeds)
     if as_json:
-        goal = {} if e.goal.is_val_bpb else {e.goal.name: tables.goal_rows(e)}
         splits = {split: tables.contrast_rows(e, split) for split in ("val", "test")}
-        return show_json({"n": e.n} | goal | splits)
+        return show_json({"n": e.n} | tables.goal_json(e) | splits)
     tables.show_contrasts(e)
     console.print(escape(e.reason))
     if not e.goal.is_val_bpb:

@@ -251,6 +251,11 @@ def goal_rows(e: Experiment) -> list[dict[str, Any]]:
     return rows
 
 
+def goal_json(e: Experiment) -> dict[str, list[dict[str, Any]]]:
+    """{the goal: goal_rows()}, {} where that is val_bpb."""
+    return {} if e.goal.is_val_bpb else {e.goal.name: goal_rows(e)}
+
+
 def show_goal_contrast(e: Experiment) -> None:
     """A table of goal_rows()."""
     title = f"{e.goal.name}, {e.goal.measure.unit}, {e.reason}"

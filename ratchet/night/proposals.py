@@ -330,9 +330,9 @@ class ProposalQueue:
         self, author: Author, answer: Answer, parent: str, broken: Proposal | None
     ) -> bool:
         """Compare it with what was tried, commit it, note it. True if it is tried."""
-        has_worked = service.has_worked(self.journal.list_answers(author.name))
-        if answer.outcome == "crash" and has_worked and not is_lasting(answer.reason):
-            answer = answer._replace(outcome=SERVICE)  # what worked before fails by what passes
+        if answer.outcome == "crash" and not is_lasting(answer.reason):
+            if service.has_worked(self.journal.list_answers(author.name)):
+                answer = answer._replace(outcome=SERVICE)  # what worked before fails by what passes
         if broken and answer.outcome == SERVICE:  # it is to be repaired all the same
             self.send_back(broken)
             broken = None

@@ -116,7 +116,8 @@ class GpuMemory:
         if self.before is None:
             return
         numbers = {process.pid for process in self.process.looks.processes}
-        numbers -= {self.process.popen.pid} if self.is_judge else set()
+        if self.is_judge:
+            numbers.discard(self.process.popen.pid)
         taken = memory_of_processes(self.device, numbers)
         if taken is None:
             taken = (used_memory(self.device) or 0) - self.before

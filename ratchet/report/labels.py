@@ -148,7 +148,7 @@ def write_label(axes: "Axes", row: dict, box: Box, theme: Theme) -> None:
 
 
 def drawn_boxes(axes: "Axes", rows: list[dict], steps: list[dict]) -> Boxes:
-    """Boxes around the baseline, marks, intervals, and each step of the line."""
+    """Boxes around marks, intervals, each step of the line; the first is the baseline's."""
     spans = [[steps[0]["n"], steps[0]["mean"], steps[-1]["n"], steps[0]["mean"]]]
     spans += [[row["n"], row["mean"]] * 2 for row in rows if row["mean"] is not None]
     for step, after in pairwise(steps):

@@ -29,7 +29,7 @@ n=0
 tips=$(git for-each-ref --sort=-committerdate --count={MOST_TIPS} --format="%(objectname)")
 for commit in HEAD $tips; do
     n=$((n + 1))
-    for name in train.py idea.txt; do
+    for name in train.py {IDEA_FILE}; do
         blob=$(git ls-tree "$commit" $name | sed -n "s/^100[0-7]* blob \\([0-9a-f]*\\).*/\\1/p")
         [ -z "$blob" ] || git cat-file blob "$blob" | head -c {FILE_BYTES + 1} > "$1/$n.$name"
     done
