@@ -17,10 +17,10 @@ from ratchet.experiments.comparisons import (
     compare_goal_with_first,
     compare_with_first,
 )
-from ratchet.experiments.goals import SCORE, Goal, figure_text
-from ratchet.experiments.ledger import Experiment, bpb, is_disturbed, is_valid, score_of
+from ratchet.experiments.goals import SCORE, figure_text
+from ratchet.experiments.ledger import Experiment, bpb, is_disturbed, is_valid
 from ratchet.experiments.running import state_of
-from ratchet.referee.measures import MEASURES
+from ratchet.referee.measures import MEASURES, Measure
 from ratchet.report.frontier import Point
 from ratchet.report.palette import style_of
 from ratchet.terminal import console, local_time, local_zone, show_json
@@ -149,9 +149,9 @@ def endings_table(e: Experiment) -> Table:
     table = Table(
         "run", "source", "seed", "status", "val bpb", "others' CPU", "isolation", box=None
     )
-    in_cluster, has_goal = any(run.get("on") for run in e.runs), not e.goal.is_val_bpb
-    if has_goal:
-        table.add_column(f"{e.goal.name}, {e.goal.measure.unit}")
+    in_cluster, measures = any(run.get("on") for run in e.runs), list_measures(e)
+    for measure in measures:
+        table.add_column(f"{measure.name}, {measure.unit}")
     if in_cluster:
         table.add_column("on")
     for number, run in enumerate(e.runs):
@@ -164,14 +164,22 @@ def endings_table(e: Experiment) -> Table:
             f"{run.get('foreign_cpu', 0):.0%}",
             run["isolation"],
         ]
-        cells += [goal_cell(run, e.goal)] * has_goal + [run.get("on", "")] * in_cluster
+        cells += [measure_cell(run, measure) for measure in measures]
+        cells += [run.get("on", "")] * in_cluster
         table.add_row(*cells, style="dim" if is_disturbed(run) else "")
     return table
 
 
-def goal_cell(run: dict, goal: Goal) -> str:
-    """The figure of a run that the campaign goes by, if it has one."""
-    return figure_text(goal.figure_of(score_of(run, goal))) if run["status"] == "ok" else ""
+def list_measures(e: Experiment) -> list[Measure]:
+    """Those that the campaign goes by: its goal, if that isn't val_bpb, and those it limits."""
+    goal = [] if e.goal.is_val_bpb else [e.goal.name]
+    return [MEASURES[name] for name in dict.fromkeys([*goal, *e.limits])]
+
+
+def measure_cell(run: dict, measure: Measure) -> str:
+    """A run's figure; a run that was over a limit has one, too."""
+    value = measure.read(run)
+    return "" if value is None else figure_text(value)
 
 
 def figures_table(e: Experiment) -> Table:

@@ -32,8 +32,8 @@ def calibrate(
     """
     source = read_baseline(seeds)
     device = session.conditions()["device"]
-    if session.goal.name == "joules" and device.startswith(("cpu", "mps")):
-        raise Refused(f"--goal joules: only NVIDIA GPUs tell it, and this is {device}")
+    if "joules" in (session.goal.name, *session.limits) and device.startswith(("cpu", "mps")):
+        raise Refused(f"joules can't be measured: only NVIDIA GPUs tell them, and this is {device}")
     if e := champion_that_gives_way(session, source):
         change = f"HEAD's train.py will be the champion instead of experiment {e.n}'s"
         if e.verdict == "keep" and not may_replace(f"{change}, which was kept"):

@@ -177,7 +177,7 @@ def describe_run(run: dict, limits: Mapping[str, float]) -> str:
     return (
         f"- a run of the champion: {steps:,} steps, {tokens:,} tokens ({rate:,.0f}/s), "
         f"{params:.1f} M parameters, {lookup:.1f} M of tables, "
-        f"peak memory {run.get('peak_memory_mb', 0):,} MB"
+        f"peak memory of training {run.get('peak_memory_mb', 0):,} MB"
         + "".join(f", {name} {value:.4g}" for name, value in measured)
     )
 

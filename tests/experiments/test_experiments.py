@@ -78,14 +78,20 @@ def calibrated(repository, runs):
 
 def test_limits_belong_to_a_campaign(repository, runs):
     """Its runs are held to them; with others begins another one."""
-    limits = {"file_mb": 8.0, "user_tps": 200.0}
-    verbs.calibrate(open_session(arena="tiny", budget="5s", limits=limits), 2)
+    limits = {"params_m": 8.0, "user_tps": 200.0}
+    asked = [word for name, value in limits.items() for word in ("--limit", f"{name}={value:g}")]
+    words = invoke("calibrate", "--arena", "tiny", "--budget", "5s", "-n", 2, *asked)
+    assert words.exit_code == 0, words.output
+    unmeasured = invoke("calibrate", "--arena", "tiny", "--limit", "joules=5")
+    assert unmeasured.exit_code == 2 and "only NVIDIA GPUs" in unmeasured.output
     commit("better", quality=1.1)
     e = verbs.try_idea(open_session(), "better")
     assert e.limits == limits and {job.limits == limits for job in runs.jobs} == {True}
     assert e.n in {other.n for other in open_session().read_campaign().since}
     commit("too large", more='STATUS = "overlimit"')
     assert verbs.try_idea(open_session(), "too large").verdict == "overlimit"
+    shown = invoke("show", e.n).output
+    assert "params_m, M" in shown and "0.00300" in shown and "user_tps, tokens/s" in shown
     commit("smaller")
     verbs.calibrate(open_session(arena="tiny", budget="5s", limits={"file_mb": 9.0}), 2)
     assert open_session().read_campaign().since[0].limits == {"file_mb": 9.0}
