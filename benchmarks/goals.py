@@ -89,7 +89,7 @@ def measure_creep(step: float, count: int, seed: int) -> tuple[list[int], list[f
 
 
 def candidates_table(count: int, seed: int) -> str:
-    heads = "val_bpb is worse by", "first run passes", "trial keeps it", "runs of a trial"
+    heads = "val_bpb is worse by", "first run passes", "trial keeps it", "runs, the baseline's too"
     rows = [f"| {' | '.join(heads)} |", "|---|---|---|---|"]
     for worse in WORSE:
         goes_on, kept, runs = measure_candidate(worse, count, seed)
