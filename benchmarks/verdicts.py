@@ -270,13 +270,21 @@ def conditions_table(figures):
     return make_table(rows[0], rows[1:])
 
 
+COMMANDS = {
+    "greedy": NAMES["greedy"],
+    "strict": "`try`",
+    "default": "`night --no-half-stop`",
+    "half": "`night`",
+}
+
+
 def short_table(figures):
-    """The README's: each rule in three priors."""
+    """The README's: each verb's rule in three priors."""
     rows = [
         ["rule", "true gain in sigma (a, b, b2)", "keeps without effect (b2)", "claimed / true"]
     ]
-    for rule in ("greedy", "former", "strict", "default", "half"):
-        b2, name = figures[rule]["b2"], NAMES[rule]
+    for rule, name in COMMANDS.items():
+        b2 = figures[rule]["b2"]
         gains = ", ".join(f"{figures[rule][world]['true']:.0f}" for world in ("a", "b", "b2"))
         claimed = b2.get("closing", b2["claimed"]) / b2["true"]
         rows.append([name, gains, f"{100 * b2['fdr']:.0f} %", f"{claimed:.2f}"])
