@@ -344,7 +344,7 @@ def test_a_goal_is_set_and_followed_from_the_command_line(repository, runs):  # 
     commit("the baseline", more="SPEED_A = 0.0")
     options = ["--arena", "tiny", "--budget", "5s", "-n", "3"]
     result = invoke("calibrate", "--goal", "joules", *options)
-    assert result.exit_code == 2 and "only NVIDIA GPUs tell it" in result.output
+    assert result.exit_code == 2 and "only NVIDIA GPUs tell them" in result.output
     result = invoke("calibrate", "--goal", "user_tps", "--share", "5", *options)
     assert result.exit_code == 0 and "baseline, user_tps mean " in result.output
     assert open_session().goal == Goal("user_tps", 0.05)
