@@ -40,7 +40,7 @@ from ratchet.night.detached.starting import begin_try, log_of
 from ratchet.night.detached.stopping import stop_command, stoppable
 from ratchet.night.detached.waiting import describe_running, wait_for_verdict
 from ratchet.night.digest import MOST_TOKENS, check_tokens
-from ratchet.night.driver import NEVER_WORKED, run_night
+from ratchet.night.driver import NEVER_WORKED, STOP_FILE, run_night
 from ratchet.night.programs.check import check_agent, does_work
 from ratchet.night.programs.prices import parse_price
 from ratchet.night.status import Limits, last_exit_code, night_status
@@ -185,6 +185,8 @@ def shown_session(
             if on in (None, "local"):
                 check_surroundings(home)
             with only_command(home), stops:
+                if is_night:  # what was asked of an earlier one
+                    (home / STOP_FILE).unlink(missing_ok=True)
                 devices = names.split(",") if names else device and [device]
                 slot = open_executor(on, devices, slots, tell).slots()[0]
                 if open_with is join_campaign:

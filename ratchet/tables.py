@@ -361,7 +361,7 @@ def log_gain(e: Experiment, campaign: Campaign) -> str:
     """Of a try or a trial over its champion; of a closing comparison or an audit its claim."""
     if e.role in ("try", "trial"):
         return claims.describe_gain(e, campaign)
-    if e.role not in ("closing", "audit"):
+    if e.role not in ("closing", "audit") or not e.closes:
         return ""
     comparison = compare_goal_with_first(e)[-1][1]
     return f"{claims.format_gain(comparison, e.goal)}, claim" if comparison else ""

@@ -94,7 +94,8 @@ class Campaign:
     @property
     def level(self) -> float:
         """The champion's score, in bpb or as its goal has it: mean of runs that chose nothing."""
-        return self.search.bars[self.champion["source"]].level
+        source = self.champion["source"]  # before the bars: another device may keep one meanwhile
+        return self.search.bars[source].level
 
     def _runs(self, *phases: str) -> Iterator[tuple[str, Row]]:
         """(source, run) of all its valid runs in these phases, experiment by experiment."""

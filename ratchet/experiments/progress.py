@@ -1,7 +1,7 @@
 """Progress: how far an experiment or a night has come, how long the rest takes."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from ratchet.arena.progress import format_duration
@@ -34,12 +34,15 @@ def mean_run_seconds(
 ) -> float | None:
     """Of its latest valid runs with that budget, else of others like it; None without any."""
     alike = [o for o in experiments if (o.seal, o.device) == (e.seal, e.device)]
-    for group in ([e], alike):
-        runs = [run for each in group for run in each.runs]
-        valid = [run for run in runs if run["status"] == "ok" and run["budget"] == budget]
-        if spent := [sum(run["seconds"].values()) for run in valid[-RECENT_RUNS:]]:
-            return sum(spent) / len(spent)
-    return None
+    return recent_run_seconds([e], budget) or recent_run_seconds(alike, budget)
+
+
+def recent_run_seconds(experiments: Iterable[Experiment], budget: str) -> float | None:
+    """The mean of the latest valid runs with that budget; None without any."""
+    runs = [run for e in experiments for run in e.runs]
+    valid = [run for run in runs if run["status"] == "ok" and run["budget"] == budget]
+    spent = [sum(run["seconds"].values()) for run in valid[-RECENT_RUNS:]]
+    return sum(spent) / len(spent) if spent else None
 
 
 def experiment_progress(

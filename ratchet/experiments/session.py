@@ -203,7 +203,7 @@ class Session:
             for other in self.experiments()
             if other.comparison_key == e.comparison_key
             for run in other.runs
-            if run["source"] == source and is_valid(run)
+            if run["source"] == source and run["budget"] == self.budget and is_valid(run)
         ]
         curves = []
         for run in runs[-LEVEL_RUNS:]:

@@ -1,7 +1,7 @@
 """Trials: hits are merged into one source, which fresh runs hold against the champion."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from ratchet.experiments.ledger import CANDIDATE, Experiment
 from ratchet.experiments.running import working_on
 from ratchet.experiments.session import Session
 from ratchet.experiments.verdicts import STRICT, Profile, Verdict
+from ratchet.referee.limits import SOURCE_BYTES
 from ratchet.referee.source import Source
 
 
@@ -25,29 +26,36 @@ class Merge(NamedTuple):
     alone: list[int]  # those that collide with these
 
 
-def try_hits(session: Session, profile: Profile, is_last: bool = False) -> list[Experiment]:
-    """Hold trials as long as hits ask for one; returns the ideas that got a verdict by them.
+def try_hits(
+    session: Session,
+    profile: Profile,
+    is_last: bool = False,
+    on_verdict: Callable[[Experiment], Any] = lambda e: None,
+    may_begin: Callable[[], bool] = lambda: True,
+) -> None:
+    """Hold trials as long as hits ask for one. One that was interrupted goes on first.
 
-    is_last: no more hits will come, so those that wait are tried, however few they are. A trial
-    that was interrupted goes on first. Raises Refused.
+    is_last: no more hits will come, so those that wait are tried, however few they are.
+    on_verdict(idea): has it as soon as it has its verdict. may_begin(): whether another trial may.
+    Raises Refused.
     """
-    decided = []
     while True:
         session.check_seal()
         campaign = session.read_campaign()
         trial = open_trial(campaign)
         if not trial:
             members = campaign.search.choose_members(profile, is_last)
-            if not members:
-                return decided
+            if not members or not may_begin():
+                return
             n = begin_trial(session, campaign, members, profile)
             if n is None:  # what collides has its verdict
-                decided.append(session.experiment(members[0]))
+                on_verdict(session.experiment(members[0]))
                 continue
             trial = session.experiment(n)
         with working_on(session.home, trial.n):
             trial = verbs.run_to_verdict(session, trial.n, sources.sources_of(trial))
-        decided += [session.settle(session.experiment(n)) for n in trial.closes["decides"]]
+        for n in trial.closes["decides"]:
+            on_verdict(session.settle(session.experiment(n)))
 
 
 def decide_idea(session: Session, idea: str, **options: Any) -> Experiment:
@@ -57,7 +65,7 @@ def decide_idea(session: Session, idea: str, **options: Any) -> Experiment:
     """
     e = verbs.try_idea(session, idea, profile=STRICT, may_tie=True, **options)
     if e.verdict == "hit":
-        try_hits(session, STRICT)
+        try_hits(session, Profile(**e.profile), is_last=True)  # it may be one that a night has left
     return session.experiment(e.n)
 
 
@@ -132,15 +140,20 @@ def merge_ideas(champion: str, ideas: Sequence[Experiment]) -> Merge | str:
 
 
 def merge_edit(edit: bytes, base: bytes, text: bytes) -> bytes | None:
-    """A text with what an edit changed in its base; None where both changed the same lines."""
+    """A text with what an edit changed in its base; None where both changed the same lines.
+
+    Or where it gets longer than a source may be.
+    """
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, name) for name in ("edit", "base", "text")]
         for path, data in zip(paths, (edit, base, text)):
             path.write_bytes(data)
+        merged: bytes | None
         try:
-            return commits.git("merge-file", "-p", *map(str, paths))
+            merged = commits.git("merge-file", "-p", *map(str, paths))
         except Refused:
-            return merge_lines(edit, base, text)
+            merged = merge_lines(edit, base, text)
+    return merged if merged is not None and len(merged) <= SOURCE_BYTES else None
 
 
 def merge_lines(edit: bytes, base: bytes, text: bytes) -> bytes | None:

@@ -163,7 +163,7 @@ def list_conditions(campaign: Campaign) -> list[str]:
         run
         for e in campaign.since
         for run in e.runs
-        if is_valid(run) and e.arms[run["arm"]]["source"] == source
+        if is_valid(run) and run["budget"] == e.budget and e.arms[run["arm"]]["source"] == source
     ]
     return lines + [describe_run(run, e.limits) for run in runs[-1:]]
 

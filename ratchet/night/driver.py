@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
@@ -153,17 +154,23 @@ class Night:
         baseline = self.session.read_campaign().baseline.n
         events = self.journal.last_night()
         is_left = events and events[0]["baseline"] == baseline and events[-1]["kind"] != "ends"
-        is_resumed = is_left and {*agents_of(events[0])} == {*self.authors}
+        is_resumed = (
+            is_left
+            and {*agents_of(events[0])} == {*self.authors}
+            and events[0].get("profile", self.profile.name) == self.profile.name
+        )
         if is_left and not is_resumed:
             self.session.tell(
                 f"  the night of {quote_text(events[0]['agent'], 80)}, which was interrupted, is "
-                "given up, as this one has other agents: its verdicts stay, ideas that wait go"
+                "given up, as this one has other agents or another profile: its verdicts stay, "
+                "ideas that wait go"
             )
         if min(self.limits) == math.inf and self.until is None:
             self.session.tell("  no limit is set: the night goes on until `uv run ratchet stop`")
         limits = {key: value for key, value in self.limits._asdict().items() if value < math.inf}
         kind = "resumes" if is_resumed else "begins"
         facts = {"agent": self.name, "limits": limits, "baseline": baseline, "goal": self.until}
+        facts["profile"] = self.profile.name
         if len(self.authors) > 1:
             facts["agents"] = self.authors
         self.journal.append(kind, **facts)
@@ -226,7 +233,7 @@ class Night:
     def count_trial_runs(self) -> int:
         """Runs of a trial, those of the baseline too where val_bpb isn't the goal."""
         campaign = self.session.read_campaign()
-        runs = trial_runs(self.profile, campaign.goal)
+        runs = trial_runs(self.profile, campaign.goal, as_good=self.may_tie)
         return runs + (campaign.slack.runs_left if campaign.slack else 0)
 
     # ----------------------------------------------------------------------------------------------
@@ -297,18 +304,22 @@ class Night:
         return campaign.goal.describe_level(campaign.level)
 
     def reason_to_end(self) -> str:
-        """Why the night ends now, or "". Raises Full when the agent found no room."""
-        if self.queue.full:
-            raise self.queue.full
+        """Why the night ends now, or "". Raises what ended the asking, as Full without room."""
+        if self.queue.error:
+            raise self.queue.error
         if self.why or self.errors:
             return self.why or "there was an error"
-        if (self.session.home / STOP_FILE).exists():
+        if self.is_to_stop():
             return STOPPED
         if self.has_reached_goal():
             return f"the champion is at {self.champion_level()}, {self.until:g} was the goal"
         if limit := self.reached_limit():
             return f"the limit of {limit} is reached"
         return "" if self.queue.ready.qsize() else self.queue.dried_up
+
+    def is_to_stop(self) -> bool:
+        """Whether the user asked it to end."""
+        return (self.session.home / STOP_FILE).exists()
 
     def reached_limit(self) -> str:
         """Example: "2 experiments"; "" for none."""
@@ -322,10 +333,9 @@ class Night:
         return ""
 
     def mean_run_seconds(self) -> float:
-        """Of the runs so far; 0 before the first."""
-        baseline = self.session.read_campaign().baseline
-        experiments = self.session.experiments()
-        return run_progress.mean_run_seconds(baseline, experiments, baseline.budget) or 0.0
+        """Of the campaign's latest runs."""
+        campaign = self.session.read_campaign()
+        return run_progress.recent_run_seconds(campaign.since, self.session.budget) or 0.0
 
     def may_begin(self) -> bool:
         """Whether this thread may take a proposal: it counts as working then. Sets `why`."""
@@ -430,16 +440,20 @@ class Night:
         """The trials that are due, unless another device holds one."""
         if not self.trial_lock.acquire(blocking=False):
             return
+        follow, may_begin = partial(self.follow_verdict, session), lambda: not self.is_to_stop()
+        hold = partial(trials.try_hits, session, self.profile, is_last, follow, may_begin)
         try:
-            hold = lambda: trials.try_hits(session, self.profile, is_last)  # noqa: E731
-            for e in when_free(session, hold, self.reason_to_end) or ():
-                session.tell(f"  experiment {e.n}: {e.verdict}, {e.reason}")
-                if e.closes.get("collides"):
-                    self.queue.repair_collision(e.arms[CANDIDATE]["commit"])
-                if e.verdict == "keep" and e.n == max(e.closes["decides"]):  # once a trial
-                    self.tell_of_keep(session, session.experiment(e.closes["n"]))
+            when_free(session, hold, self.reason_to_end)
         finally:
             self.trial_lock.release()
+
+    def follow_verdict(self, session: Session, e: Experiment) -> None:
+        """Say what a trial has decided of an idea, and do what follows from it."""
+        session.tell(f"  experiment {e.n}: {e.verdict}, {e.reason}")
+        if e.closes.get("collides"):
+            self.queue.repair_collision(e.arms[CANDIDATE]["commit"])
+        if e.verdict == "keep" and e.n == max(e.closes["decides"]):  # once a trial
+            self.tell_of_keep(session, session.experiment(e.closes["n"]))
 
     def tell_of_keep(self, session: Session, trial: Experiment) -> None:
         """Notify the user of a new champion."""
@@ -471,12 +485,13 @@ class Night:
         """Run the champion once if its level is vague, beside an idea that is out by it."""
         with self.lock:
             campaign = session.read_campaign()
-            bar = campaign.search.bars[campaign.champion["source"]]
+            source = campaign.champion["source"]  # before the bars: another device may keep one
+            bar = campaign.search.bars[source]
             n = campaign.search.best_parked(self.profile, without=self.parked)
             if bar.variance <= self.profile.most_variance or n is None:
                 return False
             e = session.experiment(n)
-            if e.arms[CHAMPION]["source"] != campaign.champion["source"]:
+            if e.arms[CHAMPION]["source"] != source:
                 return False
             self.parked.add(n)
             self.returns[n] += 1
@@ -614,7 +629,6 @@ def run_night(
     sessions = [session.with_slot(slot) for slot in session.slot.executor.slots()]
     for each in sessions:
         each.check_seal()  # refuses before an agent is asked
-    (session.home / STOP_FILE).unlink(missing_ok=True)
     folder = work_folder() / ".agents" / sha256(str(session.home).encode())[:12]
     options = dict(share=share, network=network, passed=passed, digest_tokens=digest_tokens)
     options |= dict(price=price, has_dollars=limits.cost < math.inf, tell=session.tell)

@@ -91,7 +91,7 @@ class ProposalQueue:
         self.ready = queue.Queue()  # to be tried
         self.broken = []  # to be repaired by the agents whose ideas they are
         self.is_over = threading.Event()
-        self.full: Exception | None = None  # what ended the thread, as a full disk does
+        self.error: Exception | None = None  # what ended the thread, as a full disk does
         self.tuner_lock = threading.Lock()
         is_tuner_alone = len(authors) == 1 and not self.agents
         thread = threading.Thread(target=self._keep_asking, daemon=True)
@@ -212,7 +212,7 @@ class ProposalQueue:
             except supervisor.Cancelled:
                 return
             except Exception as exception:  # of a thread nobody would see it
-                self.full = exception
+                self.error = exception
                 return
             self.waited += time.monotonic() - begin if self.wait else 0.0
 
@@ -346,6 +346,7 @@ class ProposalQueue:
             event["commit"] = commits.commit_text([parent], answer.text, answer.idea)
         elif broken and broken.failure:  # there is nothing better: it is tried as it is
             event |= {"outcome": "idea", "commit": broken.commit, "repairs": MOST_REPAIRS}
+            event |= {"idea": broken.idea, "gain": broken.gain, "near": broken.near}
         return self.note_answer(event, mends=broken.call if broken else None)
 
     def save_call(self, agent: Agent) -> str:

@@ -98,7 +98,7 @@ def night_status(home: Path) -> dict[str, object]:
     status = {"night": "runs" if is_running else "does not run"}
     if events[-1]["kind"] == "ends":
         status["ended"] = events[-1]["why"]
-    ideas = {event["n"] for event in events if event["kind"] == "done" and "n" in event}
+    tried = [e for e in experiments if e.role == "try"]
     until = begin.get("goal")
     key = next((e.comparison_key for e in experiments if e.n == begin["baseline"]), None)
     campaign = Campaign(experiments, key)
@@ -110,7 +110,7 @@ def night_status(home: Path) -> dict[str, object]:
         "calls": len(answers),
         "ideas": sum(event["outcome"] == "idea" for event in answers),
         "verdicts": used.experiments,
-        "kept": sum(e.verdict == "keep" for e in experiments if e.n in ideas),
+        "kept": sum(e.closes["time"] >= events[0]["time"] for e in tried if e.verdict == "keep"),
     }
     if not campaign.goal.is_val_bpb:
         status["goal"], status["slack"] = describe_goal(campaign)

@@ -30,7 +30,7 @@ def summarize_night(session: Session) -> str:
     campaign, events = session.read_campaign(), Journal(session.home).last_night()
     numbers = {event["n"] for event in events if event["kind"] == "done" and "n" in event}
     tried = [e for e in tried_ideas(campaign) if e.n in numbers]
-    kept = [e for e in campaign.kept if numbers & {e.n, *e.members}]
+    kept = [e for e in campaign.kept[1:] if e.closes["time"] >= events[0]["time"]]
     parts = [
         summarize_verdicts(events, tried, kept),
         *summarize_claim(campaign, events[0]["time"]),

@@ -268,6 +268,8 @@ def claim_data(campaign: Campaign) -> dict[str, Any]:
     }
     if "goal" in gains:
         return parts | {"ratio": claims.format_gain(gains["goal"], campaign.goal)}
+    if not campaign.goal.is_val_bpb:
+        return parts
     promised = finite_or_none(claims.promised_gain(campaign))
     return parts | ({"promised": {"gain": promised}} if promised is not None else {})
 

@@ -1,6 +1,7 @@
 """A server of the report, for this machine alone, of a ledger that grows."""
 
 import secrets
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,30 +25,32 @@ class LiveReport:
 
     def __init__(self, home: Path):
         self.home = home
+        self.lock = threading.Lock()  # of the two below, which belong together
         self.data_stamp = ""
-        self.data = None
+        self.data: dict = {}
 
     def current_stamp(self) -> str:
-        paths = [self.home / name for name in ("ledger.jsonl", *MEASURED)]
+        paths = [self.home / name for name in ("ledger.jsonl", "runs/night.jsonl", *MEASURED)]
         stats = [path.stat() for path in paths if path.exists()]
         files = [f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}" for stat in stats]
         return " ".join([*(files or ["empty"]), *map(str, all_running(self.home))])
 
-    def current_data(self) -> dict:
-        """Collected data. A changed ledger is read from its first line: it may be another one."""
-        stamp = self.current_stamp()
-        if stamp != self.data_stamp:
-            self.data = collect_data(Ledger(self.home), self.home)
-            self.data_stamp = stamp
-        return self.data
+    def current_data(self) -> tuple[dict, str]:
+        """(data, its stamp). A changed ledger is read from its first line: it may be another."""
+        with self.lock:
+            stamp = self.current_stamp()
+            if stamp != self.data_stamp:
+                self.data = collect_data(Ledger(self.home), self.home)
+                self.data_stamp = stamp
+            return self.data, stamp
 
     def answer_path(self, path: str) -> tuple[str, str] | None:
         """(content type, text) of a path below the key; None if nothing is there."""
         if path == "":
-            data = self.current_data()
-            return "text/html", render_page(data, live=self.data_stamp)
+            data, stamp = self.current_data()
+            return "text/html", render_page(data, live=stamp)
         if path == "data":
-            return "text/plain", pack_data(self.current_data())
+            return "text/plain", pack_data(self.current_data()[0])
         if path == "stamp":
             return "text/plain", self.current_stamp()
         return None

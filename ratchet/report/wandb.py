@@ -40,12 +40,15 @@ def make_sender(
 
 
 def send_experiment(e: Experiment, home: Path) -> None:
-    """Send a run for each run of an experiment, grouped; the first one carries the change.
+    """Send a run for each run since its last verdict, grouped; the first one carries the change.
 
     The referee sends: a contestant has neither the network nor the key. Raises an error of wandb's
     when no server answers within WANDB_SECONDS.
     """
+    sent = e.decisions[-2]["line"] if len(e.decisions) > 1 else 0  # a search may be gone on with
     for number, run in enumerate(e.runs):
+        if run["line"] < sent:
+            continue
         with start_run(e, number, home) as remote:
             curve, _ = early_stopping.read_curve(home / run["folder"] / "curve.jsonl")
             for seconds, tokens, loss in curve:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +111,20 @@ def test_limits_and_goal_hold_in_a_comparison_and_are_told_to_agents(repository,
     e = comparisons.compare(same, ["refs/ratchet/champion", "HEAD"], 2)
     assert {run["status"] for run in e.runs if run["arm"] == 1} == {"overlimit"}
     assert e.comparison_key == joined.read_campaign().baseline.comparison_key
+
+
+def test_an_idea_is_held_half_way_against_runs_of_its_own_budget(calibrated, monkeypatch):
+    session, read = open_session(), []
+    comparisons.compare(session, ["refs/ratchet/champion", "HEAD"], 2, frame="tokens")
+    assert len({run["budget"] for run in session.experiments()[-1].runs}) == 2
+    monkeypatch.setattr(
+        "ratchet.referee.early_stopping.read_curve", lambda path: read.append(path) or ([], 0)
+    )
+    baseline = session.read_campaign().baseline
+    session.champion_milestones(replace(baseline, arms=baseline.arms * 2))
+    assert {path.parts[-3] for path in read} >= {"1"} and len(read) == 4
+    budgets = {run["folder"]: run["budget"] for e in session.experiments() for run in e.runs}
+    assert {budgets["/".join(path.parts[-4:-1])] for path in read} == {"5s"}
 
 
 def champion():
@@ -586,7 +601,9 @@ def test_two_devices_measure_an_idea_on_the_champion_it_began_with(calibrated, r
     e = verbs.try_idea(session, "the first", first)
     assert kept[0].verdict == "keep" and champion() == second
     assert e.verdict == "hit" and e.parent == base and e.line < kept[0].line
-    (late,) = trials.try_hits(session, STRICT)
+    decided = []
+    trials.try_hits(session, STRICT, on_verdict=decided.append)
+    (late,) = decided
     assert late.n == e.n and late.verdict == "withdrawn" and late.closes["collides"]
     assert "collides with the champion's" in late.reason and problems() == []
 

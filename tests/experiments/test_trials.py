@@ -19,7 +19,7 @@ from test_experiments import (  # noqa: F401
     trial_of,
 )
 
-from ratchet import commits
+from ratchet import commits, tables
 from ratchet.arena.files import Refused, sha256
 from ratchet.claims import describe_claim
 from ratchet.experiments import comparisons, sources, trials, verbs, verdicts
@@ -66,7 +66,8 @@ def search_for(base, *edits, profile=THREE, **options):
 
 def hold_trials(profile=THREE, **options):
     """[(number, verdict)] of the ideas that trials decide."""
-    decided = trials.try_hits(open_session(), profile, **options)
+    decided = []
+    trials.try_hits(open_session(), profile, on_verdict=decided.append, **options)
     return [(e.n, e.verdict) for e in decided]
 
 
@@ -148,6 +149,29 @@ def test_the_ideas_of_a_batch_that_fails_are_tried_apart(base):
     assert good.arms[0]["commit"] == champion() and text_of(champion()) == write_text(GAIN_A=MUCH)
     assert {e.parent for e in others} == {champion()}  # they were carried over to it
     assert parents_of(others[0].arms[0]["commit"])[0] == champion() and problems() == []
+
+
+def test_a_verdict_is_known_before_the_next_trial_which_may_be_put_off(base):
+    harmful = {"GAIN_C": -2 * MUCH, "LUCK_C": 3 * MUCH}
+    assert search_for(base, {"GAIN_A": MUCH}, harmful, {"LUCK_E": MUCH}) == ["hit"] * 3
+    decided = []
+    trials.try_hits(open_session(), THREE, on_verdict=decided.append, may_begin=lambda: not decided)
+    assert [(e.n, e.verdict) for e in decided] == [(2, "keep")] and len(all_trials()) == 2
+    assert hold_trials() == [(3, "withdrawn"), (4, "withdrawn")] and problems() == []
+
+
+def test_a_hit_that_a_night_left_has_its_trial_when_it_is_tried_again(base):
+    assert search_for(base, {"GAIN_A": MUCH}) == ["hit"] and hold_trials() == []
+    left = commits.git_lines("rev-parse", "refs/ratchet/2")[0]
+    e = trials.decide_idea(open_session(), "the same", name=left)
+    assert (e.n, e.verdict) == (2, "keep") and champion() == left and problems() == []
+
+
+def test_edits_that_are_too_long_together_collide():
+    edit, base, text = b"A" * 40_000, b"a", b"a"
+    rest = b"\n#\n#\n#\n"
+    assert trials.merge_edit(edit + rest + b"b", base + rest + b"b", text + rest + b"B")
+    assert not trials.merge_edit(edit + rest + b"b", base + rest + b"b", text + rest + edit)
 
 
 @pytest.mark.parametrize("stop", range(THREE.runs + 1))
@@ -369,8 +393,11 @@ def test_a_closing_comparison_that_is_killed_goes_on(kept, runs, stop):  # noqa:
     runs.stop_at += stop
     with pytest.raises(KeyboardInterrupt):
         comparisons.close_night(open_session(), "somebody")
-    assert comparisons.needs_closing(open_session().read_campaign())
+    campaign = open_session().read_campaign()
+    assert comparisons.needs_closing(campaign)
+    assert tables.log_gain(open_session().experiments()[-1], campaign) == ""
     e = comparisons.close_night(open_session(), "somebody")
+    assert "claim" in tables.log_gain(e, campaign)
     assert "".join("BA"[run["arm"]] for run in e.runs) == CLOSING
     assert len(runs.jobs) == before + 8 and problems() == []
 

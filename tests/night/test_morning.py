@@ -8,6 +8,7 @@ from test_experiments import repository, runs  # noqa: F401
 from ratchet import claims
 from ratchet.experiments.verdicts import PROFILES
 from ratchet.night import digest, prompt
+from ratchet.night.journal import Journal
 from ratchet.night.status import night_status
 from ratchet.night.summary import summarize_night
 
@@ -63,6 +64,17 @@ def test_a_summary_names_what_was_kept_together_and_claims_what_was_measured(sea
     assert champions[1] == f"- {trial.n} keep {fresh}: trial of 2, 3, 5: {ideas}"
     assert nulls("default") in champions[2].replace("about", "About")
     assert night_status(searched)["kept"] == 3
+
+
+def test_what_an_earlier_night_left_is_kept_by_this_one(searched):
+    made_up_night.note(searched, NAME, "you stopped it")
+    journal = Journal(searched)
+    journal.append("begins", agent="codex", limits={}, baseline=1)
+    made_up_night.end(NAME)
+    journal.append("ends", why="it was time", lost=[], idle=1.0, busy=9.0, active=10.0)
+    text = summarize_night(open_session())
+    assert text.startswith('0 experiments by "codex": none.') and "Nothing was kept" not in text
+    assert '2 "heads 0"; 3 "heads 1"; 5 "heads 3"' in text and night_status(searched)["kept"] == 3
 
 
 def nulls(name):

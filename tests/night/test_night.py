@@ -176,6 +176,13 @@ def test_an_idea_isn_t_lost_when_its_repair_breaks(place, tmp_path, monkeypatch)
     assert "8 agent calls" in why and failed
 
 
+def test_an_edit_whose_repair_is_refused_keeps_its_idea(place, tmp_path):
+    broken = says(1.1, "a slip", more='STATUS = "crash"')
+    refused = says(1.2, "another idea") + "; open('prepare.py', 'w').write('')"
+    whole_night(place, tmp_path, broken, refused, experiments=1)
+    assert {e.idea for e in tried()} == {"a slip"}
+
+
 def test_hours_count_while_a_night_is_active():
     """Not while the machine slept, nor what its clock was set by; of a part that was killed by its
     events.
@@ -334,12 +341,12 @@ def test_an_idea_that_collides_goes_back_to_the_agent_and_is_given_up_without_on
     assert all("collides with the new champion" in reason for _, reason in events)
 
 
-def begin_night(name, limits, until=None):
+def begin_night(name, limits, **options):
     """What a night of that agent tells when it begins."""
     told = []
     nobody = SimpleNamespace(cancel=lambda: None, clean_up=lambda: None)
     session = open_session(tell=told.append)
-    Night([session], [Author(name, nobody)], limits, until=until).begin_or_resume()
+    Night([session], [Author(name, nobody)], limits, **options).begin_or_resume()
     return told
 
 
@@ -351,6 +358,8 @@ def test_an_interrupted_night_is_not_given_up_in_silence(place):
     assert kinds == ["begins", "resumes", "begins"]
     Journal(place).append("ends", why="it was time")
     assert begin_night("codex", Limits(hours=1)) == []
+    (told,) = begin_night("codex", Limits(hours=1), profile=BOLD)
+    assert "or another profile" in told
 
 
 def test_a_night_without_any_limit_says_so(place):
@@ -800,6 +809,8 @@ def test_status_and_stop(place, tmp_path):
     assert night_status(place)["night"] == "runs"
     thread.join(60)
     assert ended == ["you stopped it"] and night_status(place)["ended"] == "you stopped it"
+    (place / "runs/.stop").touch()  # before it has begun to work
+    assert run_night(open_session(), command, Limits(), [state.parent]) == "you stopped it"
 
 
 @pytest.mark.parametrize("kind", ["begins", "answer", "tries", "done", "ends"])

@@ -152,6 +152,7 @@ def test_of_another_goal_the_page_has_ratios_beside_val_bpb(repository, runs, tm
     verbs.calibrate(open_session(arena="tiny", budget="5s", goal=Goal("user_tps", 0.02)), 5)
     commit("faster", quality=1 + 4 * SIGMA, more="SPEED_A = 0.5")
     assert trials.decide_idea(open_session(), "faster").verdict == "keep"
+    assert "promised" not in collected(repository)["campaigns"][0]["claim"]
     comparisons.audit(open_session(), 4)
     data = collected(repository)
     (campaign,) = data["campaigns"]
@@ -634,7 +635,8 @@ def test_the_page_finds_the_frontier_that_the_terminal_does(night, tmp_path, loo
     assert "earlier campaigns" not in page.eval_on_selector("#frontier .chart", NAMES)
     page.evaluate(SHADOWED + "drawFrontier(), drawExplorer()")
     names = page.eval_on_selector("#frontier .chart", NAMES)
-    assert {"frontier", "earlier campaigns", "limit: params_m at most 4"} <= {*names}
+    assert {"frontier", "earlier campaigns", "limit: params_m at most 4", "keep"} <= {*names}
+    assert "hit" not in names  # it was tried alone, and kept
     title = "gd => gd.layout.scene.xaxis.title.text"
     assert page.eval_on_selector("#explorer .chart", title) == "parameters"
     page.evaluate("campaign.goal = 'params_m', drawExplorer()")

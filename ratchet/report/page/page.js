@@ -278,7 +278,8 @@ function drawFront(node, keys, showlegend) {
   const drawn = keys.map((key) => MEASURES[key]), names = drawn.map(([, , , name]) => name);
   const has = (p) => names.every((name) => known(p.values[name])), value = (p, i) => p.values[names[i]] * drawn[i][4];
   const own = campaign.points.filter(has), best = frontier(own, names), isBest = new Set(best), ghosts = shadows().filter(has);
-  const verdictOf = Object.fromEntries(campaign.experiments.map((e) => [e.n, e.verdict])), verdict = (p) => verdictOf[p.n];
+  // what was tried with others was kept with them, not by itself: its own source is a hit
+  const ends = Object.fromEntries(campaign.experiments.map((e) => [e.n, e.with?.length ? e.mark : e.verdict])), verdict = (p) => ends[p.n];
   const error = (some, i) => ({ type: "data", array: some.map((p) => (isBest.has(p) && p.halves[names[i]] * drawn[i][4]) || NaN), thickness: 1, width: 2 });
   const colored = keys.length > 2, verdicts = [...new Set(own.map(verdict))].sort();
   const traces = verdicts.map((name) => {
