@@ -128,7 +128,12 @@ def compare_arms(candidate: Scores, champion: Scores, arms: Sequence[Scores]) ->
     """
     if not (candidate and champion):
         return None
-    blocks = statistics.pool_blocks([scores for scores in arms if scores])
+    shared = candidate.keys() & champion.keys()
+    groups = (  # an arm that failed early has few seeds in common with the others
+        [scores for scores in arms if scores],
+        [scores for scores in arms if scores and shared <= scores.keys()],
+    )
+    blocks = max(map(statistics.pool_blocks, groups), key=lambda noise: noise.df)
     if blocks.df:
         return statistics.compare_pairs(candidate, champion, blocks)
     noise = statistics.pool_noise([[*scores.values()] for scores in arms])

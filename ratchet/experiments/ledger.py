@@ -67,8 +67,6 @@ class Experiment:
     seal: str = ""  # of the arena
     budget: str = ""
     device: str = ""  # its kind, as "cpu: Intel(R) Xeon(R) Processor, 2 cores"
-    driver: str = ""
-    torch: str = ""
     isolation: str = ""
     machinery: str = ""  # hash of all sealed files
     busy: bool = False
@@ -77,7 +75,6 @@ class Experiment:
     idea: str = ""
     by: str = ""  # who had the idea
     parent: str = ""  # commit of the champion that a try is held against
-    baseline: int = 0  # number of the calibration that a try belongs to
     rule: str = ""  # by which a calibration's campaign decides: points, or "" in older ledgers
     profile: dict[str, Any] = field(default_factory=dict)  # verdicts.Profile of a try or a trial
     members: list[int] = field(default_factory=list)  # ideas that a trial tries together
@@ -88,7 +85,6 @@ class Experiment:
     gain: float | None = None  # in bpb, that was expected of the idea
     near: int | None = None  # number of an earlier experiment that the idea is like
     seeds: int = 0  # of each arm
-    frame: str = ""  # what the arms of a comparison get equally much of
     sealed: dict[str, str] = field(default_factory=dict)  # {path: hash} of all sealed files
     runs: list[Row] = field(default_factory=list)
     decisions: list[Row] = field(default_factory=list)  # its lines with a verdict

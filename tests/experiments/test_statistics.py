@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from ratchet.experiments.comparisons import compare_arms
 from ratchet.experiments.rule.statistics import (
     Noise,
     compare,
@@ -100,6 +101,12 @@ def test_twins_beside_two_arms_make_no_interval_narrower():
     alone = compare_pairs(arms[1], arms[0], pool_blocks(arms))
     crowded = compare_pairs(arms[1], arms[0], pool_blocks([*arms, *5 * arms[:1]]))
     assert crowded == pytest.approx(alone)
+
+
+def test_an_arm_that_failed_early_takes_nothing_from_the_others():
+    first, second = np.random.default_rng(7).normal(size=(2, 5))
+    arms = [dict(enumerate(scores.tolist())) for scores in (first, second)]
+    assert compare_arms(arms[1], arms[0], [*arms, {0: 3.0}]) == compare_arms(*arms[::-1], arms)
 
 
 @pytest.mark.parametrize("arms", [[], [{1: 1.0}], [{1: 1.0}, {1: 2.0}], [{1: 1.0, 2: 2.0}] * 1])
