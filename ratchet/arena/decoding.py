@@ -193,7 +193,7 @@ def tokens_per_second(
     """
     seconds = []  # of a token
     for moments in repeats:
-        first = int(generator.integers(1, 1 + len(moments) // 4))
+        first = int(generator.integers(1, 1 + max(1, len(moments) // 4)))
         seconds.append((moments[-1] - moments[first]) / (len(moments) - 1 - first))
     count = math.ceil((1 - SLOWEST) * len(seconds))
     return rows / float(np.mean(sorted(seconds)[:count]))

@@ -35,7 +35,8 @@ def snapshot(
             optimizer.state.update(state)
         for group, values in groups:
             group.update(values)
-        model.zero_grad(set_to_none=True)
+        for trained in (model, *optimizers):
+            trained.zero_grad(set_to_none=True)
         restore_generators()
 
     return restore
@@ -44,10 +45,14 @@ def snapshot(
 def tensors_of(
     model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> list[torch.Tensor]:
-    """Parameters and buffers of a model, and what its optimizers remember of them."""
+    """Parameters and buffers of a model, what its optimizers train and remember; each once."""
+    groups = [group for opt in optimizers for group in opt.param_groups]
+    trained = [p for group in groups for p in group["params"]]  # maybe of another model
     states = [values for opt in optimizers for values in opt.state.values()]
     remembered = [value for values in states for value in values.values()]
-    return [*model.parameters(), *model.buffers(), *filter(torch.is_tensor, remembered)]
+    tensors = [*model.parameters(), *model.buffers(), *trained]
+    tensors += filter(torch.is_tensor, remembered)
+    return [*{id(tensor): tensor for tensor in tensors}.values()]
 
 
 def release_memory(
@@ -56,9 +61,7 @@ def release_memory(
     batch: Sequence[torch.Tensor],
 ) -> None:
     """Empty the tensors of a model, its optimizers and a batch, whoever else may refer to them."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    trained = [p for group in groups for p in group["params"]]  # maybe of another model
-    for tensor in [*tensors_of(model, optimizers), *trained, *batch]:
+    for tensor in [*tensors_of(model, optimizers), *batch]:
         tensor.grad = None
         if tensor.untyped_storage().resizable():
             tensor.untyped_storage().resize_(0)

@@ -545,7 +545,7 @@ def open_run(conditions: Conditions) -> Run:
     if rank:
         folder = be_silent()
     wandb_settings()  # refuses before anything is written
-    path = make_run_folder(folder or time.strftime("runs/%Y-%m-%d_%H%M%S"))
+    path = make_run_folder(folder or name_run_folder())
     apply_cpu_workarounds()
     random.seed(seed)
     np.random.seed(seed)
@@ -568,6 +568,23 @@ def be_silent() -> str:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.environ["WANDB_MODE"] = "disabled"
     return folder
+
+
+def name_run_folder() -> str:
+    """A folder that is made for this run alone, of several that begin in the same second.
+
+    Example: "runs/2026-11-27_030405", then "runs/2026-11-27_030405-2".
+    """
+    begun = name = time.strftime("runs/%Y-%m-%d_%H%M%S")
+    numbers = itertools.count(2)
+    with exit_on_user_error(variable="RATCHET_RUN"):
+        Path("runs").mkdir(exist_ok=True)
+        while True:
+            try:
+                Path(name).mkdir()
+                return name
+            except FileExistsError:
+                name = f"{begun}-{next(numbers)}"
 
 
 def make_run_folder(name: str) -> Path:

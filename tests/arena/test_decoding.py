@@ -77,6 +77,7 @@ def test_tokens_a_second_are_those_of_nearly_all_repeats():
     assert tokens_per_second(1, [slow] + [fast] * 6, generator) == pytest.approx(7 / 1.1)
     assert tokens_per_second(1, [fast] * 4 + [slow] * 4, generator) == pytest.approx(7 / 1.9)
     assert tokens_per_second(8, [slow], generator) == pytest.approx(16)
+    assert tokens_per_second(1, [[0, 9, 9.5]], generator) == pytest.approx(2)  # it took too long
 
 
 def test_the_count_begins_at_a_token_that_nobody_knows():

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -91,6 +92,15 @@ def surplus(answers, load=0.0):
     work = WorkMeter(os.getpid(), torch.device("meta"))  # measured in seconds
     work.answers, work.total = answers, sum(answers) + load
     return work.surplus()
+
+
+def test_an_answer_that_fails_is_all_surplus():
+    """It may have trained before it said that there is no memory."""
+    work = WorkMeter(os.getpid(), torch.device("meta"))
+    with pytest.raises(MemoryError), work.measured(an_answer=True):
+        time.sleep(0.1)
+        raise MemoryError
+    assert not work.answers and work.surplus() >= 0.1
 
 
 def test_answers_that_all_take_equally_long_are_no_surplus():

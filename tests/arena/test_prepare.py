@@ -23,7 +23,7 @@ from ratchet.arena import score as scoring
 from ratchet.arena.hardware.weights import rehearse_saving
 from ratchet.arena.inspection import attention_counted, inspect_model
 from ratchet.arena.kernels.attention import causal_attention, plain_attention
-from ratchet.arena.run import Run
+from ratchet.arena.run import Run, name_run_folder
 from ratchet.arena.score import score_rows
 from ratchet.arena.text.corpus import Corpus, find_corpus, stream_documents
 from ratchet.arena.text.rows import pack_best_fit, pack_stream, published_chunks, row_order
@@ -665,6 +665,13 @@ def test_a_changed_file_of_the_arena_is_refused(name, arena, refusal, monkeypatc
         assert name in refusal(enter)
     finally:
         path.write_bytes(whole)
+
+
+def test_runs_that_begin_in_the_same_second_have_a_folder_each(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "runs/2026-11-27_030405")
+    names = [name_run_folder() for _ in range(3)]
+    assert names == [f"runs/2026-11-27_030405{end}" for end in ("", "-2", "-3")]
 
 
 def test_a_run_folder_is_not_used_twice(arena, refusal, monkeypatch, tmp_path):

@@ -21,7 +21,7 @@ from ratchet.arena import kernels
 from ratchet.arena.hardware import compiling
 from ratchet.arena.hardware.device import data_sheet_flops, free_device_memory, matmul_peak
 from ratchet.arena.progress import ProgressLine
-from ratchet.arena.rehearsal import compile_events, release_memory
+from ratchet.arena.rehearsal import compile_events, release_memory, snapshot
 from ratchet.arena.results import describe_budget, describe_flops, print_outlook
 from ratchet.arena.run import Run
 
@@ -284,6 +284,17 @@ def test_a_run_without_a_step_has_no_score(run, model, capsys):
     assert end.value.code == 1 and "no step was trained" in capsys.readouterr().err
     assert json.loads((run.folder / "result.json").read_text("utf-8"))["status"] == "crash"
     assert not (run.folder / "model.safetensors").exists()
+
+
+def test_a_rehearsal_leaves_nothing_in_what_is_trained_beside_the_model(model):
+    other = torch.nn.Linear(2, 2)
+    before = other.weight.detach().clone()
+    optimizer = torch.optim.AdamW([*model.parameters(), *other.parameters()])
+    restore = snapshot(model, [optimizer])
+    other(torch.ones(2)).sum().backward()
+    optimizer.step()
+    restore()
+    assert torch.equal(other.weight, before) and other.weight.grad is None
 
 
 def test_a_submitted_model_and_its_optimizers_keep_no_memory(model):

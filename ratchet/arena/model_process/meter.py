@@ -56,11 +56,13 @@ class WorkMeter:
 
     @contextmanager
     def measured(self, an_answer: bool = False) -> Generator[None]:
-        """Count what is worked meanwhile; that of an answer may be needed."""
+        """Count what is worked meanwhile; that of an answer may be needed, unless it failed."""
         begin = self.now()
-        yield
-        seconds = self.now() - begin
-        self.total += seconds
+        try:
+            yield
+        finally:  # who says that there is no memory may have trained, too
+            seconds = self.now() - begin
+            self.total += seconds
         self.answers += [seconds] * an_answer
 
     def surplus(self) -> float:

@@ -139,4 +139,5 @@ def is_whole(path: Path) -> bool:
     note = path.parent / f".cache/huggingface/download/{path.name}.metadata"
     if not path.exists() or not note.exists():
         return False
-    return note.read_text(encoding="utf-8").split()[1] == hash_file(path)
+    words = note.read_text(encoding="utf-8").split()
+    return len(words) > 1 and words[1] == hash_file(path)  # a full disk leaves it empty
