@@ -71,6 +71,7 @@ from ratchet.terminal import (
     notes,
     show_json,
 )
+from ratchet.untrusted_text import clean_text
 
 app = typer.Typer(
     cls=Verbs,
@@ -365,7 +366,7 @@ def compare(
         show_curves(curves)
         path = commits.home() / "runs" / str(e.n) / "decoding.png"
         draw_curves(curves.curves, path)
-        console.print(str(path), soft_wrap=True)
+        console.print(escape(str(path)), soft_wrap=True)
 
 
 @app.command()
@@ -463,8 +464,10 @@ def diff(n: Number):
     if e.role not in ("try", "trial"):
         return console.print(f"experiment {n} changed nothing: its role is {e.role}")
     change = commits.git("diff", e.parent, e.arms[0]["commit"], "--", "train.py")
-    text = change.decode(errors="replace")
-    console.print(Syntax(text, "diff") if console.is_terminal else escape(text), soft_wrap=True)
+    text = clean_text(change)
+    if not console.is_terminal:
+        return typer.echo(text, nl=False)  # as git apply takes it
+    console.print(Syntax(text, "diff"), soft_wrap=True)
 
 
 @app.command()
@@ -582,7 +585,7 @@ def report(
     """Write the ledger as a page that needs no network, and as a picture."""
     home = commits.home()
     for path in write_report(home, to or home / "runs", plotly):
-        console.print(str(path))
+        console.print(escape(str(path)), soft_wrap=True)
 
 
 @app.command()

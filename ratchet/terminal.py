@@ -22,8 +22,8 @@ from ratchet.arena.files import Refused
 WIDTH = None if any(map(os.isatty, range(3))) or "COLUMNS" in os.environ else 140
 NOTE = "  "  # with which a text begins that tells what has happened, not what begins
 QUIET_SECONDS = 30  # without a terminal, until a line says what is still running
-console = Console(highlight=False, width=WIDTH)
-notes = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False, emoji=False, width=WIDTH)
+notes = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def local_time(utc: str) -> str:
@@ -83,14 +83,15 @@ class LiveLines:
 
     def __init__(self):
         columns = SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
-        hidden = not notes.is_terminal
+        self.is_moving = notes.is_terminal and not notes.is_dumb_terminal
+        hidden = not self.is_moving
         self.progress = Progress(*columns, console=notes, transient=True, disable=hidden)
         self.tasks = {}  # of each thread: its last text, its moving line
         self.ended = threading.Event()
 
     def __enter__(self):
         self.progress.start()
-        if not notes.is_terminal:
+        if not self.is_moving:
             threading.Thread(target=self.keep_reporting, daemon=True).start()
         return self
 
@@ -120,11 +121,13 @@ class LiveLines:
             self.progress.start()
 
     def __call__(self, text: str) -> None:
+        for ended in self.tasks.keys() - {thread.ident for thread in threading.enumerate()}:
+            self.progress.remove_task(self.tasks.pop(ended)[1])
         last_text, task = self.tasks.get(threading.get_ident(), ("", None))
         if text == last_text:
             return
         if task is not None:
             self.progress.remove_task(task)
         self.tasks[threading.get_ident()] = text, self.progress.add_task(escape(text))
-        if text.startswith(NOTE) or not notes.is_terminal:
+        if text.startswith(NOTE) or not self.is_moving:
             notes.print(escape(text))

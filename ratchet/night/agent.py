@@ -66,7 +66,9 @@ from ratchet.referee.folders import remove_folder
 ANSWER_SECONDS = 1800
 GIT_SECONDS = 60
 LAST_CHARACTERS = 100_000  # of what it printed, which are kept
-SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL|HEADERS", re.IGNORECASE)
+# passwords in addresses, keys of APIs
+SECRET_WORDS = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)|\bsk-[\w-]{12,}")
 
 
 class Agent:
@@ -94,7 +96,10 @@ class Agent:
         self.level = sandbox.best_level()
         self.command = expand_command(command, self.level)
         self.is_expanded = self.command != command
-        self.argv, self.folder = shlex.split(self.command), Path(folder)
+        try:
+            self.argv, self.folder = shlex.split(self.command), Path(folder)
+        except ValueError as error:
+            raise Refused(f"the agent {command!r} can't be read as words: {error}") from None
         self.program = find_program(self.argv)
         program = shutil.which(self.argv[0]) if self.argv else None
         if not program:
@@ -244,7 +249,7 @@ class Agent:
         Raises supervisor.Cancelled when cancel() did that.
         """
         prompt = self.folder / "prompt"
-        argv = [str(prompt) if word == "{prompt}" else word for word in self.argv]
+        argv = [word.replace("{prompt}", str(prompt)) for word in self.argv]
         with open(prompt, "rb") as stdin:
             code = self._run_confined(argv, self._view(), log, ANSWER_SECONDS, stdin)
         if self.is_cut_short:
@@ -391,9 +396,13 @@ class Agent:
 
 
 def mask_secrets(text: str, others: Iterable[str] = ()) -> str:
-    """Without the values of environment variables that look like secrets, and without others."""
-    secrets = [value for key, value in os.environ.items() if SECRET.search(key)] + [*others]
+    """Without the values of environment variables that look like secrets, their words, and others.
+
+    Nor the password of a proxy, and what looks like a key of an API.
+    """
+    values = [value for key, value in os.environ.items() if SECRET.search(key)] + [*others]
+    secrets = {secret for value in values for secret in (value, *value.split())}
     for value in sorted(secrets, key=len, reverse=True):
         if len(value) >= 8:
             text = text.replace(value, "***")
-    return text
+    return SECRET_WORDS.sub("***", text)

@@ -180,6 +180,8 @@ def from_coordinate(coordinate: float, center: int | float) -> int | float:
     if 0 < center < 1:
         odds = center / (1 - center) * factor
         value = odds / (1 + odds)
+        if value > 0.5:  # digits of what is missing to 1: 0.9995 is no 1
+            return 1 - float(f"{1 - value:.{DIGITS}g}")
     return float(f"{value:.{DIGITS}g}")
 
 

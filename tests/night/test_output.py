@@ -751,6 +751,15 @@ print("linear")
 """
 
 
+def test_passwords_and_keys_are_masked(monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "Authorization: Bearer abcdefgh12345")
+    text = (
+        "proxy http://me:hunter2@host:3128, abcdefgh12345, --api-key openrouter=sk-or-v1-0123456789"
+    )
+    masked = night_agent.mask_secrets(text)
+    assert masked == "proxy http://***@host:3128, ***, --api-key openrouter=***"
+
+
 def test_no_text_of_an_agents_takes_quadratic_time():
     """In quadratic time each of these takes a minute; the limit is 20 seconds of the processor."""
     done = subprocess.run([sys.executable, "-c", READS_LONG_TEXT], capture_output=True, text=True)

@@ -1,5 +1,6 @@
 """What an agent sees of its user, and what it can leave: a home is the same after a night."""
 
+import errno
 import json
 import os
 import stat
@@ -7,6 +8,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from test_experiments import repository  # noqa: F401
@@ -271,6 +273,8 @@ def test_where_there_is_no_sandbox_a_program_keeps_its_own(project, tmp_path, mo
 
 
 def test_what_is_not_installed_is_said_with_the_way_to_get_it(project, tmp_path, monkeypatch):
+    with pytest.raises(Refused, match="can't be read as words: No closing quotation"):
+        night_agent.Agent("claude -p 'x", tmp_path / "agent")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Refused, match="'codex' is not installed: npm install -g @openai/codex"):
         night_agent.Agent("codex", tmp_path / "agent")
@@ -392,6 +396,17 @@ def test_a_login_that_a_program_refreshes_is_written_back(user, tmp_path):
     assert stat.S_IMODE(real.stat().st_mode) == 0o600
     assert sorted(path.name for path in real.parent.glob(".cred*")) == [".credentials.json"]
     assert home.keep_logins() == []  # once
+
+
+def test_a_login_that_can_not_be_written_back_is_told(user, tmp_path, monkeypatch):
+    """As where it is a mount of its own: the answer counts all the same."""
+    home, real = make_home(tmp_path), user / ".claude/.credentials.json"
+    (home.path / ".claude/.credentials.json").write_text(json.dumps(REFRESHED), encoding="utf-8")
+    busy = OSError(errno.EBUSY, "Device or resource busy")
+    monkeypatch.setattr("os.replace", mock.Mock(side_effect=busy))
+    (sentence,) = home.keep_logins()
+    assert "can't be written into" in sentence and "resource busy" in sentence
+    assert json.loads(real.read_bytes()) == LOGIN and len([*real.parent.glob(".cred*")]) == 1
 
 
 def test_a_login_that_is_a_link_stays_one(user, tmp_path):
@@ -592,6 +607,7 @@ def test_a_copy_in_a_folder_behind_a_link_is_compared_too(user, tmp_path):
         ("uvx --from aider-chat aider", "aider"),
         ("python -m aider", "aider"),
         ("timeout 600 claude -p", "claude"),
+        ("timeout 10m claude -p", "claude"),
         ("./mine.sh claude", None),
         ("mine --model claude", None),
         ("bash -c claude", None),

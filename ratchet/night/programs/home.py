@@ -85,7 +85,7 @@ class PrivateHome:
         return [name for name in after if after[name] != self.before.get(name)]
 
     def keep_logins(self) -> list[str]:
-        """Write refreshed logins back. Returns a sentence for each change that is thrown away.
+        """Write refreshed logins back. Returns a sentence for each change that is lost.
 
         A login that changed meanwhile, by a session of the user's own, stays as it is.
         """
@@ -102,7 +102,11 @@ class PrivateHome:
             if login == before:
                 thrown_away.append(f"what the agent left as {self.source_of(name)} is thrown away")
             else:
-                replace_login(real, json.dumps(login, indent=2).encode())
+                try:
+                    replace_login(real, json.dumps(login, indent=2).encode())
+                except OSError as error:  # a mount of its own, or read-only
+                    lost = f"the agent's new login can't be written into {real} ({error.strerror})"
+                    thrown_away.append(f"{lost}: log in again if the old one has ended")
         return thrown_away
 
     def list_secrets(self) -> list[str]:

@@ -188,7 +188,7 @@ def find_program(argv: Sequence[str]) -> Program:
         for program in PROGRAMS:
             if name in program.names:
                 return program
-        is_option = word.startswith("-") or "=" in word or word.isdigit()
+        is_option = word.startswith("-") or "=" in word or re.fullmatch(r"\d+[smhd]?", word)
         if not is_option and name not in STARTERS:
             break
     return Program(names=())
@@ -210,7 +210,7 @@ def describe_bypass(argv: Sequence[str]) -> list[str]:
     return [
         f"{word} lets it do all that you can, unasked: leave it out, or use Linux with bubblewrap"
         for word in argv
-        if word in BYPASSES
+        if word.rpartition("=")[2] in BYPASSES
     ]
 
 

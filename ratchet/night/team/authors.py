@@ -12,7 +12,7 @@ from typing import Any
 
 from ratchet.arena.files import Refused, sha256
 from ratchet.night import service
-from ratchet.night.agent import Agent
+from ratchet.night.agent import Agent, mask_secrets
 from ratchet.night.journal import Journal
 from ratchet.referee.folders import remove_folder
 from ratchet.untrusted_text import clean_text, quote_text
@@ -88,7 +88,7 @@ def open_authors(commands: Sequence[str], folder: Path, **options: Any) -> list[
     commands: of agents, or "tuner". folder: for what agents work in; each of several has one in it.
     options: of Agent. Raises Refused when two are the same, or an agent can't be asked.
     """
-    names = [clean_text(command.encode(errors="replace")) for command in commands]
+    names = [mask_secrets(clean_text(command.encode(errors="replace"))) for command in commands]
     for name in names:
         if names.count(name) > 1:
             raise Refused(
