@@ -130,4 +130,4 @@ def export(
     """Write a run's model as a folder that `transformers` loads."""
     folder = export_model(find_trained(run), to)
     load = f"AutoModelForCausalLM.from_pretrained({str(to)!r}, trust_remote_code=True)"
-    console.print(f"{folder}: {load}")
+    console.print(escape(f"{folder}: {load}"), soft_wrap=True)

@@ -42,7 +42,8 @@ def find_run(ledger: Ledger, home: Path, name: str | None = None) -> Path:
 def why_none(name: str | None) -> str:
     """What to say when a name leads to no trained model."""
     if name in ENDS:
-        return f"there is no {name} yet: `ratchet calibrate` makes one, or name a run's folder"
+        made = "`ratchet calibrate` makes one, whose weights stay in runs/ of the machine it ran on"
+        return f"there is no {name} with weights here: {made}; or name a run's folder"
     remedy = "champions keep theirs; `uv run train.py` trains one"
     if name:
         return f"{name} names no run that has left a model: {remedy}"

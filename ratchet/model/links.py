@@ -132,6 +132,9 @@ def measure_all_reduce(n: int, device: str) -> dict[int, float]:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 errors = f"TimeoutError: it took more than {MEASURE_SECONDS} s"
+            except BaseException:  # Ctrl-C doesn't reach them
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
         if process.returncode:
             reasons = re.findall(r"^\S*Error: .*", errors, re.MULTILINE) or ["no reason given"]
             wrong = f"all-reduce between {n} processes can't be measured ({reasons[0][:200]})"

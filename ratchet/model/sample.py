@@ -5,7 +5,6 @@ import shutil
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,10 +38,9 @@ class Decoder:
 
     def request(self, do: str, hear: Callable = lambda message: None, **question) -> dict[str, Any]:
         """The answer; hear(message) is called with what comes before it. Raises Refused."""
-        deadline = time.monotonic() + ANSWER_SECONDS
         self.send_question({"do": do} | question)
         while True:
-            message = self.read_answer(deadline - time.monotonic())
+            message = self.read_answer(ANSWER_SECONDS)
             if "error" in message:
                 raise Refused(clean_words(message["error"]))
             if message.get("memory") and do != "time_batch":

@@ -58,7 +58,8 @@ def draw_campaign(campaign: dict, theme: Theme) -> bytes:
         f"{campaign['arena']}, {campaign['budget']} a run, {campaign['device']}",
         **{"fontsize": SMALL, "color": theme.dim},
     )
-    gains = [(words, campaign["claim"].get(part)) for part, words in GAINS.items()]
+    claim = {} if "ratio" in campaign["claim"] else campaign["claim"]  # of another goal
+    gains = [(words, claim.get(part)) for part, words in GAINS.items()]
     if gains := [(words, gain) for words, gain in gains if gain]:
         height = CLAIM_INCHES[0] + CLAIM_INCHES[1] * len(gains)
         upper, lower = figure.subfigures(2, height_ratios=[INCHES[1] - height, height])

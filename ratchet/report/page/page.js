@@ -337,7 +337,8 @@ function drawFrontier() {
   const options = Object.keys(MEASURES).filter((key) => measured(key, points)).map((key) => [key, MEASURES[key][0]]);
   selects.forEach((select, i) => fill(select, [...(i < 2 ? [] : [["", "nothing"]]), ...options], select.value || [goalKey() || "params", "bpb", ""][i]));
   const keys = [...new Set(selects.map((select) => select.value).filter(Boolean))];
-  if (keys.length > 1) drawFront($("#frontier .chart"), keys, true);
+  if (keys.length > 1 && selects[0].value !== selects[1].value) drawFront($("#frontier .chart"), keys, true);
+  else draw($("#frontier .chart"), [], layout("", "", empty("choose two measures")));
   const few = ["user", "memory", "file", "rate", "token"].filter((key) => measured(key, points)).slice(0, 4);
   for (const [key, node] of Object.entries(cells($("#frontier .grid"), few))) drawFront(node, [key, "bpb"], false);
 }
