@@ -4,7 +4,7 @@
 prompt=$(cat)
 while IFS="|" read -r edit idea; do
   case "$prompt" in *"$idea"*) continue ;; esac
-  sed -i "$edit" train.py && echo "$idea" > idea.txt && exit
+  sed "$edit" train.py > edited && cat edited > train.py && rm edited && echo "$idea" > idea.txt && exit
 done <<END
 s/^SOFTCAP = 15.0/SOFTCAP = 30.0/|Softcap 30 instead of 15
 s/^        batch_size=8,/        batch_size=4,/|Batches of 4 rows instead of 8: twice as many steps

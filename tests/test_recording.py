@@ -90,4 +90,5 @@ def test_a_person_is_an_agent_whose_desk_has_prompt_and_answer(tmp_path):
         assert agent.wait(10) == 0
     assert (folder / "train.py").read_text(encoding="utf-8") == "DEPTH = 3\n"
     assert (folder / "idea.txt").read_text(encoding="utf-8") == "depth 3"
+    assert not (desk / "train.late.py").exists()
     assert {path.name for path in desk.iterdir()} == {"train.py", "contract.md"}
