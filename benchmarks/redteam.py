@@ -105,7 +105,8 @@ def score_model(job, level, source):
     """What score_submission() finds out about a model of this source."""
     job = make_submission(job, source, job.arena.vocab_size)
     try:
-        return scoring.score_submission(job, level, record_of_run(job), {"peak_flops": 1e12})
+        folder = scoring.take_submission(job, record_of_run(job), {"peak_flops": 1e12})
+        return scoring.score_submission(job, level, folder)
     except EndedEarly as end:
         return {"status": end.status, "reason": str(end)}
     finally:

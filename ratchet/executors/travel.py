@@ -38,7 +38,8 @@ def execute_here(
     executor = local_executor(gpu)
     refuse_other_kind(executor.conditions(), kind)
     name = sha256(str(job.compiled).encode())[:12]
-    with tempfile.TemporaryDirectory() as folder:
+    work_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work_folder()) as folder:  # /tmp may have no room
         target = Path(folder) / "run"
         job = job._replace(
             arena=ready_arena(job.arena, read_files),

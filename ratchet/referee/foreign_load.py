@@ -98,7 +98,8 @@ class ForeignLoad:
 
     def _others_on_gpu(self) -> int:
         tree = {process.pid for process in self.process.list_processes()}
-        return len([number for number in running_processes(self.device) if number not in tree])
+        running = [number for number in running_processes(self.device) if number not in tree]
+        return len([number for number in running if not self._is_of_session(number)])  # or it dies
 
 
 def foreign_seconds(start: Snapshot, end: Snapshot) -> float:

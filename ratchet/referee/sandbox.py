@@ -128,6 +128,8 @@ CALLS_ANYWHERE = [*range(425, 434), 438, 440, 442, 451, 467]
 CLONE3 = 435
 # memfd_create, shmget, msgget, vmsplice, memfd_secret
 UNMAPPED = {"x86_64": (319, 29, 68, 278, 447), "aarch64": (279, 194, 186, 75, 447)}
+# shmget, semget, msgget, mq_open: what outlives the process that made it
+LASTING = {"x86_64": (29, 64, 68, 240), "aarch64": (194, 190, 186, 180)}
 SESSIONS = {"x86_64": (109, 112), "aarch64": (154, 157)}  # setpgid, setsid
 MADV_COLD = 20
 MADV_PAGEOUT = 21
@@ -459,9 +461,13 @@ def seal_devices(spec: Spec) -> None:
 
 
 def set_limits(spec: Spec, own_user: bool) -> None:
-    """Set resource limits; without a user namespace, all processes of the user would count."""
+    """Set resource limits; without a user namespace, all processes of the user would count.
+
+    So they do before Linux 5.14. The referee counts, too, by looking.
+    """
     limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: spec["file_bytes"]}
-    if own_user:
+    kernel = os.uname().release.split(".")[:2]
+    if own_user and [*map(int, kernel)] >= [5, 14]:
         limits[resource.RLIMIT_NPROC] = spec["processes"]
     for name, value in limits.items():
         value = min(value, resource.getrlimit(name)[1] % 2**64)  # infinity is -1
@@ -555,8 +561,8 @@ def refusing_filter(spec: Spec) -> list[Instruction]:
     if spec["one_session"]:
         for number in SESSIONS[os.uname().machine]:
             program += when(number, NOTHING)
-    if spec["mapped_only"] and not spec["cuda"]:  # on a GPU, its memory counts
-        for number in UNMAPPED[os.uname().machine]:
+    if spec["mapped_only"]:  # on a GPU, its memory counts, and the namespace is everybody's
+        for number in (LASTING if spec["cuda"] else UNMAPPED)[os.uname().machine]:
             program += when(number, REFUSE)
     if spec["counted"]:  # who ignores it has children whose time the kernel adds to nobody's
         asking = [SECOND_ARGUMENT, *when(0, UPPER_SECOND_ARGUMENT, *when(0, ALLOW))]

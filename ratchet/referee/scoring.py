@@ -154,6 +154,7 @@ def room_view(device: str, room: Path) -> sandbox.View:
         device=device,
         # the score reads the model's logits in the GPU's memory: that needs process ids in common
         own_pids=not device.startswith("cuda"),
+        one_session=True,  # which is killed as one
         counted=True,
         mapped_only=True,
     )

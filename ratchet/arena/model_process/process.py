@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -154,7 +155,7 @@ class ModelProcess:
             self.logits = self.logits.new_empty(0)
         for path in list_shared_memory(self.device) - self.left_before:
             with suppress(OSError):  # it is gone, or somebody else's
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         if self.copying.is_alive() or not remove_room(self.room):
             raise Invalid("it left processes, or folders that can't be removed")
 

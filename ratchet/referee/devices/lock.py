@@ -1,11 +1,12 @@
 """Who holds a device: one run at a time."""
 
+import errno
 import fcntl
 import platform
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import IO
 
 import psutil
@@ -14,6 +15,7 @@ from ratchet.arena.files import work_folder
 from ratchet.referee.devices.cores import cores_of, pinned_to
 from ratchet.referee.devices.nvidia import open_gpu
 
+NO_LOCKS = errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP
 LOOK_SECONDS = 0.2  # between two looks at a device that somebody else holds
 
 
@@ -67,8 +69,12 @@ def hold_device(
 
 
 def try_lock(file: IO[bytes]) -> bool:
-    """Lock an open file; False if somebody else has."""
-    with suppress(BlockingIOError):
+    """Lock an open file; False if somebody else has. True where its file system knows no locks."""
+    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True

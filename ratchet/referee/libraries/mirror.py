@@ -81,6 +81,8 @@ def update_copy(tell: Callable[[str], object]) -> Libraries:
                 make_files(top, {name: sources[name] for name in missing})
                 write_environment(top)
                 remove_unused(top)
+    with suppress(OSError):
+        os.utime(top)  # it is in use: another Ratchet beside it would remove it else
     return describe_copy(top, sources)
 
 
