@@ -4,12 +4,15 @@ import errno
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +23,20 @@ from conftest import ROOT, LocalModel, score, write_corpus
 
 from prepare import enter, main, prepare
 from ratchet.arena import score as scoring
+from ratchet.arena.files import Refused
 from ratchet.arena.hardware.weights import rehearse_saving
 from ratchet.arena.inspection import attention_counted, inspect_model
 from ratchet.arena.kernels.attention import causal_attention, plain_attention
 from ratchet.arena.run import Run, name_run_folder
 from ratchet.arena.score import score_rows
 from ratchet.arena.text.corpus import Corpus, find_corpus, stream_documents
-from ratchet.arena.text.rows import pack_best_fit, pack_stream, published_chunks, row_order
+from ratchet.arena.text.rows import (
+    pack_best_fit,
+    pack_stream,
+    published_chunks,
+    results_of_living,
+    row_order,
+)
 from ratchet.arena.tokenizer import BOS, encode_documents, load_tokenizer, token_bytes
 
 CHEATS = {
@@ -665,6 +675,15 @@ def test_a_changed_file_of_the_arena_is_refused(name, arena, refusal, monkeypatc
         assert name in refusal(enter)
     finally:
         path.write_bytes(whole)
+
+
+def test_a_worker_that_was_killed_is_not_waited_for(monkeypatch):
+    answers = [1, multiprocessing.TimeoutError, 2, StopIteration]
+    results = SimpleNamespace(next=mock.Mock(side_effect=answers))
+    assert [*results_of_living(results, [])] == [1, 2]
+    results = SimpleNamespace(next=mock.Mock(side_effect=answers))
+    with pytest.raises(Refused, match="was killed"):
+        list(results_of_living(results, [-1]))
 
 
 def test_runs_that_begin_in_the_same_second_have_a_folder_each(monkeypatch, tmp_path):

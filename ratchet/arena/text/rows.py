@@ -3,9 +3,10 @@
 import bisect
 import itertools
 import math
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +26,7 @@ from ratchet.arena.tokenizer import (
 )
 
 BATCH_DOCUMENTS = 64  # that a worker encodes at a time
+LOOK_SECONDS = 10  # without a batch, until it is looked who lives
 WINDOW_BATCHES = 16  # of each worker, between two notes of how far the work is
 BUFFER_DOCUMENTS = 1000  # among which pack_best_fit() chooses
 MIN_ROWS = 64  # of val, of test; of train as well
@@ -52,6 +54,24 @@ def encode_batch(batch: list[tuple[str, str]]) -> dict[str, bytes]:
     return encoded
 
 
+def results_of_living(results: Any, workers: Collection[int | None]) -> Iterator[Any]:
+    """The results of a pool's imap(). Raises Refused where one of its processes was killed.
+
+    A pool replaces such a process, and waits for its result for ever.
+    """
+    while True:
+        try:
+            yield results.next(timeout=LOOK_SECONDS)
+        except StopIteration:
+            return
+        except multiprocessing.TimeoutError:
+            if {*workers} - {child.pid for child in multiprocessing.active_children()}:
+                raise Refused(
+                    "a process that makes tokens was killed, as the system does when it runs out "
+                    "of memory: free some, then give the same command again"
+                ) from None
+
+
 def tokenize_corpus(folder: Path, corpus: Corpus, state: dict[str, Any]) -> None:
     """Append a corpus to train.tokens, val.tokens and test.tokens: [BOS, tokens ...] a document.
 
@@ -62,13 +82,14 @@ def tokenize_corpus(folder: Path, corpus: Corpus, state: dict[str, Any]) -> None
     batches = iter(lambda: list(itertools.islice(stream, BATCH_DOCUMENTS)), [])
     with ExitStack() as stack:
         pool = stack.enter_context(WORKERS.Pool(usable_cores(), start_worker, [folder]))
+        workers = {child.pid for child in multiprocessing.active_children()}
         stack.enter_context(reading_line("tokenising", lambda: (*corpus.seen, corpus.size)))
         files = {}
         for split, size in state["bytes"].items():
             files[split] = stack.enter_context(open(folder / f"{split}.tokens", "ab"))
             files[split].truncate(size)
         while window := list(itertools.islice(batches, WINDOW_BATCHES * usable_cores())):
-            for encoded in pool.imap(encode_batch, window):
+            for encoded in results_of_living(pool.imap(encode_batch, window), workers):
                 for split, tokens in encoded.items():
                     files[split].write(tokens)
             for split, file in files.items():
