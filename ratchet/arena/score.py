@@ -64,7 +64,7 @@ def score(
     values |= score_split(folder, arena, device, batch, count_flops, split, decoding)
     values["params"] = count_parameters(folder)
     earlier = read_result(folder, split)
-    if earlier and earlier["status"] == "invalid":  # nobody may try until the probes miss
+    if earlier and earlier["status"] == "invalid" and earlier["probes"]:  # until they miss it
         values |= {"status": "invalid", "reason": earlier["reason"]}
     if not run["peak_flops"]:  # a run without a rehearsal
         values["peak_flops"], values["peak_of"] = matmul_peak(device)

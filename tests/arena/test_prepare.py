@@ -27,6 +27,7 @@ from ratchet.arena.files import Refused
 from ratchet.arena.hardware.weights import rehearse_saving
 from ratchet.arena.inspection import attention_counted, inspect_model
 from ratchet.arena.kernels.attention import causal_attention, plain_attention
+from ratchet.arena.model_process.process import Invalid
 from ratchet.arena.run import Run, name_run_folder
 from ratchet.arena.score import score_rows
 from ratchet.arena.text.corpus import Corpus, find_corpus, stream_documents
@@ -234,6 +235,13 @@ def test_an_invalid_run_stays_invalid_however_often_it_is_scored(finished_run, t
     assert score(folder)["status"] == "invalid"
     (folder / "train.py").write_text(UNIFORM, encoding="utf-8")
     assert score(folder)["status"] == "invalid"
+
+
+def test_a_run_that_could_not_be_scored_once_can_be_scored_again(finished_run, tmp_path, local):
+    folder = finished_run(contestant(tmp_path, UNIFORM))
+    with mock.patch.object(LocalModel, "load_model", side_effect=Invalid("no memory")):
+        assert score(folder)["status"] == "invalid"
+    assert score(folder)["status"] == "ok"
 
 
 def test_what_a_model_says_of_itself_changes_no_other_fact(

@@ -108,7 +108,9 @@ class ModelProcess:
         self.work = WorkMeter(self.process.pid, self.device)
         begin = time.monotonic()
         with self.work.measured():
-            self._ask({"do": "load_model"}, load_limit(self.weight_bytes))
+            answer = self._ask({"do": "load_model"}, load_limit(self.weight_bytes))
+        if answer.get("memory"):
+            raise Invalid("there is no memory to load the model")
         return time.monotonic() - begin
 
     def __call__(self, inputs: np.ndarray) -> torch.Tensor:
