@@ -420,7 +420,8 @@ class Run:
         """Stop the clock, save what load(folder) needs, have it scored, print the summary.
 
         config: any JSON value, saved as config.json beside model.safetensors and train.py. What is
-        saved of the model is its state_dict(): a hook there may round a large table to bfloat16.
+        saved of the model is its state_dict(): a hook there may round a large table to bfloat16. A
+        tensor of several names is saved once, under the first: load() has to tie the others.
 
         Returns the result; if that is invalid, exit code 1. On CUDA model and optimizers are empty
         afterwards, as the scorer needs the memory. A run without a step has no score: it fails.
