@@ -185,7 +185,7 @@ def shown_session(
         with exit_on_user_error(GO_ON):  # typer would end without a word
             if on in (None, "local"):
                 check_surroundings(home)
-            with only_command(home), stops:
+            with only_command(home, is_night), stops:
                 if is_night:  # what was asked of an earlier one
                     (home / STOP_FILE).unlink(missing_ok=True)
                 devices = names.split(",") if names else device and [device]

@@ -11,16 +11,20 @@ from ratchet.arena.files import Refused
 from ratchet.experiments.ledger import Experiment
 from ratchet.referee.devices.lock import try_lock
 
+NIGHT = b"night"  # in the lock of a command
 TRIES = 20  # to get a lock that decides nothing
 
 
 @contextmanager
-def only_command(home: Path) -> Generator[None, None, None]:
+def only_command(home: Path, is_night: bool = False) -> Generator[None, None, None]:
     """In this block nobody else experiments in this repository. Raises Refused."""
     (home / "runs").mkdir(exist_ok=True)
     with open(home / "runs/.lock", "ab") as file:
         if not try_lock(file):
             raise Refused("another experiment is running in this repository: wait for it")
+        file.truncate(0)
+        file.write(NIGHT * is_night)
+        file.flush()
         yield
 
 
@@ -31,6 +35,11 @@ def is_command_running(home: Path) -> bool:
             return False
     except Refused:
         return True
+
+
+def is_night_running(home: Path) -> bool:
+    """Whether that is a night."""
+    return is_command_running(home) and (home / "runs/.lock").read_bytes() == NIGHT
 
 
 def mark_of(home: Path, n: int) -> Path:

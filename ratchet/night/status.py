@@ -10,7 +10,7 @@ from ratchet.claims import describe_goal, list_numbers, name_trial
 from ratchet.experiments import progress as run_progress
 from ratchet.experiments.campaign import Campaign, device_seconds, parse_time
 from ratchet.experiments.ledger import Experiment, Ledger, utc_now
-from ratchet.experiments.running import is_command_running, state_of
+from ratchet.experiments.running import is_night_running, state_of
 from ratchet.night.journal import Journal, active_seconds, agents_of
 from ratchet.night.service import (
     SERVICE,
@@ -92,7 +92,7 @@ def night_status(home: Path) -> dict[str, object]:
     if not events:
         return {"night": "none so far"}
     begin = [event for event in events if event["kind"] in ("begins", "resumes")][-1]
-    is_running = events[-1]["kind"] not in ("ends", "pauses") and is_command_running(home)
+    is_running = events[-1]["kind"] not in ("ends", "pauses") and is_night_running(home)
     active = active_seconds(events + [{"kind": "now", "time": utc_now()}] * is_running)
     used = used_by(journal, experiments, active)
     status = {"night": "runs" if is_running else "does not run"}

@@ -799,7 +799,7 @@ def test_status_and_stop(place, tmp_path):
     ended = []
 
     def work():
-        with only_command(place):
+        with only_command(place, is_night=True):
             ended.append(run_night(open_session(), command, Limits(), share=[state.parent]))
 
     thread = threading.Thread(target=work)
@@ -809,6 +809,10 @@ def test_status_and_stop(place, tmp_path):
     stop_night(place)
     assert night_status(place)["night"] == "runs"
     thread.join(60)
+    Journal(place).append("resumes", agent="codex", limits={}, baseline=1)  # and was killed
+    with only_command(place):  # a try
+        assert night_status(place)["night"] == "does not run"
+    Journal(place).append("ends", why="you stopped it")
     assert ended == ["you stopped it"] and night_status(place)["ended"] == "you stopped it"
     (place / "runs/.stop").touch()  # before it has begun to work
     assert run_night(open_session(), command, Limits(), [state.parent]) == "you stopped it"

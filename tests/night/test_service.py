@@ -251,7 +251,7 @@ def test_a_wait_outlives_the_night_that_began_it(place):  # noqa: F811
     journal.append("begins", agent="stand-in", limits={}, baseline=1)
     author = Author("stand-in", agent)
     ProposalQueue(open_session(), [author], lambda broken: True).ask_agent(author, None)
-    with only_command(place):
+    with only_command(place, is_night=True):
         assert night_status(place)["waits"].endswith(f'60 min: "{LIMITED}"')
     resumed = make_night(other := StandIn(idea(0.9)))
     threading.Timer(1, (place / "runs/.stop").touch).start()
