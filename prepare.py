@@ -70,7 +70,7 @@ MIN_OPTIONS = {"shards": 1, "context": 2, "vocab_size": 256 + len(SPECIALS), "se
 # what the process of a scored model inherits: no secrets that are kept in variables
 # (what referee/environment.py gives the scorer for it must be here, too)
 ENVIRONMENT = tuple(
-    "PATH HOME TMPDIR LANG LC_ LD_ PYTHON PYTORCH_ CUDA_ CC OMP_ TORCH TRITON_ SLURM_CPUS_"
+    "PATH HOME TMPDIR LANG LC_ LD_ PYTHON PYTORCH_ CUDA_ CC OMP_ ONEDNN_ TORCH TRITON_ SLURM_CPUS_"
     " RATCHET_ROOMS RATCHET_RUN".split()
 )
 

@@ -12,7 +12,7 @@ from ratchet.referee.job import Job
 # A scorer hands on to the model what prepare.ENVIRONMENT names, too.
 INHERITED = """
     PATH LANG LC_ALL LD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_HOME TRITON_LIBCUDA_PATH CC
-    OMP_NUM_THREADS
+    OMP_NUM_THREADS ONEDNN_MAX_CPU_ISA
 """
 
 

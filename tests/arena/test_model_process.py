@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import types
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from conftest import score
 
 from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit, work_limit
 from ratchet.arena.files import Refused
+from ratchet.arena.hardware import cpu
 from ratchet.arena.hardware.shared_memory import create_shared
 from ratchet.arena.model_process import meter
 from ratchet.arena.model_process.meter import WorkMeter
@@ -200,3 +202,17 @@ def test_load_has_no_time_to_train(way, finished_run, tmp_path):
     result = score(finished_run(source))
     assert result["status"] == "invalid", result
     assert re.search("can't be trained|does not require grad|CPU time", result["reason"]), result
+
+
+@pytest.mark.parametrize(
+    "trials, chosen", [([False, True], "DEFAULT"), ([False] * 3, "AVX512_CORE_BF16")]
+)
+def test_amx_is_tried_once_for_all_processes(monkeypatch, trials, chosen):
+    """A trial that fails by chance would give one process of a model other products."""
+    monkeypatch.setenv(cpu.INSTRUCTIONS, "")
+    monkeypatch.delenv(cpu.INSTRUCTIONS)
+    trial = mock.Mock(side_effect=trials)
+    monkeypatch.setattr(cpu, "has_matrix_tiles", lambda: True)
+    monkeypatch.setattr(cpu, "matrix_tiles_work", trial)
+    cpu.choose_instructions(), cpu.choose_instructions()
+    assert os.environ[cpu.INSTRUCTIONS] == chosen and trial.call_count == len(trials)

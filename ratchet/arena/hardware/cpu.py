@@ -11,6 +11,9 @@ import torch
 
 from ratchet.arena.hardware.quota import cpu_quota
 
+INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"  # oneDNN's variable: the largest set that it may use
+TRIALS = 3  # of AMX, until it is taken for broken
+
 
 def usable_cores() -> int:
     """How many cores this process may keep busy, at least one."""
@@ -38,9 +41,19 @@ def apply_cpu_workarounds() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-    if has_matrix_tiles() and not matrix_tiles_work():
-        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    choose_instructions()
     limit_threads()
+
+
+def choose_instructions() -> None:
+    """Say in the environment whether oneDNN may use AMX, so that child processes need not try.
+
+    A model's processes must agree: with other instructions their products differ. So one trial
+    that fails by chance, as it did in one of 60 runs, is tried again.
+    """
+    if INSTRUCTIONS not in os.environ and has_matrix_tiles():
+        works = any(matrix_tiles_work() for _ in range(TRIALS))
+        os.environ[INSTRUCTIONS] = "DEFAULT" if works else "AVX512_CORE_BF16"
 
 
 def has_matrix_tiles() -> bool:
