@@ -48,8 +48,8 @@ def apply_cpu_workarounds() -> None:
 def choose_instructions() -> None:
     """Say in the environment whether oneDNN may use AMX, so that child processes need not try.
 
-    A model's processes must agree: with other instructions their products differ. So one trial
-    that fails by chance, as it did in one of 60 runs, is tried again.
+    A model's processes must agree: with other instructions their products differ. So a trial that
+    fails is made again, and a scorer's choice is that of all its processes.
     """
     if INSTRUCTIONS not in os.environ and has_matrix_tiles():
         works = any(matrix_tiles_work() for _ in range(TRIALS))
