@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -269,7 +270,8 @@ def call_slurm(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 def cancel_job(folder: Path) -> None:
     """Cancel the job of a folder, if there is one, and delete the folder."""
-    call_slurm("scancel", "--quiet", f"--name={folder.name}")
+    with suppress(FileNotFoundError):
+        call_slurm("scancel", "--quiet", f"--name={folder.name}")
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -375,7 +375,9 @@ def test_the_verbs_show_and_keep_what_they_measure(verb, run, tmp_path, monkeypa
     monkeypatch.setattr(sys, "argv", ["ratchet", "export", "champion", str(tmp_path / "none")])
     with pytest.raises(SystemExit) as end:  # a run by hand is no champion
         __main__.main()
-    assert end.value.code == 2 and "there is no champion yet" in capsys.readouterr().err
+    assert (
+        end.value.code == 2 and "there is no champion with weights here" in capsys.readouterr().err
+    )
 
 
 def test_several_models_are_measured_one_by_one_and_drawn_together(verb, arena, monkeypatch):
