@@ -411,7 +411,7 @@ def test_a_run_is_found_by_its_folder_its_number_or_as_the_latest(arena, tmp_pat
     assert find_model.find_run(ledger, tmp_path) == newer
     assert find_model.find_run(ledger, tmp_path, str(older)) == older
     for name in ("champion", "baseline"):
-        with pytest.raises(Refused, match=f"there is no {name} yet"):
+        with pytest.raises(Refused, match=f"there is no {name} with weights here"):
             find_model.find_run(ledger, tmp_path, name)
     for name in ("7", "0", "elsewhere"):
         with pytest.raises(Refused, match=f"{name} names no run that has left a model"):
