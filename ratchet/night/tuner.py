@@ -181,7 +181,7 @@ def from_coordinate(coordinate: float, center: int | float) -> int | float:
         odds = center / (1 - center) * factor
         value = odds / (1 + odds)
         if value > 0.5:  # digits of what is missing to 1: 0.9995 is no 1
-            return 1 - float(f"{1 - value:.{DIGITS}g}")
+            return round(1 - float(f"{1 - value:.{DIGITS}g}"), 12)
     return float(f"{value:.{DIGITS}g}")
 
 

@@ -709,6 +709,8 @@ def test_the_tuner_finds_what_is_to_be_found_and_repeats_itself_from_the_same_le
 
 def test_places_of_constants_are_values_and_back():
     assert tuner.from_coordinate(0.9, 0.999) < 1  # no betas of Adam's
+    places = [number / 50 for number in range(-50, 51)]
+    assert max(len(str(tuner.from_coordinate(place, 0.95))) for place in places) <= 8
     for center in (0.02, 0.95, 0.999, 3.0, 1e5, 128):
         for place in (-1.0, -0.3, 0.0, 0.7):
             value = tuner.from_coordinate(place, center)
