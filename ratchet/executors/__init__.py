@@ -27,6 +27,8 @@ def open_executor(
     """
     if (on or "local") not in EXECUTORS:
         raise Refused(f"--on {on} is not known: choose one of {', '.join(EXECUTORS)}")
+    if slots is not None and slots < 1:
+        raise Refused(f"--slots {slots} would do no run at all: say how many at a time, 1 or more")
     return EXECUTORS[on or "local"](devices or (), slots, tell)
 
 

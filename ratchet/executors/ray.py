@@ -1,10 +1,12 @@
 """Runs on the nodes of the Ray cluster that this machine belongs to."""
 
+import math
 import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ratchet.arena.definition import Arena
@@ -25,7 +27,8 @@ from ratchet.executors.travel import Files, execute_here, local_executor, read_a
 from ratchet.referee.job import Job
 
 LONELY_SECONDS = 600  # without any node of the kind, after which a job is given up
-ANSWER_SECONDS = 120  # for a node to say what it is
+ANSWER_SECONDS = 120  # for all nodes to say what they are, before the first run
+AGAIN_SECONDS = 300  # until a node that does not say it, or failed, is asked again
 TRAVEL_BYTES = 2**28  # larger files that a run leaves stay behind: the weights of a large model
 STAYS = ".git .venv runs ledger.jsonl benchmarks tests".split()  # when the code travels
 
@@ -61,7 +64,11 @@ class RayTask(Task):
         try:
             outcome, files = self.executor.ray.get(self.reference)
         except errors.RayTaskError as error:
-            raise error.cause from None
+            if isinstance(error.cause, Refused):
+                raise error.cause from None
+            self.executor.rest_node(self.node)  # it may be to blame: its disk is full
+            failure = f"{type(error.cause).__name__}: {error.cause}"
+            raise NodeDied(f"a job failed on a node of the Ray cluster ({failure})") from None
         except errors.RayError as error:
             self.executor.forget_node(self.node)
             raise NodeDied(f"a node of the Ray cluster died ({type(error).__name__})") from None
@@ -99,8 +106,13 @@ class RayExecutor(Executor):
         self.ray = connect_to_cluster()
         self.lock, self.busy = threading.Lock(), Counter()
         self.known, self.arenas = {}, {}  # conditions of each node, stored files of each seal
-        kinds = Counter()
-        for node, number in self.nodes().items():
+        self.asked = {}  # (Ray's reference to its conditions, when it was asked) of each node
+        nodes, kinds = self.nodes(), Counter()
+        for node in nodes:
+            self.ask_conditions(node)
+        references = [reference for reference, _ in self.asked.values()]
+        self.ray.wait(references, num_returns=len(references), timeout=ANSWER_SECONDS)
+        for node, number in nodes.items():
             if conditions := self.ask_conditions(node):
                 kinds[tuple(conditions.items())] += number
         if not kinds:
@@ -132,14 +144,19 @@ class RayExecutor(Executor):
         return self.ray.remote(call_on_node).options(max_retries=0, **options).remote(*call)
 
     def ask_conditions(self, node: str) -> Conditions | None:
-        """Conditions of a node, asked once; None when it does not answer."""
-        if node not in self.known:
-            try:
-                reference = self.call_node(node, describe_node)
-                self.known[node] = self.ray.get(reference, timeout=ANSWER_SECONDS)
-            except self.ray.exceptions.RayError:
-                return None
-        return self.known[node]
+        """Conditions of a node; None while it does not answer: nobody waits for a busy one."""
+        if node in self.known:
+            return self.known[node]
+        reference, asked_at = self.asked.get(node, (None, -math.inf))
+        if time.monotonic() - asked_at > AGAIN_SECONDS:
+            if reference:
+                self.ray.cancel(reference, force=True)
+            reference = self.call_node(node, describe_node)
+            self.asked[node] = reference, time.monotonic()
+        with suppress(self.ray.exceptions.RayError):
+            if reference:
+                self.known[node] = self.ray.get(reference, timeout=0)
+        return self.known.get(node)
 
     def take_node(self) -> str | None:
         """A node of the kind with room for one more run, which it is held for; or None."""
@@ -157,7 +174,15 @@ class RayExecutor(Executor):
 
     def forget_node(self, node: str) -> None:
         """A node died: ask it again if it comes back."""
-        self.known.pop(node, None)
+        with self.lock:
+            self.known.pop(node, None)
+            self.asked.pop(node, None)
+
+    def rest_node(self, node: str) -> None:
+        """A job failed on a node: others have the next ones, until it is asked again."""
+        with self.lock:
+            self.known.pop(node, None)
+            self.asked[node] = None, time.monotonic()
 
     def store_arena(self, arena: Arena) -> Any:
         """Ray's reference to the files of an arena, which are stored once."""

@@ -52,6 +52,7 @@ MARGIN_SECONDS = 3600  # of a job, beside its training: start, rehearsal, scorin
 ASK_SECONDS = 3  # between two questions to Slurm's controller, for all jobs together
 ARRIVAL_SECONDS = 10  # for an outcome to be seen on a shared file system after its job has ended
 COMMAND_SECONDS = 60  # for a command of Slurm to answer
+LEAVE_SECONDS = 1  # for scancel to answer: Ctrl-C ends this process soon
 ENDED = {
     "BOOT_FAIL",
     "CANCELLED",
@@ -65,6 +66,14 @@ ENDED = {
     "TIMEOUT",
 }
 NO_ANSWER = "Unable to contact slurm controller"
+TRANSIENT = (  # what Slurm says when the same question may be answered later
+    NO_ANSWER,
+    "Communication connection failure",
+    "Resource temporarily unavailable",
+    "Slurm backup controller in standby mode",
+    "Socket timed out on send/recv operation",
+    "Zero Bytes were transmitted or received",
+)
 GPU_OPTIONS = "GPUS", "GPUS_PER_NODE", "GPUS_PER_TASK", "GRES"  # with these the user asks himself
 PROGRAM = "import sys; from ratchet.executors import slurm; slurm.main(sys.argv[1])"  # of a job
 ADVICE = {  # by how the reason begins
@@ -86,6 +95,7 @@ class SlurmTask(Task):
     def __init__(self, executor: "SlurmExecutor", folder: Path, target: Path | None = None) -> None:
         self.executor, self.folder, self.target = executor, folder, target
         self.id, self.submitted_at, self.ended_at = "", math.inf, math.inf
+        self.may_be_queued = False  # an attempt that had no answer
 
     def is_done(self) -> bool:
         if not self.id:
@@ -95,12 +105,16 @@ class SlurmTask(Task):
 
     def try_to_submit(self) -> None:
         """Hand the script to Slurm, unless its controller does not answer now. Raises Refused."""
+        if self.may_be_queued:
+            cancel_jobs_of(self.folder)
         name = f"--job-name={self.folder.name}"
         sbatch = "sbatch", "--parsable", *extra_options(), name, self.folder / "script.sh"
         done = call_slurm(*sbatch)
         if done.returncode == 0:
             self.id, self.submitted_at = done.stdout.strip().partition(";")[0], time.monotonic()
-        elif NO_ANSWER not in done.stderr:
+        elif any(words in done.stderr for words in TRANSIENT):
+            self.may_be_queued = True
+        else:
             lines = done.stderr.strip().splitlines()
             reason = lines[-1].removeprefix("sbatch: error: ") if lines else "it gives no reason"
             hint = "set SBATCH_PARTITION, SBATCH_ACCOUNT or RATCHET_SBATCH to what it takes"
@@ -142,7 +156,7 @@ class SlurmTask(Task):
         return f"Slurm job {self.id} ended as {state} without an outcome ({seen})"
 
     def cancel(self) -> None:
-        cancel_job(self.folder)
+        cancel_job(self.folder, LEAVE_SECONDS)
 
     def waiting_for(self) -> str:
         if not self.id:
@@ -203,7 +217,7 @@ class SlurmExecutor(Executor):
         """Cancel what a head that was killed left in the queue. Only one head has a repository."""
         with self.lock:
             for folder in {*self.folder.glob("ratchet-*")} - {*self.begun}:
-                cancel_job(folder)
+                cancel_job(folder, COMMAND_SECONDS)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -246,8 +260,11 @@ class Queue:
             self.asked_at = now
 
 
-def call_slurm(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a command of Slurm; a head that is a Slurm job itself does not hand its variables on."""
+def start_slurm(*command: str | Path, output: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+    """Start a command of Slurm, which outlives this process and is not hit by its Ctrl-C.
+
+    A head that is a Slurm job itself does not hand its variables on.
+    """
     kept = ("SLURM_CONF", "SLURM_CONF_SERVER")
     dropped = ("SLURM_", "SQUEUE_", "SINFO_", "SCANCEL_")
     environment = {
@@ -255,33 +272,58 @@ def call_slurm(*command: str | Path) -> subprocess.CompletedProcess[str]:
         for name, value in os.environ.items()
         if name in kept or not name.startswith(dropped)
     }
-    try:
-        return subprocess.run(
-            [*map(str, command)],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
-            timeout=COMMAND_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", NO_ANSWER)
+    return subprocess.Popen(
+        [*map(str, command)],
+        stdout=output,
+        stderr=output,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
 
 
-def cancel_job(folder: Path) -> None:
-    """Cancel the job of a folder, if there is one, and delete the folder."""
+def call_slurm(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command of Slurm. Raises Cancelled: the thread that waits has a job to cancel."""
+    supervisor.sleep_or_cancel(0)
+    with start_slurm(*command, output=subprocess.PIPE) as process:
+        try:
+            for _ in range(10 * COMMAND_SECONDS):
+                with suppress(subprocess.TimeoutExpired):
+                    printed = process.communicate(timeout=0.1)
+                    return subprocess.CompletedProcess(command, process.returncode, *printed)
+                supervisor.sleep_or_cancel(0)
+            return subprocess.CompletedProcess(command, 1, "", NO_ANSWER)
+        finally:
+            process.kill()
+
+
+def cancel_jobs_of(folder: Path) -> None:
+    """Cancel the job of a folder, if there is one; two if an attempt had no answer."""
     with suppress(FileNotFoundError):
         call_slurm("scancel", "--quiet", f"--name={folder.name}")
-    shutil.rmtree(folder, ignore_errors=True)
+
+
+def cancel_job(folder: Path, seconds: float) -> None:
+    """The same, after Ctrl-C too, and delete the folder.
+
+    A scancel that takes longer goes on by itself; the folder stays then, for cancel_left().
+    """
+    with suppress(FileNotFoundError, subprocess.TimeoutExpired):
+        scancel = start_slurm("scancel", "--quiet", f"--name={folder.name}")
+        if scancel.wait(seconds) == 0:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def extra_options() -> list[str]:
     """The user's further options of sbatch. Raises Refused."""
-    options = shlex.split(os.environ.get("RATCHET_SBATCH", ""))
-    if any(not option.startswith("-") for option in options):
-        hint = "write options with =, like --partition=gpu --cpus-per-task=8"
-        raise Refused(f"RATCHET_SBATCH is {os.environ['RATCHET_SBATCH']!r}: {hint}")
-    return options
+    text = os.environ.get("RATCHET_SBATCH", "")
+    with suppress(ValueError):  # a quote without its other half
+        options = shlex.split(text)
+        if all(option.startswith("-") for option in options):
+            return options
+    hint = "write options with =, quotes in pairs, like --partition=gpu --comment='a night'"
+    raise Refused(f"RATCHET_SBATCH is {text!r}: {hint}")
 
 
 def gpus_offered() -> bool:

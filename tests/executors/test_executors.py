@@ -82,6 +82,13 @@ def test_devices_are_of_one_kind_and_named_once(halves, monkeypatch):
         open_executor(devices=["cpu:0/2", "cpu:0/3"])
 
 
+@pytest.mark.parametrize("on", EXECUTORS)
+@pytest.mark.parametrize("slots", [0, -1])
+def test_slots_that_are_none_are_refused(on, slots):
+    with pytest.raises(Refused, match=f"--slots {slots} would do no run"):
+        open_executor(on, slots=slots)
+
+
 def test_an_arena_travels_once_and_is_known_by_its_seal(arena, tmp_path, monkeypatch):
     known, calls = find_arena("tiny"), []
     monkeypatch.setenv("RATCHET_CACHE", str(tmp_path))
@@ -233,9 +240,10 @@ def test_without_slurm_or_a_partition_one_sentence_says_so(commands, monkeypatch
     commands(sbatch=refuse)
     with pytest.raises(Refused, match="refuses the job .*Invalid account.*SBATCH_ACCOUNT"):
         open_executor("slurm")
-    monkeypatch.setenv("RATCHET_SBATCH", "--partition gpu")
-    with pytest.raises(Refused, match="write options with ="):
-        open_executor("slurm")
+    for options in ("--partition gpu", '--comment="x'):
+        monkeypatch.setenv("RATCHET_SBATCH", options)
+        with pytest.raises(Refused, match="write options with ="):
+            open_executor("slurm")
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(Refused, match="sbatch is not found"):
         open_executor("slurm")
@@ -277,14 +285,128 @@ def test_a_ray_node_has_a_run_for_each_gpu_or_one_for_its_cpu_or_none():
     assert ray.RayExecutor.nodes(executor) == {"gpus": 2, "cpu": 1}
 
 
+class FakeRay:
+    """A Ray cluster of two nodes, one of which others keep busy: a reference is a node's name."""
+
+    class exceptions:
+        RayError = type("RayError", (Exception,), {})
+        RayTaskError = type("RayTaskError", (RayError,), {})
+
+    def __init__(self):
+        self.answers = {"free": {"device": "cpu"}, "busy": self.exceptions.RayError("not yet")}
+        self.cancelled = []
+
+    def nodes(self):
+        return [
+            {"NodeID": name, "Alive": True, "Resources": {"CPU": 1.0}} for name in ("busy", "free")
+        ]
+
+    def wait(self, references, num_returns, timeout):
+        return references, []
+
+    def get(self, reference, timeout=None):
+        assert not timeout  # the lock is held
+        if isinstance(answer := self.answers[reference], Exception):
+            raise answer
+        return answer
+
+    def cancel(self, reference, force):
+        self.cancelled.append(reference)
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    """A FakeRay that executors connect to; the names of nodes that were asked."""
+    cluster, asked = FakeRay(), []
+
+    def call_node(self, node, *call):
+        asked.append(node)
+        return node
+
+    monkeypatch.setattr(ray, "connect_to_cluster", lambda: cluster)
+    monkeypatch.setattr(ray.RayExecutor, "call_node", call_node)
+    return cluster, asked
+
+
+def test_a_ray_node_that_others_keep_busy_holds_up_nobody(fake_ray, monkeypatch):
+    cluster, asked = fake_ray
+    executor = open_executor("ray")
+    assert executor.slot_count == 1
+    assert [executor.take_node() for _ in range(3)] == ["free", None, None]
+    assert asked == ["busy", "free"] and not cluster.cancelled
+    monkeypatch.setattr(ray, "AGAIN_SECONDS", -1)
+    cluster.answers["busy"] = cluster.answers["free"]
+    assert executor.take_node() == "busy" and asked[2:] == cluster.cancelled == ["busy"]
+
+
+@pytest.mark.parametrize(
+    "cause, raised, next_node",
+    [(OSError("no space left"), base.NodeDied, None), (Refused("no such arena"), Refused, "free")],
+)
+def test_a_ray_node_where_a_run_fails_rests_unless_the_run_is_refused(
+    cause, raised, next_node, fake_ray
+):
+    cluster, _ = fake_ray
+    task = ray.RayTask(executor := open_executor("ray"), "run", None)
+    task.node, task.reference = executor.take_node(), "run"
+    cluster.answers["run"] = error = cluster.exceptions.RayTaskError()
+    error.cause = cause
+    with pytest.raises(raised, match=str(cause)):
+        task.outcome()
+    assert not executor.busy["free"] and executor.take_node() == next_node
+
+
+@pytest.mark.parametrize("silent", ["sbatch", "squeue"])
+def test_an_interrupted_head_leaves_no_job_though_slurm_does_not_answer(
+    silent, commands, tmp_path, monkeypatch
+):
+    """Two threads: one waits for an answer, the other one for that or the next."""
+    scripts = {"sbatch": "echo 7", "squeue": "", "scancel": f"echo $* >> {tmp_path}/cancelled"}
+    commands(**scripts | {silent: f"touch {tmp_path}/asked; exec sleep 600"})
+    monkeypatch.setattr(slurm.SlurmTask, "poll_seconds", 0.0)
+    monkeypatch.setattr(slurm, "COMMAND_SECONDS", 600)
+    monkeypatch.setattr(supervisor, "cancelled", threading.Event())
+    executor, folders = SimpleNamespace(queue=slurm.Queue()), [tmp_path / "a", tmp_path / "b"]
+
+    def work(folder):
+        with contextlib.suppress(supervisor.Cancelled):
+            base.wait_for(slurm.SlurmTask(executor, folder))
+
+    threads = [threading.Thread(target=work, args=[each], daemon=True) for each in folders]
+    for folder, thread in zip(folders, threads):
+        folder.mkdir()
+        thread.start()
+    wait_until((tmp_path / "asked").exists)
+    supervisor.cancelled.set()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    cancelled = (tmp_path / "cancelled").read_text(encoding="utf-8").splitlines()
+    assert sorted(cancelled) == ["--quiet --name=a", "--quiet --name=b"]
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_the_folder_of_a_job_stays_until_slurm_has_cancelled_it(commands, tmp_path):
+    commands(scancel=f"[ -e {tmp_path}/up ]")
+    (folder := tmp_path / "ratchet-1").mkdir()
+    slurm.cancel_job(folder, 60)
+    assert folder.exists()
+    (tmp_path / "up").touch()
+    slurm.cancel_job(folder, 60)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "error", ["Unable to contact slurm controller", "Socket timed out on send/recv operation"]
+)
 def test_why_a_slurm_job_waits_is_told_and_a_controller_may_be_away(
-    commands, tmp_path, monkeypatch
+    error, commands, tmp_path, monkeypatch
 ):
     """First no controller answers, then the job waits; that it is cancelled ends it."""
-    away = "echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1"
+    away = f"echo 'sbatch: error: {error}' >&2; exit 1"
     submit = f"if [ -e {tmp_path}/up ]; then echo '7;main'; else touch {tmp_path}/up; {away}; fi"
     squeue = "echo '6|RUNNING|None'; echo '7|PENDING|PartitionTimeLimit'"
-    commands(sbatch=submit, squeue=squeue, scancel=f"echo $* > {tmp_path}/cancelled")
+    commands(sbatch=submit, squeue=squeue, scancel=f"echo $* >> {tmp_path}/cancelled")
     monkeypatch.setattr(base, "PATIENT_SECONDS", 0)
     monkeypatch.setattr(slurm.SlurmTask, "poll_seconds", 0.0)
     monkeypatch.setattr(supervisor, "cancelled", threading.Event())
@@ -298,7 +420,9 @@ def test_why_a_slurm_job_waits_is_told_and_a_controller_may_be_away(
     with pytest.raises(supervisor.Cancelled):
         open_executor("slurm", tell=tell)
     assert "controller does not answer" in said[0] and "set SBATCH_TIMELIMIT" in said[-1]
-    assert "--name=ratchet-" in (tmp_path / "cancelled").read_text(encoding="utf-8")
+    cancelled = (tmp_path / "cancelled").read_text(encoding="utf-8").splitlines()
+    assert len(cancelled) == 2 and cancelled[0] == cancelled[1]  # the first try may be queued, too
+    assert "--name=ratchet-" in cancelled[0]
     assert not [*(tmp_path / "runs/.slurm").iterdir()]
 
 
