@@ -371,7 +371,14 @@ def compare(
 
 @app.command()
 def audit(
-    seeds: Seeds = comparisons.CLOSING_SEEDS,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "-n",
+            "--seeds",
+            help="Runs of each, with fresh seeds. Default: 4; of another goal than val_bpb 8.",
+        ),
+    ] = None,
     device: Device = None,
     on: On = None,
     busy: Busy = False,
@@ -501,18 +508,19 @@ def night(
             "in turns, and compared.",
         ),
     ],
-    hours: Annotated[float, typer.Option(help="End after this many hours.")] = math.inf,
+    hours: Annotated[float, typer.Option(min=0, help="End after this many hours.")] = math.inf,
     most: Annotated[
-        float, typer.Option("--experiments", help="End after this many verdicts.")
+        float, typer.Option("--experiments", min=0, help="End after this many verdicts.")
     ] = math.inf,
     device_seconds: Annotated[
-        float, typer.Option(help="End when runs have used this many seconds of the device.")
+        float,
+        typer.Option(min=0, help="End when runs have used this many seconds of the device."),
     ] = math.inf,
     calls: Annotated[
-        float, typer.Option(help="End after this many calls of the agent.")
+        float, typer.Option(min=0, help="End after this many calls of the agent.")
     ] = math.inf,
     dollars: Annotated[
-        float, typer.Option(help="End when the agent's calls have cost so many dollars.")
+        float, typer.Option(min=0, help="End when the agent's calls have cost so many dollars.")
     ] = math.inf,
     price: Annotated[
         str, typer.Option(help="IN,OUT: dollars per million tokens, if the agent tells no cost.")
@@ -589,7 +597,11 @@ def report(
 
 
 @app.command()
-def watch(port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 8000):
+def watch(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")
+    ] = 8000,
+):
     """Serve the report on 127.0.0.1 while a night runs: it refreshes itself."""
     with make_server(commits.home(), port) as server:
         console.print(f"{server.url}  (Ctrl-C ends it)", soft_wrap=True)

@@ -49,7 +49,7 @@ from ratchet.night.programs.folder import (
     list_changed,
     read_source_file,
 )
-from ratchet.night.programs.home import PrivateHome
+from ratchet.night.programs.home import PrivateHome, check_shared
 from ratchet.night.programs.ideas import name_idea, read_idea
 from ratchet.night.programs.installation import find_installation, find_missing
 from ratchet.night.programs.known import (
@@ -78,7 +78,7 @@ class Agent:
     it gets beside those that its program needs. tell(sentence): what the user should know of it.
     digest_tokens: the most that it is told of what is known. price: of its tokens, where it tells
     no cost. has_dollars: whether the night has a limit of dollars.
-    Raises Refused when the command is not installed, or a variable can't be passed.
+    Raises Refused when the command is not installed, or a path or a variable can't be passed.
     """
 
     def __init__(
@@ -107,6 +107,7 @@ class Agent:
             advice = self.program.install or "name a command that is"
             raise Refused(f"the agent {name!r} is not installed: {advice}, or say tuner")
         check_passed(passed)
+        check_shared(share)
         self.variables = own_variables(self.program, self.argv, passed, commits.project())
         self.private_home = PrivateHome(self.folder, self.program, share)
         self.installation = find_installation(Path(os.path.abspath(program)))

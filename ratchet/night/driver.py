@@ -26,7 +26,7 @@ from ratchet.experiments.campaign import Campaign, compare_so_far
 from ratchet.experiments.ledger import CANDIDATE, CHAMPION, Experiment
 from ratchet.experiments.running import is_command_running, working_on
 from ratchet.experiments.session import DeviceShared, Session
-from ratchet.experiments.verdicts import CLOSING, DEFAULT, Profile, trial_runs
+from ratchet.experiments.verdicts import DEFAULT, Profile, count_closing_seeds, trial_runs
 from ratchet.night import service
 from ratchet.night.digest import MOST_TOKENS
 from ratchet.night.journal import Journal, active_seconds, agents_of
@@ -36,7 +36,7 @@ from ratchet.night.proposals import MOST_REPAIRS, CannotRebase, Proposal, Propos
 from ratchet.night.service import Wait
 from ratchet.night.status import Limits, describe_used, used_by
 from ratchet.night.summary import count_of, save_summary, summarize_night
-from ratchet.night.team.authors import Author, join_names, open_authors
+from ratchet.night.team.authors import TUNER, Author, join_names, open_authors
 from ratchet.referee import supervisor
 from ratchet.referee.job import Job
 from ratchet.untrusted_text import quote_text
@@ -88,6 +88,7 @@ class Night:
     ):
         self.profile, self.may_tie, self.until, self.notify = profile, may_tie, until, notify
         self.sessions, self.session, self.limits = sessions, sessions[0], limits
+        self.left = [*sessions]  # without those whose devices are lost
         self.authors = [author.name for author in authors]
         self.name = join_names(self.authors)
         self.journal = Journal(self.session.home)
@@ -144,9 +145,12 @@ class Night:
             return
         if self.queue.lacks_service() and not self.queue.dried_up:
             self.why += f"; the agent's last call failed, {service.describe_failure(answers[-1])}"
-        if (answers or self.queue.was_asked) and not service.has_worked(answers):
+        authors = self.queue.authors.values()
+        # a first call that a limit cuts short is no failure of the agent
+        has_ended = answers or any(author.errors for author in authors)
+        if has_ended and not service.has_worked(answers):
             self.exit_code = NEVER_WORKED
-        elif has_failed or any(author.dropped_out for author in self.queue.authors.values()):
+        elif has_failed or any(author.dropped_out for author in authors):
             self.exit_code = FAILED_LATER
 
     def begin_or_resume(self) -> None:
@@ -210,25 +214,56 @@ class Night:
             if not any(thread.is_alive() for thread in threads):
                 supervisor.cancelled.clear()  # else what is left would go on
 
-    def measure_gain(self) -> None:
-        """Try what still waits, then hold the last champion against the baseline."""
+    @contextmanager
+    def noting_errors(self, session: Session) -> Iterator[None]:
+        """In this block of a thread, what ends it is noted; a device that is lost is left out."""
         try:
-            self.hold_trials(self.session, is_last=True)
-            if comparisons.needs_closing(self.session.read_campaign()):
-                words = "last champion and baseline run in turns: what has the night gained?"
-                self.session.tell(words)
-                when_free(self.session, lambda: comparisons.close_night(self.session, self.name))
+            yield
         except supervisor.Cancelled:
             pass
+        except Lost as error:  # the others go on
+            session.tell(f"  {error}")
+            self.lost.append(error)
+            self.left.remove(session)
+            self.working.discard(threading.get_ident())
         except BaseException as error:  # the main thread raises it
             self.errors.append(error)
+
+    def measure_gain(self) -> None:
+        """Measure what the night has gained, on the first device that works."""
+        for session in [*self.left]:
+            with self.noting_errors(session):
+                is_done = when_free(session, partial(self.finish, session), self.is_time_up)
+                if not is_done and self.count_runs_left():
+                    cause = STOPPED if self.is_to_stop() else "other programs used the machine"
+                    self.why += f"; no claim: {cause}, `ratchet audit` or the next night makes it"
+            if session in self.left:
+                return
+        self.errors += self.lost[-1:]  # no device is left
+
+    def finish(self, session: Session) -> bool:
+        """Try what still waits, then hold the last champion against the baseline.
+
+        After `ratchet stop` nothing more is begun, and it returns False. Raises DeviceShared.
+        """
+        if not self.is_to_stop():
+            self.try_hits(session, is_last=True)
+        if comparisons.needs_closing(session.read_campaign()) and not self.is_to_stop():
+            session.tell("last champion and baseline run in turns: what has the night gained?")
+            comparisons.close_night(session, self.name)
+        return not self.is_to_stop()
+
+    def is_time_up(self) -> bool:
+        """Whether the night's end waits for a free device no longer."""
+        return self.is_to_stop() or self.count_used().hours >= self.limits.hours
 
     def count_runs_left(self) -> int:
         """Runs that the night still needs when it begins no more ideas."""
         campaign = self.session.read_campaign()
         hits = campaign.search.list_hits(self.profile.name)
         is_changed = hits or comparisons.needs_closing(campaign)
-        return bool(hits) * self.count_trial_runs() + bool(is_changed) * len(CLOSING)
+        closing_runs = 2 * count_closing_seeds(campaign.goal)
+        return bool(hits) * self.count_trial_runs() + bool(is_changed) * closing_runs
 
     def count_trial_runs(self) -> int:
         """Runs of a trial, those of the baseline too where val_bpb isn't the goal."""
@@ -353,7 +388,7 @@ class Night:
     def work_on(self, session: Session) -> None:
         """A device's thread: proposal after proposal, until the night is over."""
         waited = 0.0  # seconds since there was an idea
-        try:
+        with self.noting_errors(session):
             self.hold_trials(session)
             while not self.why:
                 supervisor.sleep_or_cancel(0)
@@ -377,14 +412,6 @@ class Night:
                     self.idle += 0.0 if self.queue.wait else taken - begin
                     self.busy += time.monotonic() - taken
                 self.working.discard(threading.get_ident())
-        except supervisor.Cancelled:
-            pass
-        except Lost as error:  # the others go on
-            session.tell(f"  {error}")
-            self.lost.append(error)
-            self.working.discard(threading.get_ident())
-        except BaseException as error:  # the main thread raises it
-            self.errors.append(error)
 
     def bring_to_verdict(self, session: Session, proposal: Proposal) -> None:
         """Until it has a verdict, goes back to the agent, is given up, or the night ends."""
@@ -438,14 +465,29 @@ class Night:
 
     def hold_trials(self, session: Session, is_last: bool = False) -> None:
         """The trials that are due, unless another device holds one."""
+        when_free(session, partial(self.try_hits, session, is_last), self.reason_to_end)
+
+    def try_hits(self, session: Session, is_last: bool) -> None:
+        """The same; raises DeviceShared."""
         if not self.trial_lock.acquire(blocking=False):
             return
-        follow, may_begin = partial(self.follow_verdict, session), lambda: not self.is_to_stop()
-        hold = partial(trials.try_hits, session, self.profile, is_last, follow, may_begin)
+        follow = partial(self.follow_verdict, session)
+        may_begin = partial(self.may_begin_trial, session)
         try:
-            when_free(session, hold, self.reason_to_end)
+            trials.try_hits(session, self.profile, is_last, follow, may_begin)
         finally:
             self.trial_lock.release()
+
+    def may_begin_trial(self, session: Session) -> bool:
+        """Whether another trial may begin. If the last one failed, the champion is looked at first.
+
+        Else a device that fails would withdraw every hit. Raises Lost if it does.
+        """
+        campaign = session.read_campaign()
+        runs = [run for e in campaign.since if e.role == "trial" for run in e.runs]
+        if runs and runs[-1]["status"] != "ok":
+            self.check_device(session, campaign.champion["commit"])
+        return not self.is_to_stop()
 
     def follow_verdict(self, session: Session, e: Experiment) -> None:
         """Say what a trial has decided of an idea, and do what follows from it."""
@@ -551,16 +593,21 @@ class Night:
         if self.failures[thread] < MOST_FAILURES:
             return
         self.failures[thread] = 0
-        failure = self.preflight(session, champion, "the champion")
-        if not failure:
-            return
-        if unjudged:
-            self.queue.put(unjudged)
-        where = f"on {session.slot.device} any more ({failure[1]})"
-        raise Lost(
-            f"not even the champion gets to its first step {where}: "
-            "mend that, then give the same command again"
-        )
+        try:
+            self.check_device(session, champion)
+        except Lost:
+            if unjudged:
+                self.queue.put(unjudged)
+            raise
+
+    def check_device(self, session: Session, champion: str) -> None:
+        """Raises Lost if not even the champion gets to its first step."""
+        if failure := self.preflight(session, champion, "the champion"):
+            where = f"on {session.slot.device} any more ({failure[1]})"
+            raise Lost(
+                f"not even the champion gets to its first step {where}: "
+                "mend that, then give the same command again"
+            )
 
 
 def run_champion(session: Session, e: Experiment) -> Experiment:
@@ -585,9 +632,7 @@ def interrupts_to(note: Callable[..., None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def when_free(
-    session: Session, work: Callable[[], T], reason_to_end: Callable[[], str] = lambda: ""
-) -> T | None:
+def when_free(session: Session, work: Callable[[], T], is_to_end: Callable[[], object]) -> T | None:
     """What work() returns, once no other program uses the device; None: it was time to end."""
     while True:
         try:
@@ -595,7 +640,7 @@ def when_free(
         except DeviceShared as error:
             session.tell(f"  {error}")
             supervisor.sleep_or_cancel(BUSY_SECONDS)
-            if reason_to_end():
+            if is_to_end():
                 return None
 
 
@@ -633,6 +678,8 @@ def run_night(
     options = dict(share=share, network=network, passed=passed, digest_tokens=digest_tokens)
     options |= dict(price=price, has_dollars=limits.cost < math.inf, tell=session.tell)
     commands = [agents] if isinstance(agents, str) else [*agents]
+    if commands == [TUNER] and limits.calls < math.inf:
+        raise Refused("--calls counts calls of an agent, the tuner makes none: say --experiments")
     authors = open_authors(commands, folder, **options)
     try:
         night = Night(sessions, authors, limits, profile, may_tie, until, tell_user)

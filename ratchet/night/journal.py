@@ -14,6 +14,7 @@ ends      the same, when a limit was reached or the agent failed: why, and the e
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -127,6 +128,21 @@ def active_seconds(events: list[dict]) -> float:
             total, part, begin = total + part, 0.0, now
         part = event.get("active", max(part, now - begin))
     return total + part
+
+
+def list_parts(events: list[dict]) -> list[tuple[float, float]]:
+    """[(begin, end)] of the parts of a night, in seconds since 1970.
+
+    One that was killed lasts until the next, the last one for ever unless it has ended.
+    """
+    parts: list[tuple[float, float]] = []
+    for event in events:
+        now = parse_time(event["time"])
+        if event["kind"] in ("begins", "resumes"):
+            parts = [(begin, min(end, now)) for begin, end in parts] + [(now, math.inf)]
+        elif event["kind"] in ("pauses", "ends"):
+            parts[-1] = parts[-1][0], now
+    return parts
 
 
 def agents_of(begin: dict) -> list[str]:

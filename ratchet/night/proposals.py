@@ -83,7 +83,6 @@ class ProposalQueue:
         self.authors = {author.name: author for author in authors}
         self.agents = [author.agent for author in authors if author.agent]
         self.waited = 0.0  # seconds, while there was nobody to ask for want of service
-        self.was_asked = False  # an agent, by this process
         self.is_noting = False  # an answer of an agent's
         self.is_closed = False
         self.ahead = AHEAD + devices
@@ -313,7 +312,6 @@ class ProposalQueue:
         prompt = write_prompt(self.session.home, campaign, failures, broken, **more)
         if self.is_over.is_set():
             return True
-        self.was_asked = True
         idea, calls = broken.idea if broken else "", len(self.journal.list_answers())
         answer = author.agent.ask(prompt, champion, idea)
         self.is_noting = True

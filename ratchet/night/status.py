@@ -2,25 +2,27 @@
 
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from ratchet.claims import describe_goal, list_numbers, name_trial
 from ratchet.experiments import progress as run_progress
-from ratchet.experiments.campaign import Campaign, device_seconds, parse_time
+from ratchet.experiments.campaign import Campaign, parse_time
 from ratchet.experiments.ledger import Experiment, Ledger, utc_now
 from ratchet.experiments.running import is_night_running, state_of
-from ratchet.night.journal import Journal, active_seconds, agents_of
+from ratchet.night.journal import Journal, active_seconds, agents_of, list_parts
 from ratchet.night.service import (
-    SERVICE,
     describe_failure,
     describe_wait,
     find_wait,
     format_moment,
     last_failure,
 )
+from ratchet.night.team.authors import count_calls
 from ratchet.untrusted_text import quote_text
+
+ROLES = "try", "trial", "closing"  # of the experiments that a night makes
 
 
 class Limits(NamedTuple):
@@ -36,24 +38,23 @@ class Limits(NamedTuple):
     cost: float = math.inf  # dollars, as far as the agent reports them
 
 
-def agent_cost(journal: Journal) -> tuple[int, float]:
-    """(calls, dollars) of a night so far. Calls that failed for want of service don't count."""
-    answers = journal.list_answers()
-    calls = sum(event["outcome"] != SERVICE for event in answers)
-    return calls, sum(event["cost"] for event in answers)
+def seconds_of_night(experiments: Iterable[Experiment], events: list[dict]) -> float:
+    """Seconds of the device, of all runs that ended while a night worked; events: its journal.
 
-
-def seconds_of_night(experiments: Collection[Experiment], begin: dict) -> float:
-    """Seconds of the device that a night's runs took, those of all its agents; begin: its event."""
-    names = {begin["agent"], *agents_of(begin)}  # the closing comparison is by all of them
-    return sum(device_seconds(experiments, begin | {"agent": name}) for name in names)
+    Whoever had the idea: a night goes on with what others have left.
+    """
+    runs = (run for e in experiments if e.role in ROLES for run in e.runs)
+    ended, parts = ((parse_time(run["time"]), run) for run in runs), list_parts(events)
+    own = (run for when, run in ended if any(begin <= when <= end for begin, end in parts))
+    return sum(sum(run["seconds"].values()) for run in own)
 
 
 def used_by(journal: Journal, experiments: list[Experiment], seconds: float) -> Limits:
     """What a night has used that was active for so many seconds."""
-    calls, cost = agent_cost(journal)
-    device = seconds_of_night(experiments, journal.last_night()[0])
-    return Limits(seconds / 3600, len(journal.list_verdicts()), device, calls, cost)
+    answers, device = journal.list_answers(), seconds_of_night(experiments, journal.last_night())
+    cost = sum(event["cost"] for event in answers)
+    verdicts, calls = len(journal.list_verdicts()), count_calls(answers)
+    return Limits(seconds / 3600, verdicts, device, calls, cost)
 
 
 def describe_used(used: Limits, limits: Limits, until: float | None, campaign: Campaign) -> str:
@@ -107,7 +108,7 @@ def night_status(home: Path) -> dict[str, object]:
         "began": events[0]["time"],
         "used": describe_used(used, Limits(**begin["limits"]), until, campaign),
         "hours": round(active / 3600, 2),
-        "calls": len(answers),
+        "calls": used.calls,
         "ideas": sum(event["outcome"] == "idea" for event in answers),
         "verdicts": used.experiments,
         "kept": sum(e.closes["time"] >= events[0]["time"] for e in tried if e.verdict == "keep"),
@@ -117,7 +118,7 @@ def night_status(home: Path) -> dict[str, object]:
     since = [e for e in experiments if e.n > begin["baseline"]]
     if hits := [e.n for e in since if e.role == "try" and e.verdict == "hit"]:
         status["hits"] = f"{list_numbers(hits)} wait for a trial"
-    opened = [e for e in since if not e.closes and e.role in ("try", "trial", "closing")]
+    opened = [e for e in since if not e.closes and e.role in ROLES]
     return status | {f"experiment {e.n}": describe_open(e, home) for e in opened}
 
 

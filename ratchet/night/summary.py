@@ -9,13 +9,14 @@ from ratchet.arena.files import replace_file
 from ratchet.arena.progress import format_duration
 from ratchet.claims import describe_claim, describe_gain, describe_null_keeps, list_numbers
 from ratchet.experiments.campaign import Campaign, tried_ideas
-from ratchet.experiments.comparisons import claim_of
+from ratchet.experiments.comparisons import list_claims
 from ratchet.experiments.ledger import Experiment
 from ratchet.experiments.session import Session
 from ratchet.night.digest import find_near_misses, summarize_predictions
 from ratchet.night.journal import Journal, agents_of
-from ratchet.night.service import describe_failure, last_failure, name_outcome
+from ratchet.night.service import SERVICE, describe_failure, last_failure
 from ratchet.night.status import seconds_of_night
+from ratchet.night.team.authors import count_calls
 from ratchet.night.team.comparison import compare_agents
 from ratchet.untrusted_text import WORDS, quote_text
 
@@ -37,7 +38,7 @@ def summarize_night(session: Session) -> str:
         *table_of_kept(campaign, kept),
         *describe_agents(campaign, events),
         *describe_drops(Journal(session.home)),
-        summarize_cost(events, seconds_of_night(campaign.all, events[0])),
+        summarize_cost(events, seconds_of_night(campaign.all, events)),
         *summarize_failures(events),
     ]
     parts += [f"Warning: {escape_words(text, 400)}." for text in events[-1].get("lost", [])]
@@ -106,8 +107,8 @@ def summarize_claim(campaign: Campaign, began: str) -> list[str]:
 
     began: the night, as a time of the ledger; what is older is not its own.
     """
-    claim = claim_of(campaign)
-    if claim and claim.time < began:
+    claims = list_claims(campaign)
+    if claims and claims[-1].time < began:
         return [f"No gain of this night to claim. Before it: {describe_claim(campaign)}."]
     sentences = filter(None, (describe_claim(campaign), describe_null_keeps(campaign)))
     text = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
@@ -158,7 +159,10 @@ def describe_last_agents(home: Path, campaigns: Mapping[int, Campaign]) -> list[
 def summarize_cost(events: list[dict], device: float) -> str:
     """Calls, dollars, seconds of the device; how long it waited."""
     answers = [event for event in events if event["kind"] == "answer"]
-    text = f"Cost: {count_of(len(answers), 'call')} of the agent"
+    failures = Counter(event["outcome"] for event in answers if event["outcome"] != "idea")
+    text = f"Cost: {count_of(count_calls(answers), 'call')} of the agent"
+    if away := failures.pop(SERVICE, 0):
+        text += f", {away} more without service"
     if dollars := sum(event["cost"] for event in answers):
         text += f", {dollars:.2f} dollars"
     if tokens := sum(event["tokens"] for event in answers):
@@ -168,7 +172,6 @@ def summarize_cost(events: list[dict], device: float) -> str:
     idle, busy = (sum(event[key] for event in ends) for key in ("idle", "busy"))
     if busy:
         text += f", which waited for ideas {idle / (idle + busy):.1%} of the time"
-    failures = Counter(name_outcome(event) for event in answers if event["outcome"] != "idea")
     if not failures:
         return text + "."
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(failures.items()))

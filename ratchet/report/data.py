@@ -26,6 +26,7 @@ from ratchet.experiments.rule.statistics import Comparison, student_quantile
 from ratchet.experiments.running import state_of
 from ratchet.experiments.verify import find_problems
 from ratchet.night.journal import Journal
+from ratchet.night.team.authors import count_calls
 from ratchet.referee import early_stopping
 from ratchet.referee.measures import MEASURES, Requirement, read_measures
 from ratchet.report.columns import cells_of, headings, shorten
@@ -124,7 +125,7 @@ def read_measured(path: Path) -> dict | None:
 def night_costs(home: Path) -> dict[str, float]:
     """Calls and dollars of the last night's agent."""
     answers = Journal(home).list_answers() if (home / "runs").exists() else []
-    return {"calls": len(answers), "cost": sum(answer["cost"] for answer in answers)}
+    return {"calls": count_calls(answers), "cost": sum(answer["cost"] for answer in answers)}
 
 
 # --------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import made_up_night
 import pytest
 import typer
 from conftest import ROOT, open_session
@@ -123,6 +124,18 @@ def test_what_is_refused_is_refused_at_once(program):
     sentence = "ratchet: train.py changed since the last commit: commit that first, "
     assert refused.exit_code == 2 and refused.stderr.startswith(sentence), refused.stderr
     assert len(open_session().experiments()) == 1
+
+
+def test_a_champion_that_is_a_merge_was_tried_before(program, runs):  # noqa: F811
+    made_up_night.begin(runs)
+    for number in range(2):
+        made_up_night.try_gain(number, 5.0)
+    made_up_night.end(is_closed=False)
+    subprocess.run(["git", "checkout", "-q", "refs/ratchet/champion"], check=True)
+    known = invoke("try", "--detach", "the champion")
+    n = open_session().read_campaign().kept[-1].n
+    assert known.exit_code == 0 and known.stdout.startswith(f"experiment {n}: keep")
+    assert f"this source was tried before, as experiment {n}" in known.stderr
 
 
 @pytest.mark.parametrize("options", [{}, {"busy": True, "half_stop": False, "by": "me"}])

@@ -78,7 +78,8 @@ def test_what_an_earlier_night_left_is_kept_by_this_one(searched):
 
 
 def nulls(name):
-    return f"{claims.NULL_KEEPS[name]} of keeps by the profile {name} have no effect (simulated)".capitalize()
+    words = f"{claims.NULL_KEEPS[name]} of keeps by the profile {name} have no effect"
+    return f"{words} ({claims.NULL_KEEPS_NOTE})".capitalize()
 
 
 def test_every_profile_says_how_many_keeps_are_luck():

@@ -22,6 +22,7 @@ from ratchet.experiments import comparisons, sources, trials, verbs
 from ratchet.experiments import progress as run_progress
 from ratchet.experiments.ledger import Experiment
 from ratchet.experiments.running import only_command
+from ratchet.experiments.session import RUN_TRIES
 from ratchet.experiments.verdicts import BOLD, CLOSING, DEFAULT
 from ratchet.night import agent as night_agent
 from ratchet.night import digest, knobs, tuner
@@ -29,7 +30,7 @@ from ratchet.night.contract import describe_module, write_contract
 from ratchet.night.driver import Night, run_night, stop_night
 from ratchet.night.journal import Journal, active_seconds
 from ratchet.night.proposals import CannotRebase, Proposal, ProposalQueue
-from ratchet.night.status import Limits, night_status
+from ratchet.night.status import Limits, night_status, seconds_of_night
 from ratchet.night.summary import summarize_night
 from ratchet.night.team.authors import Author
 from ratchet.referee import supervisor, trial
@@ -120,7 +121,7 @@ def test_a_night_keeps_what_is_better_and_measures_its_gain(place, tmp_path):
     assert (first.idea, first.gain) == ("larger", 0.1) and "agent.py" in first.by
     assert first.profile == DEFAULT._asdict()
     assert PROGRAM.strip() in prompts[0] and "## Champions" in prompts[0]
-    claim = comparisons.claim_of(open_session().read_campaign())
+    claim = comparisons.list_claims(open_session().read_campaign())[-1]
     gain = comparisons.compare_with_first(claim)[1][1]
     assert claim.by == first.by and gain.low < 0.1 < gain.high
     text = summarize_night(open_session())
@@ -201,6 +202,24 @@ def test_hours_count_while_a_night_is_active():
     assert (
         active_seconds([*slept, event("resumes", "09:00"), event("answer", "09:30")]) == 3600 + 1800
     )
+
+
+def test_all_runs_count_that_were_made_while_a_night_worked():
+    """Whoever had the idea; what you tried by hand between its parts doesn't."""
+
+    def at(minute):
+        return {"time": f"2026-01-31T00:{minute}:00Z"}
+
+    kinds = [("begins", "10"), ("pauses", "20"), ("resumes", "30"), ("answer", "31")]
+    killed = [{"kind": kind} | at(minute) for kind, minute in kinds]
+    whole = [*killed, {"kind": "resumes"} | at("40"), {"kind": "ends"} | at("50")]
+    minutes = ["05", "15", "25", "35", "45", "55"]
+    made = [at(minute) | {"seconds": {"train": 2.0**n}} for n, minute in enumerate(minutes)]
+    ideas = [Experiment(2, 1, "try", "", opens={}, by=by, runs=made) for by in ("", "another")]
+    assert seconds_of_night(ideas, whole) == 2 * (2 + 8 + 16)
+    assert seconds_of_night(ideas, killed) == 2 * (2 + 8 + 16 + 32)
+    by_hand = Experiment(3, 1, "calibrate", "", opens={}, runs=made)
+    assert seconds_of_night([by_hand], whole) == 0
 
 
 def test_whatever_an_agent_does_the_night_goes_on(place, tmp_path, monkeypatch):
@@ -447,7 +466,7 @@ def test_a_trial_follows_the_third_hit_and_the_last_one_ends_the_night(knobs_pla
     assert tried()[4].parent == group.arms[0]["commit"]  # it was carried over
     moved = {f"GAIN_{letter}": BIG for letter in "ACDE"}
     assert champions_text() == write_text(**moved) and problems() == []
-    claim = comparisons.claim_of(open_session().read_campaign())
+    claim = comparisons.list_claims(open_session().read_campaign())[-1]
     assert comparisons.compare_with_first(claim)[1][1].gain == pytest.approx(4 * BIG, abs=0.03)
 
 
@@ -607,6 +626,101 @@ def test_less_code_that_is_as_good_is_kept_where_a_night_is_asked_to(knobs_place
 
 
 # --------------------------------------------------------------------------------------------------
+# A night's end that something disturbs
+
+
+def night_with_hits(sessions, *letters):
+    """A night that has found these hits and asks for no more ideas."""
+    night = Night(sessions, [Author("me")], Limits(), profile=THREE)
+    night.begin_or_resume()
+    for letter in letters:
+        text = write_text(**{f"GAIN_{letter}": BIG}).encode()
+        edit = commits.commit_text([champion()], text, f"idea {letter}")
+        assert verbs.try_idea(sessions[0], letter, edit, profile=THREE).verdict == "hit"
+    night.why = "it was time"
+    return night
+
+
+def test_trial_and_comparison_of_the_end_wait_for_a_free_machine(knobs_place, runs, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("ratchet.night.driver.BUSY_SECONDS", 0)
+    night = night_with_hits([open_session()], "A")
+    runs.shared = 3 * RUN_TRIES
+    night.measure_gain()
+    assert roles() == ["try", "trial", "closing"] and night.why == "it was time"
+
+
+@pytest.mark.parametrize("cause", ["you stopped it", "other programs used the machine"])
+def test_they_wait_until_you_stop_it_or_its_hours_are_over(knobs_place, runs, monkeypatch, cause):  # noqa: F811
+    monkeypatch.setattr("ratchet.night.driver.BUSY_SECONDS", 0)
+
+    def tell(text):
+        if text.startswith("last champion and baseline run"):
+            runs.shared = 3 * RUN_TRIES
+        if "waits: other programs" in text and "you" in cause:
+            (knobs_place / "runs/.stop").touch()
+        elif "waits: other programs" in text:
+            night.limits = Limits(hours=0)
+
+    night = night_with_hits([open_session(tell=tell)], "A")
+    night.measure_gain()
+    words = f"no claim: {cause}, `ratchet audit` or the next night makes it"
+    assert roles() == ["try", "trial", "closing"] and night.why == f"it was time; {words}"
+    assert comparisons.needs_closing(open_session().read_campaign())
+
+
+def test_a_night_that_you_stop_at_its_end_begins_nothing_more(knobs_place, tmp_path):
+    def stops(text):
+        if ": keep, " in text:  # by the trial at the end
+            (knobs_place / "runs/.stop").touch()
+
+    command, state = script(tmp_path, moves("A"))
+    session, limits = open_session(tell=stops), Limits(experiments=1)
+    why = run_night(session, command, limits, [state.parent], **GROUP)
+    assert why.startswith("the limit of 1 experiment is reached; no claim: you stopped it")
+    assert roles() == ["try", "trial"] and not (knobs_place / "runs/.stop").exists()
+
+
+def test_a_device_that_fails_in_a_trial_withdraws_no_hit(knobs_place, tmp_path, runs, monkeypatch):  # noqa: F811
+    """Were each hit tried alone on it, all would be lost for good."""
+    failed = []
+
+    def fails(job):
+        is_trial = "-trial-" in str(job.target)
+        failed.extend([job] * is_trial)
+        return runs(job) | ({"status": "crash", "reason": "out of memory"} if is_trial else {})
+
+    broken = lambda job: ("crash", "no CUDA device", []) if failed else None  # noqa: E731
+    turns = moves("A"), moves("B"), moves("C")
+    with monkeypatch.context() as patch:
+        patch.setattr("ratchet.referee.trial.run_trial", fails)
+        patch.setattr("ratchet.referee.trial.preflight", broken)
+        with pytest.raises(Refused, match="not even the champion .*no CUDA device"):
+            whole_night(knobs_place, tmp_path, *turns, last=SLOW, options=GROUP, experiments=3)
+    assert len(failed) == 1 and [e.verdict for e in tried()] == ["hit"] * 3
+    whole_night(knobs_place, tmp_path, *turns, last=SLOW, options=GROUP, experiments=3)
+    assert [e.verdict for e in tried()] == ["keep"] * 3 and problems() == []
+
+
+def test_the_end_of_a_night_is_on_a_device_that_works(knobs_place, runs, monkeypatch, halves):  # noqa: F811
+    slots = open_executor(devices=halves).slots()
+    verbs.calibrate(open_session(arena="tiny", slot=slots[0]), 5)
+    sessions = [open_session(slot=slot) for slot in slots]
+    night = night_with_hits(sessions, "A", "B")
+    crash = {"status": "crash", "reason": "no CUDA device"}
+    fails = lambda job: runs(job) | (crash if job.device == halves[0] else {})  # noqa: E731
+    broken = lambda job: (*crash.values(), []) if job.device == halves[0] else None  # noqa: E731
+    monkeypatch.setattr("ratchet.referee.trial.run_trial", fails)
+    monkeypatch.setattr("ratchet.referee.trial.preflight", broken)
+    night.measure_gain()
+    assert not night.errors and night.left == sessions[1:] and problems() == []
+    assert [e.verdict for e in tried()] == ["keep"] * 2
+    assert not comparisons.needs_closing(sessions[1].read_campaign())
+    night.left = []
+    night.measure_gain()
+    assert night.errors == night.lost and "no CUDA device" in str(night.lost[0])
+
+
+# --------------------------------------------------------------------------------------------------
 # Agents
 
 CLAUDE = """print(json.dumps({"type": "result", "subtype": "success", "is_error": False, "duration_ms": 1200,
@@ -693,6 +807,26 @@ def test_an_agents_program_stands_alone_where_more_than_it_is_beside_it(place, t
 def test_what_is_no_agent_is_refused(place):
     with pytest.raises(Refused, match="not installed"):
         run_night(open_session(), "no-such-program --print", Limits())
+    with pytest.raises(Refused, match="--share .*/gone: there is no such file or folder: make it"):
+        run_night(open_session(), "true", Limits(), share=[place / "gone"])
+    with pytest.raises(Refused, match="the tuner makes none: say --experiments"):
+        run_night(open_session(), "tuner", Limits(calls=3, experiments=1))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"night --agent tuner --{name} nan" for name in ("hours", "experiments", "calls")),
+        *(f"night --agent tuner --{name} nan" for name in ("device-seconds", "dollars")),
+        "night --agent tuner --hours -1",
+        "wait 1 --seconds nan",
+        "watch --port 70000",
+    ],
+)
+def test_a_figure_that_makes_no_sense_is_refused(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no repository: nothing could begin
+    said = CliRunner().invoke(__main__.app, words.split())
+    assert isinstance(said.exception, Refused) and words.split()[-2] in str(said.exception)
 
 
 def test_the_tuner_finds_what_is_to_be_found_and_repeats_itself_from_the_same_ledger(place):

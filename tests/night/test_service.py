@@ -215,6 +215,8 @@ def test_a_night_waits_for_its_agents_service(place, monkeypatch):  # noqa: F811
     text = summarize_night(open_session())
     assert "It waited for the agent's service for" in text and "3 times" in text
     assert "last failure was call 3, service" in text
+    assert "Cost: 2 calls of the agent, 3 more without service" in text
+    assert night_status(place)["calls"] == 2
     assert night_status(place)["last failure"].endswith(f'service: "{LIMITED}"')
     (end,) = events("ends", place)
     assert end["waited"] > 0 and end["code"] == 0 and problems() == []
@@ -403,6 +405,27 @@ def test_ten_bad_answers_after_an_idea_are_quoted(place):  # noqa: F811
     night = make_night(agent)
     assert '10 answers in a row could not be tried (the last: files: "it changed j")' in night.run()
     assert night.exit_code == 3 and len(agent.prompts) == 11
+
+
+def test_a_first_call_that_a_limit_cuts_short_is_no_fault_of_the_agent(place):  # noqa: F811
+    night = make_night(agent := StandIn())
+
+    def use_up():
+        agent.is_asked.wait(30)
+        night.limits = Limits(hours=0)
+
+    threading.Thread(target=use_up).start()
+    assert night.run() == "the limit of 0 hours is reached" and night.exit_code == 0
+
+
+def test_an_agent_that_can_never_be_asked_has_never_worked(place, monkeypatch):  # noqa: F811
+    def fails(*_):
+        raise OSError("no such folder")
+
+    monkeypatch.setattr(StandIn, "prepare_folder", fails)
+    night = make_night(StandIn())
+    assert "10 answers in a row could not be tried (the last: OSError" in night.run()
+    assert night.exit_code == 2
 
 
 @pytest.mark.parametrize(

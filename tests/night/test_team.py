@@ -111,10 +111,13 @@ def test_agents_are_compared_at_equal_numbers_of_ideas(shared_night):
         0.3 < first < 4 and -4 < other < -0.3
     )  # (4 + 4 - 4) / 3, (-4 + 4 - 4) / 3, sigma is vague
     assert rows["kept"] == ["2", "1"] and rows["failed"] == ["0", "0"]
-    assert rows["calls"] == ["4, 1 without an idea; 1 without service", "4"]
+    assert rows["calls"] == ["4, 1 without an idea; 1 without service", "0"]
     assert rows["cost"] == ["1.50 dollars, 3,000 tokens", "not told"]
     difference = '"tuner" minus "claude -p", -0.33 (-0.72 to +0.32): that may be luck.'
     assert sentences == f"Hits per idea, {difference}"
+    assert night_status(shared_night)["calls"] == 4
+    words = "Cost: 4 calls of the agent, 1 more without service, 1.50 dollars, 3,000 tokens"
+    assert words in summarize_night(open_session())
 
 
 def test_the_gain_of_a_trial_of_both_is_nobodys(shared_night):

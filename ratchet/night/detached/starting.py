@@ -66,9 +66,14 @@ def start_process(command: Sequence[str], log: Path) -> subprocess.Popen:
 
 
 def latest_of_source(home: Path, source: str) -> Experiment | None:
-    """The latest experiment on a source alone, if there is one; source: its shape."""
-    alone = [e for e in Ledger(home).experiments().values() if e.role in ("calibrate", "try")]
-    return next((e for e in reversed(alone) if e.arms[0]["source"] == source), None)
+    """The latest experiment on a source, its shape; a trial only if there is no other.
+
+    A champion that ideas were merged into has nothing but its trial.
+    """
+    alike = [e for e in Ledger(home).experiments().values() if e.arms[0]["source"] == source]
+    alone = [e for e in alike if e.role in ("calibrate", "try")]
+    trials = [e for e in alike if e.role == "trial"]
+    return next(reversed(trials + alone), None)
 
 
 def is_worked_on(home: Path, e: Experiment) -> bool:

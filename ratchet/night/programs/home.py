@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ratchet.arena.files import open_itself
+from ratchet.arena.files import Refused, open_itself
 from ratchet.night.programs.known import Program
 from ratchet.referee.folders import remove_folder
 
@@ -134,6 +134,15 @@ class PrivateHome:
     def _describe_settings(self) -> dict[str, list[str]]:
         names = filter(self._is_private, [*self.program.settings, *START_FILES])
         return {name: describe_tree(self.path.resolve() / name) for name in names}
+
+
+def check_shared(paths: Iterable[str | Path]) -> None:
+    """Raises Refused if one of them isn't there: the sandbox would leave it out without a word."""
+    for path in paths:
+        if not Path(path).exists():
+            raise Refused(
+                f"--share {path}: there is no such file or folder: make it, or leave the option out"
+            )
 
 
 # --------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ killed goes on with the one whose turn it was.
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,12 @@ def whose_turn(authors: Sequence[Author], journal: Journal) -> Author | None:
     last = {event.get("by"): event["call"] for event in answers}
     available = [author for author in authors if author.is_available]
     return min(available, key=lambda author: last.get(author.name, 0), default=None)
+
+
+def count_calls(answers: Iterable[service.AnswerEvent]) -> int:
+    """Calls of agents: the tuner has none, and one that failed for want of service is none."""
+    counted = (each for each in answers if each["outcome"] != service.SERVICE)
+    return sum(each.get("by") != TUNER for each in counted)
 
 
 def join_names(names: Sequence[str]) -> str:

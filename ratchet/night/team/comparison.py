@@ -17,7 +17,7 @@ from ratchet.experiments.rule.failures import FAILURES
 from ratchet.experiments.rule.statistics import moments, student_quantile
 from ratchet.night.journal import agents_of
 from ratchet.night.service import SERVICE
-from ratchet.night.team.authors import short_name
+from ratchet.night.team.authors import count_calls, short_name
 
 LEVEL = 0.05  # how often an interval may miss; that of all differences together
 
@@ -135,7 +135,8 @@ def describe_fresh_gains(record: Record, goal: Goal) -> str:
 def describe_calls(record: Record) -> str:
     """Example: "16, 2 without an idea; 3 without service", which don't count as calls."""
     away = sum(event["outcome"] == SERVICE for event in record.answers)
-    calls, ideas = len(record.answers) - away, sum(e["outcome"] == "idea" for e in record.answers)
+    calls = count_calls(record.answers)
+    ideas = sum(event["outcome"] == "idea" for event in record.answers)
     words = f"{calls}" + (f", {calls - ideas} without an idea" if calls > ideas else "")
     return f"{words}; {away} without service" if away else words
 
