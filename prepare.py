@@ -309,6 +309,8 @@ def score_again(arguments: argparse.Namespace) -> None:
         raise Refused(f"{words!r} names no finished run: say `prepare.py score runs/...`")
     if arguments.split not in (None, "val", "test"):
         raise Refused(f"--split {arguments.split} can't be scored: say val or test")
+    if arguments.batch is not None and arguments.batch < 1:
+        raise Refused(f"--batch {arguments.batch} scores no row: say how many at a time")
     for key in [key for key in os.environ if not key.startswith(ENVIRONMENT)]:
         del os.environ[key]
     command = f"uv run prepare.py score {shlex.quote(os.path.relpath(folder))}"

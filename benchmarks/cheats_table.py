@@ -44,8 +44,8 @@ def split_source(sentence: str) -> tuple[str, str]:
 
 def make_table(header: Sequence[str], rows: list[list[str]]) -> str:
     """Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    head, *lines = ("| " + " | ".join(cells) + " |" for cells in [header, *rows])
+    return "\n".join([head, "|---" * len(header) + "|", *lines])
 
 
 def level_columns(results: dict) -> tuple[str, ...]:

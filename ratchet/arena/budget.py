@@ -8,6 +8,8 @@ from ratchet.arena.files import Refused
 
 REHEARSAL_SECONDS = 20 * 60  # who isn't ready to train by then never will be
 START_SECONDS = 120  # to import PyTorch from a slow disk, or to compile kernels for a first answer
+ANSWER_SHARE = 0.03  # of the work of training, which most answers may take
+LEAST_SLOW_SECONDS = 2  # that they may take anyway
 ANSWER_SECONDS = 30  # for that model to load a small file, or to answer one batch
 LOAD_BYTES_PER_SECOND = 2**26  # of a large file, which a slow disk still reads
 KERNEL_SECONDS = 60  # for a GPU's kernels to be compiled when they are first called
@@ -21,6 +23,15 @@ GRAMMAR = r"(\d+(?:\.\d+)?(?:e\d+)?)(s|tok|flop)"
 def load_limit(weight_bytes: int) -> float:
     """Seconds that a model which is scored may take to load, of a file of so many bytes."""
     return ANSWER_SECONDS + weight_bytes / LOAD_BYTES_PER_SECOND
+
+
+def answer_limit(train_seconds: float, cores: int) -> float:
+    """Seconds that most answers of a model may take: no time to train in, before each of them.
+
+    train_seconds: of its run. cores: that work for each second, 1 on a GPU. Example: 18.0 after
+    300 s on two cores. Who is slower in honesty has trained on a few dozen rows.
+    """
+    return max(LEAST_SLOW_SECONDS, ANSWER_SHARE * train_seconds * cores)
 
 
 def work_limit(weight_bytes: int, start_seconds: float) -> float:

@@ -252,8 +252,9 @@ class Run:
         sum_gradients(model, *more)
 
     def log(self, loss: Tensor) -> None:
-        """Note the mean loss of a step, in nats a token; call it within batches().
+        """Note the mean cross-entropy of a step, in nats a token; call it within batches().
 
+        Without what is added to the loss that is optimized: by it a run is held against others.
         Writes curve.jsonl, a line for whoever watches, and wandb where it is asked for. A loss that
         is not finite, or twice that of a uniform guess, ends the run: status crash, exit code 1.
         """

@@ -57,7 +57,9 @@ def score(
     if arena.seal != run["seal"]:
         other = f"{folder} was trained in another arena than {arena.folder} is now"
         raise Refused(f"{other}: scores can't be compared")
-    batch = batch or (CPU_ROWS if device.type == "cpu" else GPU_ROWS)
+    if batch is None:
+        batch = CPU_ROWS if device.type == "cpu" else GPU_ROWS
+    batch = min(batch, max(arena.val_rows, arena.test_rows))
     values: dict[str, Any] = {**run, "official": "no", "isolation": "none"}
     values |= {"probes": {}, "lookup": 0}
     count_flops = not run["flops_per_token"]

@@ -443,6 +443,12 @@ def test_a_split_that_is_none_of_a_score_is_refused(tmp_path, monkeypatch, refus
     assert Path(tmp_path / "run.json").read_text(encoding="utf-8") == "{}"
 
 
+def test_no_rows_at_a_time_are_refused(tmp_path, monkeypatch, refusal):
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "score", str(tmp_path), "--batch", "-1"])
+    assert "--batch -1 scores no row" in refusal(main)
+
+
 # --------------------------------------------------------------------------------------------------
 # Budgets
 

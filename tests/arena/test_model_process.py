@@ -1,5 +1,6 @@
 """The model's process: what it may answer, how long, how much it may work."""
 
+import math
 import os
 import re
 import socket
@@ -14,7 +15,13 @@ import pytest
 import torch
 from conftest import score
 
-from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit, work_limit
+from ratchet.arena.budget import (
+    ANSWER_SECONDS,
+    START_SECONDS,
+    answer_limit,
+    load_limit,
+    work_limit,
+)
 from ratchet.arena.files import Refused
 from ratchet.arena.hardware import cpu
 from ratchet.arena.hardware.shared_memory import create_shared
@@ -82,6 +89,7 @@ def model_process():
     process.device = torch.device("cpu")
     process.work = WorkMeter(os.getpid(), process.device)
     process.tokens, process.logits = torch.zeros(1, 2), torch.zeros(1, 2, 2)
+    process.most_answer_seconds = math.inf
     with process.channel, process.theirs:
         yield process
 
@@ -108,6 +116,18 @@ def test_an_answer_that_fails_is_all_surplus():
 def test_answers_that_all_take_equally_long_are_no_surplus():
     assert surplus([1.0] * 50) == 0
     assert surplus([2.9, *[1.0] * 50]) == 0  # the first makes kernels ready
+
+
+def test_most_answers_leave_no_time_to_train(model_process):
+    assert (answer_limit(300, 2), answer_limit(20, 2)) == (18, 2)
+    model_process.most_answer_seconds = 2.0
+    model_process.work.answers = [9.0, 1.0, 1.0]  # the first makes kernels ready
+    model_process.refuse_slow_answers()
+    model_process.work.answers = [9.0, 9.0]
+    model_process.refuse_slow_answers()
+    model_process.work.answers = [2.5, 2.5, 2.5]
+    with pytest.raises(Invalid, match="most answers took 2.5 s of CPU time, 2.0 s are allowed"):
+        model_process.refuse_slow_answers()
 
 
 def test_what_load_and_a_slow_answer_take_is_surplus():

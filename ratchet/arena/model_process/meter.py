@@ -14,6 +14,7 @@ from ratchet.arena.hardware.processes import cpu_seconds, list_tree
 
 SLOW_ANSWER = 3  # times the median, from which on an answer is more than an answer
 SLOW_SECONDS = 2  # more than the median, likewise: else slow answers would buy a slow first one
+LEAST_ANSWERS = 3  # the first one may make kernels ready
 TICK_SECONDS = 0.01  # of the clock of CPU time
 SAMPLE_SECONDS = 0.1  # between two looks at a GPU
 
@@ -64,6 +65,11 @@ class WorkMeter:
             seconds = self.now() - begin
             self.total += seconds
         self.answers += [seconds] * an_answer
+
+    @property
+    def typical_answer(self) -> float:
+        """Seconds of most answers: their median; 0.0 while there are too few to tell."""
+        return median(self.answers) if len(self.answers) >= LEAST_ANSWERS else 0.0
 
     def surplus(self) -> float:
         """Seconds of all else: of load(), of answers much slower than others, of children."""

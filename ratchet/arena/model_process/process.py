@@ -17,14 +17,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, load_limit
+from ratchet.arena.budget import ANSWER_SECONDS, START_SECONDS, answer_limit, load_limit
 from ratchet.arena.definition import Arena
 from ratchet.arena.files import Refused
+from ratchet.arena.hardware.cpu import usable_cores
 from ratchet.arena.hardware.shared_memory import create_shared, free_cuda_tensor
 from ratchet.arena.model_process.meter import WorkMeter
 from ratchet.arena.model_process.rooms import VARIABLE, remove_room, take_room
 from ratchet.arena.model_process.server import MARK
-from ratchet.arena.results import weight_bytes
+from ratchet.arena.results import read_run_record, weight_bytes
 
 ANSWER_BYTES = 10_000  # of one answer, which is JSON
 COMPILE_SECONDS = 600  # for its step of decoding to be compiled, where nobody waits in line
@@ -53,6 +54,9 @@ class ModelProcess:
 
     def __init__(self, folder: Path, arena: Arena, device: torch.device, batch: int) -> None:
         self.batch, self.device = batch, device
+        cores = usable_cores() if device.type == "cpu" else 1
+        trained = read_run_record(folder)["train_seconds"]
+        self.most_answer_seconds = answer_limit(trained, cores)
         self.weight_bytes = weight_bytes(folder)
         # for the first answer: a GPU's kernels are compiled for it
         self.answer_seconds = START_SECONDS if device.type == "cuda" else ANSWER_SECONDS
@@ -122,7 +126,15 @@ class ModelProcess:
         seconds, self.answer_seconds = self.answer_seconds, ANSWER_SECONDS
         with self.work.measured(an_answer=True):
             self._ask_for_logits({"do": "answer_rows", "rows": len(inputs)}, seconds)
+        self.refuse_slow_answers()
         return self.logits[: len(inputs)]
+
+    def refuse_slow_answers(self) -> None:
+        """Raises Invalid if most answers take so long that it may train before each of them."""
+        seconds, most = self.work.typical_answer, self.most_answer_seconds
+        if seconds > most:
+            took = f"most answers took {seconds:.1f} s of {self.work.unit}"
+            raise Invalid(f"{took}, {most:.1f} s are allowed: it could train in that time")
 
     def inspect_model(self, count_flops: bool) -> dict[str, Any]:
         """The figures of inspection.inspect_model(); 0 if the model tells nonsense.
