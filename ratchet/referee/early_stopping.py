@@ -3,8 +3,8 @@
 A run is behind if its loss is above the mean of the champion's runs. docs/statistics.md says how
 well that tells the score. Schedules that bring the loss down later are told wrong.
 
-The file is the contestant's own: only numbers are taken from it, and all that it can do with wrong
-ones is to have itself stopped, or not.
+The file is the contestant's own, and only numbers are taken from it. With wrong ones it can have
+itself stopped, or not; as a champion, all ideas that come after it. No score depends on them.
 """
 
 import io

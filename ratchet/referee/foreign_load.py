@@ -1,5 +1,6 @@
 """What other programs use of a device while a run has it."""
 
+import functools
 import itertools
 import os
 import re
@@ -15,6 +16,7 @@ from ratchet.referee.devices.cores import cores_of
 from ratchet.referee.devices.nvidia import running_processes
 from ratchet.referee.supervisor import WatchedProcess
 
+KERNEL_PARENT = 2  # number of the process whose children are kernel threads, on Linux
 LEAST_SECONDS = 2  # that can be judged: the kernel's figures tick 100 times a second
 
 
@@ -75,7 +77,7 @@ class ForeignLoad:
                 spent = sum(process.cpu_times()[:4])
                 if process.pid in tree or self._is_of_session(process.pid):
                     own_seconds += spent
-                elif process.pid != os.getpid():
+                elif process.pid != os.getpid() and not is_kernel_thread(process):
                     key = process.pid, process.create_time()
                     others[key] = OtherProcess(spent, self._may_use_cores(process))
         own_seconds = max(own_seconds, self.process.looks.cpu_seconds)  # it has ended, at last
@@ -100,6 +102,19 @@ class ForeignLoad:
         tree = {process.pid for process in self.process.list_processes()}
         running = [number for number in running_processes(self.device) if number not in tree]
         return len([number for number in running if not self._is_of_session(number)])  # or it dies
+
+
+def is_kernel_thread(process: psutil.Process) -> bool:
+    """Whether a process is the kernel's: what it writes to disks may be the contestant's files."""
+    return process.ppid() == KERNEL_PARENT and is_kernel_visible()
+
+
+@functools.cache
+def is_kernel_visible() -> bool:
+    """Whether the parent of kernel threads is there; in a container its number is another's."""
+    with suppress(psutil.Error, OSError):
+        return psutil.Process(KERNEL_PARENT).name() == "kthreadd"
+    return False
 
 
 def foreign_seconds(start: Snapshot, end: Snapshot) -> float:

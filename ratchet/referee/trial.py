@@ -85,9 +85,10 @@ def run_trial(job: Job) -> Record:
     stopped (half-way, too far behind the champion), overlimit (a limit of the campaign), or what it
     took too much of: memory, output, processes, disk.
     """
-    clock, level = Clock(), sandbox.best_level()
-    record = open_record(job, level, clock)
+    level = sandbox.best_level()
     with hold_device(job.device, pause=sleep_or_cancel):
+        clock = Clock()  # not before: another run may have had the device for minutes
+        record = open_record(job, level, clock)
         prepare_folders(job)
         try:
             read_shared_files(level)

@@ -632,6 +632,18 @@ def test_only_load_on_its_own_cores_is_foreign(
     assert load.measure()["foreign_cpu"] == pytest.approx(foreign)
 
 
+def test_threads_of_the_kernel_are_no_other_programs(monkeypatch):
+    """A contestant could have its disk written to, by them, until its run doesn't count."""
+    writer = SimpleNamespace(ppid=lambda: foreign_load.KERNEL_PARENT)
+    for name, is_one in {"kthreadd": True, "bash": False}.items():
+        foreign_load.is_kernel_visible.cache_clear()
+        parent = SimpleNamespace(name=lambda name=name: name)
+        monkeypatch.setattr(psutil, "Process", lambda number, parent=parent: parent)
+        assert foreign_load.is_kernel_thread(writer) == is_one
+    foreign_load.is_kernel_visible.cache_clear()
+    assert not foreign_load.is_kernel_thread(SimpleNamespace(ppid=lambda: 1))
+
+
 @dataclass
 class Stranger:
     pid: int
@@ -640,6 +652,9 @@ class Stranger:
 
     def create_time(self):
         return 0.0
+
+    def ppid(self):
+        return 1
 
     def cpu_times(self):
         return (self.spent,)
