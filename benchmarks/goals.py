@@ -11,6 +11,7 @@ into docs/limits.md.
 import argparse
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 from statistics import fmean, quantiles
 
@@ -18,13 +19,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cheats_table import replace_block
 
-from ratchet.experiments.rule.slack import Slack
+from ratchet.experiments.comparisons import compare_arms
+from ratchet.experiments.rule.slack import Slack, place_in_slack
 from ratchet.experiments.verdicts import TIE_RUNS
 
 WORSE = -0.5, 0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0  # sigma
 SEEDS = 5  # of a calibration
 BETWEEN = 40  # runs of other ideas between two trials
 TRIALS = 12  # of a night
+CLOSINGS = 4, 8, 20  # seeds of a closing comparison
 PAGE = Path(__file__).resolve().parent.parent / "docs/limits.md"
 
 
@@ -88,6 +91,18 @@ def measure_creep(step: float, count: int, seed: int) -> tuple[list[int], list[f
     return keeps, levels
 
 
+def measure_closing(worse: float, seeds: int, count: int, seed: int) -> dict[str, float]:
+    """{"within it": share of closing comparisons, ...} where seeds explain nothing."""
+    chance, places = random.Random(f"{seed} closing {worse} {seeds}"), Counter()
+    for _ in range(count):
+        campaign = Campaign(chance)
+        levels = 0.0, worse
+        arms = [{n: campaign.draw(level) for n in range(seeds)} for level in levels]
+        comparison = compare_arms(arms[1], arms[0], arms)
+        places[place_in_slack(comparison, campaign.slack.noise.sigma)] += 1
+    return {place: times / count for place, times in places.items()}
+
+
 def candidates_table(count: int, seed: int) -> str:
     heads = "val_bpb is worse by", "first run passes", "trial keeps it", "runs, the baseline's too"
     rows = [f"| {' | '.join(heads)} |", "|---|---|---|---|"]
@@ -108,6 +123,18 @@ def creep_table(count: int, seed: int) -> str:
     return "\n".join(rows)
 
 
+def closing_table(count: int, seed: int) -> str:
+    heads = "|".join(f" {seeds} seeds: within it, beyond it " for seeds in CLOSINGS)
+    rows = [f"| the champion is worse by |{heads}|", "|---" * (len(CLOSINGS) + 1) + "|"]
+    for worse in (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0):
+        cells = [f"{worse:g} sigma"]
+        for seeds in CLOSINGS:
+            places = measure_closing(worse, seeds, count, seed)
+            cells.append(f"{places.get('within it', 0):.0%}, {places.get('beyond it', 0):.0%}")
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows).replace("%", " %")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
@@ -115,6 +142,7 @@ def main() -> None:
     options = parser.parse_args()
     count, seed = options.trials, options.seed
     tables = [candidates_table(count, seed), creep_table(count // 4, seed)]
+    tables.append(closing_table(count, seed))
     print(*tables, sep="\n\n")
     text = PAGE.read_text("utf-8")
     PAGE.write_text(replace_block(text, "simulated trials", "\n\n".join(tables)), encoding="utf-8")

@@ -358,13 +358,13 @@ def goal_level(e: Experiment) -> str:
 
 
 def log_gain(e: Experiment, campaign: Campaign) -> str:
-    """Of a try or a trial over its champion; of a closing comparison or an audit its claim."""
+    """Of a try or a trial over its champion; of other comparisons over the baseline."""
     if e.role in ("try", "trial"):
         return claims.describe_gain(e, campaign)
     if e.role not in ("closing", "audit") or not e.closes:
         return ""
     comparison = compare_goal_with_first(e)[-1][1]
-    return f"{claims.format_gain(comparison, e.goal)}, claim" if comparison else ""
+    return f"{claims.format_gain(comparison, e.goal)}, fresh" if comparison else ""
 
 
 def campaigns_by_number(experiments: list[Experiment]) -> dict[int, Campaign]:

@@ -3,10 +3,9 @@
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any
 
 from ratchet.experiments.goals import VAL_BPB, Goal
 from ratchet.experiments.ledger import CHAMPION, Experiment, Row, is_valid, score_of
@@ -217,13 +216,6 @@ def list_campaigns(experiments: Collection[Experiment]) -> list[Campaign]:
 def parse_time(text: str) -> float:
     """Seconds since 1970 of a time in the ledger."""
     return datetime.fromisoformat(text).timestamp()
-
-
-def device_seconds(experiments: Iterable[Experiment], begin: Mapping[str, Any]) -> float:
-    """Seconds of the device that a night's runs took; begin: the event of its journal."""
-    by, first = begin["agent"][:MOST_TEXT], parse_time(begin["time"])
-    runs = (run for e in experiments if e.by == by for run in e.runs)
-    return sum(sum(run["seconds"].values()) for run in runs if parse_time(run["time"]) >= first)
 
 
 def tried_ideas(campaign: Campaign) -> list[Experiment]:

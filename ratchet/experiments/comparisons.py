@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ratchet.arena.budget import parse_budget
 from ratchet.arena.files import Refused
 from ratchet.experiments import sources, verdicts
 from ratchet.experiments.campaign import MOST_TEXT, Campaign
@@ -18,7 +19,6 @@ from ratchet.referee.source import Source
 # What experiments on several sources are scored on.
 SPLITS = {"compare": ("val",), "closing": ("val",), "audit": ("val", "test")}
 Scores = Mapping[int, float]  # {seed: score} of an arm
-CLOSING_SEEDS = len(verdicts.CLOSING) // 2  # of the last champion and of the baseline each
 
 
 def compare(
@@ -26,9 +26,20 @@ def compare(
 ) -> Experiment:
     """Run several sources with the same seeds in turns; changes no champion. Raises Refused."""
     arms = read_arms(names, seeds)
+    refuse_frame(frame, session.budget)
     n = session.open_experiment("compare", arms, frame=frame, seeds=seeds)
     with working_on(session.home, n):
         return run_in_turns(session, n, arms, seeds, frame)
+
+
+def refuse_frame(frame: str, budget: str) -> None:
+    """Raises Refused where a budget is of something else than what all arms are to get."""
+    unit = parse_budget(budget).unit
+    if unit not in ("s", {"tokens": "tok", "flops": "flop"}.get(frame, unit)):
+        raise Refused(
+            f"--frame {frame} can't be held by a budget of {budget}: name one of seconds, "
+            "which the first source turns into an amount, or leave --frame out"
+        )
 
 
 def read_arms(names: Sequence[str], seeds: int) -> list[Source]:
@@ -85,6 +96,10 @@ def equal_budget(session: Session, n: int, source: Source, frame: str) -> str:
             f"{source.name} ended as {run['status']} ({run['reason']}): "
             "there is no amount to compare at"
         )
+    if not run["tokens"] or (frame == "flops" and not run["flops_per_token"]):
+        raise Refused(
+            f"{source.name} does not say how many {frame} it has used: compare with --frame time"
+        )
     if frame == "tokens":
         return f"{run['tokens']}tok"
     return f"{run['tokens'] * run['flops_per_token']:.5e}flop".replace("+", "")
@@ -110,15 +125,17 @@ def compare_all_with_first(
     e: Experiment, read_score: Callable[[Row], float]
 ) -> list[tuple[list[float], Comparison | None]]:
     """The same of any score of a run."""
-    runs = [run for run in e.runs if is_valid(run) and run["phase"] == e.role]
-    arms = [
-        {run["seed"]: read_score(run) for run in runs if run["arm"] == arm}
-        for arm in range(len(e.arms))
-    ]
+    arms = [scores_of(e, arm, read_score) for arm in range(len(e.arms))]
     pairs: list[tuple[list[float], Comparison | None]] = [([*arms[0].values()], None)]
     for others in arms[1:]:
         pairs.append(([*others.values()], compare_arms(others, arms[0], arms)))
     return pairs
+
+
+def scores_of(e: Experiment, arm: int, read_score: Callable[[Row], float]) -> Scores:
+    """{seed: score} of an arm's valid runs."""
+    runs = [run for run in e.runs if is_valid(run) and run["phase"] == e.role]
+    return {run["seed"]: read_score(run) for run in runs if run["arm"] == arm}
 
 
 def compare_arms(candidate: Scores, champion: Scores, arms: Sequence[Scores]) -> Comparison | None:
@@ -142,33 +159,56 @@ def compare_arms(candidate: Scores, champion: Scores, arms: Sequence[Scores]) ->
     return statistics.compare([*candidate.values()], [*champion.values()], noise)
 
 
-def claim_of(campaign: Campaign) -> Experiment | None:
-    """The last comparison of the present champion with the baseline, with fresh seeds, if any.
+def list_claims(campaign: Campaign) -> list[Experiment]:
+    """All comparisons of the present champion with the baseline, with fresh seeds.
 
     Audits of older ledgers have the champions between the two as well.
     """
     arms = [e.arms[0]["source"] for e in (campaign.kept[0], campaign.kept[-1])]
     made = [e for e in campaign.since if e.role in ("closing", "audit") and e.closes]
-    same = [e for e in made if [e.arms[end]["source"] for end in (0, -1)] == arms]
-    return same[-1] if same else None
+    return [e for e in made if [e.arms[end]["source"] for end in (0, -1)] == arms]
+
+
+def compare_claims(
+    claims: Sequence[Experiment], read_score: Callable[[Row], float]
+) -> Comparison | None:
+    """What the champion gains on the baseline, by the runs of all these comparisons together.
+
+    By all: who could choose one of them would claim the luckiest. In a single one of an older
+    ledger the champions between the two tell of the noise, too.
+    """
+    if len(claims) == 1:
+        return compare_all_with_first(claims[0], read_score)[-1][1]
+    baseline: dict[int, float] = {}
+    champion: dict[int, float] = {}
+    for e in claims:
+        baseline |= scores_of(e, 0, read_score)
+        champion |= scores_of(e, len(e.arms) - 1, read_score)
+    return compare_arms(champion, baseline, [baseline, champion])
 
 
 def needs_closing(campaign: Campaign) -> bool:
-    """Whether nobody has measured with fresh seeds what the champion gains on the baseline."""
-    return len(campaign.kept) > 1 and not claim_of(campaign)
+    """Whether nobody has measured with fresh seeds what the champion gains on the baseline.
+
+    A comparison whose runs have all failed has measured nothing: its device may have been broken.
+    """
+    return len(campaign.kept) > 1 and not compare_claims(list_claims(campaign), bpb)
 
 
-def audit(session: Session, seeds: int = CLOSING_SEEDS) -> Experiment:
+def audit(session: Session, seeds: int | None = None) -> Experiment:
     """Score the last champion and the baseline in turns on val and the locked test split.
 
     A run that fails is told in the verdict. Raises Refused.
     """
+    if seeds is None:
+        seeds = verdicts.count_closing_seeds(session.goal)
     return compare_with_baseline(session, "audit", seeds)
 
 
 def close_night(session: Session, by: str) -> Experiment:
     """The comparison that a night's claim is: the same on val alone. Raises Refused."""
-    return compare_with_baseline(session, "closing", CLOSING_SEEDS, by=by[:MOST_TEXT])
+    seeds = verdicts.count_closing_seeds(session.goal)
+    return compare_with_baseline(session, "closing", seeds, by=by[:MOST_TEXT])
 
 
 def compare_with_baseline(session: Session, role: str, seeds: int, **remarks: Any) -> Experiment:
@@ -188,12 +228,12 @@ def compare_with_baseline(session: Session, role: str, seeds: int, **remarks: An
     with working_on(session.home, n):
         turns = (verdicts.CLOSING * seeds)[: 2 * seeds]
         for number, letter in enumerate(turns):
-            arm = int(letter == "A")  # the baseline is arm 0: gains are those of the champion
+            arm, pair = int(letter == "A"), number // 2  # the baseline is arm 0: gains are not its
             done, other = (valid_or_failed(session.experiment(n), each) for each in (arm, 1 - arm))
-            if len(done) < turns[: number + 1].count(letter):
+            if len(done) <= pair:
                 options: dict[str, Any] = {"splits": SPLITS[role]}
-                if len(other) > len(done):
-                    options["seed"] = other[len(done)]["seed"]  # that of its pair
+                if len(other) > pair:
+                    options["seed"] = other[pair]["seed"]
                 session.run_arm(n, arm, role, arms[arm], **options)
         e = session.experiment(n)
         words = [f"{len(arms)} champions, {seeds} seeds", *describe_failures(e)]
@@ -201,7 +241,7 @@ def compare_with_baseline(session: Session, role: str, seeds: int, **remarks: An
 
 
 def describe_failures(e: Experiment) -> list[str]:
-    """Which arms of a closing comparison have failed how often; [] if none.
+    """Which arms of a closing comparison or an audit have failed how often; [] if none.
 
     Example: ["1 of 4 runs of experiment 2 failed (crash)"].
     """

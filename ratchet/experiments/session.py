@@ -168,9 +168,8 @@ class Session:
                 "  it does not count, as other programs used the machine: again, with its seed"
             )
         raise DeviceShared(
-            f"experiment {n} waits: other programs use this machine "
-            f"({run['foreign_cpu']:.0%} of its CPU); close them and run the same command again, "
-            "or calibrate and go on with --busy to count such runs"
+            f"experiment {n} waits: {describe_disturbance(run)}; close them and run the same "
+            "command again, or calibrate and go on with --busy to count such runs"
         )
 
     def make_job(self, e: Experiment, arm: int, phase: str, source: Source) -> Job:
@@ -222,11 +221,20 @@ class Session:
             self.ledger.append("closes", n=n, **verdict._asdict(), **more)
         return self.settle(self.experiment(n))
 
+    def point_at_champion(self) -> None:
+        """Point the ref at the champion that was made last.
+
+        When a command begins, too: the one before may have been killed between a verdict and this.
+        """
+        made = [e for e in self.experiments() if e.verdict in ("keep", "baseline")]
+        last = max(made, key=lambda e: e.closes["line"])
+        champion = Campaign(self.experiments(), last.comparison_key).champion["commit"]
+        commits.git("update-ref", "refs/ratchet/champion", champion)
+
     def settle(self, e: Experiment) -> Experiment:
         """Point the ref at a new champion, or take away what only champions and hits keep."""
         if e.verdict in ("keep", "baseline"):
-            champion = Campaign(self.experiments(), e.comparison_key).champion["commit"]
-            commits.git("update-ref", "refs/ratchet/champion", champion)
+            self.point_at_champion()
             return e
         for weights in (self.home / "runs" / str(e.n)).glob("*/model.safetensors"):
             weights.unlink()
@@ -292,6 +300,7 @@ def join_campaign(slot: Any, busy: bool = False, **options: Any) -> Session:
         options["half_stop"] = False
     session = Session(home, ledger, slot, arena, baseline.budget, busy, **options)
     session.check_seal()
+    session.point_at_champion()
     return session
 
 
@@ -322,9 +331,16 @@ def describe_run(run: dict[str, Any], goal: Goal) -> str:
     if ok and not goal.is_val_bpb:
         end = f"{goal.name} {goal.describe_level(score_of(run, goal))}, {end}"
     if run["shared"]:
-        end += f", other programs used {run['foreign_cpu']:.0%} of the CPU"
+        end += f", {describe_disturbance(run)}"
     spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run["seconds"].items())
     return f"{end} ({spent})"
+
+
+def describe_disturbance(run: dict[str, Any]) -> str:
+    """Example: "other programs used 23% of the CPU"."""
+    if others := run.get("foreign_gpu"):
+        return f"other programs used the GPU (processes: {others})"
+    return f"other programs used {run['foreign_cpu']:.0%} of the CPU"
 
 
 def valid_or_failed(e: Experiment, arm: int) -> list[Row]:

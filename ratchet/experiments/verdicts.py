@@ -9,10 +9,11 @@ claims nothing until fresh runs have shown it:
    of anything. When the variance exceeds its limit, the next run is the champion's. No candidate
    moves the bar.
 2. The search. An idea collects points: the sum over its runs of gain minus STEP, less where the bar
-   is uncertain. Below 0 it is out, from HIT on it is a hit. That is Page's CUSUM (1954), which
-   Wald's sequential test (1945) repeats for one stream after the other: the fastest way to find
-   the rare stream with a gain (Lai, Poor, Xin and Georgiadis 2011). Those that pass were partly
-   lucky, the more so the more ideas there were (the winner's curse: Capen, Clapp, Campbell 1971).
+   is uncertain. Below 0 it is out, from HIT on or after MOST_RUNS it is a hit. That is Page's CUSUM
+   (1954), which Wald's sequential test (1945) repeats for one stream after the other: the fastest
+   way to find the rare stream with a gain (Lai, Poor, Xin and Georgiadis 2011). Those that pass
+   were partly lucky, the more so the more ideas there were (the winner's curse: Capen, Clapp,
+   Campbell 1971).
    An idea runs on seeds that its champion has had: with them it shares first weights and batches,
    so a part of the champion's luck with that seed is taken from its score (common random numbers:
    Glasserman and Yao 1992).
@@ -26,7 +27,8 @@ claims nothing until fresh runs have shown it:
 
 Where another measure than val_bpb is the goal (goals.py), its scores are held to the same rule. A
 trial has TIE_RUNS runs then, and must gain a share that the campaign names besides; rule/slack.py
-says how val_bpb is kept from getting worse meanwhile.
+says how val_bpb is kept from getting worse meanwhile. The closing comparison is twice as long: by
+four runs of each the difference of val_bpb is known to 0.7 sigma, and the slack has one.
 
 A change that leaves less code may be kept as a tie, where that is asked for: its trial has
 TIE_RUNS runs, and must show at 5 % that it is not worse by one sigma (a test of non-inferiority).
@@ -55,6 +57,7 @@ from ratchet.experiments.rule.statistics import (
 # tokens (0.92), about what is left when budgets are seconds. Where it is 0 nothing is lost.
 SEED_SHARE = 0.5
 DRIFT = 0.0015  # variance, in sigma squared, by which the bar is less certain after every run
+MOST_RUNS = 8  # of a search: where runs hardly differ, points could stay between for ever
 TIE_RUNS = 6  # of a trial of whether less code is as good
 TIE_SCREEN = -1.0  # sigma: what leaves less code has a trial unless its first runs gain less
 TIE_LEVEL = 0.95  # one-sided confidence of such a trial
@@ -102,6 +105,11 @@ class Bar(NamedTuple):
         return Bar(self.level + weight * (score - self.level), self.variance * (1 - weight))
 
 
+def count_closing_seeds(goal: Goal) -> int:
+    """Seeds of a closing comparison: a run of the last champion and of the baseline on each."""
+    return len(CLOSING) // 2 * (1 if goal.is_val_bpb else 2)
+
+
 def bar_of(scores: Sequence[float]) -> Bar:
     """The bar of a champion from runs that nobody selected."""
     return Bar(moments(scores)[0], 1 / len(scores))
@@ -134,6 +142,8 @@ def decide_search(gains: Sequence[float], variance: float, profile: Profile) -> 
         return Verdict("out", f"{words}: fewer than 0")
     if points >= profile.hit:
         return Verdict("hit", f"{words}: {profile.hit:g} ask for a trial")
+    if len(gains) >= MOST_RUNS:
+        return Verdict("hit", f"{words}: more runs would not tell, so a trial does")
     return Verdict("", words)
 
 

@@ -23,7 +23,7 @@ from ratchet.arena.probes import PROBES_VERSION
 from ratchet.experiments import comparisons, ledger, running, seal, trials, verbs, verify
 from ratchet.experiments.campaign import Campaign, list_campaigns
 from ratchet.experiments.rule.statistics import Noise
-from ratchet.experiments.session import open_comparison, prepare_arena
+from ratchet.experiments.session import describe_disturbance, open_comparison, prepare_arena
 from ratchet.experiments.verdicts import STRICT
 from ratchet.night.digest import list_conditions
 from ratchet.referee import trial
@@ -320,7 +320,7 @@ def test_a_shared_device_does_not_decide(calibrated, runs):
     assert len(e.scores(0)) == 1
     commit("better still", quality=1.0 + 10 * SIGMA)
     runs.shared = 99
-    with pytest.raises(Refused, match=r"40% of its CPU.*--busy"):
+    with pytest.raises(Refused, match=r"used 40% of the CPU.*--busy"):
         trials.decide_idea(open_session(), "better still")
 
 
@@ -363,6 +363,46 @@ def test_budgets_do_not_mix(calibrated, runs):
     e = trials.decide_idea(open_session(), "better")
     assert e.budget == "9s" and {run["budget"] for run in e.runs} == {"9s"}
     assert open_session().read_campaign().noise(before=e.line).df == 1
+
+
+def test_a_frame_that_a_budget_cannot_hold_is_refused(repository, runs):
+    for frame, budget in ("flops", "20e6tok"), ("tokens", "1e15flop"):
+        session = open_session(arena="tiny", budget=budget)
+        with pytest.raises(Refused, match=f"--frame {frame} can't be held by a budget of {budget}"):
+            comparisons.compare(session, ["HEAD", "train.py"], 2, frame)
+    assert not runs.jobs and not open_session(arena="tiny").experiments()
+
+
+@pytest.mark.parametrize("missing, frame", [("tokens", "tokens"), ("flops_per_token", "flops")])
+def test_a_first_source_that_tells_no_amount_is_refused(
+    repository, runs, monkeypatch, missing, frame
+):
+    monkeypatch.setattr("ratchet.referee.trial.run_trial", lambda job: runs(job) | {missing: 0})
+    session = open_session(arena="tiny", budget="20s")
+    with pytest.raises(Refused, match=f"does not say how many {frame} it has used"):
+        comparisons.compare(session, ["HEAD", "train.py"], 2, frame)
+
+
+@pytest.mark.parametrize(
+    "run, words",
+    [
+        ({"foreign_cpu": 0.23, "foreign_gpu": 0}, "other programs used 23% of the CPU"),
+        ({"foreign_cpu": 0.02, "foreign_gpu": 2}, "other programs used the GPU (processes: 2)"),
+    ],
+)
+def test_what_disturbed_a_run_is_named(run, words):
+    assert describe_disturbance(run) == words
+
+
+def test_a_ref_that_stayed_behind_is_put_right(calibrated):
+    """As after a kill between a verdict and what follows from it."""
+    old = head("HEAD")
+    commit("better", quality=1.0 + 6 * SIGMA)
+    assert trials.decide_idea(open_session(), "better").verdict == "keep"
+    new = head("refs/ratchet/champion")
+    commits.git("update-ref", "refs/ratchet/champion", old)
+    open_session()
+    assert head("refs/ratchet/champion") == new != old
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from ratchet.experiments.ledger import BASELINE, CANDIDATE, CHAMPION, is_valid
 from ratchet.experiments.rule import slack
 from ratchet.experiments.rule.slack import Slack
 from ratchet.experiments.rule.statistics import Noise, describe_gain
-from ratchet.experiments.verdicts import TIE_RUNS, Verdict
+from ratchet.experiments.verdicts import CLOSING, TIE_RUNS, Verdict
 from ratchet.referee.measures import refuse_unmeasured
 from ratchet.referee.supervisor import EndedEarly
 
@@ -278,14 +278,15 @@ def test_less_code_alone_is_not_kept(base):
 
 def test_the_closing_comparison_and_an_audit_report_both(base):
     assert try_speed(0.5, quality=BETTER).verdict == "keep"
-    comparisons.close_night(open_session(), "somebody")
+    e = comparisons.close_night(open_session(), "somebody")
+    assert "".join("BA"[run["arm"]] for run in e.runs) == 2 * CLOSING  # slack is a small thing
     campaign = open_session().read_campaign()
     gains = claims.claimed_gains(campaign)
     assert [*gains] == ["goal", "val"] and gains["goal"].gain == pytest.approx(0.5, abs=0.1)
     words = claims.describe_claim(campaign)
     assert words.startswith("claim: experiment 3: user_tps x1.4") and words.endswith("in turns)")
     assert " of the baseline's, 95 %; val_bpb -0.0" in words and ", slack 0.0" in words
-    comparisons.audit(open_session())
+    assert len(comparisons.audit(open_session()).runs) == 16
     assert "on the test text" in claims.describe_claim(open_session().read_campaign())
     assert problems() == []
 

@@ -19,9 +19,8 @@ from test_experiments import (  # noqa: F401
     trial_of,
 )
 
-from ratchet import commits, tables
+from ratchet import claims, commits, tables
 from ratchet.arena.files import Refused, sha256
-from ratchet.claims import describe_claim
 from ratchet.experiments import comparisons, sources, trials, verbs, verdicts
 from ratchet.experiments.campaign import is_selected
 from ratchet.experiments.ledger import Broken
@@ -333,7 +332,7 @@ def kept(base):
 
 def test_without_a_keep_there_is_nothing_to_claim(base):
     campaign = open_session().read_campaign()
-    assert not comparisons.needs_closing(campaign) and not comparisons.claim_of(campaign)
+    assert not comparisons.needs_closing(campaign) and not comparisons.list_claims(campaign)
     for measure in (comparisons.audit, lambda session: comparisons.close_night(session, "who")):
         with pytest.raises(Refused, match="nothing was kept"):
             measure(open_session())
@@ -350,7 +349,7 @@ def test_the_claim_is_a_comparison_with_the_baseline_in_turns(kept, runs):  # no
     assert len(scores) == len(better) == 4 and nothing is None
     assert gain.low < 0.1 < gain.high and (gain.n, gain.m) == (4, 4)
     campaign = open_session().read_campaign()
-    assert comparisons.claim_of(campaign).n == e.n and not comparisons.needs_closing(campaign)
+    assert comparisons.list_claims(campaign) == [e] and not comparisons.needs_closing(campaign)
     seeds = [run["seed"] for run in e.runs]
     assert seeds[::2] == seeds[1::2] and len({*seeds}) == 4  # each seed on both sides, in turn
     earlier = {job.seed for job in runs.jobs[:-8]}
@@ -362,9 +361,10 @@ def test_a_later_champion_is_not_claimed_by_an_earlier_comparison(kept):
     search_for(champion(), {"GAIN_A": 0.1, "GAIN_C": 0.1})
     hold_trials(is_last=True)
     campaign = open_session().read_campaign()
-    assert comparisons.needs_closing(campaign) and comparisons.claim_of(campaign) is None
+    assert comparisons.needs_closing(campaign) and comparisons.list_claims(campaign) == []
     second = comparisons.close_night(open_session(), "somebody")
-    assert first.n < second.n == comparisons.claim_of(open_session().read_campaign()).n
+    (claim,) = comparisons.list_claims(open_session().read_campaign())
+    assert first.n < second.n == claim.n
 
 
 def test_its_runs_tell_the_level_of_the_champion(kept):
@@ -382,9 +382,23 @@ def test_an_audit_is_a_claim_on_both_splits(kept, runs):  # noqa: F811
     assert {job.splits for job in runs.jobs[:-6]} == {("val",)}
     for split in ("val", "test"):
         assert comparisons.compare_with_first(e, split)[1][1].low > 0
-    assert comparisons.claim_of(open_session().read_campaign()).n == e.n
+    assert [claim.n for claim in comparisons.list_claims(open_session().read_campaign())] == [e.n]
     with pytest.raises(Refused, match="too few"):
         comparisons.audit(open_session(), 1)
+
+
+def test_no_comparison_can_be_chosen_all_together_are_the_claim(kept):
+    first = comparisons.close_night(open_session(), "somebody")
+    alone = claims.claimed_gains(open_session().read_campaign())
+    assert alone == {"val": comparisons.compare_with_first(first)[1][1]}
+    second, third = (comparisons.audit(open_session(), seeds) for seeds in (4, 2))
+    campaign = open_session().read_campaign()
+    gains = claims.claimed_gains(campaign)
+    assert (gains["val"].n, gains["test"].n) == (10, 6) and gains["val"].error < alone["val"].error
+    every = [comparisons.compare_with_first(e)[1][1] for e in (first, second, third)]
+    mean = sum(each.gain * each.n for each in every) / 10
+    assert gains["val"].gain == pytest.approx(mean)
+    assert "10 + 10 fresh runs in turns" in claims.describe_claim(campaign) and problems() == []
 
 
 @pytest.mark.parametrize("stop", [0, 1, 5, 7])
@@ -397,7 +411,7 @@ def test_a_closing_comparison_that_is_killed_goes_on(kept, runs, stop):  # noqa:
     assert comparisons.needs_closing(campaign)
     assert tables.log_gain(open_session().experiments()[-1], campaign) == ""
     e = comparisons.close_night(open_session(), "somebody")
-    assert "claim" in tables.log_gain(e, campaign)
+    assert tables.log_gain(e, campaign).endswith(", fresh")
     assert "".join("BA"[run["arm"]] for run in e.runs) == CLOSING
     assert len(runs.jobs) == before + 8 and problems() == []
 
@@ -414,7 +428,7 @@ def test_a_champion_that_fails_in_the_audit_is_told(kept, runs, monkeypatch):  #
     assert e.verdict == "audited" and len(e.runs) == 4
     assert e.reason == "2 champions, 2 seeds; 1 of 2 runs of experiment 3 failed (crash)"
     assert [len(scores) for scores, _ in comparisons.compare_with_first(e)] == [2, 1]
-    words = describe_claim(open_session().read_campaign())
+    words = claims.describe_claim(open_session().read_campaign())
     assert words.endswith("1 + 2 fresh runs in turns; 1 of 2 runs of experiment 3 failed (crash))")
 
 
@@ -427,7 +441,7 @@ def test_a_champion_that_always_fails_in_the_audit_has_no_claim(kept, runs, monk
 
     monkeypatch.setattr("ratchet.referee.trial.run_trial", fails)
     comparisons.audit(open_session(), 2)
-    words = describe_claim(open_session().read_campaign())
+    words = claims.describe_claim(open_session().read_campaign())
     assert words == "no claim; 2 of 2 runs of experiment 3 failed (crash, crash)"
 
 

@@ -13,6 +13,7 @@ import verdicts_chart
 from conftest import ROOT
 from scipy import stats
 
+from ratchet import claims
 from ratchet.experiments import verdicts
 from ratchet.experiments.rule.statistics import Noise, pool_noise
 from ratchet.experiments.verdicts import (
@@ -63,6 +64,14 @@ def test_points_end_a_search_at_their_limits(profile):
         assert (
             decide_search([profile.step] * 4 + [profile.step + points], 0.0, profile)[0] == verdict
         )
+
+
+def test_a_search_ends_where_runs_do_not_differ():
+    """As the size of a file: with an uncertain bar its points would stay between for ever."""
+    assert decide_search([1.05] * 7, 0.2, DEFAULT).verdict == ""
+    verdict = decide_search([1.05] * 8, 0.2, DEFAULT)
+    assert verdict.verdict == "hit" and verdict.reason.endswith("would not tell, so a trial does")
+    assert decide_search([0.95] * 8, 0.2, DEFAULT).verdict == "out"
 
 
 def test_an_uncertain_bar_asks_for_more():
@@ -289,6 +298,15 @@ def test_the_published_figures_are_good():
     assert ratios["ratio"] >= 0.8 and ratios["half_ratio"] >= 1.2
     assert default["e"]["true"] >= 0.8 * PUBLISHED["greedy"]["e"]["true"]
     assert default["e"]["true"] >= 2 * PUBLISHED["former"]["e"]["true"]
+
+
+def test_what_is_said_of_keeps_is_what_was_simulated():
+    rules = {"strict": "half_strict", "default": "half", "bold": "half_bold"}
+    for profile, rule in rules.items():
+        shares = [PUBLISHED[rule][prior]["fdr"] for prior in ("b2", "a")]
+        least, most = (f"{100 * share:.0f}" for share in shares)
+        words = "under 2 %" if max(shares) < 0.02 else f"{least} to {most} %"
+        assert claims.NULL_KEEPS[profile] == words
 
 
 def test_the_chart_is_whole():

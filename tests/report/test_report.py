@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from test_experiments import SIGMA, commit, problems, repository, runs  # noqa: F401
 from typer.testing import CliRunner
 
-from ratchet import __main__, commits
+from ratchet import __main__, claims, commits
 from ratchet.experiments import comparisons, sources, trials, verbs
 from ratchet.experiments.goals import Goal
 from ratchet.experiments.ledger import Ledger
@@ -94,7 +94,8 @@ def test_the_data_are_those_of_the_ledger(night):
     for split in ("val", "test"):
         assert claim[split]["low"] < 0.1 < claim[split]["high"]
     assert (
-        claim["null_keeps"] == "under 1 % of keeps by the profile strict have no effect (simulated)"
+        claim["null_keeps"]
+        == f"under 2 % of keeps by the profile strict have no effect ({claims.NULL_KEEPS_NOTE})"
     )
     assert 0.3 * SIGMA < campaign["sigma"] < 3 * SIGMA and campaign["df"] >= 4
     assert rows[1]["gain"] == pytest.approx(0.1, abs=5 * SIGMA) and rows[1]["said"] == 0.1
@@ -238,9 +239,9 @@ def test_the_terminal_tells_trials_ideas_and_the_claim_apart(batch_night, monkey
     assert f", with {str(others)[1:-1]} " in lines[str(first)] and " keep " in lines[str(first)]
     out = next(e for e in experiments if e.verdict == "out")
     assert ", selected)" in lines[str(out.n)]
-    assert ", claim" in lines[str(experiments[-1].n)]
+    assert ", fresh" in lines[str(experiments[-1].n)]
     assert lines["claim:"].endswith("(95 %, 4 + 4 fresh runs in turns)")
-    assert "keeps by the profile default have no effect (simulated)" in log
+    assert "keeps by the profile default have no effect (simulated: " in log
     assert "selected: the runs that chose it, no claim" in log
     shown = invoke(__main__.app, ["show", str(trial.n)]).output
     assert f"member:  {first} idea 0: why" in shown and ", fresh runs]" in shown
