@@ -570,6 +570,7 @@ def test_a_job_that_the_partition_never_starts_says_why(on_slurm, cluster, monke
     thread.join()
     assert "waits (Partition" in said[0] and "SBATCH_PARTITION" in said[0]
     wait_until(lambda: not cluster.jobs())
+    supervisor.cancelled.clear()
     monkeypatch.setenv("SBATCH_PARTITION", "nowhere")
     with pytest.raises(Refused, match="Invalid partition"):
         open_executor("slurm")
