@@ -274,7 +274,6 @@ COMMANDS = {  # hopeless first runs are stopped, as these verbs do
     "half_greedy": NAMES["greedy"],
     "half_strict": "`try`",
     "half": "`night`",
-    "half_bold": "`night --profile bold`",
 }
 
 

@@ -630,7 +630,7 @@ def stop() -> None:
     """End a night after the experiment that runs now; anything else at once, to go on later."""
     is_night = night_status(commits.home())["night"] == "runs"
     if stop_command(commits.home()):
-        what = "`night` begins a new one, `audit` measures what was gained" if is_night else GO_ON
+        what = "`night` begins a new one, `audit` measures what was kept" if is_night else GO_ON
         return console.print(f"it has {'ended' if is_night else 'stopped'}: {what}")
     console.print("the night will end when the experiment that runs now has its verdict")
 

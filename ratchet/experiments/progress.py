@@ -65,7 +65,8 @@ def night_progress(spent: Any, limits: Any) -> str:
 
     spent, limits: night.driver.Limits.
     """
-    pairs = [(key, getattr(spent, key), most) for key, most in limits._asdict().items()]
+    rounded = spent._replace(hours=round(spent.hours, 2))
+    pairs = [(key, getattr(rounded, key), most) for key, most in limits._asdict().items()]
     used = [
         f"{format_figure(used)} of {format_figure(most)} {UNITS[key]}"
         for key, used, most in pairs

@@ -138,7 +138,7 @@ class Agent:
             name = self.program.names[0]
             sentences += [f"{name} gets a copy of its settings and logins (docs/nights.md)"]
         else:
-            sentences += [f"{name} is no program known here: its home is empty but for --share"]
+            sentences += [f"{name} is called as it is, with a home that is empty but for --share"]
         if self.variables:
             sentences.append(f"passes {', '.join(self.variables)} to the agent")
         if self.level == "landlock" and self.network:

@@ -171,6 +171,10 @@ class Night:
             )
         if min(self.limits) == math.inf and self.until is None:
             self.session.tell("  no limit is set: the night goes on until `uv run ratchet stop`")
+        self.session.tell(
+            f"  {quote_text(self.name, 80)} has the ideas, a run gets {self.session.budget}; "
+            "Ctrl-C pauses the night, `uv run ratchet stop` ends it"
+        )
         limits = {key: value for key, value in self.limits._asdict().items() if value < math.inf}
         kind = "resumes" if is_resumed else "begins"
         facts = {"agent": self.name, "limits": limits, "baseline": baseline, "goal": self.until}
