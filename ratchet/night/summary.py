@@ -82,7 +82,7 @@ def summarize_verdicts(events: list[dict], tried: list[Experiment], kept: list[E
     reason = events[-1].get("why", "") if events[-1]["kind"] == "ends" else ""
     text += f" It ended because {escape_markdown(reason)}." if reason else " It has not ended."
     if waiting := [e.n for e in tried if e.verdict == "hit"]:
-        text += f" Hits that wait for a trial: {list_numbers(waiting)}."
+        text += f" Waiting for a trial: experiment {list_numbers(waiting)}."
     return text if kept else text + " Nothing was kept."
 
 

@@ -38,7 +38,7 @@ def test_hits_that_wait_are_told(searched):
     made_up_night.note(searched, NAME)
     assert night_status(searched)["hits"] == "2, 3, 5 wait for a trial"
     text = summarize_night(open_session())
-    assert "Hits that wait for a trial: 2, 3, 5." in text and "Nothing was kept." in text
+    assert "Waiting for a trial: experiment 2, 3, 5." in text and "Nothing was kept." in text
     assert "claim" not in text and "%)" not in text.split("Worth another look")[0]
     (line,) = [line for line in section_of(read_digest(searched), "Latest") if "- 5" in line]
     assert line.startswith("- 5 hit (+0.0") and line.endswith(', selected): "heads 3"')
