@@ -370,21 +370,24 @@ def begin_night(name, limits, **options):
 
 
 def test_an_interrupted_night_is_not_given_up_in_silence(place):
-    assert begin_night("codex", Limits(hours=1)) == begin_night("codex", Limits(hours=1)) == []
-    (told,) = begin_night("claude", Limits(hours=1))
+    ways_out = "; Ctrl-C pauses the night, `uv run ratchet stop` ends it"
+    first = [f'  "codex" has the ideas, a run gets 300s{ways_out}']
+    assert begin_night("codex", Limits(hours=1)) == begin_night("codex", Limits(hours=1)) == first
+    told, _ = begin_night("claude", Limits(hours=1))
     assert 'night of "codex", which was interrupted, is given up' in told
     kinds = [event["kind"] for event in Journal(place).read_events()]
     assert kinds == ["begins", "resumes", "begins"]
     Journal(place).append("ends", why="it was time")
-    assert begin_night("codex", Limits(hours=1)) == []
-    (told,) = begin_night("codex", Limits(hours=1), profile=BOLD)
+    assert begin_night("codex", Limits(hours=1)) == first
+    told, _ = begin_night("codex", Limits(hours=1), profile=BOLD)
     assert "or another profile" in told
 
 
 def test_a_night_without_any_limit_says_so(place):
-    (told,) = begin_night("codex", Limits())
+    told, _ = begin_night("codex", Limits())
     assert told == "  no limit is set: the night goes on until `uv run ratchet stop`"
-    assert begin_night("codex", Limits(calls=3)) == begin_night("codex", Limits(), until=0.5) == []
+    for options in dict(limits=Limits(calls=3)), dict(limits=Limits(), until=0.5):
+        assert len(begin_night("codex", **options)) == 1
 
 
 def test_times_are_on_the_users_clock_and_its_zone_is_said_once(place, monkeypatch):

@@ -239,7 +239,7 @@ def test_a_night_says_what_it_passes_and_never_a_value(project, user, tmp_path, 
     assert "sesame" not in "".join(sentences)
     write(tmp_path / "bin/wrapper", "#!/bin/sh\n", 0o755)
     other = night_agent.Agent(f"{tmp_path}/bin/wrapper", tmp_path / "agent")
-    assert "no program known here" in other.describe_view()[0] and not other.variables
+    assert "with a home that is empty" in other.describe_view()[0] and not other.variables
 
 
 @pytest.mark.parametrize("name", "claude codex gemini opencode aider".split())
