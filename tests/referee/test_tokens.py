@@ -108,7 +108,7 @@ def test_who_trains_on_after_the_last_batch_is_late(arena, tmp_path):
     stream.refuse_late_weights(118 + 4 * 2 + 0.9)
     with pytest.raises(EndedEarly, match=r"0\.10 s later than its steps' pace allows"):
         stream.refuse_late_weights(118 + 4 * 2 + 1.1)
-    (out := stream.job.live_folder / "out").mkdir(parents=True)
+    (out := stream.job.live_folder / "out").mkdir(parents=True, exist_ok=True)
     with open(out / "model.safetensors", "wb") as file:
         file.truncate(2**27)  # two seconds more to save it
     stream.refuse_late_weights(118 + 4 * 2 + 2.9)
