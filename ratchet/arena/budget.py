@@ -8,9 +8,9 @@ from ratchet.arena.files import Refused
 
 REHEARSAL_SECONDS = 20 * 60  # who isn't ready to train by then never will be
 START_SECONDS = 120  # to import PyTorch from a slow disk, or to compile kernels for a first answer
+ANSWER_SECONDS = 30  # for that model to load a small file, or to answer one batch
 ANSWER_SHARE = 0.03  # of the work of training, which most answers may take
 LEAST_SLOW_SECONDS = 2  # that they may take anyway
-ANSWER_SECONDS = 30  # for that model to load a small file, or to answer one batch
 LOAD_BYTES_PER_SECOND = 2**26  # of a large file, which a slow disk still reads
 KERNEL_SECONDS = 60  # for a GPU's kernels to be compiled when they are first called
 GPU_WORK_SECONDS = 5  # for kernels to be tried meanwhile

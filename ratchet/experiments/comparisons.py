@@ -228,7 +228,8 @@ def compare_with_baseline(session: Session, role: str, seeds: int, **remarks: An
     with working_on(session.home, n):
         turns = (verdicts.CLOSING * seeds)[: 2 * seeds]
         for number, letter in enumerate(turns):
-            arm, pair = int(letter == "A"), number // 2  # the baseline is arm 0: gains are not its
+            arm = int(letter == "A")  # the baseline is arm 0: gains are those of the champion
+            pair = number // 2  # whose two runs have one seed
             done, other = (valid_or_failed(session.experiment(n), each) for each in (arm, 1 - arm))
             if len(done) <= pair:
                 options: dict[str, Any] = {"splits": SPLITS[role]}
